@@ -1,0 +1,217 @@
+"""Reading recipes: YAML with the safe loader, `extends`, `--set`, and errors that say what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from polydistill.config.models import AnyRecipe, MergeRecipe, PretrainRecipe
+from polydistill.errors import RecipeError
+
+MAX_RECIPE_BYTES = 1 << 20
+MAX_ALIASES = 100
+KINDS: dict[str, type[AnyRecipe]] = {"merge": MergeRecipe, "pretrain": PretrainRecipe}
+
+
+class _Loader(yaml.SafeLoader):
+    """The safe loader; repeated keys are refused, and aliases are counted, for a YAML bomb is made of them."""
+
+    num_aliases = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            self.num_aliases += 1
+            if self.num_aliases > MAX_ALIASES:
+                raise yaml.YAMLError(f"more than {MAX_ALIASES} aliases")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            if isinstance(key, str) and key in seen:
+                raise yaml.YAMLError(f"the key {key!r} stands twice, again in line {key_node.start_mark.line + 1}")
+            if isinstance(key, str):
+                seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> AnyRecipe:
+    """Load a recipe from a YAML file, or a preset by its name.
+
+    overrides  `a.b=c` strings, the value read as YAML; they win over the file
+    Relative paths in a recipe count from the folder where the command runs.
+    Raises RecipeError for what the user can mend.
+    """
+    return parse_recipe(read_recipe(path), overrides, origin=str(path))
+
+
+def parse_recipe(values: dict[str, Any], overrides: Sequence[str] = (), *, origin: str = "recipe") -> AnyRecipe:
+    """Validate a recipe that is a dictionary already."""
+    values = _merge({}, values)
+    for override in overrides:
+        _apply_override(values, override)
+    kind = values.get("recipe", "merge")
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise RecipeError("recipe", str(kind), "no recipe of that kind", f"write one of {', '.join(KINDS)}")
+    try:
+        return KINDS[kind].model_validate(values)
+    except ValidationError as error:
+        raise _explain(error, KINDS[kind], origin) from None
+
+
+def read_recipe(path: str | Path) -> dict[str, Any]:
+    """The dictionary in a recipe's file or preset, with what it extends merged in."""
+    chain: list[str] = []
+    layers: list[dict[str, Any]] = []
+    current: str | None = str(path)
+    while current is not None:
+        if current in chain:
+            raise RecipeError("extends", current, "the recipe extends itself", "break the circle")
+        chain.append(current)
+        values = _read_yaml(current)
+        parent = values.pop("extends", None)
+        if parent is not None and not isinstance(parent, str):
+            raise RecipeError("extends", str(parent), "not a name", "give one preset or one file")
+        layers.append(values)
+        if parent is not None and not _is_preset(parent):
+            parent = str((Path(current).parent / parent) if not Path(parent).is_absolute() else Path(parent))
+        current = parent
+    merged: dict[str, Any] = {}
+    for layer in reversed(layers):
+        merged = _merge(merged, layer)
+    return merged
+
+
+def presets() -> dict[str, str]:
+    """The presets that ship with the package: name → first comment line."""
+    folder = resources.files("polydistill.config") / "presets"
+    found = {}
+    for entry in sorted(folder.iterdir(), key=lambda item: item.name):
+        if entry.name.endswith(".yaml"):
+            found[entry.name[:-5]] = entry.read_text("utf-8").splitlines()[0].lstrip("# ")
+    return found
+
+
+def _is_preset(name: str) -> bool:
+    return name in presets()
+
+
+def _read_yaml(name: str) -> dict[str, Any]:
+    path = Path(name)
+    if path.is_file():
+        if path.stat().st_size > MAX_RECIPE_BYTES:
+            raise RecipeError("recipe", name, "larger than 1 MiB", "a recipe is a page of YAML; is this the right file?")
+        try:
+            text = path.read_text("utf-8")
+        except UnicodeDecodeError as error:
+            raise RecipeError("recipe", name, f"not UTF-8 (byte {error.start})", "save it as UTF-8") from None
+    elif _is_preset(name):
+        text = (resources.files("polydistill.config") / "presets" / f"{name}.yaml").read_text("utf-8")
+    else:
+        known = ", ".join(presets()) or "none"
+        raise RecipeError("recipe", name, "no such file or preset", f"check the path; presets: {known}")
+    try:
+        values = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+    except (yaml.YAMLError, RecursionError) as error:
+        raise RecipeError("recipe", name, f"not valid YAML: {' '.join(str(error).split())}", "mend that line") from None
+    if not isinstance(values, dict):
+        raise RecipeError("recipe", name, "not a mapping of settings", "write `key: value` lines; see docs/recipes.md")
+    return values
+
+
+def _merge(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in top.items():
+        old = merged.get(key)
+        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _apply_override(values: dict[str, Any], override: str) -> None:
+    key, sign, text = override.partition("=")
+    if not sign or not key:
+        raise RecipeError("--set", override, "not of the form a.b=c", "write, say, --set training.max_steps=100")
+    try:
+        value = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+    except yaml.YAMLError:
+        value = text
+    if isinstance(value, str):
+        # YAML 1.1 reads 1e-4 as a string; people mean a number.
+        try:
+            value = float(value) if value.lower() not in ("nan", "inf", "-inf", "infinity") else value
+        except ValueError:
+            pass
+    *parents, last = key.split(".")
+    target = values
+    for parent in parents:
+        child = target.setdefault(parent, {})
+        if not isinstance(child, dict):
+            raise RecipeError("--set", override, f"`{parent}` is a value, not a group of settings", "check the name")
+        # Copied on the way down, so that the caller's dictionary is left as it was.
+        target[parent] = child = dict(child)
+        target = child
+    target[last] = value
+
+
+def _explain(error: ValidationError, model: type[BaseModel], origin: str) -> RecipeError:
+    """The first few problems of a recipe as one message."""
+    messages = []
+    for problem in error.errors()[:5]:
+        location = _location(problem["loc"])
+        reason = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "extra_forbidden":
+            known = _known_keys(model, problem["loc"][:-1])
+            near = difflib.get_close_matches(str(problem["loc"][-1]), known, 1)
+            remedy = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(sorted(known))}"
+            messages.append(f"{location}: unknown key; {remedy}")
+        elif problem["type"] == "missing":
+            messages.append(f"{location}: missing; add it")
+        elif not problem["loc"]:
+            messages.append(reason)
+        else:
+            messages.append(f"{location} {problem['input']!r:.80}: {reason[0].lower() + reason[1:]}")
+    more = len(error.errors()) - len(messages)
+    if more > 0:
+        messages.append(f"and {more} more")
+    return RecipeError(
+        f"recipe {origin}", None, "\n  ".join(["cannot be used:", *messages]).replace(":\n", ":\n", 1),
+        "mend this and run the command again; docs/recipes.md lists every key",
+    )
+
+
+def _location(parts: tuple[int | str, ...]) -> str:
+    text = ""
+    for part in parts:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
+    return text or "recipe"
+
+
+def _known_keys(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    """The keys that the model at `location` has."""
+    current: Any = model
+    for part in location:
+        if isinstance(current, type) and issubclass(current, BaseModel):
+            field = current.model_fields.get(str(part))
+            current = field.annotation if field else None
+        else:
+            current = next(iter(_models_in(current)), None)
+    found = next(iter(_models_in(current)), None)
+    return list(found.model_fields) if found else []
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and get_origin(annotation) is None:
+        if issubclass(annotation, BaseModel):
+            yield annotation
+        return
+    if get_origin(annotation) is Literal:
+        return
+    for argument in get_args(annotation):
+        yield from _models_in(argument)

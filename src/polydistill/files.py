@@ -1,0 +1,160 @@
+"""Artefacts on disk: written whole or not at all, and stamped with what they were made from.
+
+An artefact is a folder that holds `stamp.json`: the fingerprint of everything that it was made from,
+in readable form. A stage that finds an artefact with the fingerprint that it would write does nothing.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from polydistill.errors import DiskError, RunFolderError
+
+STAMP = "stamp.json"
+PARTIAL = ".partial"
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file so that a crash leaves the old one or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    with explain_disk_errors(path):
+        with temporary.open("wb") as handle:
+            handle.write(data)
+            handle.flush()
+            os.fsync(handle.fileno())
+        temporary.replace(path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text, whole or not at all."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as indented JSON with sorted keys, whole or not at all."""
+    write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file."""
+    return json.loads(path.read_text("utf-8"))
+
+
+def hash_file(path: Path) -> str:
+    """xxh3-128 of a file's bytes, in hexadecimal: a checksum against damage, not against malice."""
+    digest = xxhash.xxh3_128()
+    with path.open("rb") as handle:
+        while block := handle.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def hash_text(text: str) -> int:
+    """A stable unsigned 64-bit hash of a string (surrogates, which UTF-8 cannot carry, included)."""
+    return xxhash.xxh3_64_intdigest(text.encode("utf-8", "surrogatepass"))
+
+
+def fingerprint(value: Any) -> str:
+    """32 hexadecimal digits for a JSON-able value, equal for equal values whatever the order of keys."""
+    canonical = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def hash_folder(folder: Path, *, pattern: str = "*") -> str:
+    """One fingerprint for the files of a folder (names and bytes), whatever the order on disk."""
+    files = sorted(path for path in folder.rglob(pattern) if path.is_file())
+    return fingerprint({path.relative_to(folder).as_posix(): hash_file(path) for path in files})
+
+
+def is_current(folder: Path, inputs: Any) -> bool:
+    """Whether a whole artefact stands in `folder` that was made from just these inputs."""
+    stamp = folder / STAMP
+    return stamp.is_file() and read_json(stamp).get("fingerprint") == fingerprint(inputs)
+
+
+@contextmanager
+def artefact(folder: Path, inputs: Any, *, keep_partial: bool = False) -> Iterator[Path]:
+    """A sibling folder to write into, stamped and renamed to `folder` when the block ends well.
+
+    inputs        what the artefact is made from (JSON-able); its fingerprint is the stamp
+    keep_partial  go on with what an interrupted run with the same inputs left, rather than start anew
+    """
+    partial = folder.with_name(folder.name + PARTIAL)
+    with explain_disk_errors(folder):
+        if not (keep_partial and is_current(partial, inputs)):
+            shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True, exist_ok=True)
+        stamp = {"fingerprint": fingerprint(inputs), "inputs": inputs}
+        if keep_partial:
+            # The stamp comes first, so that the next run knows whether the parts are its own.
+            write_json(partial / STAMP, stamp)
+        yield partial
+        write_json(partial / STAMP, stamp)
+        replace_folder(partial, folder)
+
+
+def replace_folder(source: Path, target: Path) -> None:
+    """Put a whole folder in the place of another; a crash in between leaves `source` to go on from."""
+    if target.exists():
+        shutil.rmtree(target)
+    source.replace(target)
+
+
+@contextmanager
+def explain_disk_errors(path: Path) -> Iterator[None]:
+    """Turn 'no space left' and 'permission denied' into a message that says where and what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            free = shutil.disk_usage(_existing(path)).free
+            raise DiskError(
+                str(path),
+                None,
+                f"no space left on the device ({free / 2**20:.0f} MiB free)",
+                "make room and run the same command again: what was whole stays",
+            ) from error
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+            raise DiskError(
+                str(path), None, f"cannot be written ({error.strerror})", "choose another `output`"
+            ) from error
+        raise
+
+
+@contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Hold a run's folder for this process; a second process is told who holds it."""
+    import fcntl
+
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / ".lock"
+    with path.open("a+") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            handle.seek(0)
+            holder = handle.read().strip() or "unknown"
+            raise RunFolderError(
+                "output", str(folder), f"in use by process {holder}", "wait for it, or choose another `output`"
+            ) from error
+        handle.truncate(0)
+        handle.write(str(os.getpid()))
+        handle.flush()
+        yield
+
+
+def _existing(path: Path) -> Path:
+    while not path.exists():
+        path = path.parent
+    return path
