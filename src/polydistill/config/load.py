@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
@@ -40,6 +41,14 @@ class _Loader(yaml.SafeLoader):
             if isinstance(key, str):
                 seen.add(key)
         return super().construct_mapping(node, deep)
+
+
+# YAML 1.1 reads 1e-4 as a string, and people mean a number.
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> AnyRecipe:
@@ -142,12 +151,6 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
         value = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
     except yaml.YAMLError:
         value = text
-    if isinstance(value, str):
-        # YAML 1.1 reads 1e-4 as a string; people mean a number.
-        try:
-            value = float(value) if value.lower() not in ("nan", "inf", "-inf", "infinity") else value
-        except ValueError:
-            pass
     *parents, last = key.split(".")
     target = values
     for parent in parents:

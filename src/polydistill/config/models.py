@@ -219,6 +219,9 @@ class Evaluation(Settings):
 
     max_examples: int = Field(1000, ge=1, description="Most held-out examples a language and text.")
     batch_tokens: int = Field(4096, ge=64, description="Most tokens in a batch, padding included.")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="`auto`: bfloat16 where the processor computes in it; teachers and student alike."
+    )
     num_samples: int = Field(3, ge=0, description="Masked sentences a language that the report shows.")
 
 
@@ -227,6 +230,10 @@ class Recipe(Settings):
 
     name: Name = Field(description="The run's name.")
     output: str = Field("", description="The run's folder; empty: `runs/<name>`.")
+    reuse: list[str] = Field(
+        default_factory=list,
+        description="Folders of other runs whose corpora and stores are taken where they are what this run needs.",
+    )
     seed: int = Field(0, ge=0, lt=2**32, description="Seed of everything that is random.")
     corpora: Corpora = Field(default_factory=Corpora)
     masking: Masking = Field(default_factory=Masking)

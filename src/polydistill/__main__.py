@@ -1,0 +1,5 @@
+"""`python -m polydistill`."""
+
+from polydistill.cli import main
+
+main()

@@ -1,0 +1,172 @@
+"""The command line: parse, call, print, exit code; nothing else.
+
+Exit codes: 0 done, 2 something that the user can mend (one message, no traceback), 1 a bug of ours.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from polydistill.errors import PolydistillError, UserError
+
+app = typer.Typer(
+    name="polydistill",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="Merge, extract and balance multilingual masked language models by distillation.\n\n"
+    "Start with `polydistill demo`; then write a recipe (docs/guide.md), look at `polydistill plan RECIPE`, and "
+    "`polydistill run RECIPE`. The same command goes on after a crash.",
+)
+store_app = typer.Typer(no_args_is_help=True, help="Look at stores of teachers' predictions, and check them.")
+vocab_app = typer.Typer(no_args_is_help=True, help="Look at vocabularies, and unite them.")
+app.add_typer(store_app, name="store")
+app.add_typer(vocab_app, name="vocab")
+
+RecipeArgument = Annotated[str, typer.Argument(help="A recipe's YAML file, or a preset's name.")]
+SetOption = Annotated[list[str], typer.Option("--set", help="Override a setting: `--set training.max_steps=100`.")]
+UpdateOption = Annotated[bool, typer.Option(help="Let the recipe of an existing run change.")]
+console = Console(highlight=False, soft_wrap=True)
+
+
+def _run(recipe: str, overrides: list[str], until: str, update: bool) -> Path:
+    from polydistill.recipes import run_recipe
+
+    return run_recipe(recipe, overrides, until=until, update=update, show=lambda line: console.print(line, markup=False))
+
+
+@app.command()
+def run(recipe: RecipeArgument, set_: SetOption = [], update: UpdateOption = False) -> None:  # noqa: B006
+    """Run a whole recipe, from text to report; the same command goes on where it stopped."""
+    from polydistill.recipes import results_table
+
+    path = _run(recipe, set_, "report", update)
+    console.print(results_table(path))
+    report = path / "report" / "index.html"
+    if report.is_file():
+        console.print(f"report: {report.resolve()}", markup=False)
+
+
+@app.command()
+def plan(recipe: RecipeArgument, set_: SetOption = []) -> None:  # noqa: B006
+    """Say what a recipe would do and cost, and which conflicts it has; compute nothing heavy."""
+    from polydistill.recipes import plan_recipe
+
+    plan_recipe(recipe, set_, console)
+
+
+@app.command()
+def score(recipe: RecipeArgument, set_: SetOption = [], update: UpdateOption = False) -> None:  # noqa: B006
+    """Run a merge as far as the stores of teachers' predictions."""
+    _run(recipe, set_, "score", update)
+
+
+@app.command()
+def train(recipe: RecipeArgument, set_: SetOption = [], update: UpdateOption = False) -> None:  # noqa: B006
+    """Run a recipe as far as the trained student."""
+    _run(recipe, set_, "train", update)
+
+
+@app.command()
+def evaluate(recipe: RecipeArgument, set_: SetOption = [], update: UpdateOption = False) -> None:  # noqa: B006
+    """Run a recipe as far as the evaluation, and print its table."""
+    from polydistill.recipes import results_table
+
+    console.print(results_table(_run(recipe, set_, "evaluate", update)))
+
+
+@app.command()
+def pretrain(recipe: RecipeArgument, set_: SetOption = [], update: UpdateOption = False) -> None:  # noqa: B006
+    """Pre-train a small masked language model and its WordPiece from text (`recipe: pretrain`)."""
+    from polydistill.recipes import results_table
+
+    console.print(results_table(_run(recipe, ["recipe=pretrain", *set_], "evaluate", update)))
+
+
+@app.command()
+def report(folder: Annotated[Path, typer.Argument(help="A run's folder.")]) -> None:
+    """Write the report of a finished run again."""
+    from polydistill.reports import build_report
+
+    console.print(f"report: {build_report(folder).resolve()}", markup=False)
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option(help="Where to put the runs.")] = Path("demo-run"), set_: SetOption = []  # noqa: B006
+) -> None:
+    """Pre-train four small teachers on bundled text, merge them, and write a report: about eight minutes."""
+    from polydistill.recipes import results_table, run_demo
+
+    path = run_demo(output, set_, show=lambda line: console.print(line, markup=False))
+    console.print(results_table(path))
+    console.print(f"report: {(path / 'report' / 'index.html').resolve()}", markup=False)
+
+
+@store_app.command("inspect")
+def store_inspect(
+    folder: Annotated[Path, typer.Argument(help="A store: runs/NAME/store/LANGUAGE/TEACHER.")],
+    examples: Annotated[int, typer.Option(help="How many examples to show.")] = 3,
+    tokenizer: Annotated[str, typer.Option(help="The teacher's folder or hub name; empty: as the run's recipe says.")] = "",
+) -> None:
+    """Show what a store holds: its manifest, and examples with their masks and the teacher's top k as words."""
+    from polydistill.recipes import inspect_store
+
+    inspect_store(folder, examples, tokenizer, console)
+
+
+@store_app.command("verify")
+def store_verify(folder: Annotated[Path, typer.Argument(help="A store, or a folder that holds stores.")]) -> None:
+    """Check every checksum."""
+    from polydistill.recipes import verify_stores
+
+    for line in verify_stores(folder):
+        console.print(line, markup=False)
+
+
+@vocab_app.command("union")
+def vocab_union(
+    models: Annotated[list[str], typer.Argument(help="Folders or hub names of models; their order fixes the ids.")],
+    output: Annotated[Path, typer.Option(help="Folder for the union tokenizer and each model's own, renumbered.")],
+) -> None:
+    """Unite the vocabularies of models and write the tokenizers."""
+    from polydistill.recipes import unite_models
+
+    unite_models(models, output, console)
+
+
+@vocab_app.command("inspect")
+def vocab_inspect(model: Annotated[str, typer.Argument(help="A folder or hub name of a model.")]) -> None:
+    """Show what a model's vocabulary holds: kind, size, roles, casing, odd entries."""
+    from polydistill.recipes import inspect_vocabulary
+
+    inspect_vocabulary(model, console)
+
+
+def main() -> None:
+    """Entry point: runs the command and turns errors into messages and exit codes."""
+    # Progress bars of weights that load in a second only push the run's own lines away.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    try:
+        app()
+    except UserError as error:
+        print(f"polydistill: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except PolydistillError:
+        raise
+    except KeyboardInterrupt:
+        print("polydistill: interrupted; the same command goes on from here", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+"""Cleaning of lines, with the reason for every line that is dropped."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter
+
+import regex
+
+# Control and surrogate characters, private use (tokenizers use it as marks), the byte order mark and the
+# marks that turn the direction of text around. The joiners U+200C and U+200D stay: Indic and Persian
+# spelling needs them.
+_REMOVED = regex.compile(r"[\p{Cc}\p{Cs}\p{Co}\uFEFF\uFFFD\u202A-\u202E\u2066-\u2069]")
+_BLANKS = regex.compile(r"[\s\u200B]+")
+
+
+def clean_line(line: str, *, min_characters: int, dropped: Counter[str], changed: Counter[str]) -> str | None:
+    """The line in NFC without control characters and doubled blanks, or None if nothing worth keeping is left.
+
+    dropped  counts `empty` and `too_short`
+    changed  counts `normalised` and `control_characters`
+    """
+    text = _BLANKS.sub(" ", line)
+    removed = _REMOVED.sub("", text)
+    if removed != text:
+        changed["control_characters"] += 1
+        text = _BLANKS.sub(" ", removed)
+    if not text.isascii() and not unicodedata.is_normalized("NFC", text):
+        changed["normalised"] += 1
+        text = unicodedata.normalize("NFC", text)
+    text = text.strip()
+    if not text:
+        dropped["empty"] += 1
+        return None
+    if len(text) < min_characters:
+        dropped["too_short"] += 1
+        return None
+    return text

@@ -1,0 +1,79 @@
+"""Examples on disk: Arrow streams that `datasets.Dataset.from_file` opens too."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from polydistill.errors import CorpusError
+from polydistill.files import hash_text
+
+SCHEMA = pa.schema([("id", pa.uint64()), ("text", pa.string()), ("num_tokens", pa.uint32())])
+_BATCH = 1024
+
+
+class Examples:
+    """A file of examples, by memory map."""
+
+    def __init__(self, path: Path) -> None:
+        if not path.is_file():
+            raise CorpusError("corpora", str(path), "is missing", "remove its folder and run again: it will be built anew")
+        try:
+            self.table: pa.Table = pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
+        except pa.ArrowInvalid as error:
+            raise CorpusError("corpora", str(path), f"is damaged ({error})", "remove its folder and run again") from error
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    @cached_property
+    def ids(self) -> npt.NDArray[np.uint64]:
+        """[N] stable ids: the hash of each text."""
+        return np.asarray(self.table["id"].to_numpy())
+
+    @cached_property
+    def num_tokens(self) -> npt.NDArray[np.uint32]:
+        """[N] tokens of each example, special tokens left out, by the tokenizer that makes most of it."""
+        return np.asarray(self.table["num_tokens"].to_numpy())
+
+    def texts(self, rows: slice | npt.NDArray[np.int64]) -> list[str]:
+        """The texts at rows."""
+        column = self.table["text"]
+        if isinstance(rows, slice):
+            start, stop, _ = rows.indices(len(self))
+            return [str(text) for text in column.slice(start, max(0, stop - start)).to_pylist()]
+        return [str(column[int(row)].as_py()) for row in rows]
+
+    def first(self, number: int) -> npt.NDArray[np.int64]:
+        """Rows of the examples with the smallest ids: a sample that text added elsewhere hardly changes."""
+        return np.argsort(self.ids, kind="stable")[:number]
+
+
+def write_examples(path: Path, examples: Iterable[tuple[str, int]]) -> dict[str, int]:
+    """Write (text, number of tokens) examples; returns how many examples, characters and tokens."""
+    counts = {"examples": 0, "characters": 0, "tokens": 0}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    held: list[tuple[int, str, int]] = []
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, SCHEMA) as writer:
+
+        def flush() -> None:
+            columns = list(zip(*held, strict=True))
+            arrays = [pa.array(column, kind.type) for column, kind in zip(columns, SCHEMA, strict=True)]
+            writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=SCHEMA))
+            held.clear()
+
+        for text, tokens in examples:
+            held.append((hash_text(text), text, tokens))
+            counts["examples"] += 1
+            counts["characters"] += len(text)
+            counts["tokens"] += tokens
+            if len(held) == _BATCH:
+                flush()
+        if held:
+            flush()
+    return counts

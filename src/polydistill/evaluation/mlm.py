@@ -1,0 +1,153 @@
+"""Masked-token measures: reciprocal rank, top-k accuracy and loss, beside the unigram baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from polydistill.masking import Masked
+from polydistill.models import masked_features, output_layer, pad_batch
+
+
+@dataclass
+class Measures:
+    """Per masked token: [M] arrays, in the order of examples and positions.
+
+    ranks             of the gold token, from 1; tied logits share their mean rank
+    losses            in nats
+    restricted_ranks  among the pieces of `restrict` only, if it was given
+    """
+
+    ranks: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    losses: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    restricted_ranks: npt.NDArray[np.float64] | None = None
+
+    def summary(self) -> dict[str, float | int]:
+        """MRR (mean over masked tokens of 1/rank), top-1 and top-5 accuracy, mean loss, number of masked tokens."""
+        found: dict[str, float | int] = {
+            "mrr": mean_reciprocal_rank(self.ranks),
+            "top1": float((self.ranks <= 1).mean()) if len(self.ranks) else 0.0,
+            "top5": float((self.ranks <= 5).mean()) if len(self.ranks) else 0.0,
+            "loss": float(self.losses.mean()) if len(self.losses) else 0.0,
+            "num_masked": len(self.ranks),
+        }
+        if self.restricted_ranks is not None:
+            found["mrr_teacher_pieces"] = mean_reciprocal_rank(self.restricted_ranks)
+        return found
+
+
+def mean_reciprocal_rank(ranks: npt.NDArray[np.float64]) -> float:
+    """Mean of 1/rank over tokens, not over batches (balanced-2022, section 4)."""
+    return float((1.0 / ranks).mean()) if len(ranks) else 0.0
+
+
+def ranks_of(logits: Tensor, gold: Tensor) -> Tensor:
+    """[N] ranks of gold [N] in logits [N, V]: 1 + how many are greater + half of the others that are equal."""
+    own = logits.gather(1, gold[:, None])
+    greater = (logits > own).sum(-1)
+    equal = (logits == own).sum(-1)
+    return 1.0 + greater.double() + (equal.double() - 1.0) / 2.0
+
+
+@torch.no_grad()
+def measure(
+    model: Any,
+    examples: Sequence[Masked],
+    *,
+    pad_id: int,
+    batches: Sequence[Sequence[int]],
+    dtype: torch.dtype = torch.float32,
+    restrict: npt.NDArray[np.bool_] | None = None,
+    chunk_positions: int = 512,
+) -> Measures:
+    """Measure a model on masked examples in its own ids, every masked token once.
+
+    batches   indices of examples that run together
+    restrict  [V] the pieces among which a second rank is counted (a gold token outside it counts too)
+    """
+    model.eval()
+    device = next(model.parameters()).device
+    weight, bias = output_layer(model)
+    weight = weight.to(dtype)
+    allowed = None if restrict is None else torch.from_numpy(restrict).to(device)
+    found: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+    for batch in batches:
+        chosen = [index for index in batch if len(examples[index].positions)]
+        if not chosen:
+            continue
+        input_ids, attention = pad_batch([examples[index].input_ids for index in chosen], pad_id)
+        width = input_ids.shape[1]
+        flat = np.concatenate([row * width + examples[index].positions for row, index in enumerate(chosen)])
+        gold = torch.from_numpy(np.concatenate([examples[index].gold for index in chosen])).to(device)
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            features = masked_features(
+                model,
+                {"input_ids": input_ids.to(device), "attention_mask": attention.to(device)},
+                torch.from_numpy(flat).to(device),
+            ).to(dtype)
+        parts = []
+        for start in range(0, len(features), chunk_positions):
+            rows = slice(start, start + chunk_positions)
+            logits = (features[rows] @ weight.t()).float()
+            if bias is not None:
+                logits += bias.float()
+            golden = gold[rows]
+            loss = logits.logsumexp(-1) - logits.gather(1, golden[:, None])[:, 0]
+            ranks = ranks_of(logits, golden)
+            restricted = ranks
+            if allowed is not None:
+                own = logits.gather(1, golden[:, None])
+                logits.masked_fill_(~allowed, -torch.inf).scatter_(1, golden[:, None], own)
+                restricted = ranks_of(logits, golden)
+            parts.append((ranks, loss.double(), restricted))
+        joined = [torch.cat(tensors).cpu() for tensors in zip(*parts, strict=True)]
+        counts = [len(examples[index].positions) for index in chosen]
+        for index, *pieces in zip(chosen, *(tensor.split(counts) for tensor in joined), strict=True):
+            found[index] = (pieces[0], pieces[1], pieces[2])
+    if not found:
+        return Measures()
+    ordered = [found[index] for index in sorted(found)]
+    ranks, losses, restricted = (torch.cat([row[place] for row in ordered]).numpy() for place in range(3))
+    return Measures(ranks, losses, restricted if restrict is not None else None)
+
+
+def unigram_ranks(counts: npt.NDArray[np.int64], gold: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """[M] ranks of gold tokens when pieces are ranked by their frequency in the training text.
+
+    counts  [V] how often each piece stands in the training text; pieces as frequent share their mean rank
+    A model at this level has learned nothing of context.
+    """
+    ordered = np.sort(counts)
+    own = counts[gold]
+    greater = len(counts) - np.searchsorted(ordered, own, side="right")
+    equal = np.searchsorted(ordered, own, side="right") - np.searchsorted(ordered, own, side="left")
+    return np.asarray(1.0 + greater + (equal - 1) / 2.0, dtype=np.float64)
+
+
+@torch.no_grad()
+def guesses(
+    model: Any, example: Masked, place: int, *, pad_id: int, k: int = 5, dtype: torch.dtype = torch.float32
+) -> list[tuple[int, float]]:
+    """The k most probable pieces, (id, probability), for one masked position of an example.
+
+    place  which of the example's masked positions
+    """
+    model.eval()
+    device = next(model.parameters()).device
+    input_ids, attention = pad_batch([example.input_ids], pad_id)
+    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        features = masked_features(
+            model,
+            {"input_ids": input_ids.to(device), "attention_mask": attention.to(device)},
+            torch.tensor([int(example.positions[place])], device=device),
+        )
+    weight, bias = output_layer(model)
+    logits = features.float() @ weight.float().t() + (0.0 if bias is None else bias.float())
+    values, indices = logits.softmax(-1)[0].topk(k)
+    return [(int(index), float(value)) for index, value in zip(indices, values, strict=True)]

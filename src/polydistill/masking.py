@@ -1,0 +1,101 @@
+"""Which positions are masked, by seed alone.
+
+A unit (a word, or a token) is named by the character where it starts, so that two tokenizers' copies of one
+text mask the same words. Draws come from a hash of (seed, example, unit): no state, any order, any machine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+Unit = Literal["words", "tokens"]
+
+_SELECT, _ACTION, _PIECE, _ROUND = 1, 2, 3, 4
+
+
+@dataclass(frozen=True)
+class Masked:
+    """A masked copy of one tokenised text.
+
+    input_ids  [L] what the model sees
+    positions  [M] ascending positions that the model must guess
+    gold       [M] the text's own tokens there
+    """
+
+    input_ids: npt.NDArray[np.int64]
+    positions: npt.NDArray[np.int64]
+    gold: npt.NDArray[np.int64]
+
+
+def uniform(seed: int, example: int, keys: npt.NDArray[np.int64], stream: int) -> npt.NDArray[np.float64]:
+    """[N] numbers in [0, 1), one for each key: SplitMix64 (Steele, Lea and Flood 2014) of all arguments."""
+    with np.errstate(over="ignore"):
+        state = _mix(np.uint64(seed) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(stream))
+        state = _mix(state ^ np.uint64(example))
+        mixed = _mix(state + keys.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15))
+    return np.asarray((mixed >> np.uint64(11)).astype(np.float64) * 2.0**-53)
+
+
+def mask(
+    ids: npt.NDArray[np.int64],
+    starts: npt.NDArray[np.int64],
+    words: npt.NDArray[np.int64],
+    *,
+    example: int,
+    seed: int,
+    mask_id: int,
+    ordinary_ids: npt.NDArray[np.int64],
+    unit: Unit = "words",
+    probability: float = 0.15,
+    mask_share: float = 0.8,
+    random_share: float = 0.1,
+) -> Masked:
+    """Mask a text: `mask_share` of the chosen units become the mask token, `random_share` random pieces.
+
+    ids, starts   [L] tokens and the characters where they start, -1 for special tokens (never masked)
+    words         [W] the characters where the text's words start, ascending
+    example       the example's id: with `seed`, it decides all draws
+    ordinary_ids  ids that a random token is drawn from
+    At least one unit is chosen wherever there is one, so a short text is not lost.
+    """
+    where = np.flatnonzero(starts >= 0)
+    if not len(where):
+        return Masked(ids.copy(), where, ids[where])
+    if unit == "words":
+        # A token belongs to the word that holds its first character. All words of the text take part in the
+        # draw, those behind the cut too: so the choice does not depend on a tokenizer.
+        keys = words[np.maximum(np.searchsorted(words, starts[where], side="right") - 1, 0)]
+        units = words
+    else:
+        keys = starts[where]
+        units = np.unique(keys)
+    exact = probability * len(units)
+    # Rounded at random, so that the expected share is the probability for short texts too.
+    number = int(exact + uniform(seed, example, np.zeros(1, dtype=np.int64), _ROUND)[0])
+    order = np.argsort(uniform(seed, example, units, _SELECT), kind="stable")
+    chosen = units[order[: max(1, number)]]
+    hit = np.isin(keys, chosen)
+    if not hit.any():
+        # The words that were drawn lie behind the cut: take the first one of the order that is there.
+        present = units[order][np.isin(units[order], keys)]
+        hit = keys == present[0]
+    positions, keys = where[hit], keys[hit]
+    action = uniform(seed, example, keys, _ACTION)
+    draws = uniform(seed, example, positions, _PIECE)
+    pieces = ordinary_ids[(draws * len(ordinary_ids)).astype(np.int64)]
+    masked = ids.copy()
+    masked[positions] = np.where(
+        action < mask_share, mask_id, np.where(action < mask_share + random_share, pieces, ids[positions])
+    )
+    return Masked(masked, positions, ids[positions])
+
+
+def _mix(values: np.uint64 | npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    mixed = np.asarray(values, dtype=np.uint64)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return np.asarray(mixed ^ (mixed >> np.uint64(31)), dtype=np.uint64)

@@ -1,0 +1,47 @@
+"""What a masked language model's output layer sees at masked positions, without the logits elsewhere."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def masked_features(model: nn.Module, inputs: dict[str, Tensor], positions: Tensor) -> Tensor:
+    """[N, E] inputs of the output layer at masked positions; autograd goes through.
+
+    inputs     input_ids [B, L], attention_mask [B, L] and whatever else the model takes
+    positions  [N] places in the flattened batch, row * L + column
+
+    A pre-hook on the output embeddings keeps the features and hands on no rows, so that the layer itself
+    costs nothing: a loss takes `output_layer` and makes the logits in chunks.
+    """
+    kept: list[Tensor] = []
+
+    def keep(_: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        hidden = arguments[0]
+        flat = hidden.reshape(-1, hidden.shape[-1])
+        kept.append(flat.index_select(0, positions))
+        return (flat[:0], *arguments[1:])
+
+    handle = output_embeddings(model).register_forward_pre_hook(keep)
+    try:
+        model(**inputs)
+    finally:
+        handle.remove()
+    return kept[0]
+
+
+def output_embeddings(model: Any) -> nn.Module:
+    """The linear layer that makes the logits."""
+    layer = model.get_output_embeddings()
+    if layer is None:
+        raise TypeError(f"{type(model).__name__} has no output embeddings")
+    return layer  # type: ignore[no-any-return]
+
+
+def output_layer(model: Any) -> tuple[Tensor, Tensor | None]:
+    """The output layer's weight [V, E] and bias [V], if there is one."""
+    layer: Any = output_embeddings(model)
+    return layer.weight, getattr(layer, "bias", None)

@@ -1,0 +1,36 @@
+"""Which number type to compute in."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Literal
+
+import torch
+
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+@cache
+def computes_in_bfloat16() -> bool:
+    """Whether this machine multiplies bfloat16 matrices in hardware (AVX512-BF16, AMX, or a GPU that does)."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    try:
+        from pathlib import Path
+
+        flags = Path("/proc/cpuinfo").read_text("utf-8")
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def resolve_dtype(precision: Precision) -> torch.dtype:
+    """`auto` is bfloat16 where the machine computes in it, else float32."""
+    if precision == "bfloat16" or (precision == "auto" and computes_in_bfloat16()):
+        return torch.bfloat16
+    return torch.float32
+
+
+def device() -> torch.device:
+    """The accelerator if there is one, else the processor."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

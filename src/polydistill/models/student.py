@@ -1,0 +1,264 @@
+"""Building a student, and starting it from its teachers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForMaskedLM
+
+from polydistill.errors import ModelError
+from polydistill.models.features import output_layer
+
+RowMap = Literal["orthogonal", "least_squares", "mean"]
+
+# A map between two embedding spaces is fitted on shared pieces; with fewer than this it would be noise.
+MIN_SHARED_PIECES = 64
+
+
+@dataclass(frozen=True)
+class TeacherRows:
+    """A teacher's part in a student's initial weights.
+
+    model    the loaded teacher
+    mapping  [teacher's size] teacher id → student id
+    ordinary ids of its ordinary pieces
+    """
+
+    name: str
+    model: Any
+    mapping: npt.NDArray[np.int64]
+    ordinary: npt.NDArray[np.int64]
+
+
+def student_config(
+    model_type: str,
+    fields: dict[str, Any],
+    *,
+    vocabulary_size: int,
+    special_ids: dict[str, int],
+    max_length: int,
+    base: Any = None,
+) -> Any:
+    """The configuration of a student.
+
+    fields  the architecture's own; what is not there comes from `base` (a teacher's configuration) if given
+    Raises ModelError for an unknown architecture or field, or too few positions for `max_length` tokens.
+    """
+    try:
+        default = AutoConfig.for_model(model_type)
+    except ValueError:
+        raise ModelError(
+            "student.model_type", model_type, "transformers knows no such architecture",
+            "use a `model_type` such as bert, electra, roberta, modernbert, deberta-v2",
+        ) from None
+    known = set(default.to_dict()) | {name for name in dir(type(default)) if not name.startswith("_")}
+    for name in fields:
+        if name not in known:
+            raise ModelError(
+                f"student.config.{name}", None, f"{model_type} has no such configuration field",
+                f"it has, among others, {', '.join(sorted(set(default.to_dict()) & _SHAPE_FIELDS))}",
+            )
+    values = base.to_dict() if base is not None and base.model_type == model_type else {}
+    for key in ("dtype", "torch_dtype", "_name_or_path", "transformers_version", "model_type", "architectures", "id2label", "label2id"):
+        values.pop(key, None)
+    values |= fields
+    values |= {
+        "vocab_size": vocabulary_size,
+        "pad_token_id": special_ids["pad"],
+        "bos_token_id": special_ids["cls"],
+        "eos_token_id": special_ids["sep"],
+        "cls_token_id": special_ids["cls"],
+        "sep_token_id": special_ids["sep"],
+    }
+    config = AutoConfig.for_model(model_type, **values)
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is not None and positions < max_length:
+        raise ModelError(
+            "student.config.max_position_embeddings", positions,
+            f"sequences have {max_length} tokens (corpora.max_length)", "raise the one or lower the other",
+        )
+    return config
+
+
+def build_student(config: Any, *, seed: int, field: str = "student.model_type") -> Any:
+    """A masked language model with random weights, the same for the same seed."""
+    state = torch.random.get_rng_state()
+    torch.manual_seed(seed)
+    try:
+        model = AutoModelForMaskedLM.from_config(config, dtype=torch.float32)
+    except (ValueError, KeyError) as error:
+        raise ModelError(
+            field, config.model_type, f"no masked language model of it ({str(error).splitlines()[0][:120]})",
+            "use an architecture that `AutoModelForMaskedLM` knows, and sizes that divide as it needs",
+        ) from error
+    finally:
+        torch.random.set_rng_state(state)
+    return model
+
+
+def start_from_teachers(
+    student: Any, teachers: Sequence[TeacherRows], *, row_map: RowMap, seed: int
+) -> dict[str, Any]:
+    """Copy a teacher's encoder and rows into a student, and bring the other teachers' rows into its space.
+
+    teachers  the encoder's teacher first; the others in the order of the union
+    Returns the record of what came from where.
+    Raises ModelError where the encoder's shape is not the student's.
+    """
+    first, *others = teachers
+    record: dict[str, Any] = {"encoder_from": first.name, "row_map": row_map, "rows": {}}
+    target_in, target_bias = _rows_and_bias(student)
+    target_out, _ = output_layer(student)
+    source_in, source_bias = _rows_and_bias(first.model)
+    source_out, _ = output_layer(first.model)
+    record["copied_tensors"] = _copy_encoder(student, first)
+    if source_in.shape[1] != target_in.shape[1]:
+        raise _shape_error(first.name, "its embeddings", tuple(source_in.shape[1:]), tuple(target_in.shape[1:]))
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        tables = [(target_in, source_in, lambda model: _rows_and_bias(model)[0])]
+        if target_out.data_ptr() != target_in.data_ptr():
+            tables.append((target_out, source_out, lambda model: output_layer(model)[0]))
+        have = torch.zeros(len(target_in), dtype=torch.bool)
+        for table, source, rows_of in tables:
+            have[:] = False
+            base = source[torch.from_numpy(first.ordinary)]
+            mean, deviation = base.mean(0), base.std(0)
+            noise = torch.randn(table.shape, generator=generator)
+            table.copy_(mean + noise * deviation)
+            _place(table, have, first, source)
+            for other in others:
+                record["rows"][other.name] = _bring_rows(table, have, other, rows_of(other.model), row_map)
+        if target_bias is not None:
+            _bring_biases(target_bias, teachers, source_bias)
+    record["rows"][first.name] = {"copied": len(first.ordinary)}
+    record["random_rows"] = int((~have).sum())
+    return record
+
+
+_SHAPE_FIELDS = {
+    "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "embedding_size",
+    "max_position_embeddings", "dim", "n_layers", "n_heads", "hidden_dim",
+}  # fmt: skip
+
+
+def _copy_encoder(student: Any, teacher: TeacherRows) -> int:
+    """Copy every tensor that does not hang on the vocabulary; positions may be fewer."""
+    source, target = teacher.model.state_dict(), student.state_dict()
+    vocabulary = {len(_rows_and_bias(student)[0]), len(_rows_and_bias(teacher.model)[0])}
+    copied = 0
+    with torch.no_grad():
+        for name, tensor in target.items():
+            if tensor.ndim and tensor.shape[0] in vocabulary:
+                continue
+            if name not in source:
+                raise _shape_error(teacher.name, f"it lacks {name}", None, tuple(tensor.shape))
+            value = source[name]
+            if "position" in name and value.ndim == tensor.ndim and value.shape[0] >= tensor.shape[0]:
+                value = value[: tensor.shape[0]] if value.shape[1:] == tensor.shape[1:] else value
+            if value.shape != tensor.shape:
+                raise _shape_error(teacher.name, f"its {name}", tuple(value.shape), tuple(tensor.shape))
+            tensor.copy_(value)
+            copied += 1
+    return copied
+
+
+def _shape_error(name: str, what: str, found: Any, wanted: Any) -> ModelError:
+    return ModelError(
+        "student.encoder_from", name, f"{what} has shape {found} and the student needs {wanted}",
+        "leave `student.model_type` and `student.config` as the teacher's, or use `init: random`",
+    )
+
+
+def _place(table: Tensor, have: Tensor, teacher: TeacherRows, rows: Tensor) -> None:
+    ids = np.concatenate([teacher.ordinary, _specials(teacher)])
+    where = torch.from_numpy(teacher.mapping[ids])
+    table[where] = rows[torch.from_numpy(ids)].to(table.dtype)
+    have[where] = True
+
+
+def _bring_rows(table: Tensor, have: Tensor, other: TeacherRows, rows: Tensor, row_map: RowMap) -> dict[str, Any]:
+    """Bring a teacher's rows into the table's space, by a map fitted on the pieces that both have."""
+    source_ids = torch.from_numpy(other.ordinary)
+    where = torch.from_numpy(other.mapping[other.ordinary])
+    shared = have[where]
+    record: dict[str, Any] = {"shared": int(shared.sum()), "new": int((~shared).sum())}
+    if row_map != "mean" and int(shared.sum()) >= MIN_SHARED_PIECES:
+        mapped, record["fit"] = _fit(
+            rows[source_ids[shared]].double(), table[where[shared]].double(), rows[source_ids].double(), row_map
+        )
+        new = mapped[~shared].to(table.dtype)
+        record["map"] = row_map
+        table[where[~shared]] = new
+    else:
+        # The rows stay as they were drawn, around the mean of the first teacher's.
+        record["map"] = "mean"
+    have[where] = True
+    return record
+
+
+def _fit(source: Tensor, target: Tensor, rows: Tensor, row_map: RowMap) -> tuple[Tensor, dict[str, float]]:
+    """Map rows by a fit of source → target; returns the rows and how well the fit holds on a tenth left out.
+
+    orthogonal     the rotation nearest in least squares (Procrustes; Schönemann 1966), scaled
+    least_squares  ridge regression; the mapped rows are stretched to the spread that the target has, for
+                   regression shrinks towards the mean
+    """
+    mean_in, mean_out = source.mean(0), target.mean(0)
+    left = torch.arange(len(source)) % 10 == 0
+
+    def solve(x: Tensor, y: Tensor) -> Tensor:
+        if row_map == "orthogonal":
+            u, singular, v = torch.linalg.svd(x.t() @ y, full_matrices=False)
+            scale: Tensor = (u @ v) * (singular.sum() / (x @ (u @ v)).square().sum())
+            return scale
+        ridge = 0.1 * x.square().sum() / x.shape[1]
+        return torch.linalg.solve(x.t() @ x + ridge * torch.eye(x.shape[1], dtype=x.dtype), x.t() @ y)
+
+    x, y = source - mean_in, target - mean_out
+    test = solve(x[~left], y[~left])
+    cosine = torch.nn.functional.cosine_similarity(x[left] @ test, y[left], dim=-1).mean()
+    mapped = (rows - mean_in) @ solve(x, y)
+    spread = y.std() / mapped.std().clamp(min=1e-9)
+    return mapped * spread + mean_out, {"held_out_cosine": float(cosine), "stretch": float(spread)}
+
+
+def _bring_biases(target: Tensor, teachers: Sequence[TeacherRows], first_bias: Tensor | None) -> None:
+    """Each teacher's output biases, shifted so that shared pieces have the same mean."""
+    if first_bias is None:
+        return
+    target.fill_(float(first_bias[torch.from_numpy(teachers[0].ordinary)].mean()))
+    have = torch.zeros(len(target), dtype=torch.bool)
+    _place(target, have, teachers[0], first_bias)
+    for other in teachers[1:]:
+        _, bias = _rows_and_bias(other.model)
+        if bias is None:
+            continue
+        where = torch.from_numpy(other.mapping[other.ordinary])
+        values = bias[torch.from_numpy(other.ordinary)].to(target.dtype)
+        shared = have[where]
+        shift = (target[where][shared] - values[shared]).mean() if bool(shared.any()) else target.mean() - values.mean()
+        target[where[~shared]] = values[~shared] + shift
+        have[where] = True
+
+
+def _rows_and_bias(model: Any) -> tuple[Tensor, Tensor | None]:
+    """(input embedding rows [V, E], output bias [V] or None), as detached views of the parameters."""
+    bias = output_layer(model)[1]
+    return model.get_input_embeddings().weight.detach(), None if bias is None else bias.detach()
+
+
+def _specials(teacher: TeacherRows) -> npt.NDArray[np.int64]:
+    """The teacher's ids of the five roles: those mapped to the student's first five ids, unk by its own id only."""
+    first = []
+    for student_id in range(5):
+        candidates = np.flatnonzero(teacher.mapping == student_id)
+        if student_id != 1 and len(candidates):
+            first.append(int(candidates[0]))
+    return np.array(first, dtype=np.int64)

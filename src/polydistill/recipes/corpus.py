@@ -1,0 +1,63 @@
+"""The corpora stage, shared by the recipes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from polydistill.config.models import Corpora, Source
+from polydistill.corpora import build_corpus, source_identity
+from polydistill.files import artefact
+from polydistill.recipes.run_folder import Run
+from polydistill.tokenization import LoadedTokenizer, count_tokens
+
+
+def prepare_corpus(
+    run: Run,
+    language: str,
+    *,
+    text: Sequence[Source],
+    evaluation: dict[str, list[Source]],
+    settings: Corpora,
+    tokenizers: Sequence[LoadedTokenizer],
+) -> tuple[Path, dict[str, Any]]:
+    """Build a language's corpus, or find it; returns its folder and what it was made from.
+
+    tokenizers  those that must be able to take every example within `settings.max_length` tokens
+    """
+    field = f"languages.{language}"
+    inputs = {
+        "stage": "corpus",
+        "language": language,
+        "text": source_identity(text, field=f"{field}.text"),
+        "evaluation": {
+            name: source_identity(sources, field=f"{field}.evaluation.{name}") for name, sources in evaluation.items()
+        },
+        # How languages are weighed against each other changes no language's examples.
+        "settings": settings.model_dump(mode="json", exclude={"smoothing_alpha"}),
+        "tokenizers": [tokenizer.fingerprint for tokenizer in tokenizers],
+    }
+    found = run.find(f"corpora/{language}", inputs)
+    if found is not None:
+        return found, inputs
+    target = run.path / "corpora" / language
+    specials = max(tokenizer.backend.num_special_tokens_to_add(False) for tokenizer in tokenizers)
+    room = settings.max_length - specials
+    with run.stage(f"corpora/{language}"), artefact(target, inputs) as folder:
+        statistics = build_corpus(
+            folder,
+            sources=text,
+            evaluation=evaluation,
+            settings=settings,
+            count_tokens=partial(count_tokens, [tokenizer.backend for tokenizer in tokenizers]),
+            max_tokens=room,
+            field=field,
+        )
+    train, held_out = statistics["splits"]["train"], statistics["splits"]["held_out"]
+    run.say(
+        f"corpora/{language}: {train['examples']:,} examples, {train['characters']:,} characters, "
+        f"{held_out['examples']:,} held out, {train['fill']:.0%} full"
+    )
+    return target, inputs

@@ -1,0 +1,192 @@
+"""The evaluation stage: every model on every language's held-out and further texts, with the same masks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from polydistill.config.models import Evaluation, Masking
+from polydistill.corpora import Examples
+from polydistill.evaluation import Measures, guesses, mean_reciprocal_rank, measure, unigram_ranks
+from polydistill.masking import Masked
+from polydistill.models import length_batches, mask_texts
+from polydistill.tokenization import LoadedTokenizer
+
+# Piece frequencies are counted on at most so many characters of the training text.
+COUNT_CHARACTERS = 20_000_000
+# Masks of evaluation are drawn apart from those of training.
+EVALUATION_SEED = 1_000_003
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A model with the tokenizer that it reads a language by.
+
+    name       as it stands in the results: a teacher's name or `student`
+    tokenizer  masks and cuts the text
+    mapping    [tokenizer's size] its ids → the model's, None where they are the same
+    view       `own` (a teacher's tokenizer) or `union`
+    teacher    whose tokenizer it is, for `own`
+    restrict   [V] the teacher's pieces among the model's, for the restricted MRR
+    """
+
+    name: str
+    model: Any
+    tokenizer: LoadedTokenizer
+    view: str
+    teacher: str | None = None
+    mapping: npt.NDArray[np.int64] | None = None
+    restrict: npt.NDArray[np.bool_] | None = None
+
+    def masked(self, texts: Sequence[str], ids: Sequence[int], max_length: int, masking: Masking, seed: int) -> list[Masked]:
+        """Mask texts by this reader's tokenizer, in the model's ids."""
+        made = mask_texts(texts, ids, self.tokenizer, max_length=max_length, masking=masking, seed=seed)
+        if self.mapping is None:
+            return made
+        mapping = self.mapping
+        return [Masked(mapping[m.input_ids], m.positions, mapping[m.gold]) for m in made]
+
+    @property
+    def pad_id(self) -> int:
+        """The model's padding id."""
+        pad = self.tokenizer.special_ids["pad"]
+        return pad if self.mapping is None else int(self.mapping[pad])
+
+
+def evaluate_language(
+    readers: Sequence[Reader],
+    *,
+    training: Examples,
+    texts: dict[str, Examples],
+    settings: Evaluation,
+    masking: Masking,
+    max_length: int,
+    dtype: torch.dtype,
+    seed: int,
+) -> list[dict[str, Any]]:
+    """One row for each reader and text: its measures, and the unigram baseline by the same tokenizer."""
+    rows = []
+    counts = {
+        key: _piece_counts(tokenizer, training)
+        for key, tokenizer in {(r.view, r.teacher): r.tokenizer for r in readers}.items()
+    }
+    for text_name, examples in texts.items():
+        chosen = examples.first(settings.max_examples)
+        raw, ids = examples.texts(chosen), [int(examples.ids[row]) for row in chosen]
+        for reader in readers:
+            masked = reader.masked(raw, ids, max_length, masking, seed + EVALUATION_SEED)
+            plain = replace(reader, mapping=None).masked(raw, ids, max_length, masking, seed + EVALUATION_SEED)
+            gold = np.concatenate([example.gold for example in plain])
+            baseline = unigram_ranks(counts[reader.view, reader.teacher], gold)
+            result: Measures = measure(
+                reader.model,
+                masked,
+                pad_id=reader.pad_id,
+                batches=length_batches([len(example.input_ids) for example in masked], settings.batch_tokens),
+                dtype=dtype,
+                restrict=reader.restrict,
+            )
+            rows.append(
+                {
+                    "text": text_name,
+                    "model": reader.name,
+                    "tokenizer": reader.view,
+                    "teacher": reader.teacher,
+                    "num_examples": len(raw),
+                    "unigram_mrr": mean_reciprocal_rank(baseline),
+                    "unigram_top1": float((baseline <= 1).mean()),
+                }
+                | result.summary()
+            )
+    return rows
+
+
+def sample_guesses(
+    readers: Sequence[Reader],
+    examples: Examples,
+    *,
+    settings: Evaluation,
+    masking: Masking,
+    max_length: int,
+    seed: int,
+    decode: Any,
+) -> list[dict[str, Any]]:
+    """A few masked sentences with each reader's five best guesses for one masked place.
+
+    readers  of one tokenizer, so that they see the same masks
+    decode   (model's id, reader) → the piece as people read it
+    """
+    found = []
+    for row in examples.first(settings.num_samples * 4)[: settings.num_samples * 4]:
+        text, example_id = examples.texts(np.array([row]))[0], int(examples.ids[row])
+        first = readers[0]
+        plain = replace(first, mapping=None).masked([text], [example_id], max_length, masking, seed + EVALUATION_SEED)[0]
+        mask_id = first.tokenizer.special_ids["mask"]
+        places = [i for i, position in enumerate(plain.positions) if plain.input_ids[position] == mask_id]
+        if not places:
+            continue
+        place = places[len(places) // 2]
+        position = int(plain.positions[place])
+        window = slice(max(1, position - 24), position + 25)
+        backend = first.tokenizer.backend
+        entry: dict[str, Any] = {
+            "before": backend.decode(plain.input_ids[window.start : position].tolist(), skip_special_tokens=False),
+            "after": backend.decode(plain.input_ids[position + 1 : window.stop].tolist(), skip_special_tokens=False),
+            "gold": str(backend.id_to_token(int(plain.gold[place]))),
+            "guesses": {},
+        }
+        for reader in readers:
+            masked = reader.masked([text], [example_id], max_length, masking, seed + EVALUATION_SEED)[0]
+            best = guesses(reader.model, masked, place, pad_id=reader.pad_id)
+            entry["guesses"][reader.name] = [[decode(index, reader), round(share, 4)] for index, share in best]
+        found.append(entry)
+        if len(found) == settings.num_samples:
+            break
+    return found
+
+
+def summarise(rows: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """D: the mean over languages of the student's MRR minus its teacher's (the best one's), on held-out text.
+
+    With the teacher's own tokenizer, so that both guess the same tokens (balanced-2022, section 4).
+    """
+    differences = {}
+    for language, entries in rows.items():
+        held_out = [row for row in entries if row["text"] == "held_out" and row["tokenizer"] == "own"]
+        teachers = {row["teacher"]: row["mrr"] for row in held_out if row["model"] != "student"}
+        students = {row["teacher"]: row["mrr"] for row in held_out if row["model"] == "student"}
+        if teachers and students:
+            best = max(teachers, key=lambda name: teachers[name])
+            differences[language] = students[best] - teachers[best]
+    mean = sum(differences.values()) / len(differences) if differences else None
+    return {"D": mean, "differences": differences}
+
+
+def _piece_counts(tokenizer: LoadedTokenizer, training: Examples) -> npt.NDArray[np.int64]:
+    """[size] how often each piece stands in the training text."""
+    counts = np.zeros(tokenizer.size, dtype=np.int64)
+    tokenizer.backend.no_truncation()
+    characters = 0
+    for start in range(0, len(training), 2000):
+        texts = training.texts(slice(start, start + 2000))
+        encodings = tokenizer.backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        ids = np.concatenate([np.array(encoding.ids, dtype=np.int64) for encoding in encodings])
+        counts += np.bincount(ids, minlength=tokenizer.size)
+        characters += sum(map(len, texts))
+        if characters > COUNT_CHARACTERS:
+            break
+    return counts
+
+
+def text_files(corpus: Path) -> dict[str, Examples]:
+    """The held-out text and the further evaluation texts of a language's corpus, by name."""
+    found = {"held_out": Examples(corpus / "held_out.arrow")}
+    for path in sorted((corpus / "evaluation").glob("*.arrow")):
+        found[path.stem] = Examples(path)
+    return found

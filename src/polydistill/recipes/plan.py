@@ -1,0 +1,280 @@
+"""Preflight: what a recipe would do and cost, and the conflicts that it has."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from polydistill.config import AnyRecipe, MergeRecipe, Source, load_recipe
+from polydistill.corpora import sample_texts
+from polydistill.models import (
+    build_student,
+    device,
+    length_batches,
+    load_masked_lm,
+    mask_texts,
+    model_config,
+    resolve_dtype,
+    student_config,
+)
+from polydistill.losses import sparse_soft_cross_entropy
+from polydistill.models import masked_features, output_layer, pad_batch
+from polydistill.scoring import predict
+from polydistill.tokenization import LoadedTokenizer, Union, count_tokens, load_tokenizer, segmentation, union_tokenizer, unite
+from polydistill.tokenization import language_tokenizer
+from polydistill.training import check_arguments, clock
+
+SAMPLE_CHARACTERS = 400_000
+TIMED_BATCHES = 3
+LARGE_VOCABULARY = 300_000
+LARGE_DRIFT = 0.10
+LARGE_UNKNOWN = 0.02
+
+
+@dataclass(frozen=True)
+class Conflict:
+    """Something that the user should know before a run starts."""
+
+    what: str
+    remedy: str
+
+
+@dataclass(frozen=True)
+class LanguageSize:
+    """What a language's text comes to: characters are counted, tokens estimated from a sample."""
+
+    characters: int
+    tokens: int
+    texts: list[str]
+
+
+def plan_recipe(recipe: str | AnyRecipe, overrides: Sequence[str], console: Console) -> list[Conflict]:
+    """Print the resolved settings, sizes, times and conflicts of a recipe; returns the conflicts."""
+    loaded = load_recipe(recipe, overrides) if isinstance(recipe, str) else recipe
+    arguments = check_arguments(loaded.training)
+    console.print(escape(yaml.safe_dump(loaded.model_dump(mode="json") | {"training": arguments}, allow_unicode=True, sort_keys=False)))
+    if not isinstance(loaded, MergeRecipe):
+        console.print("a pre-training recipe: its vocabulary and model are made from the text, gold labels only")
+        return []
+    tokenizers = {
+        name: load_tokenizer(t.model, name=name, tokenizer=t.tokenizer, revision=t.revision)
+        for name, t in loaded.teachers.items()
+    }
+    union = unite(list(tokenizers.values()))
+    sizes = {
+        language: measure_text(s.text, f"languages.{language}.text", [tokenizers[t] for t in s.teachers])
+        for language, s in loaded.languages.items()
+    }
+    _print_languages(loaded, sizes, console)
+    student = _print_student(loaded, union, console)
+    _print_times(loaded, tokenizers, sizes, student, arguments, console)
+    found = conflicts(loaded, tokenizers, union, {language: size.texts for language, size in sizes.items()})
+    for conflict in found:
+        console.print(f"conflict: {conflict.what}\n  remedy: {conflict.remedy}", markup=False)
+    console.print(f"{len(found)} conflicts" if found else "no conflicts", markup=False)
+    return found
+
+
+def conflicts(
+    recipe: MergeRecipe, tokenizers: dict[str, LoadedTokenizer], union: Union, texts: dict[str, list[str]]
+) -> list[Conflict]:
+    """What does not fit together, each with its remedy."""
+    found = []
+    used = {teacher for settings in recipe.languages.values() for teacher in settings.teachers}
+    for name in sorted(set(recipe.teachers) - used):
+        found.append(
+            Conflict(f"teacher {name} has no language: its pieces enlarge the vocabulary and it teaches nothing",
+                     f"name it under a language's `teachers`, or remove teachers.{name}")
+        )  # fmt: skip
+    for language, settings in recipe.languages.items():
+        own = [tokenizers[name] for name in settings.teachers]
+        for what, values in (
+            ("lower-case", [tokenizer.lowercases for tokenizer in own]),
+            ("strip accents from", [tokenizer.strips_accents for tokenizer in own]),
+        ):
+            if len(set(values)) > 1:
+                yes = [t.name for t, value in zip(own, values, strict=True) if value]
+                no = [t.name for t, value in zip(own, values, strict=True) if not value]
+                found.append(
+                    Conflict(f"languages.{language}: {', '.join(yes)} {what} text and {', '.join(no)} do not",
+                             f"use teachers that agree, or set languages.{language}.use to one of them")
+                )  # fmt: skip
+    lowercase = {name: tokenizer.lowercases for name, tokenizer in tokenizers.items()}
+    if len(set(lowercase.values())) > 1 and recipe.student.tokenizer.lowercase is None:
+        cased = [name for name, value in lowercase.items() if not value]
+        found.append(
+            Conflict(f"{', '.join(cased)} keep case and the other teachers do not: the union tokenizer keeps it, so the "
+                     "others' languages lose pieces to capitals",
+                     "set student.tokenizer.lowercase, or read each language by tokenizer/<language>")
+        )  # fmt: skip
+    for name, tokenizer in tokenizers.items():
+        if tokenizer.max_length < recipe.corpora.max_length:
+            found.append(
+                Conflict(f"corpora.max_length {recipe.corpora.max_length}: teacher {name} takes at most "
+                         f"{tokenizer.max_length} tokens", f"set corpora.max_length: {tokenizer.max_length}")
+            )  # fmt: skip
+        if recipe.scoring.top_k > tokenizer.size:
+            found.append(
+                Conflict(f"scoring.top_k {recipe.scoring.top_k}: teacher {name} has {tokenizer.size} pieces",
+                         "choose a smaller k")
+            )  # fmt: skip
+    if union.size > LARGE_VOCABULARY:
+        found.append(
+            Conflict(f"the union has {union.size:,} pieces: the embeddings would outweigh the encoder",
+                     "use a factorised embedding (student.model_type: electra, student.config.embedding_size: 256)")
+        )  # fmt: skip
+    merged = union_tokenizer(
+        union, list(tokenizers.values()), lowercase=recipe.student.tokenizer.lowercase,
+        strip_accents=recipe.student.tokenizer.strip_accents,
+    )  # fmt: skip
+    maps = dict(zip(recipe.teachers, union.maps, strict=True))
+    for language, settings in recipe.languages.items():
+        for name in settings.teachers:
+            own_tokenizer = language_tokenizer(tokenizers[name], maps[name], union)
+            measured = segmentation(merged, own_tokenizer, texts[language], unk_id=union.special_ids["unk"])
+            if measured.drift > LARGE_DRIFT or measured.unknown_share > measured.own_unknown_share + LARGE_UNKNOWN:
+                found.append(
+                    Conflict(f"languages.{language}: the union tokenizer makes {measured.drift:.0%} of {name}'s tokens "
+                             f"otherwise and leaves {measured.unknown_share:.1%} unknown (own {measured.own_unknown_share:.1%})",
+                             f"load tokenizer/{language} for this language, rather than the default tokenizer")
+                )  # fmt: skip
+    return found
+
+
+def measure_text(sources: Sequence[Source], field: str, tokenizers: Sequence[LoadedTokenizer]) -> LanguageSize:
+    """Read a sample of a language's text and scale it up to what its files hold."""
+    texts, characters = sample_texts(sources, field=field, max_characters=SAMPLE_CHARACTERS)
+    counted = sum(count_tokens([tokenizer.backend for tokenizer in tokenizers], texts))
+    sampled = max(1, sum(map(len, texts)))
+    return LanguageSize(characters, round(counted * characters / sampled), texts)
+
+
+def _print_languages(recipe: MergeRecipe, sizes: dict[str, LanguageSize], console: Console) -> None:
+    table = Table(title="languages (estimated from a sample of each)")
+    for name in ("language", "teachers", "characters", "tokens", "masked positions", "store"):
+        table.add_column(name, justify="left" if name in ("language", "teachers") else "right")
+    room = recipe.corpora.max_length
+    for language, settings in recipe.languages.items():
+        size = sizes[language]
+        masked = size.tokens * recipe.masking.probability * len(settings.teachers)
+        tokens = size.tokens * len(settings.teachers)
+        k = recipe.scoring.top_k
+        store = masked * (1 + 2 + 2 + 4 * k) + 2 * tokens + 20 * tokens / room
+        table.add_row(
+            language, ", ".join(settings.teachers), f"{size.characters:,}", f"{size.tokens:,}", f"{masked:,.0f}",
+            f"{store / 2**20:,.0f} MiB",
+        )  # fmt: skip
+    console.print(table)
+
+
+def _print_student(recipe: MergeRecipe, union: Union, console: Console) -> Any:
+    settings = recipe.student
+    base, model_type = None, settings.model_type
+    if settings.init == "teachers":
+        name = settings.encoder_from or next(iter(recipe.teachers))
+        base = model_config(recipe.teachers[name].model, name=name, revision=recipe.teachers[name].revision)
+        model_type = base.model_type if "model_type" not in settings.model_fields_set else model_type
+    config = student_config(
+        model_type, settings.config, vocabulary_size=union.size, special_ids=union.special_ids,
+        max_length=recipe.corpora.max_length, base=base,
+    )  # fmt: skip
+    student = build_student(config, seed=recipe.seed)
+    total = sum(parameter.numel() for parameter in student.parameters())
+    rows = student.get_input_embeddings().weight.numel()
+    console.print(
+        f"student: {model_type}, {union.size:,} pieces, {total:,} parameters, {rows:,} of them ({rows / total:.0%}) embeddings",
+        markup=False,
+    )
+    return student
+
+
+def _print_times(
+    recipe: MergeRecipe,
+    tokenizers: dict[str, LoadedTokenizer],
+    sizes: dict[str, LanguageSize],
+    student: Any,
+    arguments: dict[str, Any],
+    console: Console,
+) -> None:
+    """Time a few batches of each teacher and of the student, and scale up."""
+    scored = 0.0
+    for name, teacher in recipe.teachers.items():
+        languages = [language for language, s in recipe.languages.items() if name in s.teachers]
+        if not languages:
+            continue
+        model = load_masked_lm(teacher.model, name=name, revision=teacher.revision, allow_pickle=teacher.allow_pickle).to(device())
+        for language in languages:
+            speed = _scoring_speed(recipe, model, tokenizers[name], sizes[language].texts)
+            seconds = sizes[language].tokens / speed
+            scored += seconds
+            console.print(f"score {language} with {name}: {speed:,.0f} tokens/s, {clock(seconds)}", markup=False)
+    step = _step_seconds(recipe, student, arguments)
+    trained = step * arguments["max_steps"] * arguments["gradient_accumulation_steps"]
+    batch = arguments["per_device_train_batch_size"] * arguments["gradient_accumulation_steps"] * recipe.corpora.max_length
+    console.print(f"train {arguments['max_steps']:,} steps of at most {batch:,} tokens: {step:.2f} s each, {clock(trained)}", markup=False)
+    console.print(f"in all about {clock(scored + trained)}, evaluation and corpora not counted", markup=False)
+
+
+def _scoring_speed(recipe: MergeRecipe, model: Any, tokenizer: LoadedTokenizer, texts: list[str]) -> float:
+    """Tokens a second of scoring, the median of a few small batches."""
+    length = recipe.corpora.max_length
+    joined = "\n".join(texts)
+    # Pieces of text about as long as an example will be.
+    step = max(1, round(len(joined) / max(1, sum(count_tokens([tokenizer.backend], texts))) * length))
+    pieces = [joined[place : place + step] for place in range(0, min(len(joined), 200 * step), step)]
+    masked = mask_texts(pieces, range(len(pieces)), tokenizer, max_length=length, masking=recipe.masking, seed=recipe.seed)
+    batch = length_batches([len(example.input_ids) for example in masked], min(2048, recipe.scoring.batch_tokens))[0]
+    chosen = [masked[row] for row in batch if len(masked[row].positions)]
+    tokens = sum(len(example.input_ids) for example in chosen)
+    return tokens / _median_seconds(
+        lambda: predict(
+            model, chosen, ids=list(range(len(chosen))), pad_id=tokenizer.special_ids["pad"], top_k=recipe.scoring.top_k,
+            sampling=recipe.scoring.sampling, dtype=resolve_dtype(recipe.scoring.precision), seed=recipe.seed,
+        )
+    )  # fmt: skip
+
+
+def _step_seconds(recipe: MergeRecipe, student: Any, arguments: dict[str, Any]) -> float:
+    """Seconds of one micro-batch's forward and backward pass, on random tokens, and of the optimizer."""
+    size, length = arguments["per_device_train_batch_size"], recipe.corpora.max_length
+    model = student.to(device()).train()
+    draw = np.random.default_rng(0)
+    ids, attention = pad_batch(list(draw.integers(5, 50, (size, length))), 0)
+    positions = torch.arange(0, ids.numel(), max(1, round(1 / recipe.masking.probability)))
+    columns = recipe.scoring.top_k + 1
+    top = torch.randint(5, 50, (len(positions), columns))
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    where = device()
+
+    def step() -> None:
+        with torch.autocast(where.type, torch.bfloat16, enabled=bool(arguments["bf16"])):
+            features = masked_features(
+                model, {"input_ids": ids.to(where), "attention_mask": attention.to(where)}, positions.to(where)
+            )
+        weight, bias = output_layer(model)
+        target = torch.full((len(positions), columns), 1.0 / columns, device=where)
+        sparse_soft_cross_entropy(features, weight, bias, top.to(where), target).loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return _median_seconds(step)
+
+
+def _median_seconds(work: Any) -> float:
+    work()
+    seconds = []
+    for _ in range(TIMED_BATCHES):
+        started = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds)

@@ -1,0 +1,208 @@
+"""Pre-train: text in, one masked language model with its own WordPiece out. The same engine, gold labels only."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from polydistill.config import PretrainRecipe
+from polydistill.config.models import Distillation
+from polydistill.corpora import Examples, build_corpus, smoothed_probabilities, source_identity
+from polydistill.files import artefact, fingerprint, hash_folder, is_current, lock, write_json, write_text
+from polydistill.masking import Masked, mask
+from polydistill.models import build_student, device, load_masked_lm, resolve_dtype, student_config
+from polydistill.recipes.corpus import prepare_corpus
+from polydistill.recipes.evaluate import Reader, evaluate_language, text_files
+from polydistill.recipes.run_folder import Run
+from polydistill.reports import model_card
+from polydistill.tokenization import Encoded, LoadedTokenizer, encode, save_tokenizer, train_wordpiece, word_starts
+from polydistill.tokenization.pieces import STUDENT_SPECIALS
+from polydistill.training import MaskedTexts, check_arguments, train
+
+STAGES = ("corpora", "tokenizer", "train", "evaluate")
+# Languages are balanced in the vocabulary's text by repeating the small ones at most so often.
+MAX_VOCABULARY_CHARACTERS = 200_000_000
+
+
+def run_pretrain(recipe: PretrainRecipe, run: Run, *, until: str = "evaluate") -> Path:
+    """Pre-train up to a stage of STAGES; returns the run's folder. The model is in student/final."""
+    last = STAGES.index(until)
+    arguments = check_arguments(recipe.training)
+    with lock(run.path):
+        tokenizer = build_tokenizer(recipe, run)
+        corpora = {}
+        for language, settings in recipe.languages.items():
+            corpora[language] = prepare_corpus(
+                run, language, text=settings.text, evaluation=settings.evaluation,
+                settings=recipe.corpora, tokenizers=[tokenizer],
+            )  # fmt: skip
+        if last >= STAGES.index("train"):
+            train_model(recipe, run, tokenizer, corpora, arguments)
+        if last >= STAGES.index("evaluate"):
+            evaluate_model(recipe, run, tokenizer, corpora)
+    return run.path
+
+
+def build_tokenizer(recipe: PretrainRecipe, run: Run) -> LoadedTokenizer:
+    """The WordPiece of all languages' text, held-out text left out."""
+    target = run.path / "tokenizer"
+    inputs = {
+        "stage": "wordpiece",
+        "settings": recipe.tokenizer.model_dump(mode="json"),
+        "smoothing_alpha": recipe.corpora.smoothing_alpha,
+        "corpora": recipe.corpora.model_dump(mode="json"),
+        "text": {
+            language: source_identity(settings.text, field=f"languages.{language}.text")
+            for language, settings in recipe.languages.items()
+        },
+    }
+    if not is_current(target, inputs):
+        with run.stage("tokenizer"), artefact(target, inputs) as folder:
+            raw = {}
+            for language, settings in recipe.languages.items():
+                # Text has to be cleaned and split before there is a tokenizer to pack it by: characters stand
+                # for tokens here, and the examples of training are packed anew afterwards.
+                raw[language] = folder / "raw" / language
+                raw[language].mkdir(parents=True)
+                build_corpus(
+                    raw[language], sources=settings.text, evaluation={}, settings=recipe.corpora,
+                    count_tokens=lambda texts: [len(text) for text in texts], max_tokens=4096,
+                    field=f"languages.{language}",
+                )  # fmt: skip
+            settings = recipe.tokenizer
+            trained = train_wordpiece(
+                _balanced({k: Examples(v / "train.arrow") for k, v in raw.items()}, recipe.corpora.smoothing_alpha),
+                size=settings.size, lowercase=settings.lowercase, strip_accents=settings.strip_accents,
+                min_frequency=settings.min_frequency, limit_alphabet=settings.limit_alphabet,
+            )  # fmt: skip
+            shutil.rmtree(folder / "raw")
+            save_tokenizer(trained, folder, specials=STUDENT_SPECIALS, max_length=recipe.corpora.max_length)
+        run.say(f"tokenizer: WordPiece of {trained.get_vocab_size():,} pieces")
+    backend = Tokenizer.from_file(str(target / "tokenizer.json"))
+    ids = {role: int(backend.token_to_id(token)) for role, token in STUDENT_SPECIALS.items()}
+    return LoadedTokenizer(recipe.name, backend, ids, recipe.corpora.max_length)
+
+
+def train_model(
+    recipe: PretrainRecipe,
+    run: Run,
+    tokenizer: LoadedTokenizer,
+    corpora: dict[str, tuple[Path, dict[str, Any]]],
+    arguments: dict[str, Any],
+) -> None:
+    """Train on gold labels, with new masks in every epoch."""
+    target = run.path / "student" / "final"
+    inputs = {
+        "stage": "pretrained",
+        "corpora": {language: fingerprint(made_from) for language, (_, made_from) in corpora.items()},
+        "tokenizer": tokenizer.fingerprint,
+        "model": recipe.model.model_dump(mode="json"),
+        "masking": recipe.masking.model_dump(mode="json"),
+        "smoothing_alpha": recipe.corpora.smoothing_alpha,
+        "training": arguments,
+        "seed": recipe.seed,
+    }
+    if is_current(target, inputs):
+        return
+    checkpoints = run.path / "student" / "checkpoints"
+    if not is_current(checkpoints, inputs):
+        shutil.rmtree(checkpoints, ignore_errors=True)
+        write_json(checkpoints / "stamp.json", {"fingerprint": fingerprint(inputs), "inputs": inputs})
+    config = student_config(
+        recipe.model.model_type, recipe.model.config, vocabulary_size=tokenizer.size,
+        special_ids=tokenizer.special_ids, max_length=recipe.corpora.max_length,
+    )  # fmt: skip
+    model = build_student(config, seed=recipe.seed, field="model.model_type")
+    data = {}
+    sizes = {}
+    for language, (folder, _) in corpora.items():
+        examples = Examples(folder / "train.arrow")
+        sizes[language] = len(examples)
+        data[language] = MaskedTexts(len(examples), _Masker(recipe, tokenizer, examples))
+    probabilities = smoothed_probabilities(sizes, recipe.corpora.smoothing_alpha)
+    run.say(f"model: {sum(p.numel() for p in model.parameters()):,} parameters")
+    with run.stage("train"):
+        log = train(
+            model, data, [probabilities[language] for language in data], folder=checkpoints, arguments=arguments,
+            distillation=Distillation(labels="gold"), pad_id=tokenizer.special_ids["pad"], seed=recipe.seed, say=run.say,
+        )  # fmt: skip
+    with artefact(target, inputs) as folder:
+        model.save_pretrained(folder)
+        for path in (run.path / "tokenizer").iterdir():
+            if path.is_file() and path.name != "stamp.json":
+                shutil.copy(path, folder)
+        write_text(folder / "README.md", model_card(recipe, {"init": "random"}))
+    write_json(run.path / "student" / "log.json", {"log": log, "probabilities": probabilities})
+
+
+def evaluate_model(
+    recipe: PretrainRecipe, run: Run, tokenizer: LoadedTokenizer, corpora: dict[str, tuple[Path, dict[str, Any]]]
+) -> None:
+    """The model on each language's held-out text, beside the unigram baseline, to evaluation/mlm.json."""
+    inputs = {
+        "stage": "evaluation",
+        "model": hash_folder(run.path / "student" / "final", pattern="*.safetensors"),
+        "settings": recipe.evaluation.model_dump(mode="json"),
+        "corpora": {language: fingerprint(made_from) for language, (_, made_from) in corpora.items()},
+    }
+    if is_current(run.path / "evaluation", inputs):
+        return
+    with run.stage("evaluate"), artefact(run.path / "evaluation", inputs) as folder:
+        model = load_masked_lm(str(run.path / "student" / "final"), name="student").to(device())
+        rows = {}
+        for language, (corpus, _) in corpora.items():
+            rows[language] = evaluate_language(
+                [Reader("student", model, tokenizer, "own", recipe.name)],
+                training=Examples(corpus / "train.arrow"), texts=text_files(corpus), settings=recipe.evaluation,
+                masking=recipe.masking, max_length=recipe.corpora.max_length,
+                dtype=resolve_dtype(recipe.evaluation.precision), seed=recipe.seed,
+            )  # fmt: skip
+        write_json(folder / "mlm.json", {"languages": rows, "summary": {}, "ties": "mean rank"})
+
+
+class _Masker:
+    """Tokenises a language's examples once, and masks them anew in every epoch."""
+
+    def __init__(self, recipe: PretrainRecipe, tokenizer: LoadedTokenizer, examples: Examples) -> None:
+        self.recipe, self.tokenizer, self.examples = recipe, tokenizer, examples
+        self.ids = examples.ids
+
+    def __call__(self, row: int, epoch: int) -> Masked:
+        text = self.examples.texts(np.array([row]))[0]
+        encoded: Encoded = encode(self.tokenizer.backend, [text], self.recipe.corpora.max_length)[0]
+        masking = self.recipe.masking
+        return mask(
+            encoded.ids, encoded.starts, word_starts(text), example=int(self.ids[row]),
+            # A seed of its own for every epoch; far from those of other seeds.
+            seed=self.recipe.seed + (epoch << 32), mask_id=self.tokenizer.special_ids["mask"],
+            ordinary_ids=self.tokenizer.ordinary_ids, unit=masking.unit, probability=masking.probability,
+            mask_share=masking.mask_share, random_share=masking.random_share,
+        )  # fmt: skip
+
+
+def _balanced(examples: dict[str, Examples], alpha: float) -> Iterator[str]:
+    """Languages' texts for the vocabulary, small languages repeated by the exponential smoothing of training."""
+    sizes = {language: int(sum(map(len, _texts(found)))) for language, found in examples.items()}
+    shares = smoothed_probabilities(sizes, alpha)
+    # The language that smoothing takes most from is read once; the others as often as their share asks.
+    unit = max(sizes[language] / shares[language] for language in sizes)
+    unit = min(unit, MAX_VOCABULARY_CHARACTERS)
+    for language, found in examples.items():
+        budget = unit * shares[language]
+        while budget > 0:
+            for text in _texts(found):
+                if budget <= 0:
+                    break
+                budget -= len(text)
+                yield text
+
+
+def _texts(examples: Examples) -> Iterator[str]:
+    for start in range(0, len(examples), 1024):
+        yield from examples.texts(slice(start, min(start + 1024, len(examples))))
+

@@ -1,0 +1,69 @@
+"""The report's figures, as SVG whose text takes the page's font."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+from matplotlib.figure import Figure
+
+# Okabe and Ito's colours, which people with any colour vision tell apart.
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#999999", "#000000")
+_STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "polydistill",
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#888888",
+    "axes.grid": True,
+    "grid.color": "#e6e6e6",
+    "legend.frameon": False,
+}
+
+
+def curves(series: dict[str, tuple[Sequence[float], Sequence[float]]], *, xlabel: str, ylabel: str) -> str:
+    """Lines by name: (x values, y values)."""
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(6.4, 3.2), layout="constrained")
+        axes = figure.subplots()
+        for index, (name, (x, y)) in enumerate(series.items()):
+            axes.plot(x, y, label=name, color=COLOURS[index % len(COLOURS)], linewidth=1.8)
+        axes.set_xlabel(xlabel)
+        axes.set_ylabel(ylabel)
+        if len(series) > 1:
+            axes.legend()
+        return _svg(figure)
+
+
+def grouped_bars(groups: Sequence[str], series: dict[str, Sequence[float | None]], *, ylabel: str) -> str:
+    """Bars side by side in each group, with their values above; None leaves a gap."""
+    with mpl.rc_context(_STYLE | {"axes.grid.axis": "y"}):
+        figure = Figure(figsize=(max(6.4, 0.5 * len(groups) * len(series)), 3.2), layout="constrained")
+        axes = figure.subplots()
+        axes.set_axisbelow(True)
+        width = 0.8 / max(1, len(series))
+        for index, (name, values) in enumerate(series.items()):
+            places = [group + (index - (len(series) - 1) / 2) * width for group in range(len(groups))]
+            heights = [0.0 if value is None else value for value in values]
+            bars = axes.bar(places, heights, width * 0.92, label=name, color=COLOURS[index % len(COLOURS)])
+            axes.bar_label(bars, ["" if value is None else f"{value:.2f}" for value in values], fontsize=8, padding=1)
+        axes.set_xticks(range(len(groups)), list(groups))
+        axes.set_ylabel(ylabel)
+        axes.margins(y=0.15)
+        figure.legend(loc="outside upper center", ncols=min(4, len(series)))
+        return _svg(figure)
+
+
+def _svg(figure: Any) -> str:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    # A page's width decides, not the points that matplotlib writes.
+    return re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1), count=1)

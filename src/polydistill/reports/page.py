@@ -1,0 +1,159 @@
+"""The report's page: one HTML file that opens without a network."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from polydistill import __version__
+from polydistill.errors import RunFolderError
+from polydistill.files import read_json, write_text
+from polydistill.reports.figures import curves, grouped_bars
+
+
+def build_report(run: Path) -> Path:
+    """Write `report/index.html` of a merge's folder and return its path.
+
+    Raises RunFolderError if the run has not been evaluated.
+    """
+    if not (run / "evaluation" / "mlm.json").is_file():
+        raise RunFolderError("folder", str(run), "holds no evaluation/mlm.json", "run `polydistill evaluate` first")
+    template = (resources.files("polydistill.reports") / "page.html.jinja").read_text("utf-8")
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["percent"] = lambda value: f"{100 * value:.1f} %"
+    environment.filters["duration"] = duration
+    page = environment.from_string(template).render(**gather(run))
+    path = run / "report" / "index.html"
+    write_text(path, page)
+    return path
+
+
+def gather(run: Path) -> dict[str, Any]:
+    """Everything that the page shows, read from the run's JSON files."""
+    recipe_text = (run / "recipe.yaml").read_text("utf-8")
+    recipe = yaml.safe_load(recipe_text)
+    evaluation = read_json(run / "evaluation" / "mlm.json")
+    log = read_json(run / "student" / "log.json")
+    vocabulary = read_json(run / "tokenizer" / "vocabulary.json")
+    initialisation = read_json(run / "student" / "final" / "initialisation.json")
+    timing = read_json(run / "timing.json") if (run / "timing.json").is_file() else {}
+    return {
+        "name": recipe["name"],
+        "version": __version__,
+        "recipe": recipe,
+        "recipe_text": recipe_text,
+        "headline": _headline(evaluation),
+        "languages": _languages(run, recipe, log),
+        "vocabulary": vocabulary,
+        "segmentation": vocabulary["segmentation"],
+        "mrr_figure": Markup(_mrr_figure(evaluation)),  # noqa: S704 - our own figure
+        "loss_figure": Markup(_loss_figure(log["log"], ("kd_loss", "mlm_loss"))),  # noqa: S704
+        "language_figure": Markup(_loss_figure(log["log"], tuple(f"loss_{name}" for name in recipe["languages"]))),  # noqa: S704
+        "results": evaluation["languages"],
+        "D": evaluation["summary"].get("D"),
+        "samples": read_json(run / "evaluation" / "samples.json"),
+        "initialisation": initialisation,
+        "stores": _stores(run, recipe),
+        "timing": timing,
+        "environment": read_json(run / "environment.json"),
+    }
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people read them."""
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    return f"{whole // 3600} h {whole // 60 % 60} min" if whole >= 3600 else f"{whole // 60} min {whole % 60} s"
+
+
+def _headline(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
+    """For each language: the student beside its best teacher and the baseline, on the teacher's own tokenizer."""
+    found = []
+    for language, rows in evaluation["languages"].items():
+        own = [row for row in rows if row["text"] == "held_out" and row["tokenizer"] == "own"]
+        teachers = [row for row in own if row["model"] != "student"]
+        best = max(teachers, key=lambda row: row["mrr"])
+        student = next(row for row in own if row["model"] == "student" and row["teacher"] == best["teacher"])
+        found.append(
+            {
+                "language": language,
+                "teacher": best["model"],
+                "teacher_mrr": best["mrr"],
+                "student_mrr": student["mrr"],
+                "unigram_mrr": student["unigram_mrr"],
+            }
+        )
+    return found
+
+
+def _languages(run: Path, recipe: dict[str, Any], log: dict[str, Any]) -> list[dict[str, Any]]:
+    roots = [run, *(Path(folder) for folder in recipe["reuse"])]
+    found = []
+    for language, settings in recipe["languages"].items():
+        path = next(p for p in (root / "corpora" / language / "statistics.json" for root in roots) if p.is_file())
+        found.append(
+            {
+                "name": language,
+                "teachers": settings["teachers"],
+                "use": settings["use"],
+                "share": log["probabilities"][language],
+                "statistics": read_json(path),
+            }
+        )
+    return found
+
+
+def _stores(run: Path, recipe: dict[str, Any]) -> list[dict[str, Any]]:
+    roots = [run, *(Path(folder) for folder in recipe["reuse"])]
+    found = []
+    for language, settings in recipe["languages"].items():
+        for teacher in settings["teachers"]:
+            for root in roots:
+                path = root / "store" / language / teacher / "manifest.json"
+                if path.is_file():
+                    manifest = read_json(path)
+                    shards = manifest["shards"]
+                    total = {key: sum(s[key] for s in shards) for key in ("bytes", "examples", "masked", "tokens")}
+                    width = 2 if manifest["identity"]["vocabulary_size"] <= 1 << 16 else 4
+                    found.append(
+                        {"language": language, "teacher": teacher, "identity": manifest["identity"]}
+                        | total
+                        | {"bytes_a_position": (total["bytes"] - width * total["tokens"]) / max(1, total["masked"])}
+                    )
+                    break
+    return found
+
+
+def _mrr_figure(evaluation: dict[str, Any]) -> str:
+    languages = list(evaluation["languages"])
+    series: dict[str, list[float | None]] = {}
+    for place, rows in enumerate(evaluation["languages"].values()):
+        for row in rows:
+            if row["text"] != "held_out":
+                continue
+            if row["model"] != "student":
+                names = [("teacher", row["mrr"]), ("unigram", row["unigram_mrr"])]
+            else:
+                names = [(f"student, {row['tokenizer']} tokenizer", row["mrr"])]
+            for name, value in names:
+                values = series.setdefault(name, [None] * len(languages))
+                # With several teachers, the best one's row stands.
+                values[place] = value if values[place] is None else max(value, values[place] or 0.0)
+    order = ["unigram", "teacher", *sorted(name for name in series if name.startswith("student"))]
+    return grouped_bars(languages, {name: series[name] for name in order if name in series}, ylabel="MRR")
+
+
+def _loss_figure(log: list[dict[str, float]], names: tuple[str, ...]) -> str:
+    series = {}
+    for name in names:
+        points = [(entry["step"], entry[name]) for entry in log if name in entry]
+        if points:
+            label = {"kd_loss": "KD", "mlm_loss": "MLM"}.get(name, name.removeprefix("loss_"))
+            series[label] = ([x for x, _ in points], [y for _, y in points])
+    return curves(series, xlabel="step", ylabel="nats a masked token")

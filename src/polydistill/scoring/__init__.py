@@ -1,0 +1,6 @@
+"""Scoring: a teacher's soft labels for a language's examples, written once."""
+
+from polydistill.scoring.local import score
+from polydistill.scoring.predict import Predictions, predict
+
+__all__ = ["Predictions", "predict", "score"]

@@ -1,0 +1,113 @@
+"""A teacher's predictions at masked positions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from polydistill.errors import NumericsError
+from polydistill.masking import Masked, uniform
+from polydistill.models import masked_features, output_layer, pad_batch
+
+_DRAW = 9
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Of M masked positions: gold_logprobs [M] nats, top_ids [M, K], top_logprobs [M, K] nats."""
+
+    gold_logprobs: npt.NDArray[np.float32]
+    top_ids: npt.NDArray[np.int64]
+    top_logprobs: npt.NDArray[np.float32]
+
+
+@torch.no_grad()
+def predict(
+    model: Any,
+    examples: Sequence[Masked],
+    *,
+    ids: Sequence[int],
+    pad_id: int,
+    top_k: int,
+    sampling: Literal["top_k", "random"],
+    dtype: torch.dtype,
+    seed: int,
+    chunk_positions: int = 512,
+) -> list[Predictions]:
+    """Run the teacher over one batch and keep k predictions for each masked position.
+
+    ids    the examples' ids, which random draws depend on
+    dtype  what matrices are multiplied in (by autocast); logsumexp and probabilities are float32
+    Raises NumericsError if a logit is not finite.
+    """
+    device = next(model.parameters()).device
+    input_ids, attention = pad_batch([example.input_ids for example in examples], pad_id)
+    width = input_ids.shape[1]
+    counts = [len(example.positions) for example in examples]
+    flat = np.concatenate([row * width + example.positions for row, example in enumerate(examples)])
+    gold = torch.from_numpy(np.concatenate([example.gold for example in examples])).to(device)
+    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        features = masked_features(
+            model,
+            {"input_ids": input_ids.to(device), "attention_mask": attention.to(device)},
+            torch.from_numpy(flat).to(device),
+        )
+    weight, bias = output_layer(model)
+    weight, features = weight.to(dtype), features.to(dtype)
+    draws = None
+    if sampling == "random":
+        rows = [
+            uniform(seed, example_id, example.positions[:, None] * 4096 + np.arange(top_k)[None, :], _DRAW)
+            for example_id, example in zip(ids, examples, strict=True)
+        ]
+        draws = torch.from_numpy(np.concatenate(rows)).float().to(device)
+    parts = []
+    for start in range(0, len(features), chunk_positions):
+        rows_of = slice(start, start + chunk_positions)
+        logits = (features[rows_of] @ weight.t()).float()
+        if bias is not None:
+            logits += bias.float()
+        normaliser = logits.logsumexp(-1, keepdim=True)
+        if not torch.isfinite(normaliser).all():
+            raise NumericsError(
+                "teacher", None, f"predicts NaN or infinity on example {ids[0]:016x} or one batched with it",
+                "set `scoring.precision: float32`, or check the checkpoint",
+            )
+        gold_logprobs = logits.gather(1, gold[rows_of, None])[:, 0] - normaliser[:, 0]
+        if draws is None:
+            values, indices = logits.topk(top_k, dim=-1)
+            logprobs = values - normaliser
+        else:
+            indices, logprobs = _draw(logits - normaliser, draws[rows_of])
+        parts.append((gold_logprobs, indices, logprobs))
+    gold_all, ids_all, logprobs_all = (torch.cat(tensors).cpu().numpy() for tensors in zip(*parts, strict=True))
+    ends = np.cumsum([0, *counts])
+    return [
+        Predictions(gold_all[a:b], ids_all[a:b], logprobs_all[a:b])
+        for a, b in zip(ends[:-1], ends[1:], strict=True)
+    ]
+
+
+def _draw(logprobs: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
+    """K draws with replacement from each row's distribution, as distinct ids with log(times / K), -inf elsewhere.
+
+    Importance sampling with the teacher itself as the proposal: every draw weighs 1 / K, and the expected
+    target is the full distribution (Sparse Logit Sampling, ACL 2025, with its exponent at 1).
+
+    logprobs [N, V], draws [N, K] uniform in [0, 1)
+    """
+    cumulative = logprobs.double().exp().cumsum(-1)
+    drawn = torch.searchsorted(cumulative, draws.double() * cumulative[:, -1:]).clamp(max=logprobs.shape[-1] - 1)
+    drawn, _ = drawn.sort(-1)
+    first = torch.ones_like(drawn, dtype=torch.bool)
+    first[:, 1:] = drawn[:, 1:] != drawn[:, :-1]
+    times = (drawn[:, :, None] == drawn[:, None, :]).sum(-1)
+    weights = torch.where(first, torch.log(times / drawn.shape[1]), -torch.inf)
+    order = weights.argsort(-1, descending=True, stable=True)
+    return drawn.gather(1, order), weights.gather(1, order)

@@ -1,0 +1,172 @@
+"""Reading a store by memory map, and checking that it is what the reader asks for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from polydistill.errors import StoreError
+from polydistill.files import hash_file, read_json
+from polydistill.store.schema import FORMAT, MANIFEST
+
+
+@dataclass(frozen=True)
+class StoreRow:
+    """One example of a store; arrays are views into the memory map."""
+
+    example: int
+    loss: float
+    input_ids: npt.NDArray[Any]
+    positions: npt.NDArray[Any]
+    gold: npt.NDArray[Any]
+    gold_logprobs: npt.NDArray[np.float16]
+    top_ids: npt.NDArray[Any]
+    top_logprobs: npt.NDArray[np.float16]
+
+
+class _Batch:
+    """The flat arrays of one record batch."""
+
+    def __init__(self, batch: pa.RecordBatch, top_k: int) -> None:
+        def flat(array: pa.Array) -> npt.NDArray[Any]:
+            return np.asarray(array.to_numpy(zero_copy_only=True))
+
+        ids, masked = batch.column("input_ids"), batch.column("masked")
+        structs = masked.values
+        self.examples = flat(batch.column("example"))
+        self.losses = flat(batch.column("loss"))
+        self.id_offsets, self.ids = flat(ids.offsets), flat(ids.values)
+        self.offsets = flat(masked.offsets)
+        self.positions, self.gold = flat(structs.field("position")), flat(structs.field("gold"))
+        self.gold_logprobs = flat(structs.field("gold_logprob"))
+        self.top_ids = flat(structs.field("top_ids").values).reshape(-1, top_k)
+        self.top_logprobs = flat(structs.field("top_logprobs").values).reshape(-1, top_k)
+
+    def row(self, index: int) -> StoreRow:
+        tokens = slice(self.id_offsets[index], self.id_offsets[index + 1])
+        masked = slice(self.offsets[index], self.offsets[index + 1])
+        return StoreRow(
+            int(self.examples[index]),
+            float(self.losses[index]),
+            self.ids[tokens],
+            self.positions[masked],
+            self.gold[masked],
+            self.gold_logprobs[masked],
+            self.top_ids[masked],
+            self.top_logprobs[masked],
+        )
+
+
+class Store:
+    """A finished store, by memory map.
+
+    Raises StoreError if there is none, if its format is another, or if a shard is missing or cut short.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        if not (folder / MANIFEST).is_file():
+            raise StoreError("store", str(folder), "holds no manifest.json", "score first: `polydistill score RECIPE`")
+        manifest = read_json(folder / MANIFEST)
+        if manifest.get("format") != FORMAT:
+            raise StoreError(
+                "store", str(folder), f"has format {manifest.get('format')}, this version reads {FORMAT}", "score again"
+            )
+        self.manifest: dict[str, Any] = manifest
+        self.identity: dict[str, Any] = manifest["identity"]
+        for shard in manifest["shards"]:
+            path = folder / shard["file"]
+            if not path.is_file() or path.stat().st_size != shard["bytes"]:
+                found = path.stat().st_size if path.is_file() else "no"
+                raise StoreError(
+                    "store", str(path), f"has {found} bytes where the manifest says {shard['bytes']}", self._remedy()
+                )
+        self._starts = np.cumsum([0] + [shard["examples"] for shard in manifest["shards"]])
+        self._batches: dict[int, list[_Batch]] = {}
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    @property
+    def num_masked(self) -> int:
+        """Masked positions in the store."""
+        return sum(shard["masked"] for shard in self.manifest["shards"])
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all shards."""
+        return sum(shard["bytes"] for shard in self.manifest["shards"])
+
+    def row(self, index: int) -> StoreRow:
+        """The example at a place in the store's order."""
+        shard = int(np.searchsorted(self._starts, index, side="right")) - 1
+        within = index - int(self._starts[shard])
+        for batch in self._shard(shard):
+            if within < len(batch.examples):
+                return batch.row(within)
+            within -= len(batch.examples)
+        raise IndexError(index)
+
+    @cached_property
+    def examples(self) -> npt.NDArray[np.uint64]:
+        """[N] ids of the examples, in the store's order."""
+        return self._column("examples", np.uint64)
+
+    @cached_property
+    def losses(self) -> npt.NDArray[np.float32]:
+        """[N] the teacher's mean loss in nats over each example's masked tokens."""
+        return self._column("losses", np.float32)
+
+    @cached_property
+    def num_masked_of(self) -> npt.NDArray[np.int64]:
+        """[N] masked tokens of each example."""
+        parts = [np.diff(batch.offsets) for index in range(len(self._starts) - 1) for batch in self._shard(index)]
+        return np.concatenate(parts).astype(np.int64) if parts else np.zeros(0, dtype=np.int64)
+
+    def check_identity(self, asked: dict[str, Any], *, field: str) -> None:
+        """Raise StoreError if the store was made from something else than what a recipe asks.
+
+        field  where the recipe asks, such as `languages.sw`
+        """
+        for key, value in asked.items():
+            if self.identity.get(key) != value:
+                raise StoreError(
+                    f"{field}, store {self.folder}", None,
+                    f"its {key} is {_short(self.identity.get(key))}, and the recipe asks {_short(value)}",
+                    "score again with this recipe, or choose another `output`",
+                )
+
+    def verify(self) -> None:
+        """Read every shard and compare its checksum; StoreError names the first that is damaged."""
+        for shard in self.manifest["shards"]:
+            path = self.folder / shard["file"]
+            if hash_file(path) != shard["checksum"]:
+                raise StoreError("store", str(path), "its checksum is not the manifest's: it is damaged", self._remedy())
+
+    def _remedy(self) -> str:
+        return f"remove the folder {self.folder} and score again: whole stores of other languages stay"
+
+    def _column(self, name: str, dtype: Any) -> npt.NDArray[Any]:
+        parts = [getattr(batch, name) for index in range(len(self._starts) - 1) for batch in self._shard(index)]
+        return np.concatenate(parts) if parts else np.zeros(0, dtype=dtype)
+
+    def _shard(self, index: int) -> list[_Batch]:
+        if index not in self._batches:
+            path = self.folder / self.manifest["shards"][index]["file"]
+            try:
+                reader = pa.ipc.open_stream(pa.memory_map(str(path)))
+                self._batches[index] = [_Batch(batch, self.identity["top_k"]) for batch in reader]
+            except (pa.ArrowInvalid, OSError) as error:
+                raise StoreError("store", str(path), f"cannot be read ({error})", self._remedy()) from error
+        return self._batches[index]
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,64 @@
+"""The store's format: one Arrow row for an example, one struct for a masked position.
+
+Columns of a shard:
+
+    example    uint64                         the example's id in `corpora/<language>`
+    loss       float32                        the teacher's mean loss in nats over the masked tokens
+    input_ids  list<uint16 | uint32>          what the teacher saw, masks in place, in the teacher's ids
+    masked     list<struct>                   the masked positions, ascending
+      position      uint8 | uint16
+      gold          uint16 | uint32           the text's own token
+      gold_logprob  float16                   its log-probability in nats under the teacher's full softmax
+      top_ids       fixed list of k ids       most probable first (or drawn)
+      top_logprobs  fixed list of k float16   under the full softmax, so that 1 - sum(p) is the tail's mass
+
+Ids have the smallest type that the vocabulary fits, positions the smallest that the length fits. Language
+and teacher are the same for all of a store's rows: they stand in the manifest and in the shard's metadata.
+With `sampling: random` a drawn piece's log-probability is log(times drawn / k), and empty slots are -inf.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+
+
+def id_type(vocabulary_size: int) -> pa.DataType:
+    """The smallest unsigned type for ids below `vocabulary_size`."""
+    return pa.uint16() if vocabulary_size <= 1 << 16 else pa.uint32()
+
+
+def position_type(max_length: int) -> pa.DataType:
+    """The smallest unsigned type for positions below `max_length`."""
+    return pa.uint8() if max_length <= 1 << 8 else pa.uint16()
+
+
+def shard_schema(vocabulary_size: int, max_length: int, top_k: int, metadata: dict[str, str]) -> pa.Schema:
+    """The Arrow schema of a shard."""
+    ids = id_type(vocabulary_size)
+    masked = pa.struct(
+        [
+            pa.field("position", position_type(max_length), nullable=False),
+            pa.field("gold", ids, nullable=False),
+            pa.field("gold_logprob", pa.float16(), nullable=False),
+            pa.field("top_ids", pa.list_(pa.field("item", ids, nullable=False), top_k), nullable=False),
+            pa.field("top_logprobs", pa.list_(pa.field("item", pa.float16(), nullable=False), top_k), nullable=False),
+        ]
+    )
+    return pa.schema(
+        [
+            pa.field("example", pa.uint64(), nullable=False),
+            pa.field("loss", pa.float32(), nullable=False),
+            pa.field("input_ids", pa.list_(pa.field("item", ids, nullable=False)), nullable=False),
+            pa.field("masked", pa.list_(pa.field("item", masked, nullable=False)), nullable=False),
+        ],
+        metadata=metadata,
+    )
+
+
+def numpy_dtype(arrow_type: pa.DataType) -> np.dtype:  # type: ignore[type-arg]
+    """The numpy type of an Arrow number type."""
+    return np.dtype(arrow_type.to_pandas_dtype())

@@ -1,0 +1,141 @@
+"""Writing a store, shard by shard; an interrupted writer goes on at the next shard."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from polydistill.files import STAMP, explain_disk_errors, fingerprint, hash_file, write_json
+from polydistill.store.schema import FORMAT, MANIFEST, numpy_dtype, shard_schema
+
+ROWS_PER_BATCH = 4096
+
+
+@dataclass(frozen=True)
+class ScoredExample:
+    """One masked example with its teacher's predictions.
+
+    example       id
+    input_ids     [L]
+    positions     [M], gold [M], gold_logprobs [M] nats
+    top_ids       [M, K], top_logprobs [M, K] nats
+    """
+
+    example: int
+    input_ids: npt.NDArray[np.int64]
+    positions: npt.NDArray[np.int64]
+    gold: npt.NDArray[np.int64]
+    gold_logprobs: npt.NDArray[np.float32]
+    top_ids: npt.NDArray[np.int64]
+    top_logprobs: npt.NDArray[np.float32]
+
+
+def shard_name(index: int) -> str:
+    """The file name of a shard."""
+    return f"shard-{index:05d}.arrow"
+
+
+class StoreWriter:
+    """Writes shards into a folder, each whole or not at all, and the manifest at the end.
+
+    identity  what the store holds and was made from; its `vocabulary_size`, `max_length` and `top_k` decide
+              the schema. It is checked by readers, key by key.
+    """
+
+    def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
+        self.folder, self.identity = folder, identity
+        self.schema = shard_schema(
+            identity["vocabulary_size"],
+            identity["max_length"],
+            identity["top_k"],
+            {
+                "format": str(FORMAT),
+                "language": identity["language"],
+                "teacher": identity["teacher"],
+                "identity": fingerprint(identity),
+            },
+        )
+
+    def has(self, index: int) -> bool:
+        """Whether a shard is there already: it was renamed into place, so it is whole."""
+        return (self.folder / shard_name(index)).is_file()
+
+    def write(self, index: int, examples: list[ScoredExample]) -> None:
+        """Write one shard, in the order of `examples`."""
+        path = self.folder / shard_name(index)
+        temporary = path.with_suffix(".tmp")
+        with explain_disk_errors(path):
+            with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_stream(sink, self.schema) as writer:
+                for start in range(0, len(examples), ROWS_PER_BATCH):
+                    writer.write_batch(self._batch(examples[start : start + ROWS_PER_BATCH]))
+            temporary.replace(path)
+
+    def finish(self, extra: dict[str, Any]) -> dict[str, Any]:
+        """Write the manifest over all shards in the folder and return it.
+
+        extra  what else to record, such as timing; readers do not check it
+        """
+        shards = []
+        for path in sorted(self.folder.glob("shard-*.arrow")):
+            table = pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
+            counts = pa.compute.list_value_length(table["masked"])
+            shards.append(
+                {
+                    "file": path.name,
+                    "checksum": hash_file(path),
+                    "bytes": path.stat().st_size,
+                    "examples": table.num_rows,
+                    "masked": int(pa.compute.sum(counts).as_py() or 0),
+                    "tokens": int(pa.compute.sum(pa.compute.list_value_length(table["input_ids"])).as_py() or 0),
+                }
+            )
+        manifest = {"format": FORMAT, "identity": self.identity, "shards": shards, "record": extra}
+        write_json(self.folder / MANIFEST, manifest)
+        return manifest
+
+    def _batch(self, examples: list[ScoredExample]) -> pa.RecordBatch:
+        schema = self.schema
+        masked = schema.field("masked").type.value_type
+
+        def values(name: str) -> pa.Array:
+            field = masked.field(name)
+            parts = [
+                getattr(example, {"position": "positions", "gold_logprob": "gold_logprobs"}.get(name, name))
+                for example in examples
+            ]
+            flat = np.concatenate([part.reshape(-1) for part in parts])
+            if pa.types.is_fixed_size_list(field.type):
+                inner = pa.array(flat.astype(numpy_dtype(field.type.value_type)))
+                return pa.FixedSizeListArray.from_arrays(inner, type=field.type)
+            return pa.array(flat.astype(numpy_dtype(field.type)))
+
+        def offsets(lengths: list[int]) -> pa.Array:
+            return pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
+
+        structs = pa.StructArray.from_arrays([values(field.name) for field in masked], fields=list(masked))
+        ids_field = schema.field("input_ids").type
+        flat_ids = np.concatenate([example.input_ids for example in examples])
+        losses = [-float(example.gold_logprobs.mean()) if len(example.gold_logprobs) else 0.0 for example in examples]
+        columns = [
+            pa.array(np.array([example.example for example in examples], dtype=np.uint64)),
+            pa.array(np.array(losses, dtype=np.float32)),
+            pa.ListArray.from_arrays(
+                offsets([len(example.input_ids) for example in examples]),
+                pa.array(flat_ids.astype(numpy_dtype(ids_field.value_type))),
+                type=ids_field,
+            ),
+            pa.ListArray.from_arrays(
+                offsets([len(example.positions) for example in examples]), structs, type=schema.field("masked").type
+            ),
+        ]
+        return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether a folder holds a finished store."""
+    return (folder / MANIFEST).is_file() and (folder / STAMP).is_file()

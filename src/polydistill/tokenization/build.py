@@ -1,0 +1,205 @@
+"""Building tokenizers: the union WordPiece, a language's own with student ids, a WordPiece from text."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+from polydistill.errors import TokenizerError
+from polydistill.tokenization.load import LoadedTokenizer
+from polydistill.tokenization.pieces import FOREIGN, ROLES, STUDENT_SPECIALS, to_wordpiece
+from polydistill.tokenization.union import Union
+
+
+def union_tokenizer(
+    union: Union,
+    teachers: Sequence[LoadedTokenizer],
+    *,
+    lowercase: bool | None = None,
+    strip_accents: bool | None = None,
+) -> Tokenizer:
+    """A real WordPiece model over the union, never `add_tokens`: added tokens match inside other words.
+
+    lowercase, strip_accents  None: if every teacher does. Teachers that all normalise and pre-tokenise alike
+    (as one teacher does with itself) hand both down unchanged.
+    """
+    tokenizer = _wordpiece({string: index for index, string in enumerate(union.strings())})
+    first = teachers[0].spec
+    alike = all(
+        teacher.kind == "wordpiece"
+        and teacher.spec["normalizer"] == first["normalizer"]
+        and teacher.spec["pre_tokenizer"] == first["pre_tokenizer"]
+        for teacher in teachers
+    )
+    if alike and lowercase is None and strip_accents is None:
+        shell = copy.deepcopy(first)
+        shell.update(model=json.loads(tokenizer.to_str())["model"], added_tokens=[], post_processor=None)
+        shell["model"]["max_input_chars_per_word"] = first["model"].get("max_input_chars_per_word", 100)
+        tokenizer = Tokenizer.from_str(json.dumps(shell))
+    else:
+        tokenizer.normalizer = normalizers.BertNormalizer(
+            clean_text=True,
+            handle_chinese_chars=any(_splits_chinese(teacher.spec) for teacher in teachers),
+            lowercase=all(t.lowercases for t in teachers) if lowercase is None else lowercase,
+            strip_accents=all(t.strips_accents for t in teachers) if strip_accents is None else strip_accents,
+        )
+    return _finish(tokenizer)
+
+
+def language_tokenizer(teacher: LoadedTokenizer, mapping: npt.NDArray[np.int64], union: Union) -> Tokenizer:
+    """The teacher's own tokenizer with its ids renumbered to the student's.
+
+    mapping  [teacher's size] teacher id → student id
+    Ids of pieces that the teacher does not have are filled with strings that no text holds.
+    """
+    spec = copy.deepcopy(teacher.spec)
+    spec["truncation"] = spec["padding"] = None
+    model = spec["model"]
+    filler = [FOREIGN + string for string in union.strings()]
+    added = {token["content"] for token in spec["added_tokens"]}
+    if teacher.kind == "unigram":
+        # A Unigram's ids are its list's order. Fillers carry the lowest score there is, so that the score of
+        # an unknown character, which counts from it, stays what it was.
+        lowest = min(score for _, score in model["vocab"])
+        rows: list[list[Any]] = [[string, lowest] for string in filler]
+        for index, (string, score) in enumerate(model["vocab"]):
+            if _keeps(mapping, index, teacher):
+                rows[mapping[index]] = [string, score]
+        model["vocab"] = rows
+        model["unk_id"] = ROLES.index("unk") if model.get("unk_id") is not None else None
+    else:
+        renumbered = {string: index for index, string in enumerate(filler)}
+        for string, index in sorted(model["vocab"].items(), key=lambda item: item[1]):
+            if _keeps(mapping, index, teacher) or string in added:
+                renumbered.pop(filler[mapping[index]], None)
+                renumbered[string] = int(mapping[index])
+        model["vocab"] = renumbered
+    for token in spec["added_tokens"]:
+        token["id"] = int(mapping[token["id"]])
+    # Special tokens without a role all go to unk: one string for one id is what `tokenizers` accepts.
+    spec["added_tokens"] = [
+        token
+        for token in spec["added_tokens"]
+        if token["id"] != ROLES.index("unk") or token["content"] == teacher.backend.id_to_token(teacher.special_ids["unk"])
+    ]
+    spec["post_processor"] = _renumber_processor(spec.get("post_processor"), mapping, teacher.backend)
+    try:
+        return Tokenizer.from_str(json.dumps(spec))
+    except Exception as error:  # `tokenizers` raises plain Exception
+        raise TokenizerError(
+            f"teachers.{teacher.name}", None, f"its tokenizer cannot be renumbered ({error})",
+            "please report this with its tokenizer.json; use the union tokenizer meanwhile",
+        ) from error
+
+
+def train_wordpiece(
+    texts: Iterator[str],
+    *,
+    size: int,
+    lowercase: bool,
+    strip_accents: bool | None,
+    min_frequency: int = 2,
+    limit_alphabet: int = 6000,
+) -> Tokenizer:
+    """A WordPiece with BERT's normalisation, trained on text; special tokens have the ids of ROLES' order."""
+    tokenizer = _wordpiece({STUDENT_SPECIALS["unk"]: 0})
+    tokenizer.normalizer = normalizers.BertNormalizer(
+        clean_text=True, handle_chinese_chars=True, lowercase=lowercase, strip_accents=strip_accents
+    )
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=size,
+        min_frequency=min_frequency,
+        limit_alphabet=limit_alphabet,
+        special_tokens=list(STUDENT_SPECIALS.values()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return _finish(tokenizer)
+
+
+def save_tokenizer(tokenizer: Tokenizer, folder: Path, *, specials: dict[str, str], max_length: int) -> None:
+    """Write a folder that `AutoTokenizer` loads.
+
+    specials  role → token
+    """
+    wrapped = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        model_max_length=max_length,
+        **{f"{role}_token": token for role, token in specials.items()},
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    wrapped.save_pretrained(folder)
+
+
+def special_strings(teacher: LoadedTokenizer) -> dict[str, str]:
+    """Role → the teacher's own string for it."""
+    return {role: str(teacher.backend.id_to_token(index)) for role, index in teacher.special_ids.items()}
+
+
+def _wordpiece(vocabulary: dict[str, int]) -> Tokenizer:
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token=STUDENT_SPECIALS["unk"], max_input_chars_per_word=100))
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    return tokenizer
+
+
+def _finish(tokenizer: Tokenizer) -> Tokenizer:
+    tokenizer.add_special_tokens(list(STUDENT_SPECIALS.values()))
+    cls, sep = STUDENT_SPECIALS["cls"], STUDENT_SPECIALS["sep"]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{cls} $A {sep}",
+        pair=f"{cls} $A {sep} $B:1 {sep}:1",
+        special_tokens=[(cls, tokenizer.token_to_id(cls)), (sep, tokenizer.token_to_id(sep))],
+    )
+    return tokenizer
+
+
+def _keeps(mapping: npt.NDArray[np.int64], index: int, teacher: LoadedTokenizer) -> bool:
+    """Whether a teacher's entry stays in its renumbered tokenizer: every piece, and the special tokens with a role."""
+    return teacher.pieces[index] is not None or index in teacher.special_ids.values()
+
+
+def _splits_chinese(spec: dict[str, Any]) -> bool:
+    return '"handle_chinese_chars": true' in json.dumps(spec["normalizer"])
+
+
+def _renumber_processor(processor: Any, mapping: npt.NDArray[np.int64], backend: Tokenizer) -> Any:
+    """A post-processor's JSON with its ids renumbered, for every kind that `tokenizers` writes."""
+    if processor is None:
+        return None
+    processor = copy.deepcopy(processor)
+    kind = processor["type"]
+    if kind == "Sequence":
+        processor["processors"] = [_renumber_processor(part, mapping, backend) for part in processor["processors"]]
+    elif kind == "TemplateProcessing":
+        for token in processor["special_tokens"].values():
+            token["ids"] = [int(mapping[index]) for index in token["ids"]]
+    elif kind in ("BertProcessing", "RobertaProcessing"):
+        for key in ("cls", "sep"):
+            string, index = processor[key]
+            processor[key] = [string, int(mapping[index])]
+    return processor
+
+
+def readable(string: str) -> str:
+    """A vocabulary entry as people read it: private-use marks taken off."""
+    return string.replace(FOREIGN, "").replace("\ue000", "")
+
+
+__all__ = [
+    "language_tokenizer",
+    "readable",
+    "save_tokenizer",
+    "special_strings",
+    "to_wordpiece",
+    "train_wordpiece",
+    "union_tokenizer",
+]

@@ -1,0 +1,77 @@
+"""How the student's union tokenizer treats a language, beside the teacher's own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from polydistill.tokenization.encode import word_starts
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """What two tokenizers with the same ids make of the same texts.
+
+    drift                 share of the own tokenizer's tokens (id and place) that the union tokenizer lacks
+    changed_words         share of words that the two split otherwise
+    fertility, own_fertility        tokens per word
+    unknown_share, own_unknown_share  share of tokens that are unk
+    characters_per_token, own_characters_per_token
+    """
+
+    drift: float
+    changed_words: float
+    fertility: float
+    own_fertility: float
+    unknown_share: float
+    own_unknown_share: float
+    characters_per_token: float
+    own_characters_per_token: float
+
+    def as_dict(self) -> dict[str, float]:
+        """The measures by name, rounded to six places."""
+        return {name: round(value, 6) for name, value in asdict(self).items()}
+
+
+def segmentation(union: Tokenizer, own: Tokenizer, texts: Sequence[str], *, unk_id: int) -> Segmentation:
+    """Compare the union tokenizer with a language's own (renumbered) one on texts of the language."""
+    union.no_truncation()
+    own.no_truncation()
+    num_tokens = np.zeros(2)
+    num_unknown = np.zeros(2)
+    num_missing = num_changed = num_words = num_characters = 0
+    for text, *encodings in zip(
+        texts,
+        union.encode_batch(list(texts), add_special_tokens=False),
+        own.encode_batch(list(texts), add_special_tokens=False),
+        strict=True,
+    ):
+        starts = word_starts(text)
+        token_sets = []
+        for side, encoding in enumerate(encodings):
+            ids = np.array(encoding.ids, dtype=np.int64)
+            num_tokens[side] += len(ids)
+            num_unknown[side] += int((ids == unk_id).sum())
+            # The end tells a token's place better than its start: some tokenizers count a blank in front.
+            token_sets.append({(end, token) for (_, end), token in zip(encoding.offsets, encoding.ids, strict=True)})
+        missing, extra = token_sets[1] - token_sets[0], token_sets[0] - token_sets[1]
+        num_missing += len(missing)
+        ends = np.array([end for end, _ in missing | extra], dtype=np.int64)
+        num_changed += len(np.unique(np.searchsorted(starts, ends - 1, side="right"))) if len(ends) else 0
+        num_words += len(starts)
+        num_characters += len(text)
+    tokens = np.maximum(num_tokens, 1)
+    words = max(num_words, 1)
+    return Segmentation(
+        drift=float(num_missing / tokens[1]),
+        changed_words=min(1.0, num_changed / words),
+        fertility=float(num_tokens[0] / words),
+        own_fertility=float(num_tokens[1] / words),
+        unknown_share=float(num_unknown[0] / tokens[0]),
+        own_unknown_share=float(num_unknown[1] / tokens[1]),
+        characters_per_token=float(num_characters / tokens[0]),
+        own_characters_per_token=float(num_characters / tokens[1]),
+    )

@@ -1,0 +1,154 @@
+"""Loading a model's tokenizer, and what the rest needs to know of it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer
+from transformers import AutoConfig, AutoTokenizer
+
+from polydistill.errors import ModelError, TokenizerError
+from polydistill.files import fingerprint
+from polydistill.tokenization.pieces import CONTINUING, ROLES, Piece, canonical, is_unused, kind_of
+
+# Weights are often padded to a multiple of 64 or 128; more spare rows than this means that the tokenizer
+# is not the model's (a folder with half a tokenizer can load as five pieces without a word).
+MAX_SPARE_ROWS = 2048
+
+
+@dataclass(frozen=True)
+class LoadedTokenizer:
+    """A fast tokenizer and its vocabulary in canonical form.
+
+    backend      the `tokenizers` object
+    special_ids  role (`pad`, `unk`, `cls`, `sep`, `mask`) → id
+    max_length   longest sequence in tokens that its model takes, special tokens included
+    """
+
+    name: str
+    backend: Tokenizer
+    special_ids: dict[str, int]
+    max_length: int
+
+    @cached_property
+    def spec(self) -> dict[str, Any]:
+        """The tokenizer as the JSON that `tokenizers` writes."""
+        loaded: dict[str, Any] = json.loads(self.backend.to_str())
+        return loaded
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Equal for tokenizers that do the same to every text."""
+        return fingerprint({"spec": {**self.spec, "truncation": None, "padding": None}, "roles": self.special_ids})
+
+    @cached_property
+    def kind(self) -> str:
+        """`wordpiece`, `unigram`, `byte_level`, `bpe` or `wordlevel`."""
+        return kind_of(self.spec)
+
+    @cached_property
+    def size(self) -> int:
+        """One more than the largest id."""
+        return max(self.backend.get_vocab(with_added_tokens=True).values()) + 1
+
+    @cached_property
+    def pieces(self) -> list[Piece | None]:
+        """By id, the canonical piece; None for special tokens, unused slots and holes."""
+        specials = {token["id"] for token in self.spec["added_tokens"] if token["special"]}
+        specials |= set(self.special_ids.values())
+        prefix = self.spec["model"].get("continuing_subword_prefix") or CONTINUING
+        found: list[Piece | None] = [None] * self.size
+        for string, index in self.backend.get_vocab(with_added_tokens=True).items():
+            if index not in specials and not is_unused(string):
+                found[index] = canonical(string, self.kind, prefix)
+        return found
+
+    @cached_property
+    def ordinary_ids(self) -> npt.NDArray[np.int64]:
+        """Ids of the pieces that text can have: a random token is drawn from these."""
+        return np.array([index for index, piece in enumerate(self.pieces) if piece is not None], dtype=np.int64)
+
+    @property
+    def lowercases(self) -> bool:
+        """Whether `A` and `a` become the same pieces."""
+        return self._same("A", "a") and self._same("Б", "б")
+
+    @property
+    def strips_accents(self) -> bool:
+        """Whether `é` and `e` become the same pieces."""
+        return self._same("é", "e")
+
+    def _same(self, one: str, other: str) -> bool:
+        normalizer = self.backend.normalizer
+        if normalizer is None:
+            return False
+        return bool(normalizer.normalize_str(one) == normalizer.normalize_str(other))
+
+
+def load_tokenizer(
+    model: str, *, name: str = "", tokenizer: str | None = None, revision: str | None = None
+) -> LoadedTokenizer:
+    """Load the tokenizer of a model from a folder or the hub, and check that it is the model's.
+
+    name       the teacher's name in the recipe, for messages
+    tokenizer  where the tokenizer is, if not with the model
+    Raises ModelError if nothing can be read there, TokenizerError for a slow tokenizer, one without a mask
+    token or another special token, or one whose size does not fit the model's.
+    """
+    field = f"teachers.{name}" if name else "model"
+    origin = tokenizer or model
+    try:
+        config = AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=False)
+        loaded = AutoTokenizer.from_pretrained(origin, revision=revision, use_fast=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise ModelError(
+            field, origin, f"cannot be loaded ({_first_line(error)})",
+            "give a folder with config.json and a tokenizer, or a name on the hub (and unset HF_HUB_OFFLINE)",
+        ) from error
+    if not getattr(loaded, "is_fast", False):
+        raise TokenizerError(
+            field, origin, "only a slow tokenizer is there", "save it as tokenizer.json (a `tokenizers` file) first"
+        )
+    special_ids = {role: getattr(loaded, f"{role}_token_id", None) for role in ROLES}
+    for role in ROLES:
+        # RoBERTa's kind calls the first and last token bos and eos only.
+        if special_ids[role] is None and role in ("cls", "sep"):
+            special_ids[role] = loaded.bos_token_id if role == "cls" else loaded.eos_token_id
+        if special_ids[role] is None:
+            raise TokenizerError(
+                field, origin, f"its tokenizer has no {role} token",
+                "a masked language model needs one: is this a decoder, or is tokenizer_config.json missing?",
+            )
+    rows = getattr(config, "vocab_size", None)
+    backend = loaded.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    positions = max_positions(config)
+    limit = min(positions, loaded.model_max_length or positions)
+    result = LoadedTokenizer(name or Path(model).name, backend, {k: int(v) for k, v in special_ids.items()}, limit)
+    if rows is not None and not result.size <= rows <= max(result.size + MAX_SPARE_ROWS, result.size * 1.02):
+        raise TokenizerError(
+            field, origin, f"its tokenizer has {result.size} pieces and the model {rows} rows",
+            "they do not belong together: check the folder for tokenizer.json, or name the right `tokenizer`",
+        )
+    return result
+
+
+def max_positions(config: Any) -> int:
+    """The longest sequence in tokens that a model with this configuration takes (relative positions: 1e9)."""
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is None:
+        return 10**9
+    # RoBERTa's positions start behind the padding index.
+    roberta_like = {"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer", "xmod", "data2vec-text"}
+    return int(positions) - 2 if config.model_type in roberta_like else int(positions)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__

@@ -1,0 +1,71 @@
+"""The union of teachers' vocabularies, and the map of each teacher's ids into it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from polydistill.tokenization.pieces import ROLES, STUDENT_SPECIALS, Piece, to_wordpiece
+
+UNK = ROLES.index("unk")
+
+
+class HasVocabulary(Protocol):
+    """What a union needs of a tokenizer: its canonical pieces by id and the ids of its roles."""
+
+    @property
+    def pieces(self) -> Sequence[Piece | None]: ...
+    @property
+    def special_ids(self) -> dict[str, int]: ...
+
+
+@dataclass(frozen=True)
+class Union:
+    """A student vocabulary.
+
+    pieces  canonical pieces from id len(ROLES) on; the ids before them are the special tokens in ROLES' order
+    maps    for each teacher, in order: [teacher's size] int64, teacher id → student id, total: special tokens
+            go by role, unused slots and special tokens without a role go to unk
+    """
+
+    pieces: tuple[Piece, ...]
+    maps: tuple[npt.NDArray[np.int64], ...]
+
+    @property
+    def size(self) -> int:
+        """Number of ids, dense from 0."""
+        return len(ROLES) + len(self.pieces)
+
+    @property
+    def special_ids(self) -> dict[str, int]:
+        """Role → student id."""
+        return {role: index for index, role in enumerate(ROLES)}
+
+    def strings(self) -> list[str]:
+        """The WordPiece vocabulary, by id."""
+        return [STUDENT_SPECIALS[role] for role in ROLES] + [to_wordpiece(piece) for piece in self.pieces]
+
+
+def unite(teachers: Sequence[HasVocabulary]) -> Union:
+    """The union of teachers' pieces, in the order of teachers and of their ids (MergeDistill, step 3)."""
+    index_of: dict[Piece, int] = {}
+    maps = []
+    for teacher in teachers:
+        mapping = np.full(len(teacher.pieces), UNK, dtype=np.int64)
+        for index, piece in enumerate(teacher.pieces):
+            if piece is not None:
+                mapping[index] = len(ROLES) + index_of.setdefault(piece, len(index_of))
+        for student_id, role in enumerate(ROLES):
+            mapping[teacher.special_ids[role]] = student_id
+        maps.append(mapping)
+    return Union(tuple(index_of), tuple(maps))
+
+
+def overlap(teachers: Sequence[HasVocabulary]) -> npt.NDArray[np.int64]:
+    """[T, T] numbers of canonical pieces that two teachers share; each teacher's own number on the diagonal."""
+    sets = [{piece for piece in teacher.pieces if piece is not None} for teacher in teachers]
+    return np.array([[len(one & other) for other in sets] for one in sets], dtype=np.int64)

@@ -1,0 +1,19 @@
+"""Training: the Trainer, its batches, and resuming."""
+
+from polydistill.training.arguments import check as check_arguments
+from polydistill.training.data import (
+    LanguageSampler,
+    MaskedTexts,
+    StoredExamples,
+    TrainingExample,
+    choose_copies,
+    collate,
+)
+from polydistill.training.progress import clock
+from polydistill.training.run import train
+from polydistill.training.trainer import DistillationTrainer, last_checkpoint
+
+__all__ = [
+    "DistillationTrainer", "LanguageSampler", "MaskedTexts", "StoredExamples", "TrainingExample", "check_arguments",
+    "choose_copies", "clock", "collate", "last_checkpoint", "train",
+]  # fmt: skip

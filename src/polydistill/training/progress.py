@@ -1,0 +1,46 @@
+"""What training shows while it runs: one line a log, with each language's loss and the time left."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from transformers import TrainerCallback
+
+
+class Progress(TrainerCallback):
+    """Writes a line at every log.
+
+    say  where lines go
+    """
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self.say = say
+        self.started = 0.0
+        self.first_step = 0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.started, self.first_step = time.perf_counter(), state.global_step
+        if state.global_step:
+            self.say(f"going on at step {state.global_step}")
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+        if not logs or "loss" not in logs:
+            return
+        done = state.global_step - self.first_step
+        seconds = time.perf_counter() - self.started
+        left = seconds / max(1, done) * (state.max_steps - state.global_step)
+        languages = "  ".join(f"{name[5:]} {value:.2f}" for name, value in logs.items() if name.startswith("loss_"))
+        kd = f"kd {logs['kd_loss']:.3f}  " if "kd_loss" in logs else ""
+        self.say(
+            f"step {state.global_step}/{state.max_steps}  {kd}mlm {logs.get('mlm_loss', logs['loss']):.3f}  "
+            f"{languages}  {clock(left)} left"
+        )
+
+
+def clock(seconds: float) -> str:
+    """Seconds as people read them: 1:02:03, or 2:03."""
+    whole = round(seconds)
+    hours, minutes = whole // 3600, whole // 60 % 60
+    return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"

@@ -1,0 +1,62 @@
+"""Training a student, from the last whole checkpoint if there is one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from transformers import PrinterCallback, ProgressCallback
+
+from polydistill.config.models import Distillation
+from polydistill.training.arguments import training_arguments
+from polydistill.training.data import LanguageData, LanguageDataset, LanguageSampler, collate
+from polydistill.training.progress import Progress
+from polydistill.training.trainer import DistillationTrainer, last_checkpoint
+
+
+def train(
+    model: Any,
+    languages: dict[str, LanguageData],
+    probabilities: Sequence[float],
+    *,
+    folder: Path,
+    arguments: dict[str, Any],
+    distillation: Distillation,
+    pad_id: int,
+    seed: int,
+    say: Callable[[str], None],
+) -> list[dict[str, float]]:
+    """Train `model` in place; return the log, a dictionary for each logged step.
+
+    languages      name → examples, in the order of `probabilities`
+    folder         holds the checkpoints; the same call with the same folder goes on after the last whole one
+    arguments      of TrainingArguments, checked
+    """
+    os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder / "tensorboard")
+    settings = training_arguments(arguments, folder, seed=seed)
+    accumulation = settings.gradient_accumulation_steps
+    sampler = LanguageSampler(
+        [len(data) for data in languages.values()],
+        probabilities,
+        batch_size=settings.per_device_train_batch_size,
+        num_batches=settings.max_steps * accumulation * settings.world_size,
+        seed=seed,
+    )
+    trainer = DistillationTrainer(
+        distillation=distillation,
+        languages=list(languages),
+        train_sampler=sampler,
+        model=model,
+        args=settings,
+        train_dataset=LanguageDataset(list(languages.values()), len(sampler)),
+        data_collator=partial(collate, pad_id=pad_id),
+        callbacks=[Progress(say)],
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+    checkpoint = last_checkpoint(folder)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    return [dict(entry) for entry in trainer.state.log_history]

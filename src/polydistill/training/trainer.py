@@ -1,0 +1,164 @@
+"""The training loop: transformers.Trainer with the loss at masked positions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import Trainer
+
+from polydistill.config.models import Distillation
+from polydistill.errors import NumericsError
+from polydistill.files import hash_file, read_json, write_json
+from polydistill.losses import soft_targets, sparse_soft_cross_entropy, teacher_weight
+from polydistill.models import masked_features, output_layer
+
+COMPLETE = "complete.json"
+
+
+class DistillationTrainer(Trainer):
+    """Trainer whose loss is lambda * KD + (1 - lambda) * MLM at masked positions (MergeDistill, L_ALL).
+
+    The loss is a sum over positions divided once by the number of masked positions of the whole step, over
+    all micro-batches and processes: accumulation and data parallelism change nothing.
+    """
+
+    def __init__(
+        self, *, distillation: Distillation, languages: Sequence[str], train_sampler: Any, **arguments: Any
+    ) -> None:
+        super().__init__(**arguments)
+        self.distillation = distillation
+        self.languages = list(languages)
+        self.sampler = train_sampler
+        # Tells Trainer that losses are divided already (5.23 reads the first, older versions the second).
+        self.loss_is_scaled_for_ga = True
+        self.model_accepts_loss_kwargs = True
+        self._sums: dict[str, float] = {}
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        return self.sampler
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
+        masked = torch.tensor(sum(len(batch["positions"]) for batch in batch_samples), device=device)
+        return self.accelerator.gather(masked).sum()
+
+    def current_teacher_weight(self) -> float:
+        """Lambda at this step."""
+        settings = self.distillation
+        if settings.labels != "both":
+            return 1.0 if settings.labels == "soft" else 0.0
+        progress = self.state.global_step / max(1, self.state.max_steps)
+        return teacher_weight(
+            progress,
+            first=settings.teacher_weight,
+            last=settings.final_teacher_weight,
+            schedule=settings.schedule,
+        )
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The loss of a micro-batch, divided by the masked positions of the whole step."""
+        bare = self.accelerator.unwrap_model(model)
+        features = masked_features(
+            bare if bare is model else model,
+            {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"]},
+            inputs["positions"],
+        )
+        weight, bias = output_layer(bare)
+        share = self.current_teacher_weight()
+        logprobs, ids = inputs["logprobs"], inputs["ids"]
+        has_teacher = logprobs.shape[1] > 0
+        if has_teacher:
+            settings = self.distillation
+            soft, tail = soft_targets(logprobs, tail=settings.tail, temperature=settings.temperature)
+            gold = torch.full_like(soft[:, :1], 1.0 - share)
+            if settings.tail == "gold":
+                gold = gold + share * tail[:, None]
+            target = torch.cat([gold, share * soft], dim=1)
+        else:
+            settings, soft = self.distillation, logprobs
+            target, tail = torch.ones(len(ids), 1, device=ids.device), torch.zeros(len(ids), device=ids.device)
+        bucket = has_teacher and settings.tail == "bucket" and share > 0
+        with torch.autocast(features.device.type, enabled=False):
+            result = sparse_soft_cross_entropy(
+                features, weight, bias, ids, target, tail=share * tail if bucket else None, top=slice(1, None)
+            )
+        count = num_items_in_batch if num_items_in_batch is not None else len(ids)
+        # Data parallelism averages gradients over processes; the count is of all of them.
+        loss = result.loss / count * self.accelerator.num_processes
+        self._check(loss, inputs)
+        self._record(result.logprobs, result.tail_loss, soft, tail if bucket else None, inputs["language"], share)
+        return (loss, None) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], *arguments: Any, **keywords: Any) -> None:
+        """Add both loss terms and each language's loss, in nats for a masked token, since the last log."""
+        if "loss" in logs and self._sums:
+            logs = {**logs, **self._means()}
+            self._sums = {}
+        super().log(logs, *arguments, **keywords)
+
+    def _record(
+        self, logprobs: Tensor, tail_loss: Tensor, soft: Tensor, tail: Tensor | None, language: Tensor, share: float
+    ) -> None:
+        mlm = -logprobs[:, 0]
+        kd = -(soft * logprobs[:, 1:]).sum(-1)
+        if tail is not None:
+            kd = kd + torch.where(tail > 0, tail * tail_loss, 0.0)
+        loss = share * kd + (1 - share) * mlm if logprobs.shape[1] > 1 else mlm
+        sums = self._sums
+        for name, values in (("mlm", mlm), ("kd", kd)):
+            sums[name] = sums.get(name, 0.0) + float(values.sum())
+        sums["count"] = sums.get("count", 0.0) + len(mlm)
+        per_language = torch.zeros(len(self.languages), dtype=loss.dtype, device=loss.device)
+        counts = torch.bincount(language, minlength=len(self.languages))
+        per_language.index_add_(0, language, loss)
+        for index, name in enumerate(self.languages):
+            sums[f"sum/{name}"] = sums.get(f"sum/{name}", 0.0) + float(per_language[index])
+            sums[f"count/{name}"] = sums.get(f"count/{name}", 0.0) + float(counts[index])
+
+    def _means(self) -> dict[str, float]:
+        count = max(1.0, self._sums["count"])
+        means = {"mlm_loss": self._sums["mlm"] / count, "teacher_weight": self.current_teacher_weight()}
+        if self._sums["kd"]:
+            means["kd_loss"] = self._sums["kd"] / count
+        for name in self.languages:
+            if self._sums.get(f"count/{name}"):
+                means[f"loss_{name}"] = self._sums[f"sum/{name}"] / self._sums[f"count/{name}"]
+        return {name: round(value, 5) for name, value in means.items()}
+
+    def _check(self, loss: Tensor, inputs: dict[str, Tensor]) -> None:
+        if not math.isfinite(float(loss.detach())):
+            present = sorted({self.languages[index] for index in inputs["language"].tolist()})
+            raise NumericsError(
+                "training", None,
+                f"the loss is {float(loss.detach())} at step {self.state.global_step} (languages {', '.join(present)})",
+                "lower training.learning_rate, lengthen warm-up, or set training.bf16: false; the last checkpoint stays",
+            )
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        if self.args.should_save:
+            mark_complete(Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}")
+
+
+def mark_complete(checkpoint: Path) -> None:
+    """Write the checksums of a checkpoint's files: its last file, so that a checkpoint without it is a part."""
+    files = sorted(path for path in checkpoint.rglob("*") if path.is_file() and path.name != COMPLETE)
+    write_json(checkpoint / COMPLETE, {path.relative_to(checkpoint).as_posix(): hash_file(path) for path in files})
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest whole checkpoint in a folder; parts and damaged ones are passed over."""
+    found = [path for path in folder.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
+    for checkpoint in sorted(found, key=lambda path: -int(path.name.removeprefix("checkpoint-"))):
+        if not (checkpoint / COMPLETE).is_file():
+            continue
+        checksums = read_json(checkpoint / COMPLETE)
+        if all((checkpoint / name).is_file() and hash_file(checkpoint / name) == value for name, value in checksums.items()):
+            return checkpoint
+    return None
