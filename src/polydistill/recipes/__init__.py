@@ -1,6 +1,6 @@
 """Recipes: each composes the stages. These functions are the Python API and what the commands call."""
 
-# from polydistill.recipes.demo import run_demo
+from polydistill.recipes.demo import run_demo
 from polydistill.recipes.inspect import inspect_store, inspect_vocabulary, unite_models, verify_stores
 from polydistill.recipes.plan import plan_recipe
 from polydistill.recipes.results import results_table

@@ -12,11 +12,12 @@ from typing import Any, NamedTuple
 
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-# U+E000 and U+E001 are private use: no tokenizer's normalised text holds them, so a piece that starts
-# with one is never matched. The first marks a piece that WordPiece could not write otherwise, the second
-# fills the ids of other languages' pieces in a language's own tokenizer.
+# U+E000 is private use, and BERT's normaliser removes it from text: a piece that starts with it is never
+# matched. It marks a piece that WordPiece could not write otherwise.
 ESCAPE = "\ue000"
-FOREIGN = "\ue001"
+# Fills the ids of other languages' pieces in a language's own tokenizer. Not every normaliser removes private
+# use; but words hold no blank, metaspace and byte-level text neither, so what has one is never matched.
+FOREIGN = "\ue001 "
 METASPACE = "▁"
 CONTINUING = "##"
 ROLES = ("pad", "unk", "cls", "sep", "mask")

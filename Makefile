@@ -1,0 +1,44 @@
+# A new machine has python3, pip, venv and make. Nothing is installed twice: .venv/.installed is newer than what it
+# was made from.
+PYTHON ?= python3
+# torch comes first and alone. Where pip's default build brings CUDA and the machine has no GPU, name PyTorch's CPU
+# index (see CONTRIBUTING.md): make demo TORCH_OPTIONS='--index-url URL'
+TORCH_OPTIONS ?=
+PIP := .venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+BIN := .venv/bin
+export HF_HUB_OFFLINE ?= 1
+export TOKENIZERS_PARALLELISM ?= true
+
+.PHONY: demo test test-all check bench docs clean
+
+.venv/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(PIP) $(TORCH_OPTIONS) torch
+	$(PIP) --editable '.[dev]'
+	touch $@
+
+demo: .venv/.installed
+	$(BIN)/polydistill demo --output demo-run
+
+test: .venv/.installed
+	$(BIN)/python -m pytest
+
+test-all: .venv/.installed
+	$(BIN)/python -m pytest -m ''
+
+check: .venv/.installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/deptry src
+	$(BIN)/python scripts/recipe_reference.py --check
+
+bench: .venv/.installed
+	$(BIN)/python -m benchmarks all
+
+docs: .venv/.installed
+	$(BIN)/python scripts/recipe_reference.py
+
+clean:
+	rm -rf .venv demo-run .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,101 @@
+"""What tests share: small teachers on disk, text, and where the larger data is."""
+
+from __future__ import annotations
+
+import lzma
+import os
+from importlib import resources
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import BertConfig, BertForMaskedLM
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+from polydistill.tokenization import save_tokenizer, train_wordpiece
+from polydistill.tokenization.pieces import STUDENT_SPECIALS
+
+DATA = Path(str(resources.files("polydistill") / "demo_data"))
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The larger data: POLYDISTILL_SHARED, by default ../shared; a test that wants it skips where it is not."""
+    path = Path(os.environ.get("POLYDISTILL_SHARED", "../shared"))
+    if not (path / "vocabularies").is_dir():
+        pytest.skip(f"{path} holds no vocabularies: set POLYDISTILL_SHARED to the folder with the larger data")
+    return path
+
+
+def bundled_lines(language: str, number: int) -> list[str]:
+    """The first lines of a language's bundled text."""
+    with lzma.open(DATA / f"{language}.txt.xz", "rt", encoding="utf-8") as handle:
+        return [next(handle).strip() for _ in range(number)]
+
+
+def make_teacher(folder: Path, lines: list[str], *, seed: int, lowercase: bool = True, size: int = 400) -> Path:
+    """A small BERT with random weights and a WordPiece of these lines."""
+    tokenizer = train_wordpiece(iter(lines), size=size, lowercase=lowercase, strip_accents=False)
+    torch.manual_seed(seed)
+    model = BertForMaskedLM(
+        BertConfig(
+            vocab_size=tokenizer.get_vocab_size(), hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+            intermediate_size=64, max_position_embeddings=64,
+        )
+    )  # fmt: skip
+    # Freshly made layers predict all pieces alike; spread them so that ranks mean something.
+    with torch.no_grad():
+        model.cls.predictions.decoder.weight.mul_(20)
+        model.cls.predictions.decoder.bias.normal_()
+    model.save_pretrained(folder)
+    save_tokenizer(tokenizer, folder, specials=STUDENT_SPECIALS, max_length=64)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def teachers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Three small teachers: two of English, one of Russian."""
+    root = tmp_path_factory.mktemp("teachers")
+    english, russian = bundled_lines("en", 1500), bundled_lines("ru", 1500)
+    return {
+        "en": make_teacher(root / "en", english, seed=1),
+        "en2": make_teacher(root / "en2", english[:700], seed=2, size=300),
+        "ru": make_teacher(root / "ru", russian, seed=3),
+    }
+
+
+@pytest.fixture(scope="session")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Text files of the bundled languages."""
+    root = tmp_path_factory.mktemp("texts")
+    made = {}
+    for language in ("en", "ru"):
+        made[language] = root / f"{language}.txt"
+        made[language].write_text("\n".join(bundled_lines(language, 1500)) + "\n", "utf-8")
+    return made
+
+
+@pytest.fixture
+def recipe_values(teachers: dict[str, Path], texts: dict[str, Path], tmp_path: Path) -> dict:
+    """A merge recipe that runs in seconds."""
+    return {
+        "name": "small",
+        "output": str(tmp_path / "run"),
+        "teachers": {name: str(path) for name, path in teachers.items()},
+        "languages": {
+            "en": {"text": str(texts["en"]), "teachers": ["en", "en2"]},
+            "ru": {"text": str(texts["ru"]), "teachers": ["ru"]},
+        },
+        "corpora": {"max_length": 32, "block_lines": 16, "held_out_share": 0.1},
+        "scoring": {"shard_examples": 256, "precision": "float32"},
+        "student": {
+            "config": {
+                "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64,
+                "max_position_embeddings": 64,
+            }
+        },
+        "training": {"max_steps": 8, "per_device_train_batch_size": 8, "logging_steps": 2, "save_steps": 4, "bf16": False},
+        "evaluation": {"max_examples": 20, "precision": "float32", "num_samples": 2},
+    }  # fmt: skip

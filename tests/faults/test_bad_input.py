@@ -1,0 +1,250 @@
+"""What users get wrong: exit 2, a message with field, value and remedy, nothing lost."""
+
+import errno
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+
+from polydistill.config import parse_recipe
+from polydistill.errors import DiskError, RecipeError, UserError
+from polydistill.files import artefact, write_json
+from polydistill.recipes import run_recipe, verify_stores
+
+
+def run(values: dict, until: str = "score") -> Path:
+    return run_recipe(parse_recipe(values), until=until, show=lambda line: None)
+
+
+def refused(values: dict, *wanted: str, until: str = "score") -> str:
+    with pytest.raises(UserError) as caught:
+        run(values, until)
+    message = str(caught.value)
+    for part in (*wanted, "; "):
+        assert part in message
+    assert caught.value.remedy
+    return message
+
+
+def copy_teacher(teachers: dict, folder: Path) -> Path:
+    return Path(shutil.copytree(teachers["ru"], folder))
+
+
+def only_russian(values: dict, teacher: Path | str) -> dict:
+    return values | {"teachers": {"ru": str(teacher)}, "languages": {"ru": values["languages"]["ru"]}}
+
+
+@pytest.mark.parametrize(
+    ("change", "wanted"),
+    [
+        ({"studnet": {}}, ["studnet", "did you mean 'student'"]),
+        ({"scoring": {"topk": 3}}, ["scoring.topk", "did you mean 'top_k'"]),
+        ({"masking": {"probability": 1.5}}, ["masking.probability 1.5"]),
+        ({"languages": {}}, ["languages"]),
+        ({"name": "../../x"}, ["name '../../x'"]),
+        ({"languages": {"../x": {"text": "a", "teachers": ["en"]}}}, ["languages", "../x"]),
+        ({"languages": {"sw": {"text": "a", "teachers": ["bert-sw"]}}}, ["languages.sw.teachers[0] 'bert-sw'", "defines en, en2, ru"]),
+        ({"recipe": "mix"}, ["recipe 'mix'", "merge, pretrain"]),
+        ({"training": {"max_step": 5}}, ["training.max_step", "did you mean 'max_steps'"]),
+        ({"training": {"max_steps": -1}}, ["training.max_steps -1"]),
+    ],
+)
+def test_recipe_errors(recipe_values, change, wanted) -> None:
+    refused(recipe_values | change, *wanted)
+    assert not list(Path(recipe_values["output"]).rglob("*.arrow"))
+
+
+def test_exit_code_two_and_no_traceback(tmp_path, recipe_values) -> None:
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(yaml.safe_dump(recipe_values | {"trainng": {}}), "utf-8")
+    done = subprocess.run([sys.executable, "-m", "polydistill", "run", str(recipe)], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "trainng" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("text", ["a: [1", "a: 1\na: 2", "- a", "x: &a [1]\ny: [" + "*a," * 200 + "]", "!!python/object:os.system x"])
+def test_yaml_that_is_none(tmp_path, text) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(text, "utf-8")
+    with pytest.raises(RecipeError) as caught:
+        run_recipe(path)
+    assert "bad.yaml" in str(caught.value)
+
+
+def test_missing_file(recipe_values) -> None:
+    recipe_values["languages"]["ru"]["text"] = "nowhere.txt"
+    refused(recipe_values, "languages.ru.text[0] 'nowhere.txt'", "no such file")
+
+
+def test_empty_corpus(recipe_values, tmp_path) -> None:
+    (tmp_path / "empty.txt").write_text("\n \n", "utf-8")
+    recipe_values["languages"]["ru"]["text"] = str(tmp_path / "empty.txt")
+    refused(recipe_values, "languages.ru.text", "2 empty")
+
+
+def test_corpus_too_small_to_hold_anything_out(recipe_values, tmp_path) -> None:
+    (tmp_path / "one.txt").write_text("одно предложение\n", "utf-8")
+    recipe_values["languages"]["ru"]["text"] = str(tmp_path / "one.txt")
+    refused(recipe_values, "languages.ru.text", "held out", "held_out_share")
+
+
+def test_text_that_is_not_utf8(recipe_values, tmp_path) -> None:
+    (tmp_path / "latin.txt").write_bytes("Straße und Bücher\nGrüße\nÜber\nÄhnlich\n".encode("latin-1") * 20)
+    recipe_values["languages"]["ru"]["text"] = str(tmp_path / "latin.txt")
+    refused(recipe_values, "latin.txt", "not UTF-8", "iconv")
+
+
+def test_model_that_is_nowhere(recipe_values, tmp_path) -> None:
+    refused(only_russian(recipe_values, tmp_path / "none"), "teachers.ru", "cannot be loaded")
+
+
+def test_model_without_an_mlm_head(recipe_values, teachers, tmp_path) -> None:
+    folder = copy_teacher(teachers, tmp_path / "headless")
+    weights = {k: v for k, v in load_file(folder / "model.safetensors").items() if not k.startswith("cls.")}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    refused(only_russian(recipe_values, folder), "teachers.ru", "lacks weights", "cls.predictions")
+
+
+def test_decoder_as_teacher(recipe_values, teachers, tmp_path) -> None:
+    folder = copy_teacher(teachers, tmp_path / "gpt")
+    config = json.loads((folder / "config.json").read_text())
+    write_json(folder / "config.json", {"model_type": "gpt2", "vocab_size": config["vocab_size"], "n_positions": 64})
+    refused(only_russian(recipe_values, folder), "teachers.ru", "masked language model")
+
+
+def test_tokenizer_without_a_mask_token(recipe_values, teachers, tmp_path) -> None:
+    folder = copy_teacher(teachers, tmp_path / "maskless")
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings.pop("mask_token")
+    write_json(folder / "tokenizer_config.json", settings)
+    refused(only_russian(recipe_values, folder), "teachers.ru", "no mask token")
+
+
+def test_tokenizer_of_another_model(recipe_values, teachers, tmp_path) -> None:
+    folder = copy_teacher(teachers, tmp_path / "other")
+    config = json.loads((folder / "config.json").read_text())
+    write_json(folder / "config.json", config | {"vocab_size": 100})
+    refused(only_russian(recipe_values, folder), "pieces and the model 100 rows")
+
+
+class Bomb:
+    def __reduce__(self):
+        return (os.system, (f"touch {os.environ['BOMB']}",))
+
+
+def test_pickle_only_checkpoint_is_refused_before_it_is_opened(recipe_values, teachers, tmp_path, monkeypatch) -> None:
+    folder = copy_teacher(teachers, tmp_path / "pickle")
+    monkeypatch.setenv("BOMB", str(tmp_path / "exploded"))
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Bomb()))
+    refused(only_russian(recipe_values, folder), "pickle", "allow_pickle")
+    values = only_russian(recipe_values, folder)
+    values["teachers"] = {"ru": {"model": str(folder), "allow_pickle": True}}
+    refused(values, "teachers.ru")
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_allowed_pickle_loads(recipe_values, teachers, tmp_path) -> None:
+    folder = copy_teacher(teachers, tmp_path / "pickle")
+    weights = load_file(folder / "model.safetensors")
+    weights["cls.predictions.decoder.weight"] = weights["bert.embeddings.word_embeddings.weight"]
+    torch.save(weights, folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    values = only_russian(recipe_values, folder)
+    values["teachers"] = {"ru": {"model": str(folder), "allow_pickle": True}}
+    assert run(values).is_dir()
+
+
+def test_k_larger_than_the_vocabulary(recipe_values) -> None:
+    recipe_values["scoring"]["top_k"] = 100_000
+    refused(recipe_values, "scoring.top_k 100000", "vocabulary")
+
+
+def test_sequences_too_long_for_a_teacher(recipe_values) -> None:
+    recipe_values["corpora"]["max_length"] = 512
+    refused(recipe_values, "corpora.max_length 512", "at most 64 tokens")
+
+
+def test_nan_from_a_teacher(recipe_values, teachers, tmp_path) -> None:
+    folder = copy_teacher(teachers, tmp_path / "nan")
+    weights = load_file(folder / "model.safetensors")
+    weights["bert.encoder.layer.0.output.dense.weight"][0, 0] = float("nan")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    refused(only_russian(recipe_values, folder), "teachers.ru", "NaN", "bert.encoder.layer.0.output.dense.weight")
+
+
+def test_overflow_in_a_teacher(recipe_values, teachers, tmp_path) -> None:
+    """Weights that are finite and predictions that are not."""
+    folder = copy_teacher(teachers, tmp_path / "inf")
+    weights = load_file(folder / "model.safetensors")
+    weights["cls.predictions.transform.LayerNorm.weight"].fill_(3e38)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    refused(only_russian(recipe_values, folder), "predicts NaN or infinity")
+
+
+def test_truncated_and_flipped_shards(recipe_values) -> None:
+    folder = run(only_russian(recipe_values, recipe_values["teachers"]["ru"]))
+    shard = sorted((folder / "store" / "ru" / "ru").glob("shard-*.arrow"))[0]
+    whole = shard.read_bytes()
+    damaged = bytearray(whole)
+    damaged[len(damaged) // 2] ^= 1
+    shard.write_bytes(damaged)
+    with pytest.raises(UserError, match=r"shard-00000.*checksum"):
+        verify_stores(folder / "store")
+    shard.write_bytes(whole[:-100])
+    values = only_russian(recipe_values, recipe_values["teachers"]["ru"])
+    refused(values, "shard-00000.arrow", "bytes", "score again", until="train")
+    shard.write_bytes(whole)
+    assert run(values, "train").is_dir()
+
+
+def test_folder_of_another_recipe(recipe_values) -> None:
+    folder = run(recipe_values)
+    before = {path: path.read_bytes() for path in folder.rglob("*.arrow")}
+    refused(recipe_values | {"seed": 5}, "output", "seed: 0 → 5", "--update")
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_folder_that_is_no_run(recipe_values) -> None:
+    folder = Path(recipe_values["output"])
+    folder.mkdir()
+    (folder / "thesis.txt").write_text("mine")
+    refused(recipe_values, "not a run's folder")
+    assert (folder / "thesis.txt").read_text() == "mine"
+
+
+def test_store_scored_with_another_teacher(recipe_values, teachers) -> None:
+    """The teacher's weights change under the same recipe: the store is not used, and is scored again."""
+    values = only_russian(recipe_values, recipe_values["teachers"]["ru"])
+    folder = run(values)
+    manifest = folder / "store" / "ru" / "ru" / "manifest.json"
+    content = json.loads(manifest.read_text())
+    content["identity"]["weights"] = "0" * 32
+    write_json(manifest, content)
+    refused(values, "its weights is", "score again")
+
+
+def test_no_space_left(tmp_path, monkeypatch) -> None:
+    with pytest.raises(DiskError, match="no space left") as caught, artefact(tmp_path / "a", {"x": 1}):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert "same command again" in caught.value.remedy
+    assert not (tmp_path / "a").exists()
+
+
+def test_two_runs_on_one_folder(recipe_values) -> None:
+    import fcntl
+
+    folder = Path(recipe_values["output"])
+    run(recipe_values, "corpora")
+    with (folder / ".lock").open("a+") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        refused(recipe_values, "in use by process")
