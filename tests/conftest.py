@@ -25,7 +25,9 @@ def shared() -> Path:
     """The larger data: POLYDISTILL_SHARED, by default ../shared; a test that wants it skips where it is not."""
     path = Path(os.environ.get("POLYDISTILL_SHARED", "../shared"))
     if not (path / "vocabularies").is_dir():
-        pytest.skip(f"{path} holds no vocabularies: set POLYDISTILL_SHARED to the folder with the larger data")
+        pytest.skip(
+            f"{path} holds no vocabularies: set POLYDISTILL_SHARED to the folder with the larger data"
+        )
     return path
 
 
@@ -35,7 +37,9 @@ def bundled_lines(language: str, number: int) -> list[str]:
         return [next(handle).strip() for _ in range(number)]
 
 
-def make_teacher(folder: Path, lines: list[str], *, seed: int, lowercase: bool = True, size: int = 400) -> Path:
+def make_teacher(
+    folder: Path, lines: list[str], *, seed: int, lowercase: bool = True, size: int = 400
+) -> Path:
     """A small BERT with random weights and a WordPiece of these lines."""
     tokenizer = train_wordpiece(iter(lines), size=size, lowercase=lowercase, strip_accents=False)
     torch.manual_seed(seed)

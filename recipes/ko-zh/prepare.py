@@ -15,7 +15,9 @@ def main(shared: Path, out: Path) -> None:
     """Read treebank and questions, write one text a line."""
     out.mkdir(parents=True, exist_ok=True)
     with lzma.open(shared / "data/ud/ko/test.conllu.xz", "rt", encoding="utf-8") as handle:
-        sentences = [line.removeprefix("# text = ").strip() for line in handle if line.startswith("# text = ")]
+        sentences = [
+            line.removeprefix("# text = ").strip() for line in handle if line.startswith("# text = ")
+        ]
     (out / "ko-news-blogs.txt").write_text("\n".join(sentences) + "\n", "utf-8")
     with lzma.open(next((shared / "data/qa/xquad/zh").glob("test.json*")), "rt", encoding="utf-8") as handle:
         articles = json.load(handle)["data"]

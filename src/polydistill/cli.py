@@ -31,7 +31,9 @@ app.add_typer(store_app, name="store")
 app.add_typer(vocab_app, name="vocab")
 
 RecipeArgument = Annotated[str, typer.Argument(help="A recipe's YAML file, or a preset's name.")]
-SetOption = Annotated[list[str], typer.Option("--set", help="Override a setting: `--set training.max_steps=100`.")]
+SetOption = Annotated[
+    list[str], typer.Option("--set", help="Override a setting: `--set training.max_steps=100`.")
+]
 UpdateOption = Annotated[bool, typer.Option(help="Let the recipe of an existing run change.")]
 console = Console(highlight=False, soft_wrap=True)
 
@@ -39,7 +41,9 @@ console = Console(highlight=False, soft_wrap=True)
 def _run(recipe: str, overrides: list[str], until: str, update: bool) -> Path:
     from polydistill.recipes import run_recipe
 
-    return run_recipe(recipe, overrides, until=until, update=update, show=lambda line: console.print(line, markup=False))
+    return run_recipe(
+        recipe, overrides, until=until, update=update, show=lambda line: console.print(line, markup=False)
+    )
 
 
 @app.command()
@@ -100,7 +104,8 @@ def report(folder: Annotated[Path, typer.Argument(help="A run's folder.")]) -> N
 
 @app.command()
 def demo(
-    output: Annotated[Path, typer.Option(help="Where to put the runs.")] = Path("demo-run"), set_: SetOption = []  # noqa: B006
+    output: Annotated[Path, typer.Option(help="Where to put the runs.")] = Path("demo-run"),
+    set_: SetOption = [],  # noqa: B006
 ) -> None:
     """Pre-train four small teachers on bundled text, merge them, and write a report: about eight minutes."""
     from polydistill.recipes import results_table, run_demo
@@ -114,7 +119,9 @@ def demo(
 def store_inspect(
     folder: Annotated[Path, typer.Argument(help="A store: runs/NAME/store/LANGUAGE/TEACHER.")],
     examples: Annotated[int, typer.Option(help="How many examples to show.")] = 3,
-    tokenizer: Annotated[str, typer.Option(help="The teacher's folder or hub name; empty: as the run's recipe says.")] = "",
+    tokenizer: Annotated[
+        str, typer.Option(help="The teacher's folder or hub name; empty: as the run's recipe says.")
+    ] = "",
 ) -> None:
     """Show what a store holds: its manifest, and examples with their masks and the teacher's top k as words."""
     from polydistill.recipes import inspect_store
@@ -123,7 +130,9 @@ def store_inspect(
 
 
 @store_app.command("verify")
-def store_verify(folder: Annotated[Path, typer.Argument(help="A store, or a folder that holds stores.")]) -> None:
+def store_verify(
+    folder: Annotated[Path, typer.Argument(help="A store, or a folder that holds stores.")],
+) -> None:
     """Check every checksum."""
     from polydistill.recipes import verify_stores
 
@@ -133,8 +142,12 @@ def store_verify(folder: Annotated[Path, typer.Argument(help="A store, or a fold
 
 @vocab_app.command("union")
 def vocab_union(
-    models: Annotated[list[str], typer.Argument(help="Folders or hub names of models; their order fixes the ids.")],
-    output: Annotated[Path, typer.Option(help="Folder for the union tokenizer and each model's own, renumbered.")],
+    models: Annotated[
+        list[str], typer.Argument(help="Folders or hub names of models; their order fixes the ids.")
+    ],
+    output: Annotated[
+        Path, typer.Option(help="Folder for the union tokenizer and each model's own, renumbered.")
+    ],
 ) -> None:
     """Unite the vocabularies of models and write the tokenizers."""
     from polydistill.recipes import unite_models

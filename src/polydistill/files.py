@@ -146,7 +146,10 @@ def lock(folder: Path) -> Iterator[None]:
             handle.seek(0)
             holder = handle.read().strip() or "unknown"
             raise RunFolderError(
-                "output", str(folder), f"in use by process {holder}", "wait for it, or choose another `output`"
+                "output",
+                str(folder),
+                f"in use by process {holder}",
+                "wait for it, or choose another `output`",
             ) from error
         handle.truncate(0)
         handle.write(str(os.getpid()))

@@ -37,7 +37,9 @@ print("loaded")
 """
 
 
-def test_run_makes_a_student_that_transformers_loads_and_a_second_run_does_nothing(tmp_path, recipe_values) -> None:
+def test_run_makes_a_student_that_transformers_loads_and_a_second_run_does_nothing(
+    tmp_path, recipe_values
+) -> None:
     recipe = write_recipe(tmp_path, recipe_values)
     first = polydistill("run", recipe)
     assert first.returncode == 0, first.stderr
@@ -47,7 +49,12 @@ def test_run_makes_a_student_that_transformers_loads_and_a_second_run_does_nothi
         ("student", "union", None), ("en", "own", "en"), ("student", "own", "en"), ("en2", "own", "en2"), ("student", "own", "en2"),
     }  # fmt: skip
     assert (run / "report" / "index.html").is_file()
-    loaded = subprocess.run([sys.executable, "-c", LOADS, str(run / "student" / "final")], capture_output=True, text=True, check=False)
+    loaded = subprocess.run(
+        [sys.executable, "-c", LOADS, str(run / "student" / "final")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert loaded.stdout == "loaded\n", loaded.stderr
     weights = run / "student" / "final" / "model.safetensors"
     before = {path: path.stat().st_mtime_ns for path in (weights, *run.rglob("shard-*.arrow"), *run.rglob("*.json"))
@@ -84,7 +91,13 @@ def test_the_same_recipe_twice_gives_the_same_bytes(tmp_path, recipe_values) -> 
         done = polydistill("train", write_recipe(tmp_path, values))
         assert done.returncode == 0, done.stderr
         final = tmp_path / name / "student" / "final"
-        students.append({path.relative_to(final): path.read_bytes() for path in final.rglob("*") if path.is_file() and path.name != "stamp.json"})
+        students.append(
+            {
+                path.relative_to(final): path.read_bytes()
+                for path in final.rglob("*")
+                if path.is_file() and path.name != "stamp.json"
+            }
+        )
     assert students[0].keys() == students[1].keys()
     assert [name for name in students[0] if students[0][name] != students[1][name]] == []
 
@@ -102,5 +115,16 @@ def test_plan_prints_sizes_times_and_conflicts(tmp_path, recipe_values) -> None:
 def test_help_teaches() -> None:
     shown = polydistill("--help")
     assert shown.returncode == 0
-    for command in ("demo", "run", "plan", "score", "train", "evaluate", "report", "pretrain", "store", "vocab"):
+    for command in (
+        "demo",
+        "run",
+        "plan",
+        "score",
+        "train",
+        "evaluate",
+        "report",
+        "pretrain",
+        "store",
+        "vocab",
+    ):
         assert command in shown.stdout

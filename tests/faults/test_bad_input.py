@@ -51,7 +51,10 @@ def only_russian(values: dict, teacher: Path | str) -> dict:
         ({"languages": {}}, ["languages"]),
         ({"name": "../../x"}, ["name '../../x'"]),
         ({"languages": {"../x": {"text": "a", "teachers": ["en"]}}}, ["languages", "../x"]),
-        ({"languages": {"sw": {"text": "a", "teachers": ["bert-sw"]}}}, ["languages.sw.teachers[0] 'bert-sw'", "defines en, en2, ru"]),
+        (
+            {"languages": {"sw": {"text": "a", "teachers": ["bert-sw"]}}},
+            ["languages.sw.teachers[0] 'bert-sw'", "defines en, en2, ru"],
+        ),
         ({"recipe": "mix"}, ["recipe 'mix'", "merge, pretrain"]),
         ({"training": {"max_step": 5}}, ["training.max_step", "did you mean 'max_steps'"]),
         ({"training": {"max_steps": -1}}, ["training.max_steps -1"]),
@@ -65,13 +68,18 @@ def test_recipe_errors(recipe_values, change, wanted) -> None:
 def test_exit_code_two_and_no_traceback(tmp_path, recipe_values) -> None:
     recipe = tmp_path / "r.yaml"
     recipe.write_text(yaml.safe_dump(recipe_values | {"trainng": {}}), "utf-8")
-    done = subprocess.run([sys.executable, "-m", "polydistill", "run", str(recipe)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "polydistill", "run", str(recipe)], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 2
     assert "trainng" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("text", ["a: [1", "a: 1\na: 2", "- a", "x: &a [1]\ny: [" + "*a," * 200 + "]", "!!python/object:os.system x"])
+@pytest.mark.parametrize(
+    "text",
+    ["a: [1", "a: 1\na: 2", "- a", "x: &a [1]\ny: [" + "*a," * 200 + "]", "!!python/object:os.system x"],
+)
 def test_yaml_that_is_none(tmp_path, text) -> None:
     path = tmp_path / "bad.yaml"
     path.write_text(text, "utf-8")
@@ -117,7 +125,9 @@ def test_model_without_an_mlm_head(recipe_values, teachers, tmp_path) -> None:
 def test_decoder_as_teacher(recipe_values, teachers, tmp_path) -> None:
     folder = copy_teacher(teachers, tmp_path / "gpt")
     config = json.loads((folder / "config.json").read_text())
-    write_json(folder / "config.json", {"model_type": "gpt2", "vocab_size": config["vocab_size"], "n_positions": 64})
+    write_json(
+        folder / "config.json", {"model_type": "gpt2", "vocab_size": config["vocab_size"], "n_positions": 64}
+    )
     refused(only_russian(recipe_values, folder), "teachers.ru", "masked language model")
 
 
@@ -141,7 +151,9 @@ class Bomb:
         return (os.system, (f"touch {os.environ['BOMB']}",))
 
 
-def test_pickle_only_checkpoint_is_refused_before_it_is_opened(recipe_values, teachers, tmp_path, monkeypatch) -> None:
+def test_pickle_only_checkpoint_is_refused_before_it_is_opened(
+    recipe_values, teachers, tmp_path, monkeypatch
+) -> None:
     folder = copy_teacher(teachers, tmp_path / "pickle")
     monkeypatch.setenv("BOMB", str(tmp_path / "exploded"))
     (folder / "model.safetensors").unlink()
@@ -179,7 +191,9 @@ def test_nan_from_a_teacher(recipe_values, teachers, tmp_path) -> None:
     weights = load_file(folder / "model.safetensors")
     weights["bert.encoder.layer.0.output.dense.weight"][0, 0] = float("nan")
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    refused(only_russian(recipe_values, folder), "teachers.ru", "NaN", "bert.encoder.layer.0.output.dense.weight")
+    refused(
+        only_russian(recipe_values, folder), "teachers.ru", "NaN", "bert.encoder.layer.0.output.dense.weight"
+    )
 
 
 def test_overflow_in_a_teacher(recipe_values, teachers, tmp_path) -> None:

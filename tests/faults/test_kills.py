@@ -27,7 +27,11 @@ def content(run: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     ("moment", "pattern", "values"),
     [
-        ("scoring", "store/**/shard-00001.arrow", {"scoring": {"shard_examples": 16, "precision": "float32", "batch_tokens": 256}}),
+        (
+            "scoring",
+            "store/**/shard-00001.arrow",
+            {"scoring": {"shard_examples": 16, "precision": "float32", "batch_tokens": 256}},
+        ),
         ("training", "student/checkpoints/checkpoint-*/model.safetensors", {}),
     ],
 )

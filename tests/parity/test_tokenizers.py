@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.conftest import bundled_lines
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, BertTokenizer
 
@@ -23,14 +24,31 @@ from polydistill.tokenization import (
     unite,
 )
 from polydistill.tokenization.pieces import STUDENT_SPECIALS
-from tests.conftest import bundled_lines
 
-ODD = ["", " ", "a", "ÉCOLE école", "don't [MASK] ##x ▁y Ġz", "日本語と中文", "안녕하세요", "नमस्ते दुनिया", "a\u200db\u0301", "😀 x", "ﬁ", "\ue000x \ue001y", "x" * 300]
+ODD = [
+    "",
+    " ",
+    "a",
+    "ÉCOLE école",
+    "don't [MASK] ##x ▁y Ġz",
+    "日本語と中文",
+    "안녕하세요",
+    "नमस्ते दुनिया",
+    "a\u200db\u0301",
+    "😀 x",
+    "ﬁ",
+    "\ue000x \ue001y",
+    "x" * 300,
+]
 
 
 def bert(vocabulary: list[str], *, lowercase: bool) -> LoadedTokenizer:
-    backend = BertTokenizer(vocab={s: i for i, s in reversed(list(enumerate(vocabulary)))}, do_lower_case=lowercase).backend_tokenizer
-    return LoadedTokenizer("bert", backend, {r: backend.token_to_id(s) for r, s in STUDENT_SPECIALS.items()}, 512)
+    backend = BertTokenizer(
+        vocab={s: i for i, s in reversed(list(enumerate(vocabulary)))}, do_lower_case=lowercase
+    ).backend_tokenizer
+    return LoadedTokenizer(
+        "bert", backend, {r: backend.token_to_id(s) for r, s in STUDENT_SPECIALS.items()}, 512
+    )
 
 
 def sentencepiece_like(lines: list[str], kind: str) -> LoadedTokenizer:
@@ -40,12 +58,20 @@ def sentencepiece_like(lines: list[str], kind: str) -> LoadedTokenizer:
         tokenizer = Tokenizer(models.Unigram())
         tokenizer.normalizer = normalizers.NFKC()
         tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
-        trainer = trainers.UnigramTrainer(vocab_size=500, special_tokens=specials, unk_token="<unk>", show_progress=False)
+        trainer = trainers.UnigramTrainer(
+            vocab_size=500, special_tokens=specials, unk_token="<unk>", show_progress=False
+        )
     else:
         tokenizer = Tokenizer(models.BPE())
-        tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+        tokenizer.pre_tokenizer, tokenizer.decoder = (
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+            decoders.ByteLevel(),
+        )
         trainer = trainers.BpeTrainer(
-            vocab_size=600, special_tokens=specials, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+            vocab_size=600,
+            special_tokens=specials,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
         )
     tokenizer.train_from_iterator(lines, trainer)
     ids = {s: tokenizer.token_to_id(s) for s in specials}
@@ -92,7 +118,9 @@ def test_a_language_keeps_its_tokenizer_with_the_ids_of_the_student(made, kind, 
 def test_any_text(made, text) -> None:
     union = unite(list(made.values()))
     for teacher, mapping in zip(made.values(), union.maps, strict=True):
-        own = language_tokenizer(teacher, mapping, union) if teacher.name not in CACHE else CACHE[teacher.name]
+        own = (
+            language_tokenizer(teacher, mapping, union) if teacher.name not in CACHE else CACHE[teacher.name]
+        )
         CACHE[teacher.name] = own
         assert own.encode(text).ids == mapping[teacher.backend.encode(text).ids].tolist()
 
@@ -106,7 +134,9 @@ def test_the_union_of_one_bert_tokenises_like_it(made, tmp_path) -> None:
     merged = union_tokenizer(union, [teacher, teacher])
     for text in [*ODD, *bundled_lines("en", 300), *bundled_lines("fr", 300)]:
         assert merged.encode(text).ids == union.maps[0][teacher.backend.encode(text).ids].tolist()
-    measured = segmentation(merged, language_tokenizer(teacher, union.maps[0], union), bundled_lines("en", 200), unk_id=1)
+    measured = segmentation(
+        merged, language_tokenizer(teacher, union.maps[0], union), bundled_lines("en", 200), unk_id=1
+    )
     assert measured.drift == 0
     assert measured.fertility == measured.own_fertility > 1
 
@@ -117,7 +147,9 @@ def test_drift_counts_what_another_teachers_pieces_change() -> None:
     union = unite([one, other])
     merged = union_tokenizer(union, [one, other])
     assert merged.encode("undo it").tokens == ["[CLS]", "undo", "it", "[SEP]"]
-    measured = segmentation(merged, language_tokenizer(one, union.maps[0], union), ["undo it", "it it"], unk_id=1)
+    measured = segmentation(
+        merged, language_tokenizer(one, union.maps[0], union), ["undo it", "it it"], unk_id=1
+    )
     assert measured.drift == pytest.approx(2 / 5)
     assert measured.changed_words == pytest.approx(1 / 4)
     assert measured.fertility == 1.0
@@ -138,7 +170,7 @@ def test_a_folder_with_half_a_tokenizer_is_refused(teachers, tmp_path) -> None:
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"vocab_size": 30522}))
     (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n")
-    with pytest.raises((TokenizerError, Exception), match="pieces and the model 30522 rows|cannot be loaded"):
+    with pytest.raises(TokenizerError, match="5 pieces and the model 30522 rows"):
         load_tokenizer(str(tmp_path), name="half")
 
 
@@ -151,14 +183,18 @@ LANGUAGE = {"bert-chinese": "zh", "beto-cased-es": "es", "beto-uncased-es": "es"
 
 
 def published(shared: Path, name: str) -> list[str]:
-    with lzma.open(shared / "vocabularies" / f"{name}.txt.xz", "rt", encoding="utf-8", newline="\n") as handle:
+    with lzma.open(
+        shared / "vocabularies" / f"{name}.txt.xz", "rt", encoding="utf-8", newline="\n"
+    ) as handle:
         vocabulary = [line.rstrip("\n") for line in handle]
     return [*vocabulary, *(s for s in STUDENT_SPECIALS.values() if s not in vocabulary)]
 
 
 def real_lines(shared: Path, language: str, number: int) -> list[str]:
     with lzma.open(shared / "data" / "corpora" / f"{language}.txt.xz", "rt", encoding="utf-8") as handle:
-        return [line.strip() for index, line in zip(range(number * 40), handle, strict=False) if index % 40 == 0]
+        return [
+            line.strip() for index, line in zip(range(number * 40), handle, strict=False) if index % 40 == 0
+        ]
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -178,14 +214,20 @@ def test_published_vocabularies(shared, name) -> None:
 def test_union_of_wordpiece_and_a_published_unigram(shared, tmp_path) -> None:
     """XLM-R's vocabulary of 250,002 pieces beside BERT's: ids dense, the Unigram's own segmentation kept."""
     packed = shared / "vocabularies" / "multilingual-e5-small.tokenizer.json.xz"
-    backend = Tokenizer.from_str(lzma.open(packed, "rt", encoding="utf-8").read())
+    with lzma.open(packed, "rt", encoding="utf-8") as handle:
+        backend = Tokenizer.from_str(handle.read())
     roles = {"pad": "<pad>", "unk": "<unk>", "cls": "<s>", "sep": "</s>", "mask": "<mask>"}
     e5 = LoadedTokenizer("e5", backend, {r: backend.token_to_id(s) for r, s in roles.items()}, 512)
     base = bert(published(shared, "bert-uncased-en"), lowercase=True)
     union = unite([base, e5])
     assert set(union.maps[0]) | set(union.maps[1]) == set(range(union.size))
     own = language_tokenizer(e5, union.maps[1], union)
-    for text in [*ODD, *real_lines(shared, "sw", 100), *real_lines(shared, "te", 100), *real_lines(shared, "zh", 100)]:
+    for text in [
+        *ODD,
+        *real_lines(shared, "sw", 100),
+        *real_lines(shared, "te", 100),
+        *real_lines(shared, "zh", 100),
+    ]:
         assert own.encode(text).ids == union.maps[1][backend.encode(text).ids].tolist()
     merged = union_tokenizer(union, [base, e5])
     assert np.mean([1 in merged.encode(text).ids for text in real_lines(shared, "en", 100)]) < 0.2

@@ -22,7 +22,9 @@ from polydistill.tokenization.pieces import (
 # What published vocabularies hold: any text, blanks, marks, control characters, special strings, nothing.
 surfaces = st.one_of(
     st.text(min_size=0, max_size=6),
-    st.sampled_from(["##", "##a", "[MASK]", "[PAD]", "", " ", "▁", "Ġ", "\ue000", "\ue000a", "\ue001", "\x07", "a"]),
+    st.sampled_from(
+        ["##", "##a", "[MASK]", "[PAD]", "", " ", "▁", "Ġ", "\ue000", "\ue000a", "\ue001", "\x07", "a"]
+    ),
 )
 pieces = st.builds(Piece, st.booleans(), surfaces)
 entries = st.lists(st.one_of(st.none(), pieces), max_size=12)
@@ -30,7 +32,9 @@ entries = st.lists(st.one_of(st.none(), pieces), max_size=12)
 
 def teacher(rows):
     """A vocabulary with the five roles in front."""
-    return SimpleNamespace(pieces=[None] * 5 + list(rows), special_ids={role: i for i, role in enumerate(ROLES)})
+    return SimpleNamespace(
+        pieces=[None] * 5 + list(rows), special_ids={role: i for i, role in enumerate(ROLES)}
+    )
 
 
 @given(pieces)

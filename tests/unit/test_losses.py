@@ -62,7 +62,13 @@ def test_a_tail_outside_nothing_costs_nothing() -> None:
     ids = torch.tensor([[0, 0, 1, 2, 3]] * 3)
     target = torch.full((3, 5), 0.2, dtype=torch.float64)
     found = sparse_soft_cross_entropy(
-        features, weight, bias, ids, target, tail=torch.full((3,), 0.1, dtype=torch.float64), top=slice(1, None)
+        features,
+        weight,
+        bias,
+        ids,
+        target,
+        tail=torch.full((3,), 0.1, dtype=torch.float64),
+        top=slice(1, None),
     )
     assert math.isfinite(found.loss.item())
     assert all(torch.isfinite(g).all() for g in torch.autograd.grad(found.loss, (features, weight, bias)))
@@ -86,7 +92,12 @@ LOGPROBS = torch.log(torch.tensor([[0.4, 0.2, 0.1], [0.9, 0.05, 0.05]]))
 
 @pytest.mark.parametrize(
     ("tail", "mass", "rest"),
-    [("renormalise", [1.0, 1.0], [0, 0]), ("raw", [0.7, 1.0], [0, 0]), ("bucket", [0.7, 1.0], [0.3, 0]), ("gold", [0.7, 1.0], [0.3, 0])],
+    [
+        ("renormalise", [1.0, 1.0], [0, 0]),
+        ("raw", [0.7, 1.0], [0, 0]),
+        ("bucket", [0.7, 1.0], [0.3, 0]),
+        ("gold", [0.7, 1.0], [0.3, 0]),
+    ],
 )
 def test_readings_of_the_tail(tail, mass, rest) -> None:
     soft, outside = soft_targets(LOGPROBS, tail=tail)
@@ -106,7 +117,9 @@ def test_empty_slots_of_a_draw_weigh_nothing() -> None:
     assert soft[0].tolist() == pytest.approx([0.75, 0.25, 0.0])
 
 
-@pytest.mark.parametrize(("schedule", "middle"), [("linear", 0.25 * 3), ("cosine", 0.8535534 * 1.0), ("constant", 1.0)])
+@pytest.mark.parametrize(
+    ("schedule", "middle"), [("linear", 0.25 * 3), ("cosine", 0.8535534 * 1.0), ("constant", 1.0)]
+)
 def test_schedules(schedule, middle) -> None:
     weight = [teacher_weight(p, first=1.0, last=0.0, schedule=schedule) for p in (0.0, 0.25, 1.0)]
     assert weight[0] == 1.0

@@ -35,9 +35,11 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            key = self.construct_object(key_node, deep=True)
             if isinstance(key, str) and key in seen:
-                raise yaml.YAMLError(f"the key {key!r} stands twice, again in line {key_node.start_mark.line + 1}")
+                raise yaml.YAMLError(
+                    f"the key {key!r} stands twice, again in line {key_node.start_mark.line + 1}"
+                )
             if isinstance(key, str):
                 seen.add(key)
         return super().construct_mapping(node, deep)
@@ -61,7 +63,9 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> AnyRecipe:
     return parse_recipe(read_recipe(path), overrides, origin=str(path))
 
 
-def parse_recipe(values: dict[str, Any], overrides: Sequence[str] = (), *, origin: str = "recipe") -> AnyRecipe:
+def parse_recipe(
+    values: dict[str, Any], overrides: Sequence[str] = (), *, origin: str = "recipe"
+) -> AnyRecipe:
     """Validate a recipe that is a dictionary already."""
     values = _merge({}, values)
     for override in overrides:
@@ -116,7 +120,9 @@ def _read_yaml(name: str) -> dict[str, Any]:
     path = Path(name)
     if path.is_file():
         if path.stat().st_size > MAX_RECIPE_BYTES:
-            raise RecipeError("recipe", name, "larger than 1 MiB", "a recipe is a page of YAML; is this the right file?")
+            raise RecipeError(
+                "recipe", name, "larger than 1 MiB", "a recipe is a page of YAML; is this the right file?"
+            )
         try:
             text = path.read_text("utf-8")
         except UnicodeDecodeError as error:
@@ -127,11 +133,15 @@ def _read_yaml(name: str) -> dict[str, Any]:
         known = ", ".join(presets()) or "none"
         raise RecipeError("recipe", name, "no such file or preset", f"check the path; presets: {known}")
     try:
-        values = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+        values = yaml.load(text, Loader=_Loader)
     except (yaml.YAMLError, RecursionError) as error:
-        raise RecipeError("recipe", name, f"not valid YAML: {' '.join(str(error).split())}", "mend that line") from None
+        raise RecipeError(
+            "recipe", name, f"not valid YAML: {' '.join(str(error).split())}", "mend that line"
+        ) from None
     if not isinstance(values, dict):
-        raise RecipeError("recipe", name, "not a mapping of settings", "write `key: value` lines; see docs/recipes.md")
+        raise RecipeError(
+            "recipe", name, "not a mapping of settings", "write `key: value` lines; see docs/recipes.md"
+        )
     return values
 
 
@@ -146,9 +156,11 @@ def _merge(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
 def _apply_override(values: dict[str, Any], override: str) -> None:
     key, sign, text = override.partition("=")
     if not sign or not key:
-        raise RecipeError("--set", override, "not of the form a.b=c", "write, say, --set training.max_steps=100")
+        raise RecipeError(
+            "--set", override, "not of the form a.b=c", "write, say, --set training.max_steps=100"
+        )
     try:
-        value = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+        value = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError:
         value = text
     *parents, last = key.split(".")
@@ -156,7 +168,9 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
     for parent in parents:
         child = target.setdefault(parent, {})
         if not isinstance(child, dict):
-            raise RecipeError("--set", override, f"`{parent}` is a value, not a group of settings", "check the name")
+            raise RecipeError(
+                "--set", override, f"`{parent}` is a value, not a group of settings", "check the name"
+            )
         # Copied on the way down, so that the caller's dictionary is left as it was.
         target[parent] = child = dict(child)
         target = child
@@ -184,7 +198,9 @@ def _explain(error: ValidationError, model: type[BaseModel], origin: str) -> Rec
     if more > 0:
         messages.append(f"and {more} more")
     return RecipeError(
-        f"recipe {origin}", None, "\n  ".join(["cannot be used:", *messages]).replace(":\n", ":\n", 1),
+        f"recipe {origin}",
+        None,
+        "\n  ".join(["cannot be used:", *messages]).replace(":\n", ":\n", 1),
         "mend this and run the command again; docs/recipes.md lists every key",
     )
 

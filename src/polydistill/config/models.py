@@ -90,7 +90,9 @@ class PretrainLanguage(Settings):
     """One language of a model that is pre-trained from text."""
 
     text: Sources = Field(description="One or more sources of text.")
-    evaluation: dict[Name, Sources] = Field(default_factory=dict, description="Further evaluation texts, by name.")
+    evaluation: dict[Name, Sources] = Field(
+        default_factory=dict, description="Further evaluation texts, by name."
+    )
 
 
 class Corpora(Settings):
@@ -101,7 +103,9 @@ class Corpora(Settings):
     held_out_share: Annotated[float, Field(gt=0, lt=0.5)] = Field(
         0.02, description="Share of documents (or blocks of lines) kept apart for evaluation."
     )
-    block_lines: int = Field(64, ge=1, description="Mean number of lines of a block, for files without documents.")
+    block_lines: int = Field(
+        64, ge=1, description="Mean number of lines of a block, for files without documents."
+    )
     smoothing_alpha: Share = Field(
         0.7, description="Languages are drawn with probability proportional to (number of examples) ** alpha."
     )
@@ -113,7 +117,9 @@ class Masking(Settings):
     unit: Literal["words", "tokens"] = Field(
         "words", description="Mask whole words (the same words in every copy of an example), or tokens."
     )
-    probability: Annotated[float, Field(gt=0, lt=1)] = Field(0.15, description="Share of units that are masked.")
+    probability: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.15, description="Share of units that are masked."
+    )
     mask_share: Share = Field(0.8, description="Share of masked units that become the mask token.")
     random_share: Share = Field(0.1, description="Share of masked units that become random tokens.")
 
@@ -127,7 +133,9 @@ class Masking(Settings):
 class Scoring(Settings):
     """How teachers' predictions are stored."""
 
-    top_k: int = Field(8, ge=1, description="How many of the teacher's predictions are kept for each position.")
+    top_k: int = Field(
+        8, ge=1, description="How many of the teacher's predictions are kept for each position."
+    )
     sampling: Literal["top_k", "random"] = Field(
         "top_k",
         description="`top_k`: the most probable; `random`: k draws from the teacher's distribution, an unbiased "
@@ -146,7 +154,9 @@ class Distillation(Settings):
     labels: Literal["both", "soft", "gold"] = Field(
         "both", description="Teachers' predictions and the text's own tokens, or one of them."
     )
-    teacher_weight: Share = Field(1.0, description="Weight of the teachers' labels at the first step (lambda).")
+    teacher_weight: Share = Field(
+        1.0, description="Weight of the teachers' labels at the first step (lambda)."
+    )
     final_teacher_weight: Share = Field(0.0, description="Weight of the teachers' labels at the last step.")
     schedule: Literal["linear", "cosine", "constant"] = Field(
         "linear", description="How lambda goes from the first to the last; `constant` keeps the first."
@@ -201,7 +211,9 @@ class Model(Settings):
     """The model that is pre-trained."""
 
     model_type: str = Field("bert", description="Any architecture that `AutoModelForMaskedLM` knows.")
-    config: dict[str, Any] = Field(default_factory=dict, description="The architecture's own configuration fields.")
+    config: dict[str, Any] = Field(
+        default_factory=dict, description="The architecture's own configuration fields."
+    )
 
 
 class WordPiece(Settings):
@@ -209,7 +221,9 @@ class WordPiece(Settings):
 
     size: int = Field(30_000, ge=100, description="Number of pieces.")
     lowercase: bool = Field(True, description="Lower-case text.")
-    strip_accents: bool | None = Field(None, description="Strip accents; empty: as `lowercase`, as BERT does.")
+    strip_accents: bool | None = Field(
+        None, description="Strip accents; empty: as `lowercase`, as BERT does."
+    )
     min_frequency: int = Field(2, ge=1, description="A piece must occur so often.")
     limit_alphabet: int = Field(6000, ge=10, description="Most distinct characters.")
 
@@ -248,7 +262,9 @@ class MergeRecipe(Recipe):
     """Several teachers in, one multilingual student out (MergeDistill, Khanuja et al. 2021)."""
 
     recipe: Literal["merge"] = "merge"
-    teachers: dict[Name, Annotated[Teacher, BeforeValidator(lambda v: {"model": v} if isinstance(v, str) else v)]]
+    teachers: dict[
+        Name, Annotated[Teacher, BeforeValidator(lambda v: {"model": v} if isinstance(v, str) else v)]
+    ]
     languages: dict[Name, Language] = Field(min_length=1)
     scoring: Scoring = Field(default_factory=Scoring)
     distillation: Distillation = Field(default_factory=Distillation)

@@ -13,14 +13,16 @@ import numpy as np
 from polydistill.config import Source
 from polydistill.config.models import Corpora
 from polydistill.corpora.cleaning import clean_line
-from polydistill.corpora.examples import write_examples
+from polydistill.corpora.examples import Examples, drop_repeated, write_examples
 from polydistill.corpora.packing import CountTokens, pack
 from polydistill.corpora.sources import list_files, read_documents
 from polydistill.corpora.spool import EVALUATION, HELD_OUT, TRAIN, Spool
 from polydistill.errors import CorpusError
 from polydistill.files import explain_disk_errors, write_json
 
-DROPPED = ("empty", "too_short", "not_utf8", "not_json", "not_text", "duplicate", "in_held_out", "in_training")
+DROPPED = (
+    "empty", "too_short", "too_long", "not_utf8", "not_json", "not_text", "duplicate", "in_held_out", "in_training",
+)  # fmt: skip
 
 
 def is_held_out(key: int, share: float) -> bool:
@@ -56,7 +58,9 @@ def build_corpus(
         run = 0
         last: tuple[str, int] | None = None
         groups = [(sources, f"{field}.text", -1)]
-        groups += [(evaluation[name], f"{field}.evaluation.{name}", index) for index, name in enumerate(names)]
+        groups += [
+            (evaluation[name], f"{field}.evaluation.{name}", index) for index, name in enumerate(names)
+        ]
         for group, location, index in groups:
             for document in read_documents(group, dropped, field=location, block_lines=settings.block_lines):
                 if index >= 0:
@@ -80,16 +84,21 @@ def build_corpus(
     with explain_disk_errors(folder):
         spool.write(lines())
         keep = spool.keep(dropped)
-        splits = {}
+        splits: dict[str, dict[str, Any]] = {}
         targets = [("train", TRAIN), ("held_out", HELD_OUT)]
         targets += [(f"evaluation/{name}", EVALUATION + index) for index, name in enumerate(names)]
-        kinds = np.memmap(spool.splits, dtype=np.uint8, mode="r") if spool.num_lines else np.zeros(0, dtype=np.uint8)
+        kinds = (
+            np.memmap(spool.splits, dtype=np.uint8, mode="r")
+            if spool.num_lines
+            else np.zeros(0, dtype=np.uint8)
+        )
         for name, split in targets:
             wanted = keep & (kinds == split)
             packed = pack(((text, run) for text, _, run in spool.read(wanted)), count_tokens, max_tokens)
-            counts: dict[str, Any] = write_examples(folder / f"{name}.arrow", packed)
+            splits[name] = write_examples(folder / f"{name}.arrow", packed)
+        _drop_repeated(folder, splits)
+        for counts in splits.values():
             counts["fill"] = counts["tokens"] / max(1, counts["examples"] * max_tokens)
-            splits[name] = counts
     del kinds
     shutil.rmtree(folder / "spool")
     _refuse_empty(splits, dropped, field, settings)
@@ -97,7 +106,9 @@ def build_corpus(
         "splits": splits,
         "dropped": dict(dropped),
         "changed": dict(changed),
-        "sources": {_display(origin): dict(counts) for origin, counts in origins.items()},
+        "sources": {
+            name: dict(counts) for name, counts in zip(_display(list(origins)), origins.values(), strict=True)
+        },
     }
     write_json(folder / "statistics.json", statistics)
     return statistics
@@ -138,7 +149,9 @@ def sample_texts(sources: Sequence[Source], *, field: str, max_characters: int) 
 def _refuse_empty(splits: dict[str, Any], dropped: Counter[str], field: str, settings: Corpora) -> None:
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in dropped.items() if count) or "nothing"
     if not splits["train"]["examples"]:
-        raise CorpusError(f"{field}.text", None, f"no text is left to train on (dropped lines: {reasons})", "add text")
+        raise CorpusError(
+            f"{field}.text", None, f"no text is left to train on (dropped lines: {reasons})", "add text"
+        )
     if not splits["held_out"]["examples"]:
         raise CorpusError(
             f"{field}.text", None,
@@ -154,6 +167,16 @@ def _refuse_empty(splits: dict[str, Any], dropped: Counter[str], field: str, set
             )  # fmt: skip
 
 
-def _display(origin: str) -> str:
-    """A source's file name: the whole path is this machine's, not the corpus'."""
-    return Path(origin).name
+def _drop_repeated(folder: Path, splits: dict[str, dict[str, Any]]) -> None:
+    """Let no example stand twice in a split, in held-out and training text, or in training and evaluation text."""
+    nothing = np.zeros(0, dtype=np.uint64)
+    for name in ("held_out", "train", *(name for name in splits if name.startswith("evaluation/"))):
+        other = {"held_out": None, "train": "held_out"}.get(name, "train")
+        before = nothing if other is None else Examples(folder / f"{other}.arrow").ids
+        splits[name] = drop_repeated(folder / f"{name}.arrow", before) or splits[name] | {"repeated": 0}
+
+
+def _display(origins: list[str]) -> list[str]:
+    """Sources' file names: whole paths are this machine's, not the corpus', and show only where names are alike."""
+    names = Counter(Path(origin).name for origin in origins)
+    return [Path(origin).name if names[Path(origin).name] == 1 else origin for origin in origins]

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections import Counter
-
-import regex
 
 # Control and surrogate characters, private use (tokenizers use it as marks), the byte order mark and the
 # marks that turn the direction of text around. The joiners U+200C and U+200D stay: Indic and Persian
 # spelling needs them.
-_REMOVED = regex.compile(r"[\p{Cc}\p{Cs}\p{Co}\uFEFF\uFFFD\u202A-\u202E\u2066-\u2069]")
-_BLANKS = regex.compile(r"[\s\u200B]+")
+_REMOVED = re.compile(
+    r"[\x00-\x1F\x7F-\x9F\uD800-\uDFFF\uE000-\uF8FF\U000F0000-\U0010FFFF\uFEFF\uFFFD\u202A-\u202E\u2066-\u2069]"
+)
+_BLANKS = re.compile(r"[\s\u200B]+")
 
 
 def clean_line(line: str, *, min_characters: int, dropped: Counter[str], changed: Counter[str]) -> str | None:

@@ -22,11 +22,15 @@ class Examples:
 
     def __init__(self, path: Path) -> None:
         if not path.is_file():
-            raise CorpusError("corpora", str(path), "is missing", "remove its folder and run again: it will be built anew")
+            raise CorpusError(
+                "corpora", str(path), "is missing", "remove its folder and run again: it will be built anew"
+            )
         try:
             self.table: pa.Table = pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
-        except pa.ArrowInvalid as error:
-            raise CorpusError("corpora", str(path), f"is damaged ({error})", "remove its folder and run again") from error
+        except (pa.ArrowInvalid, OSError) as error:
+            raise CorpusError(
+                "corpora", str(path), f"is damaged ({error})", "remove its folder and run again"
+            ) from error
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
@@ -77,3 +81,28 @@ def write_examples(path: Path, examples: Iterable[tuple[str, int]]) -> dict[str,
         if held:
             flush()
     return counts
+
+
+def drop_repeated(path: Path, before: npt.NDArray[np.uint64]) -> dict[str, int] | None:
+    """Drop from a file of examples those whose id is in `before`, or earlier in the file.
+
+    Lines differ from each other, but parts of cut lines need not. Returns the file's new counts with
+    `repeated`, how many went; None if none did.
+    """
+    examples = Examples(path)
+    keep = np.zeros(len(examples), dtype=bool)
+    keep[np.unique(examples.ids, return_index=True)[1]] = True
+    keep &= ~np.isin(examples.ids, before)
+    if keep.all():
+        return None
+    rows = np.flatnonzero(keep)
+    kept = (
+        pair
+        for start in range(0, len(rows), _BATCH)
+        for some in [rows[start : start + _BATCH]]
+        for pair in zip(examples.texts(some), examples.num_tokens[some].tolist(), strict=True)
+    )
+    partial = path.with_name(path.name + ".tmp")
+    counts = write_examples(partial, kept)
+    partial.replace(path)
+    return counts | {"repeated": int((~keep).sum())}

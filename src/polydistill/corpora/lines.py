@@ -3,55 +3,68 @@
 from __future__ import annotations
 
 import gzip
+import io
 import lzma
 import zlib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
-import zstandard
+import pyarrow as pa
 
 from polydistill.errors import CorpusError
 
 # A longer line is read in parts of this size: a file without line ends must not fill the memory.
 MAX_LINE_BYTES = 1 << 20
-# Among so many first lines, half that are not UTF-8 mean another encoding rather than a few damaged lines.
+# A line of JSON cannot be read in parts: a longer one is skipped.
+MAX_JSON_BYTES = 1 << 26
+# Among so many first lines, more than half that are not UTF-8 mean another encoding rather than a few damaged lines.
 PROBE_LINES = 200
 
 
-def read_lines(path: Path, dropped: Counter[str], *, field: str) -> Iterator[str]:
+def read_lines(path: Path, dropped: Counter[str], *, field: str, whole: bool = False) -> Iterator[str]:
     """The lines of a file without their ends; lines that are not UTF-8 are counted in `dropped`.
 
+    whole  a line that is too long is skipped and counted as `too_long`, rather than read in parts
     Raises CorpusError for a file that cannot be read or is in another encoding.
     """
     seen = bad = 0
+    limit = MAX_JSON_BYTES if whole else MAX_LINE_BYTES
     try:
         with _open(path) as handle:
             pending = b""
-            while part := handle.readline(MAX_LINE_BYTES):
+            while part := handle.readline(limit):
                 raw, pending = pending + part, b""
-                if not part.endswith(b"\n") and len(part) == MAX_LINE_BYTES:
+                if not part.endswith(b"\n") and len(part) == limit:
+                    if whole:
+                        dropped["too_long"] += 1
+                        while (part := handle.readline(MAX_LINE_BYTES)) and not part.endswith(b"\n"):
+                            pass
+                        continue
                     # Cut behind a whole character; the rest goes on in the next part.
                     cut = _last_boundary(raw)
                     raw, pending = raw[:cut], raw[cut:]
                 seen += 1
                 if seen == 1:
                     raw = raw.removeprefix(b"\xef\xbb\xbf")
-                try:
-                    line = raw.decode("utf-8")
-                except UnicodeDecodeError:
-                    bad += 1
+                line = _decode(raw)
+                # Much of UTF-16 is valid UTF-8, full of NULs.
+                bad += line is None or "\0" in line
+                if bad * 2 > PROBE_LINES and seen <= PROBE_LINES:
+                    raise _not_utf8(path, field)
+                if line is None:
                     dropped["not_utf8"] += 1
-                    if bad >= 3 and bad * 2 > seen and seen <= PROBE_LINES:
-                        raise _not_utf8(path, field) from None
-                    continue
-                yield line.rstrip("\r\n")
+                else:
+                    yield line.rstrip("\r\n")
             if pending:
                 yield pending.decode("utf-8", "replace")
-    except (OSError, EOFError, lzma.LZMAError, zlib.error, zstandard.ZstdError) as error:
+    except (OSError, EOFError, lzma.LZMAError, zlib.error, pa.ArrowException) as error:
         raise CorpusError(
-            field, str(path), f"cannot be read ({error})", "check that the file is whole and its ending says its compression"
+            field,
+            str(path),
+            f"cannot be read ({error})",
+            "check that the file is whole and its ending says its compression",
         ) from error
     if seen and bad * 2 > seen:
         raise _not_utf8(path, field)
@@ -59,18 +72,31 @@ def read_lines(path: Path, dropped: Counter[str], *, field: str) -> Iterator[str
 
 def _not_utf8(path: Path, field: str) -> CorpusError:
     return CorpusError(
-        field, str(path), "most of its lines are not UTF-8", "convert it first, such as `iconv -f LATIN1 -t UTF-8`"
+        field,
+        str(path),
+        "most of its lines are not UTF-8",
+        "convert it first, such as `iconv -f LATIN1 -t UTF-8`",
     )
 
 
 def _open(path: Path) -> IO[bytes]:
     if path.suffix == ".gz":
-        return gzip.open(path, "rb")  # type: ignore[return-value]
+        return cast(IO[bytes], gzip.open(path, "rb"))
     if path.suffix == ".xz":
-        return lzma.open(path, "rb")  # type: ignore[return-value]
+        return cast(IO[bytes], lzma.open(path, "rb"))
     if path.suffix == ".zst":
-        return zstandard.open(path, "rb")  # type: ignore[return-value]
+        # zstandard's reader takes a file that was cut short for a whole one; Arrow's does not.
+        return cast(
+            IO[bytes], io.BufferedReader(pa.CompressedInputStream(pa.OSFile(str(path)), "zstd"), 1 << 18)
+        )
     return path.open("rb")
+
+
+def _decode(raw: bytes) -> str | None:
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return None
 
 
 def _last_boundary(raw: bytes) -> int:

@@ -4,54 +4,86 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
+from itertools import islice, pairwise
+from math import ceil
 
 CountTokens = Callable[[list[str]], list[int]]
 
 _CHUNK = 1000
+_JOINERS = "\u200c\u200d"
+_VERIFIED = 256
+_PROBED_PAIRS = 64
 
 
-def pack(lines: Iterable[tuple[str, int]], count_tokens: CountTokens, max_tokens: int) -> Iterator[tuple[str, int]]:
-    """(text, number of tokens) of examples, in order.
+def pack(
+    lines: Iterable[tuple[str, int]], count_tokens: CountTokens, max_tokens: int
+) -> Iterator[tuple[str, int]]:
+    """(text, number of tokens) of examples, in order; no example has more than `max_tokens` tokens.
 
     lines         (text, run): only lines of one run, consecutive, share an example
     count_tokens  for each text, its tokens by the tokenizer that makes most of it
     Lines are joined by a line end. A line that does not fit into what is left of an example is cut at a blank
     (where there is none, between two characters) and goes on in the next one.
     """
+    # What lines are planned by is the sum of their counts, and a tokenizer need not keep to it: a byte-level
+    # one has a token for the line end. So every example is counted once more as it stands.
+    planned = iter(_plan(lines, count_tokens, max_tokens))
+    while batch := list(islice(planned, _VERIFIED)):
+        counts = count_tokens(["\n".join(parts) for parts in batch])
+        for parts, count in zip(batch, counts, strict=True):
+            yield from _fitting(parts, count, count_tokens, max_tokens)
+
+
+def _plan(
+    lines: Iterable[tuple[str, int]], count_tokens: CountTokens, max_tokens: int
+) -> Iterator[list[str]]:
+    """The parts of each example, which fit by the sum of their counts."""
     held: list[str] = []
     tokens, current = 0, -1
     # A stub of a line is worth less than the padding that it saves.
     least = max(4, max_tokens // 8)
-    for line, run, size in _counted(lines, count_tokens):
+    for line, run, size, seam in _counted(lines, count_tokens):
         if held and run != current:
-            yield "\n".join(held), tokens
+            yield held
             held, tokens = [], 0
         current, text, count = run, line, size
-        while tokens + count > max_tokens:
-            room = max_tokens - tokens
+        while (room := max_tokens - tokens - (seam if held else 0)) < count:
             if held and room < least:
-                yield "\n".join(held), tokens
+                yield held
                 held, tokens = [], 0
                 continue
-            head, head_count, text, count = split_line(text, count, count_tokens, room)
-            if head:
-                held.append(head)
-                tokens += head_count
-            if held:
-                yield "\n".join(held), tokens
+            head, _, text, count = split_line(text, count, count_tokens, room)
+            yield [*held, head] if head else held
             held, tokens = [], 0
         if text:
+            tokens += count + (seam if held else 0)
             held.append(text)
-            tokens += count
     if held:
-        yield "\n".join(held), tokens
+        yield held
+
+
+def _fitting(
+    parts: list[str], count: int, count_tokens: CountTokens, max_tokens: int
+) -> Iterator[tuple[str, int]]:
+    """The joined parts as one example of `count` tokens or, where that is too many, as several."""
+    text = "\n".join(parts)
+    if count <= max_tokens or len(text) == 1:
+        yield text, count
+    elif len(parts) > 1:
+        middle = len(parts) // 2
+        for half in (parts[:middle], parts[middle:]):
+            yield from _fitting(half, count_tokens(["\n".join(half)])[0], count_tokens, max_tokens)
+    else:
+        head, head_count, rest, rest_count = split_line(text, count, count_tokens, max_tokens)
+        yield head, head_count
+        if rest:
+            yield from _fitting([rest], rest_count, count_tokens, max_tokens)
 
 
 def split_line(text: str, count: int, count_tokens: CountTokens, room: int) -> tuple[str, int, str, int]:
     """(head, its tokens, rest, its tokens): the head takes at most `room` tokens and nearly fills it.
 
-    A single character of more tokens than `room` becomes a head of its own, for tokenisation to cut.
+    A single character of more tokens than `room` becomes a head of its own all the same.
     """
     place = max(1, len(text) * room // max(1, count))
     while True:
@@ -59,7 +91,7 @@ def split_line(text: str, count: int, count_tokens: CountTokens, room: int) -> t
         head, rest = text[:border].rstrip(), text[border:].lstrip()
         head_count, rest_count = count_tokens([head, rest]) if rest else (*count_tokens([head]), 0)
         if head_count <= room or border <= 1:
-            return head, min(head_count, room), rest, rest_count
+            return head, head_count, rest, rest_count
         place = max(1, min(border - 1, border * room // head_count))
 
 
@@ -68,14 +100,32 @@ def _border(text: str, place: int) -> int:
     blank = text.rfind(" ", max(1, place // 2), place + 1)
     if blank > 0:
         return blank
-    while place > 1 and place < len(text) and unicodedata.combining(text[place]):
-        place -= 1
+    if place >= len(text):
+        return place
+    # Marks stay with their letter (Indic vowels are marks too), unless there is no end of them.
+    for border in range(place, max(1, place - 8), -1):
+        joined = text[border] in _JOINERS or text[border - 1] == "\u200d"
+        if not joined and not unicodedata.category(text[border]).startswith("M"):
+            return border
     return place
 
 
-def _counted(lines: Iterable[tuple[str, int]], count_tokens: CountTokens) -> Iterator[tuple[str, int, int]]:
+def _counted(
+    lines: Iterable[tuple[str, int]], count_tokens: CountTokens
+) -> Iterator[tuple[str, int, int, int]]:
+    """(text, run, tokens, seam): the seam is what a line end between two lines costs, in tokens."""
     iterator = iter(lines)
+    seam = None
     while chunk := list(islice(iterator, _CHUNK)):
-        counts = count_tokens([text for text, _ in chunk])
+        texts = [text for text, _ in chunk]
+        counts = count_tokens(texts)
+        if seam is None:
+            seam = _seam(texts[: _PROBED_PAIRS + 1], counts[: _PROBED_PAIRS + 1], count_tokens)
         for (text, run), count in zip(chunk, counts, strict=True):
-            yield text, run, count
+            yield text, run, count, seam
+
+
+def _seam(texts: list[str], counts: list[int], count_tokens: CountTokens) -> int:
+    joined = count_tokens([f"{first}\n{second}" for first, second in pairwise(texts)])
+    extra = [whole - sum(pair) for whole, pair in zip(joined, pairwise(counts), strict=True)]
+    return max(0, ceil(sum(extra) / len(extra))) if extra else 0

@@ -14,14 +14,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from polydistill.config import Source
-from polydistill.corpora.lines import read_lines
+from polydistill.corpora.lines import PROBE_LINES, read_lines
 from polydistill.errors import CorpusError
 from polydistill.files import hash_file, hash_text
 
 SUFFIXES = (".txt", ".jsonl", ".parquet")
 COMPRESSIONS = (".gz", ".xz", ".zst")
-# A block without a line that starts a new one ends here.
+# A block or a paragraph that goes on for longer is handed on in parts, so that it does not fill the memory.
 MAX_BLOCKS = 16
+MAX_CHARACTERS = 1 << 22
 
 
 class Document(NamedTuple):
@@ -50,7 +51,11 @@ def read_documents(
     """
     for index, source in enumerate(sources):
         location = f"{field}[{index}]"
-        documents = _data_set(source, location) if source.dataset else _files(source, dropped, location, block_lines)
+        documents = (
+            _data_set(source, dropped, location)
+            if source.dataset
+            else _files(source, dropped, location, block_lines)
+        )
         yield from _capped(documents, source.max_characters)
 
 
@@ -62,8 +67,9 @@ def source_identity(sources: Sequence[Source], *, field: str) -> list[dict[str, 
         entry = source.model_dump(mode="json", exclude={"path"})
         if source.path is not None:
             entry["files"] = [hash_file(path) for path in list_files(source, f"{field}[{index}]")]
-        elif Path(str(source.dataset)).is_dir():
-            entry["files"] = [hash_file(p) for p in sorted(Path(str(source.dataset)).rglob("*")) if p.is_file()]
+        elif (folder := Path(str(source.dataset)).expanduser()).is_dir():
+            del entry["dataset"]
+            entry["files"] = [hash_file(path) for path in sorted(folder.rglob("*")) if path.is_file()]
         found.append(entry)
     return found
 
@@ -75,11 +81,15 @@ def list_files(source: Source, field: str) -> list[Path]:
     if path.is_dir():
         found = sorted(p for p in path.rglob("*") if p.is_file() and _kind(p) is not None)
         if not found:
-            raise CorpusError(field, name, "a folder without text", f"put files there that end in {', '.join(SUFFIXES)}")
+            raise CorpusError(
+                field, name, "a folder without text", f"put files there that end in {', '.join(SUFFIXES)}"
+            )
         return found
     if path.is_file():
         return [path]
-    found = sorted(Path(p) for p in glob.glob(str(path), recursive=True) if Path(p).is_file())
+    # Path.glob takes no absolute pattern.
+    matches = glob.glob(str(path), recursive=True)  # noqa: PTH207
+    found = sorted(Path(match) for match in matches if Path(match).is_file())
     if not found:
         what = "no file matches" if glob.has_magic(name) else "no such file or folder"
         raise CorpusError(field, name, what, f"check the path; it counts from {Path.cwd()}")
@@ -97,7 +107,7 @@ def _files(source: Source, dropped: Counter[str], field: str, block_lines: int) 
     for path in list_files(source, field):
         kind = _kind(path)
         if kind == ".parquet":
-            yield from _rows(_parquet(path, source, field), str(path))
+            yield from _rows(_parquet(path, source, dropped, field), str(path))
         elif kind == ".jsonl":
             yield from _rows(_jsonl(path, source, dropped, field), str(path))
         else:
@@ -118,12 +128,15 @@ def _rows(texts: Iterator[str], origin: str) -> Iterator[Document]:
 
 def _paragraphs(lines: Iterator[str]) -> Iterator[str]:
     held: list[str] = []
+    size = 0
     for line in lines:
-        if line.strip():
-            held.append(line)
-        elif held:
+        blank = not line.strip()
+        if held and (blank or size > MAX_CHARACTERS):
             yield "\n".join(held)
-            held = []
+            held, size = [], 0
+        if not blank:
+            held.append(line)
+            size += len(line)
     if held:
         yield "\n".join(held)
 
@@ -132,25 +145,36 @@ def _blocks(lines: Iterator[str], origin: str, block_lines: int) -> Iterator[Doc
     """Blocks whose borders are content: a line whose hash divides by `block_lines` starts a new one.
 
     A block's key is its first line's hash. So lines that are added behind, or elsewhere, or within a block,
-    do not move the others: blocks of fixed length would all shift.
+    do not move the others: blocks of fixed length would all shift. Parts of a long block keep its key, for
+    where they are cut would shift too.
     """
     held: list[str] = []
-    key, first = 0, True
+    key, size, first = None, 0, True
     for line in lines:
-        hashed = hash_text(line.strip())
-        if held and (hashed % block_lines == 0 or len(held) >= MAX_BLOCKS * block_lines):
-            yield Document(key, held, origin, not first)
-            held, first = [], False
-        if not held:
+        stripped = line.strip()
+        hashed = hash_text(stripped)
+        # Blank lines are alike everywhere: they neither start a block nor name one.
+        border = bool(stripped) and hashed % block_lines == 0
+        if held and (border or len(held) >= MAX_BLOCKS * block_lines or size > MAX_CHARACTERS):
+            yield Document(key or 0, held, origin, not first)
+            held, size, first = [], 0, False
+        if border or (key is None and stripped):
             key = hashed
         held.append(line)
+        size += len(line)
     if held:
-        yield Document(key, held, origin, not first)
+        yield Document(key or 0, held, origin, not first)
 
 
 def _jsonl(path: Path, source: Source, dropped: Counter[str], field: str) -> Iterator[str]:
     seen = bad = 0
-    for line in read_lines(path, dropped, field=field):
+    refusal = CorpusError(
+        field,
+        str(path),
+        "most of its lines are not JSON",
+        "give one JSON object a line, or end its name in .txt",
+    )
+    for line in read_lines(path, dropped, field=field, whole=True):
         if not line.strip():
             continue
         seen += 1
@@ -159,55 +183,96 @@ def _jsonl(path: Path, source: Source, dropped: Counter[str], field: str) -> Ite
         except (ValueError, RecursionError):
             bad += 1
             dropped["not_json"] += 1
-            if bad >= 3 and bad * 2 > seen:
-                raise CorpusError(
-                    field, str(path), "most of its lines are not JSON", "give one JSON object a line, or end its name in .txt"
-                ) from None
+            if bad * 2 > PROBE_LINES and seen <= PROBE_LINES:
+                raise refusal from None
             continue
         if not isinstance(row, dict) or source.field not in row:
-            have = ", ".join(sorted(row)) if isinstance(row, dict) else type(row).__name__
-            raise CorpusError(f"{field}.field", source.field, f"{path} has no such field (it has {have})", "name the text's field")
+            have = sorted(row) if isinstance(row, dict) else [f"a {type(row).__name__} in place of an object"]
+            raise _no_field(source, path, have, field)
         if isinstance(row[source.field], str):
             yield row[source.field]
         else:
             dropped["not_text"] += 1
+    if bad * 2 > seen:
+        raise refusal
 
 
-def _parquet(path: Path, source: Source, field: str) -> Iterator[str]:
+def _parquet(path: Path, source: Source, dropped: Counter[str], field: str) -> Iterator[str]:
     try:
         file = pq.ParquetFile(path)
         names = file.schema_arrow.names
         if source.field not in names:
-            raise CorpusError(
-                f"{field}.field", source.field, f"{path} has no such field (it has {', '.join(names)})", "name the text's field"
-            )
+            raise _no_field(source, path, names, field)
         for batch in file.iter_batches(batch_size=256, columns=[source.field]):
-            yield from (text for text in batch.column(0).to_pylist() if isinstance(text, str))
+            for text in batch.column(0).to_pylist():
+                if isinstance(text, str):
+                    yield text
+                else:
+                    dropped["not_text"] += 1
     except (pa.ArrowInvalid, OSError) as error:
-        raise CorpusError(field, str(path), f"cannot be read as Parquet ({error})", "check that the file is whole") from error
+        raise CorpusError(
+            field, str(path), f"cannot be read as Parquet ({error})", "check that the file is whole"
+        ) from error
 
 
-def _data_set(source: Source, field: str) -> Iterator[Document]:
-    import datasets
-
+def _data_set(source: Source, dropped: Counter[str], field: str) -> Iterator[Document]:
     name = str(source.dataset)
     try:
-        if (Path(name) / "dataset_info.json").is_file() or (Path(name) / "dataset_dict.json").is_file():
-            loaded: Any = datasets.load_from_disk(name)
-            loaded = loaded[source.split] if isinstance(loaded, datasets.DatasetDict) else loaded
-        else:
-            loaded = datasets.load_dataset(name, source.config, split=source.split, streaming=True)
-    except Exception as error:  # `datasets` raises many kinds
+        rows = iter(_load(source, name, field))
+        while (row := next(rows, None)) is not None:
+            if source.field not in row:
+                raise _no_field(source, name, list(row), field)
+            text = row[source.field]
+            if isinstance(text, str):
+                yield Document(hash_text(text), text.splitlines(), name, False)
+            else:
+                dropped["not_text"] += 1
+    except CorpusError:
+        raise
+    except Exception as error:  # `datasets` raises many kinds, in loading and in reading
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CorpusError(
-            f"{field}.dataset", name, f"cannot be loaded ({first})", "check name, config and split (and unset HF_HUB_OFFLINE)"
+            f"{field}.dataset",
+            name,
+            f"cannot be loaded ({first})",
+            "check name, config and split (and unset HF_HUB_OFFLINE)",
         ) from error
-    for row in loaded:
-        if source.field not in row:
-            raise CorpusError(
-                f"{field}.field", source.field, f"{name} has no such field (it has {', '.join(row)})", "name the text's field"
-            )
-        yield Document(hash_text(row[source.field]), row[source.field].splitlines(), name, False)
+
+
+def _load(source: Source, name: str, field: str) -> Any:
+    """Rows of a data set that hold the text's field alone: the others may be images."""
+    import datasets
+
+    folder = Path(name).expanduser()
+    if any((folder / mark).is_file() for mark in ("dataset_info.json", "dataset_dict.json")):
+        loaded: Any = datasets.load_from_disk(str(folder))
+        if isinstance(loaded, datasets.DatasetDict):
+            if source.split not in loaded:
+                raise CorpusError(
+                    f"{field}.split",
+                    source.split,
+                    f"{name} has no such split",
+                    f"choose one of {', '.join(loaded)}",
+                )
+            loaded = loaded[source.split]
+    else:
+        place = str(folder) if folder.is_dir() else name
+        loaded = datasets.load_dataset(place, source.config, split=source.split, streaming=True)
+    # A streamed data set may not know its columns before its first row.
+    if loaded.column_names is None:
+        return loaded
+    if source.field not in loaded.column_names:
+        raise _no_field(source, name, loaded.column_names, field)
+    return loaded.select_columns([source.field])
+
+
+def _no_field(source: Source, where: Path | str, have: list[str], field: str) -> CorpusError:
+    return CorpusError(
+        f"{field}.field",
+        source.field,
+        f"{where} has no such field (it has {', '.join(have)})",
+        "name the text's field",
+    )
 
 
 def _capped(documents: Iterator[Document], max_characters: int | None) -> Iterator[Document]:

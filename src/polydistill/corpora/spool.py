@@ -29,7 +29,11 @@ class Spool:
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.text, self.hashes, self.splits = folder / "lines.arrow", folder / "hashes.bin", folder / "splits.bin"
+        self.text, self.hashes, self.splits = (
+            folder / "lines.arrow",
+            folder / "hashes.bin",
+            folder / "splits.bin",
+        )
         self.num_lines = 0
 
     def write(self, lines: Iterable[tuple[str, int, int]]) -> None:
@@ -49,7 +53,9 @@ class Spool:
                 splits.write(kind_array.tobytes())
                 self.num_lines += len(batch)
 
-    def keep(self, dropped: Counter[str], *, partition_lines: int = _PARTITION_LINES) -> npt.NDArray[np.bool_]:
+    def keep(
+        self, dropped: Counter[str], *, partition_lines: int = _PARTITION_LINES
+    ) -> npt.NDArray[np.bool_]:
         """[num_lines] which lines to keep: of equal lines the first held-out one, else the first of training,
         else the first of evaluation. Held-out text never gives way, so adding text moves nothing out of it.
 
@@ -66,7 +72,9 @@ class Spool:
             parts = []
             for start in range(0, self.num_lines, partition_lines):
                 block = hashes[start : start + partition_lines]
-                parts.append(start + np.flatnonzero(np.minimum(block // width, np.uint64(partitions - 1)) == partition))
+                parts.append(
+                    start + np.flatnonzero(np.minimum(block // width, np.uint64(partitions - 1)) == partition)
+                )
             rows = np.concatenate(parts)
             kinds = splits[rows]
             rank = np.where(kinds == HELD_OUT, 0, np.where(kinds == TRAIN, 1, 2))

@@ -76,7 +76,7 @@ def measure(
     weight, bias = output_layer(model)
     weight = weight.to(dtype)
     allowed = None if restrict is None else torch.from_numpy(restrict).to(device)
-    found: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+    found: dict[int, list[npt.NDArray[np.float64]]] = {}
     for batch in batches:
         chosen = [index for index in batch if len(examples[index].positions)]
         if not chosen:
@@ -106,15 +106,14 @@ def measure(
                 logits.masked_fill_(~allowed, -torch.inf).scatter_(1, golden[:, None], own)
                 restricted = ranks_of(logits, golden)
             parts.append((ranks, loss.double(), restricted))
-        joined = [torch.cat(tensors).cpu() for tensors in zip(*parts, strict=True)]
-        counts = [len(examples[index].positions) for index in chosen]
-        for index, *pieces in zip(chosen, *(tensor.split(counts) for tensor in joined), strict=True):
-            found[index] = (pieces[0], pieces[1], pieces[2])
+        joined = [torch.cat(tensors).cpu().numpy() for tensors in zip(*parts, strict=True)]
+        ends = np.cumsum([len(examples[index].positions) for index in chosen])[:-1]
+        for index, *pieces in zip(chosen, *(np.split(values, ends) for values in joined), strict=True):
+            found[index] = pieces
     if not found:
         return Measures()
-    ordered = [found[index] for index in sorted(found)]
-    ranks, losses, restricted = (torch.cat([row[place] for row in ordered]).numpy() for place in range(3))
-    return Measures(ranks, losses, restricted if restrict is not None else None)
+    measured = [np.concatenate([found[index][place] for index in sorted(found)]) for place in range(3)]
+    return Measures(measured[0], measured[1], measured[2] if restrict is not None else None)
 
 
 def unigram_ranks(counts: npt.NDArray[np.int64], gold: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:

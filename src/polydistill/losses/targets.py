@@ -22,14 +22,10 @@ def soft_targets(logprobs: Tensor, *, tail: Tail, temperature: float = 1.0) -> t
     The stored K of a random sampling sum to 1, so there every reading is the same.
     """
     stored = logprobs.float()
-    probabilities = stored.exp()
-    mass = probabilities.sum(-1, keepdim=True)
+    mass = stored.exp().sum(-1, keepdim=True)
     # float16 rounding can bring the sum a little over 1.
     within = mass.clamp(max=1.0)
-    if temperature == 1.0:
-        shares = probabilities / mass
-    else:
-        shares = torch.softmax(stored / temperature, dim=-1)
+    shares = torch.softmax(stored / temperature, dim=-1)
     if tail == "renormalise":
         return shares, torch.zeros_like(mass[:, 0])
     if tail == "raw":

@@ -37,7 +37,9 @@ def mask_texts(
             mask_share=masking.mask_share,
             random_share=masking.random_share,
         )
-        for text, example, encoded in zip(texts, ids, encode(tokenizer.backend, texts, max_length), strict=True)
+        for text, example, encoded in zip(
+            texts, ids, encode(tokenizer.backend, texts, max_length), strict=True
+        )
     ]
 
 

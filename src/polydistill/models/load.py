@@ -45,18 +45,24 @@ def load_masked_lm(
         )
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         raise ModelError(
-            field, model, f"cannot be loaded as a masked language model ({_first_line(error)})",
+            field,
+            model,
+            f"cannot be loaded as a masked language model ({_first_line(error)})",
             "give a folder or a hub name of a model with an MLM head (such as BertForMaskedLM)",
         ) from error
     missing = sorted(info["missing_keys"]) + sorted(str(key) for key in info.get("mismatched_keys", []))
     if missing:
         raise ModelError(
-            field, model, f"its file lacks weights that a masked language model needs ({', '.join(missing[:3])})",
+            field,
+            model,
+            f"its file lacks weights that a masked language model needs ({', '.join(missing[:3])})",
             "it was saved without its MLM head, or is another kind of model: use the checkpoint with the head",
         )
     for key, tensor in loaded.state_dict().items():
         if not torch.isfinite(tensor).all():
-            raise NumericsError(field, model, f"its weight {key} has NaN or infinity in it", "use an undamaged checkpoint")
+            raise NumericsError(
+                field, model, f"its weight {key} has NaN or infinity in it", "use an undamaged checkpoint"
+            )
     return loaded.eval()
 
 
@@ -66,7 +72,9 @@ def model_config(model: str, *, name: str = "", revision: str | None = None) -> 
         return AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(
-            f"teachers.{name}" if name else "model", model, f"cannot be loaded ({_first_line(error)})",
+            f"teachers.{name}" if name else "model",
+            model,
+            f"cannot be loaded ({_first_line(error)})",
             "give a folder with config.json, or a name on the hub (and unset HF_HUB_OFFLINE)",
         ) from error
 
@@ -92,7 +100,9 @@ def _refuse_pickle(model: str, field: str, revision: str | None, allow_pickle: b
     pickles = [file for file in PICKLE_FILES if _find(model, file, revision)]
     if pickles and not allow_pickle:
         raise ModelError(
-            field, model, f"its weights are only there as a pickle ({pickles[0]}), which can run code when opened",
+            field,
+            model,
+            f"its weights are only there as a pickle ({pickles[0]}), which can run code when opened",
             f"convert it to safetensors, or, if you trust it, set {field}.allow_pickle: true",
         )
 

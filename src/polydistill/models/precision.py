@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -14,10 +15,8 @@ Precision = Literal["auto", "float32", "bfloat16"]
 def computes_in_bfloat16() -> bool:
     """Whether this machine multiplies bfloat16 matrices in hardware (AVX512-BF16, AMX, or a GPU that does)."""
     if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     try:
-        from pathlib import Path
-
         flags = Path("/proc/cpuinfo").read_text("utf-8")
     except OSError:
         return False

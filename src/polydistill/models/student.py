@@ -54,18 +54,31 @@ def student_config(
         default = AutoConfig.for_model(model_type)
     except ValueError:
         raise ModelError(
-            "student.model_type", model_type, "transformers knows no such architecture",
+            "student.model_type",
+            model_type,
+            "transformers knows no such architecture",
             "use a `model_type` such as bert, electra, roberta, modernbert, deberta-v2",
         ) from None
     known = set(default.to_dict()) | {name for name in dir(type(default)) if not name.startswith("_")}
     for name in fields:
         if name not in known:
             raise ModelError(
-                f"student.config.{name}", None, f"{model_type} has no such configuration field",
+                f"student.config.{name}",
+                None,
+                f"{model_type} has no such configuration field",
                 f"it has, among others, {', '.join(sorted(set(default.to_dict()) & _SHAPE_FIELDS))}",
             )
     values = base.to_dict() if base is not None and base.model_type == model_type else {}
-    for key in ("dtype", "torch_dtype", "_name_or_path", "transformers_version", "model_type", "architectures", "id2label", "label2id"):
+    for key in (
+        "dtype",
+        "torch_dtype",
+        "_name_or_path",
+        "transformers_version",
+        "model_type",
+        "architectures",
+        "id2label",
+        "label2id",
+    ):
         values.pop(key, None)
     values |= fields
     values |= {
@@ -80,8 +93,10 @@ def student_config(
     positions = getattr(config, "max_position_embeddings", None)
     if positions is not None and positions < max_length:
         raise ModelError(
-            "student.config.max_position_embeddings", positions,
-            f"sequences have {max_length} tokens (corpora.max_length)", "raise the one or lower the other",
+            "student.config.max_position_embeddings",
+            positions,
+            f"sequences have {max_length} tokens (corpora.max_length)",
+            "raise the one or lower the other",
         )
     return config
 
@@ -94,7 +109,9 @@ def build_student(config: Any, *, seed: int, field: str = "student.model_type") 
         model = AutoModelForMaskedLM.from_config(config, dtype=torch.float32)
     except (ValueError, KeyError) as error:
         raise ModelError(
-            field, config.model_type, f"no masked language model of it ({str(error).splitlines()[0][:120]})",
+            field,
+            config.model_type,
+            f"no masked language model of it ({str(error).splitlines()[0][:120]})",
             "use an architecture that `AutoModelForMaskedLM` knows, and sizes that divide as it needs",
         ) from error
     finally:
@@ -119,7 +136,9 @@ def start_from_teachers(
     source_out, _ = output_layer(first.model)
     record["copied_tensors"] = _copy_encoder(student, first)
     if source_in.shape[1] != target_in.shape[1]:
-        raise _shape_error(first.name, "its embeddings", tuple(source_in.shape[1:]), tuple(target_in.shape[1:]))
+        raise _shape_error(
+            first.name, "its embeddings", tuple(source_in.shape[1:]), tuple(target_in.shape[1:])
+        )
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         tables = [(target_in, source_in, lambda model: _rows_and_bias(model)[0])]
@@ -171,7 +190,9 @@ def _copy_encoder(student: Any, teacher: TeacherRows) -> int:
 
 def _shape_error(name: str, what: str, found: Any, wanted: Any) -> ModelError:
     return ModelError(
-        "student.encoder_from", name, f"{what} has shape {found} and the student needs {wanted}",
+        "student.encoder_from",
+        name,
+        f"{what} has shape {found} and the student needs {wanted}",
         "leave `student.model_type` and `student.config` as the teacher's, or use `init: random`",
     )
 
@@ -183,7 +204,9 @@ def _place(table: Tensor, have: Tensor, teacher: TeacherRows, rows: Tensor) -> N
     have[where] = True
 
 
-def _bring_rows(table: Tensor, have: Tensor, other: TeacherRows, rows: Tensor, row_map: RowMap) -> dict[str, Any]:
+def _bring_rows(
+    table: Tensor, have: Tensor, other: TeacherRows, rows: Tensor, row_map: RowMap
+) -> dict[str, Any]:
     """Bring a teacher's rows into the table's space, by a map fitted on the pieces that both have."""
     source_ids = torch.from_numpy(other.ordinary)
     where = torch.from_numpy(other.mapping[other.ordinary])
@@ -191,7 +214,10 @@ def _bring_rows(table: Tensor, have: Tensor, other: TeacherRows, rows: Tensor, r
     record: dict[str, Any] = {"shared": int(shared.sum()), "new": int((~shared).sum())}
     if row_map != "mean" and int(shared.sum()) >= MIN_SHARED_PIECES:
         mapped, record["fit"] = _fit(
-            rows[source_ids[shared]].double(), table[where[shared]].double(), rows[source_ids].double(), row_map
+            rows[source_ids[shared]].double(),
+            table[where[shared]].double(),
+            rows[source_ids].double(),
+            row_map,
         )
         new = mapped[~shared].to(table.dtype)
         record["map"] = row_map
@@ -219,7 +245,8 @@ def _fit(source: Tensor, target: Tensor, rows: Tensor, row_map: RowMap) -> tuple
             scale: Tensor = (u @ v) * (singular.sum() / (x @ (u @ v)).square().sum())
             return scale
         ridge = 0.1 * x.square().sum() / x.shape[1]
-        return torch.linalg.solve(x.t() @ x + ridge * torch.eye(x.shape[1], dtype=x.dtype), x.t() @ y)
+        regularised = x.t() @ x + ridge * torch.eye(x.shape[1], dtype=x.dtype)
+        return torch.linalg.solve(regularised, x.t() @ y)  # type: ignore[no-any-return]
 
     x, y = source - mean_in, target - mean_out
     test = solve(x[~left], y[~left])
@@ -243,7 +270,11 @@ def _bring_biases(target: Tensor, teachers: Sequence[TeacherRows], first_bias: T
         where = torch.from_numpy(other.mapping[other.ordinary])
         values = bias[torch.from_numpy(other.ordinary)].to(target.dtype)
         shared = have[where]
-        shift = (target[where][shared] - values[shared]).mean() if bool(shared.any()) else target.mean() - values.mean()
+        shift = (
+            (target[where][shared] - values[shared]).mean()
+            if bool(shared.any())
+            else target.mean() - values.mean()
+        )
         target[where[~shared]] = values[~shared] + shift
         have[where] = True
 

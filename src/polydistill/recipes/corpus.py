@@ -33,7 +33,8 @@ def prepare_corpus(
         "language": language,
         "text": source_identity(text, field=f"{field}.text"),
         "evaluation": {
-            name: source_identity(sources, field=f"{field}.evaluation.{name}") for name, sources in evaluation.items()
+            name: source_identity(sources, field=f"{field}.evaluation.{name}")
+            for name, sources in evaluation.items()
         },
         # How languages are weighed against each other changes no language's examples.
         "settings": settings.model_dump(mode="json", exclude={"smoothing_alpha"}),

@@ -44,7 +44,9 @@ class Reader:
     mapping: npt.NDArray[np.int64] | None = None
     restrict: npt.NDArray[np.bool_] | None = None
 
-    def masked(self, texts: Sequence[str], ids: Sequence[int], max_length: int, masking: Masking, seed: int) -> list[Masked]:
+    def masked(
+        self, texts: Sequence[str], ids: Sequence[int], max_length: int, masking: Masking, seed: int
+    ) -> list[Masked]:
         """Mask texts by this reader's tokenizer, in the model's ids."""
         made = mask_texts(texts, ids, self.tokenizer, max_length=max_length, masking=masking, seed=seed)
         if self.mapping is None:
@@ -81,7 +83,9 @@ def evaluate_language(
         raw, ids = examples.texts(chosen), [int(examples.ids[row]) for row in chosen]
         for reader in readers:
             masked = reader.masked(raw, ids, max_length, masking, seed + EVALUATION_SEED)
-            plain = replace(reader, mapping=None).masked(raw, ids, max_length, masking, seed + EVALUATION_SEED)
+            plain = replace(reader, mapping=None).masked(
+                raw, ids, max_length, masking, seed + EVALUATION_SEED
+            )
             gold = np.concatenate([example.gold for example in plain])
             baseline = unigram_ranks(counts[reader.view, reader.teacher], gold)
             result: Measures = measure(
@@ -92,18 +96,16 @@ def evaluate_language(
                 dtype=dtype,
                 restrict=reader.restrict,
             )
-            rows.append(
-                {
-                    "text": text_name,
-                    "model": reader.name,
-                    "tokenizer": reader.view,
-                    "teacher": reader.teacher,
-                    "num_examples": len(raw),
-                    "unigram_mrr": mean_reciprocal_rank(baseline),
-                    "unigram_top1": float((baseline <= 1).mean()),
-                }
-                | result.summary()
-            )
+            row: dict[str, Any] = {
+                "text": text_name,
+                "model": reader.name,
+                "tokenizer": reader.view,
+                "teacher": reader.teacher,
+                "num_examples": len(raw),
+                "unigram_mrr": mean_reciprocal_rank(baseline),
+                "unigram_top1": float((baseline <= 1).mean()),
+            }
+            rows.append(row | result.summary())
     return rows
 
 
@@ -126,7 +128,9 @@ def sample_guesses(
     for row in examples.first(settings.num_samples * 4)[: settings.num_samples * 4]:
         text, example_id = examples.texts(np.array([row]))[0], int(examples.ids[row])
         first = readers[0]
-        plain = replace(first, mapping=None).masked([text], [example_id], max_length, masking, seed + EVALUATION_SEED)[0]
+        plain = replace(first, mapping=None).masked(
+            [text], [example_id], max_length, masking, seed + EVALUATION_SEED
+        )[0]
         mask_id = first.tokenizer.special_ids["mask"]
         places = [i for i, position in enumerate(plain.positions) if plain.input_ids[position] == mask_id]
         if not places:
@@ -136,15 +140,21 @@ def sample_guesses(
         window = slice(max(1, position - 24), position + 25)
         backend = first.tokenizer.backend
         entry: dict[str, Any] = {
-            "before": backend.decode(plain.input_ids[window.start : position].tolist(), skip_special_tokens=False),
-            "after": backend.decode(plain.input_ids[position + 1 : window.stop].tolist(), skip_special_tokens=False),
+            "before": backend.decode(
+                plain.input_ids[window.start : position].tolist(), skip_special_tokens=False
+            ),
+            "after": backend.decode(
+                plain.input_ids[position + 1 : window.stop].tolist(), skip_special_tokens=False
+            ),
             "gold": str(backend.id_to_token(int(plain.gold[place]))),
             "guesses": {},
         }
         for reader in readers:
             masked = reader.masked([text], [example_id], max_length, masking, seed + EVALUATION_SEED)[0]
             best = guesses(reader.model, masked, place, pad_id=reader.pad_id)
-            entry["guesses"][reader.name] = [[decode(index, reader), round(share, 4)] for index, share in best]
+            entry["guesses"][reader.name] = [
+                [decode(index, reader), round(share, 4)] for index, share in best
+            ]
         found.append(entry)
         if len(found) == settings.num_samples:
             break

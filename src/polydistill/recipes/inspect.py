@@ -32,7 +32,9 @@ def inspect_store(folder: Path, num_examples: int, tokenizer: str, console: Cons
     store = Store(folder)
     identity = store.identity
     table = Table(show_header=False, title=str(folder))
-    input_bytes = sum(shard["tokens"] for shard in store.manifest["shards"]) * (2 if identity["vocabulary_size"] <= 65536 else 4)
+    input_bytes = sum(shard["tokens"] for shard in store.manifest["shards"]) * (
+        2 if identity["vocabulary_size"] <= 65536 else 4
+    )
     facts = {
         **identity,
         "examples": f"{len(store):,}",
@@ -55,8 +57,8 @@ def inspect_store(folder: Path, num_examples: int, tokenizer: str, console: Cons
                 for token, logprob in zip(row.top_ids[place], row.top_logprobs[place], strict=True)
                 if np.isfinite(logprob)
             )
-            gold = words.id_to_token(int(row.gold[place]))
-            seen = words.id_to_token(int(row.input_ids[position]))
+            gold = str(words.id_to_token(int(row.gold[place])))
+            seen = str(words.id_to_token(int(row.input_ids[position])))
             console.print(
                 f"  {int(position):>4} {escape(gold)} (seen {escape(seen)}, "
                 f"p {np.exp(float(row.gold_logprobs[place])):.3f}): {escape(guesses)}"
@@ -65,9 +67,15 @@ def inspect_store(folder: Path, num_examples: int, tokenizer: str, console: Cons
 
 def verify_stores(folder: Path) -> list[str]:
     """Check every checksum of a store, or of all stores under a folder; StoreError names the first damaged file."""
-    manifests = [folder] if (folder / "manifest.json").is_file() else sorted(p.parent for p in folder.rglob("manifest.json"))
+    manifests = (
+        [folder]
+        if (folder / "manifest.json").is_file()
+        else sorted(p.parent for p in folder.rglob("manifest.json"))
+    )
     if not manifests:
-        raise StoreError("store", str(folder), "holds no store (no manifest.json)", "name a folder such as runs/NAME/store")
+        raise StoreError(
+            "store", str(folder), "holds no store (no manifest.json)", "name a folder such as runs/NAME/store"
+        )
     lines = []
     for path in manifests:
         store = Store(path)
@@ -80,12 +88,18 @@ def unite_models(models: Sequence[str], output: Path, console: Console) -> None:
     """Write the union tokenizer of models, and each model's own with the union's ids, and print the overlap."""
     loaded = [load_tokenizer(model, name=f"{index}-{Path(model).name}") for index, model in enumerate(models)]
     union = unite(loaded)
-    length = min(512, *(tokenizer.max_length for tokenizer in loaded)) if len(loaded) > 1 else min(512, loaded[0].max_length)
+    length = (
+        min(512, *(tokenizer.max_length for tokenizer in loaded))
+        if len(loaded) > 1
+        else min(512, loaded[0].max_length)
+    )
     save_tokenizer(union_tokenizer(union, loaded), output, specials=STUDENT_SPECIALS, max_length=length)
     shared = overlap(loaded)
     for tokenizer, mapping in zip(loaded, union.maps, strict=True):
         own = language_tokenizer(tokenizer, mapping, union)
-        save_tokenizer(own, output / "tokenizer" / tokenizer.name, specials=special_strings(tokenizer), max_length=length)
+        save_tokenizer(
+            own, output / "tokenizer" / tokenizer.name, specials=special_strings(tokenizer), max_length=length
+        )
         write_json(output / "tokenizer" / tokenizer.name / "map.json", mapping.tolist())
     table = Table(title=f"union of {union.size:,} pieces")
     table.add_column("model")
@@ -93,7 +107,9 @@ def unite_models(models: Sequence[str], output: Path, console: Console) -> None:
     for tokenizer in loaded:
         table.add_column(f"shared with {escape(tokenizer.name)}", justify="right")
     for row, tokenizer in enumerate(loaded):
-        table.add_row(escape(tokenizer.name), f"{tokenizer.size:,}", *(f"{int(count):,}" for count in shared[row]))
+        table.add_row(
+            escape(tokenizer.name), f"{tokenizer.size:,}", *(f"{int(count):,}" for count in shared[row])
+        )
     console.print(table)
     console.print(f"written to {output}", markup=False)
 
@@ -113,7 +129,10 @@ def inspect_vocabulary(model: str, console: Console) -> None:
         "pieces that start a word": f"{sum(piece.starts_word for piece in pieces):,}",
         "unused, special or empty slots": f"{tokenizer.size - len(pieces):,}",
         "entries that mean the same piece": f"{len(pieces) - len(set(pieces)):,}",
-        "examples": " ".join(piece.surface if piece.starts_word else f"##{piece.surface}" for piece in pieces[len(pieces) // 3 :][:12]),
+        "examples": " ".join(
+            piece.surface if piece.starts_word else f"##{piece.surface}"
+            for piece in pieces[len(pieces) // 3 :][:12]
+        ),
     }
     for key, value in facts.items():
         table.add_row(key, escape(str(value)))
@@ -125,6 +144,10 @@ def _teacher_tokenizer(folder: Path, teacher: str, tokenizer: str) -> LoadedToke
         return load_tokenizer(tokenizer, name=teacher)
     recipe = folder.parent.parent.parent / "recipe.yaml"
     if not recipe.is_file():
-        raise StoreError("store", str(folder), "is not in a run's folder, so its teacher is not known", "pass --tokenizer")
+        raise StoreError(
+            "store", str(folder), "is not in a run's folder, so its teacher is not known", "pass --tokenizer"
+        )
     settings = yaml.safe_load(recipe.read_text("utf-8"))["teachers"][teacher]
-    return load_tokenizer(settings["model"], name=teacher, tokenizer=settings["tokenizer"], revision=settings["revision"])
+    return load_tokenizer(
+        settings["model"], name=teacher, tokenizer=settings["tokenizer"], revision=settings["revision"]
+    )

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,16 @@ from tokenizers import Tokenizer
 from polydistill.config import MergeRecipe
 from polydistill.corpora import Examples, smoothed_probabilities
 from polydistill.errors import RecipeError
-from polydistill.files import artefact, fingerprint, hash_folder, is_current, lock, read_json, write_json, write_text
+from polydistill.files import (
+    artefact,
+    fingerprint,
+    hash_folder,
+    is_current,
+    lock,
+    read_json,
+    write_json,
+    write_text,
+)
 from polydistill.models import (
     TeacherRows,
     build_student,
@@ -83,12 +94,16 @@ def run_merge(recipe: MergeRecipe, run: Run, *, until: str = "report") -> Path:
     arguments = check_arguments(recipe.training)
     with lock(run.path):
         merge = prepare(recipe, run)
-        stages = (build_corpora, build_tokenizers, score_teachers, train_student, evaluate_models, write_report)
+        stages: tuple[Callable[[Merge], None], ...] = (
+            build_corpora,
+            build_tokenizers,
+            score_teachers,
+            partial(train_student, arguments=arguments),
+            evaluate_models,
+            write_report,
+        )
         for stage in stages[: last + 1]:
-            if stage is train_student:
-                train_student(merge, arguments)
-            else:
-                stage(merge)  # type: ignore[operator]
+            stage(merge)
     return run.path
 
 
@@ -101,14 +116,17 @@ def prepare(recipe: MergeRecipe, run: Run) -> Merge:
     for name, tokenizer in tokenizers.items():
         if tokenizer.max_length < recipe.corpora.max_length:
             raise RecipeError(
-                "corpora.max_length", recipe.corpora.max_length,
+                "corpora.max_length",
+                recipe.corpora.max_length,
                 f"teacher {name} takes at most {tokenizer.max_length} tokens",
                 f"set corpora.max_length to {tokenizer.max_length} or less",
             )
         if recipe.scoring.top_k > tokenizer.size:
             raise RecipeError(
-                "scoring.top_k", recipe.scoring.top_k,
-                f"larger than the vocabulary of teacher {name} ({tokenizer.size} pieces)", "choose a smaller k",
+                "scoring.top_k",
+                recipe.scoring.top_k,
+                f"larger than the vocabulary of teacher {name} ({tokenizer.size} pieces)",
+                "choose a smaller k",
             )
     return Merge(recipe, run, tokenizers, unite(list(tokenizers.values())), {}, {})
 
@@ -143,7 +161,9 @@ def build_tokenizers(merge: Merge) -> None:
     with run.stage("tokenizer"), artefact(run.path / "tokenizer", inputs) as folder:
         loaded = list(merge.tokenizers.values())
         settings = recipe.student.tokenizer
-        union = union_tokenizer(merge.union, loaded, lowercase=settings.lowercase, strip_accents=settings.strip_accents)
+        union = union_tokenizer(
+            merge.union, loaded, lowercase=settings.lowercase, strip_accents=settings.strip_accents
+        )
         length = max(recipe.corpora.max_length, min(512, *(tokenizer.max_length for tokenizer in loaded)))
         specials = {role: f"[{role.upper()}]" for role in merge.union.special_ids}
         save_tokenizer(union, folder, specials=specials, max_length=length)
@@ -154,7 +174,9 @@ def build_tokenizers(merge: Merge) -> None:
                 teacher = merge.tokenizers[name]
                 own = language_tokenizer(teacher, merge.maps[name], merge.union)
                 if place == 0:
-                    save_tokenizer(own, folder / language, specials=special_strings(teacher), max_length=length)
+                    save_tokenizer(
+                        own, folder / language, specials=special_strings(teacher), max_length=length
+                    )
                 measured[f"{language}/{name}"] = segmentation(
                     union, own, texts, unk_id=merge.union.special_ids["unk"]
                 ).as_dict()
@@ -196,7 +218,10 @@ def score_teachers(merge: Merge) -> None:
                 ).to(device())
             examples = Examples(merge.corpora[language][0] / "train.arrow")
             target = run.path / "store" / language / name
-            with run.stage(f"score/{language}/{name}"), artefact(target, identity, keep_partial=True) as folder:
+            with (
+                run.stage(f"score/{language}/{name}"),
+                artefact(target, identity, keep_partial=True) as folder,
+            ):
                 result = score(
                     folder, identity, examples, merge.tokenizers[name], model,
                     scoring=recipe.scoring, masking=recipe.masking, max_length=recipe.corpora.max_length,
@@ -217,7 +242,9 @@ def train_student(merge: Merge, arguments: dict[str, Any]) -> None:
     target = run.path / "student" / "final"
     inputs = {
         "stage": "student",
-        "stores": {"/".join(key): fingerprint(Store(folder).identity) for key, folder in merge.stores.items()},
+        "stores": {
+            "/".join(key): fingerprint(Store(folder).identity) for key, folder in merge.stores.items()
+        },
         "tokenizer": read_json(run.path / "tokenizer" / "stamp.json")["fingerprint"],
         "student": recipe.student.model_dump(mode="json"),
         "distillation": recipe.distillation.model_dump(mode="json"),
@@ -236,7 +263,10 @@ def train_student(merge: Merge, arguments: dict[str, Any]) -> None:
         write_json(checkpoints / "stamp.json", {"fingerprint": fingerprint(inputs), "inputs": inputs})
     model, record = initial_student(merge)
     data = {language: stored_examples(merge, language) for language in recipe.languages}
-    sizes = {language: len(Store(merge.stores[language, s.teachers[0]])) for language, s in recipe.languages.items()}
+    sizes = {
+        language: len(Store(merge.stores[language, s.teachers[0]]))
+        for language, s in recipe.languages.items()
+    }
     probabilities = smoothed_probabilities(sizes, recipe.corpora.smoothing_alpha)
     run.say(
         f"student: {sum(p.numel() for p in model.parameters()):,} parameters, "
@@ -252,7 +282,9 @@ def train_student(merge: Merge, arguments: dict[str, Any]) -> None:
         model.save_pretrained(folder)
         shutil.copytree(run.path / "tokenizer", folder, dirs_exist_ok=True, ignore=_only_tokenizer_files)
         for language in recipe.languages:
-            shutil.copytree(run.path / "tokenizer" / language, folder / "tokenizer" / language, dirs_exist_ok=True)
+            shutil.copytree(
+                run.path / "tokenizer" / language, folder / "tokenizer" / language, dirs_exist_ok=True
+            )
         write_text(folder / "README.md", model_card(recipe, record))
         write_json(folder / "initialisation.json", record)
     write_json(run.path / "student" / "log.json", {"log": log, "probabilities": probabilities})
@@ -267,7 +299,9 @@ def evaluate_models(merge: Merge) -> None:
         "student": hash_folder(run.path / "student" / "final", pattern="*.safetensors"),
         "settings": recipe.evaluation.model_dump(mode="json"),
         "corpora": _corpora_fingerprints(merge),
-        "stores": {"/".join(key): fingerprint(Store(folder).identity) for key, folder in merge.stores.items()},
+        "stores": {
+            "/".join(key): fingerprint(Store(folder).identity) for key, folder in merge.stores.items()
+        },
     }
     if is_current(target, inputs):
         return
@@ -277,7 +311,9 @@ def evaluate_models(merge: Merge) -> None:
         union_backend = Tokenizer.from_file(str(run.path / "tokenizer" / "tokenizer.json"))
         union_view = LoadedTokenizer("union", union_backend, merge.union.special_ids, 10**9)
         teachers = {
-            name: load_masked_lm(t.model, name=name, revision=t.revision, allow_pickle=t.allow_pickle).to(device())
+            name: load_masked_lm(t.model, name=name, revision=t.revision, allow_pickle=t.allow_pickle).to(
+                device()
+            )
             for name, t in recipe.teachers.items()
         }
         strings = merge.union.strings()
@@ -293,7 +329,11 @@ def evaluate_models(merge: Merge) -> None:
                 tokenizer = merge.tokenizers[name]
                 readers.append(Reader(name, teachers[name], tokenizer, "own", name))
                 readers.append(Reader("student", student, tokenizer, "own", name, merge.maps[name], pieces))
-            common = {"masking": recipe.masking, "max_length": recipe.corpora.max_length, "seed": recipe.seed}
+            common: dict[str, Any] = {
+                "masking": recipe.masking,
+                "max_length": recipe.corpora.max_length,
+                "seed": recipe.seed,
+            }
             rows[language] = evaluate_language(
                 readers, training=Examples(corpus / "train.arrow"), texts=text_files(corpus),
                 settings=recipe.evaluation, dtype=dtype, **common,
@@ -305,7 +345,11 @@ def evaluate_models(merge: Merge) -> None:
                 return str(reader.tokenizer.backend.id_to_token(index))
 
             samples[language] = sample_guesses(
-                readers[1:3], text_files(corpus)["held_out"], settings=recipe.evaluation, decode=decode, **common
+                readers[1:3],
+                text_files(corpus)["held_out"],
+                settings=recipe.evaluation,
+                decode=decode,
+                **common,
             )
         write_json(folder / "mlm.json", {"languages": rows, "summary": summarise(rows), "ties": "mean rank"})
         write_json(folder / "samples.json", samples)
@@ -324,13 +368,19 @@ def initial_student(merge: Merge) -> tuple[Any, dict[str, Any]]:
     settings = recipe.student
     config, first = _student_config(merge)
     model = build_student(config, seed=recipe.seed)
-    record: dict[str, Any] = {"init": settings.init, "seed": recipe.seed, "config": json.loads(config.to_json_string())}
+    record: dict[str, Any] = {
+        "init": settings.init,
+        "seed": recipe.seed,
+        "config": json.loads(config.to_json_string()),
+    }
     if first is not None:
         names = [first, *(name for name in recipe.teachers if name != first)]
         parts = []
         for name in names:
             teacher = recipe.teachers[name]
-            loaded = load_masked_lm(teacher.model, name=name, revision=teacher.revision, allow_pickle=teacher.allow_pickle)
+            loaded = load_masked_lm(
+                teacher.model, name=name, revision=teacher.revision, allow_pickle=teacher.allow_pickle
+            )
             parts.append(TeacherRows(name, loaded, merge.maps[name], merge.tokenizers[name].ordinary_ids))
         record |= start_from_teachers(model, parts, row_map=settings.row_map, seed=recipe.seed)
     return model, record
@@ -342,12 +392,10 @@ def stored_examples(merge: Merge, language: str) -> StoredExamples:
     stores = [Store(merge.stores[language, name]) for name in settings.teachers]
     weights = None
     if settings.use == "best" and merge.recipe.distillation.best_by == "character":
-        lengths = {
-            int(i): len(t)
-            for i, t in _texts_by_id(merge.corpora[language][0] / "train.arrow")
-        }
+        lengths = {int(i): len(t) for i, t in _texts_by_id(merge.corpora[language][0] / "train.arrow")}
         weights = [
-            store.num_masked_of / np.array([max(1, lengths[int(i)]) for i in store.examples]) for store in stores
+            store.num_masked_of / np.array([max(1, lengths[int(i)]) for i in store.examples])
+            for store in stores
         ]
     choice = choose_copies(stores, settings.use, settings.teachers, weights=weights)
     return StoredExamples(stores, [merge.maps[name] for name in settings.teachers], choice)
@@ -360,7 +408,9 @@ def _student_config(merge: Merge) -> tuple[Any, str | None]:
     first, base, model_type = None, None, settings.model_type
     if settings.init == "teachers":
         first = settings.encoder_from or next(iter(recipe.teachers))
-        base = model_config(recipe.teachers[first].model, name=first, revision=recipe.teachers[first].revision)
+        base = model_config(
+            recipe.teachers[first].model, name=first, revision=recipe.teachers[first].revision
+        )
         model_type = base.model_type if "model_type" not in settings.model_fields_set else model_type
     config = student_config(
         model_type, settings.config, vocabulary_size=merge.union.size, special_ids=merge.union.special_ids,
@@ -372,7 +422,9 @@ def _student_config(merge: Merge) -> tuple[Any, str | None]:
 def _encoder_weights(merge: Merge) -> dict[str, str]:
     if merge.recipe.student.init == "random":
         return {}
-    return {name: weights_fingerprint(t.model, revision=t.revision) for name, t in merge.recipe.teachers.items()}
+    return {
+        name: weights_fingerprint(t.model, revision=t.revision) for name, t in merge.recipe.teachers.items()
+    }
 
 
 def _store_identity(merge: Merge, language: str, name: str, weights: str, dtype: str) -> dict[str, Any]:
@@ -412,7 +464,9 @@ def _texts_by_id(path: Path) -> Any:
 
 
 def _only_tokenizer_files(folder: str, names: list[str]) -> list[str]:
-    return [name for name in names if (Path(folder) / name).is_dir() or name in ("stamp.json", "vocabulary.json")]
+    return [
+        name for name in names if (Path(folder) / name).is_dir() or name in ("stamp.json", "vocabulary.json")
+    ]
 
 
 def _counter(run: Run, name: str, total: int) -> Any:

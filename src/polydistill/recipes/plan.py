@@ -17,21 +17,31 @@ from rich.table import Table
 
 from polydistill.config import AnyRecipe, MergeRecipe, Source, load_recipe
 from polydistill.corpora import sample_texts
+from polydistill.losses import sparse_soft_cross_entropy
 from polydistill.models import (
     build_student,
     device,
     length_batches,
     load_masked_lm,
     mask_texts,
+    masked_features,
     model_config,
+    output_layer,
+    pad_batch,
     resolve_dtype,
     student_config,
 )
-from polydistill.losses import sparse_soft_cross_entropy
-from polydistill.models import masked_features, output_layer, pad_batch
 from polydistill.scoring import predict
-from polydistill.tokenization import LoadedTokenizer, Union, count_tokens, load_tokenizer, segmentation, union_tokenizer, unite
-from polydistill.tokenization import language_tokenizer
+from polydistill.tokenization import (
+    LoadedTokenizer,
+    Union,
+    count_tokens,
+    language_tokenizer,
+    load_tokenizer,
+    segmentation,
+    union_tokenizer,
+    unite,
+)
 from polydistill.training import check_arguments, clock
 
 SAMPLE_CHARACTERS = 400_000
@@ -62,9 +72,17 @@ def plan_recipe(recipe: str | AnyRecipe, overrides: Sequence[str], console: Cons
     """Print the resolved settings, sizes, times and conflicts of a recipe; returns the conflicts."""
     loaded = load_recipe(recipe, overrides) if isinstance(recipe, str) else recipe
     arguments = check_arguments(loaded.training)
-    console.print(escape(yaml.safe_dump(loaded.model_dump(mode="json") | {"training": arguments}, allow_unicode=True, sort_keys=False)))
+    console.print(
+        escape(
+            yaml.safe_dump(
+                loaded.model_dump(mode="json") | {"training": arguments}, allow_unicode=True, sort_keys=False
+            )
+        )
+    )
     if not isinstance(loaded, MergeRecipe):
-        console.print("a pre-training recipe: its vocabulary and model are made from the text, gold labels only")
+        console.print(
+            "a pre-training recipe: its vocabulary and model are made from the text, gold labels only"
+        )
         return []
     tokenizers = {
         name: load_tokenizer(t.model, name=name, tokenizer=t.tokenizer, revision=t.revision)
@@ -142,7 +160,10 @@ def conflicts(
         for name in settings.teachers:
             own_tokenizer = language_tokenizer(tokenizers[name], maps[name], union)
             measured = segmentation(merged, own_tokenizer, texts[language], unk_id=union.special_ids["unk"])
-            if measured.drift > LARGE_DRIFT or measured.unknown_share > measured.own_unknown_share + LARGE_UNKNOWN:
+            if (
+                measured.drift > LARGE_DRIFT
+                or measured.unknown_share > measured.own_unknown_share + LARGE_UNKNOWN
+            ):
                 found.append(
                     Conflict(f"languages.{language}: the union tokenizer makes {measured.drift:.0%} of {name}'s tokens "
                              f"otherwise and leaves {measured.unknown_share:.1%} unknown (own {measured.own_unknown_share:.1%})",
@@ -151,7 +172,9 @@ def conflicts(
     return found
 
 
-def measure_text(sources: Sequence[Source], field: str, tokenizers: Sequence[LoadedTokenizer]) -> LanguageSize:
+def measure_text(
+    sources: Sequence[Source], field: str, tokenizers: Sequence[LoadedTokenizer]
+) -> LanguageSize:
     """Read a sample of a language's text and scale it up to what its files hold."""
     texts, characters = sample_texts(sources, field=field, max_characters=SAMPLE_CHARACTERS)
     counted = sum(count_tokens([tokenizer.backend for tokenizer in tokenizers], texts))
@@ -212,16 +235,27 @@ def _print_times(
         languages = [language for language, s in recipe.languages.items() if name in s.teachers]
         if not languages:
             continue
-        model = load_masked_lm(teacher.model, name=name, revision=teacher.revision, allow_pickle=teacher.allow_pickle).to(device())
+        model = load_masked_lm(
+            teacher.model, name=name, revision=teacher.revision, allow_pickle=teacher.allow_pickle
+        ).to(device())
         for language in languages:
             speed = _scoring_speed(recipe, model, tokenizers[name], sizes[language].texts)
             seconds = sizes[language].tokens / speed
             scored += seconds
-            console.print(f"score {language} with {name}: {speed:,.0f} tokens/s, {clock(seconds)}", markup=False)
+            console.print(
+                f"score {language} with {name}: {speed:,.0f} tokens/s, {clock(seconds)}", markup=False
+            )
     step = _step_seconds(recipe, student, arguments)
     trained = step * arguments["max_steps"] * arguments["gradient_accumulation_steps"]
-    batch = arguments["per_device_train_batch_size"] * arguments["gradient_accumulation_steps"] * recipe.corpora.max_length
-    console.print(f"train {arguments['max_steps']:,} steps of at most {batch:,} tokens: {step:.2f} s each, {clock(trained)}", markup=False)
+    batch = (
+        arguments["per_device_train_batch_size"]
+        * arguments["gradient_accumulation_steps"]
+        * recipe.corpora.max_length
+    )
+    console.print(
+        f"train {arguments['max_steps']:,} steps of at most {batch:,} tokens: {step:.2f} s each, {clock(trained)}",
+        markup=False,
+    )
     console.print(f"in all about {clock(scored + trained)}, evaluation and corpora not counted", markup=False)
 
 
@@ -232,8 +266,12 @@ def _scoring_speed(recipe: MergeRecipe, model: Any, tokenizer: LoadedTokenizer, 
     # Pieces of text about as long as an example will be.
     step = max(1, round(len(joined) / max(1, sum(count_tokens([tokenizer.backend], texts))) * length))
     pieces = [joined[place : place + step] for place in range(0, min(len(joined), 200 * step), step)]
-    masked = mask_texts(pieces, range(len(pieces)), tokenizer, max_length=length, masking=recipe.masking, seed=recipe.seed)
-    batch = length_batches([len(example.input_ids) for example in masked], min(2048, recipe.scoring.batch_tokens))[0]
+    masked = mask_texts(
+        pieces, range(len(pieces)), tokenizer, max_length=length, masking=recipe.masking, seed=recipe.seed
+    )
+    batch = length_batches(
+        [len(example.input_ids) for example in masked], min(2048, recipe.scoring.batch_tokens)
+    )[0]
     chosen = [masked[row] for row in batch if len(masked[row].positions)]
     tokens = sum(len(example.input_ids) for example in chosen)
     return tokens / _median_seconds(
@@ -259,7 +297,9 @@ def _step_seconds(recipe: MergeRecipe, student: Any, arguments: dict[str, Any]) 
     def step() -> None:
         with torch.autocast(where.type, torch.bfloat16, enabled=bool(arguments["bf16"])):
             features = masked_features(
-                model, {"input_ids": ids.to(where), "attention_mask": attention.to(where)}, positions.to(where)
+                model,
+                {"input_ids": ids.to(where), "attention_mask": attention.to(where)},
+                positions.to(where),
             )
         weight, bias = output_layer(model)
         target = torch.full((len(positions), columns), 1.0 / columns, device=where)

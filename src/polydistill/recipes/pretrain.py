@@ -20,7 +20,14 @@ from polydistill.recipes.corpus import prepare_corpus
 from polydistill.recipes.evaluate import Reader, evaluate_language, text_files
 from polydistill.recipes.run_folder import Run
 from polydistill.reports import model_card
-from polydistill.tokenization import Encoded, LoadedTokenizer, encode, save_tokenizer, train_wordpiece, word_starts
+from polydistill.tokenization import (
+    Encoded,
+    LoadedTokenizer,
+    encode,
+    save_tokenizer,
+    train_wordpiece,
+    word_starts,
+)
 from polydistill.tokenization.pieces import STUDENT_SPECIALS
 from polydistill.training import MaskedTexts, check_arguments, train
 
@@ -74,17 +81,18 @@ def build_tokenizer(recipe: PretrainRecipe, run: Run) -> LoadedTokenizer:
                     count_tokens=lambda texts: [len(text) for text in texts], max_tokens=4096,
                     field=f"languages.{language}",
                 )  # fmt: skip
-            settings = recipe.tokenizer
+            wordpiece = recipe.tokenizer
             trained = train_wordpiece(
                 _balanced({k: Examples(v / "train.arrow") for k, v in raw.items()}, recipe.corpora.smoothing_alpha),
-                size=settings.size, lowercase=settings.lowercase, strip_accents=settings.strip_accents,
-                min_frequency=settings.min_frequency, limit_alphabet=settings.limit_alphabet,
+                size=wordpiece.size, lowercase=wordpiece.lowercase, strip_accents=wordpiece.strip_accents,
+                min_frequency=wordpiece.min_frequency, limit_alphabet=wordpiece.limit_alphabet,
             )  # fmt: skip
             shutil.rmtree(folder / "raw")
             save_tokenizer(trained, folder, specials=STUDENT_SPECIALS, max_length=recipe.corpora.max_length)
         run.say(f"tokenizer: WordPiece of {trained.get_vocab_size():,} pieces")
     backend = Tokenizer.from_file(str(target / "tokenizer.json"))
-    ids = {role: int(backend.token_to_id(token)) for role, token in STUDENT_SPECIALS.items()}
+    vocabulary = backend.get_vocab()
+    ids = {role: vocabulary[token] for role, token in STUDENT_SPECIALS.items()}
     return LoadedTokenizer(recipe.name, backend, ids, recipe.corpora.max_length)
 
 
@@ -141,7 +149,10 @@ def train_model(
 
 
 def evaluate_model(
-    recipe: PretrainRecipe, run: Run, tokenizer: LoadedTokenizer, corpora: dict[str, tuple[Path, dict[str, Any]]]
+    recipe: PretrainRecipe,
+    run: Run,
+    tokenizer: LoadedTokenizer,
+    corpora: dict[str, tuple[Path, dict[str, Any]]],
 ) -> None:
     """The model on each language's held-out text, beside the unigram baseline, to evaluation/mlm.json."""
     inputs = {
@@ -205,4 +216,3 @@ def _balanced(examples: dict[str, Examples], alpha: float) -> Iterator[str]:
 def _texts(examples: Examples) -> Iterator[str]:
     for start in range(0, len(examples), 1024):
         yield from examples.texts(slice(start, min(start + 1024, len(examples))))
-

@@ -31,7 +31,9 @@ def run_recipe(
     stages = merge.STAGES if isinstance(loaded, MergeRecipe) else pretrain.STAGES
     if until not in stages:
         if until != "report":
-            raise RecipeError("recipe", loaded.recipe, f"this kind has no stage {until!r}", f"it has {', '.join(stages)}")
+            raise RecipeError(
+                "recipe", loaded.recipe, f"this kind has no stage {until!r}", f"it has {', '.join(stages)}"
+            )
         until = stages[-1]
     run = open_run(loaded, show=show, update=update)
     if isinstance(loaded, MergeRecipe):

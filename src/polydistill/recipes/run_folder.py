@@ -84,11 +84,15 @@ def open_run(recipe: AnyRecipe, *, show: Callable[[str], None] = _print, update:
         if changed and not update:
             shown = "; ".join(f"{key}: {_short(old)} → {_short(new)}" for key, old, new in changed[:4])
             raise RunFolderError(
-                "output", str(path), f"belongs to a recipe with other settings ({shown})",
+                "output",
+                str(path),
+                f"belongs to a recipe with other settings ({shown})",
                 "choose another `output` (and `reuse` this one's stores), or pass --update to redo what depends on them",
             )
     elif path.is_dir() and any(entry.name not in (".lock", "run.log") for entry in path.iterdir()):
-        raise RunFolderError("output", str(path), "is not empty and not a run's folder", "choose another `output`")
+        raise RunFolderError(
+            "output", str(path), "is not empty and not a run's folder", "choose another `output`"
+        )
     path.mkdir(parents=True, exist_ok=True)
     write_text(existing, yaml.safe_dump(resolved, allow_unicode=True, sort_keys=False))
     write_json(path / "environment.json", environment())
@@ -97,7 +101,16 @@ def open_run(recipe: AnyRecipe, *, show: Callable[[str], None] = _print, update:
 
 def environment() -> dict[str, Any]:
     """What a run ran on: versions, processor, memory."""
-    packages = ("polydistill", "torch", "transformers", "tokenizers", "datasets", "accelerate", "numpy", "pyarrow")
+    packages = (
+        "polydistill",
+        "torch",
+        "transformers",
+        "tokenizers",
+        "datasets",
+        "accelerate",
+        "numpy",
+        "pyarrow",
+    )
     return {
         "python": sys.version.split()[0],
         "platform": platform.platform(),

@@ -30,7 +30,9 @@ def model_card(recipe: AnyRecipe, record: dict[str, Any]) -> str:
         lines += [f"| {language} | {', '.join(s.teachers)} |" for language, s in recipe.languages.items()]
         lines += ["", f"Labels: {recipe.distillation.labels}; initial weights: {record['init']}."]
     else:
-        lines.append(f"A masked language model for {', '.join(languages)}, pre-trained by polydistill {__version__}.")
+        lines.append(
+            f"A masked language model for {', '.join(languages)}, pre-trained by polydistill {__version__}."
+        )
     lines += [
         "",
         "```python",

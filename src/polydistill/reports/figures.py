@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -27,7 +27,7 @@ _STYLE = {
 }
 
 
-def curves(series: dict[str, tuple[Sequence[float], Sequence[float]]], *, xlabel: str, ylabel: str) -> str:
+def curves(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, xlabel: str, ylabel: str) -> str:
     """Lines by name: (x values, y values)."""
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(6.4, 3.2), layout="constrained")
@@ -41,7 +41,7 @@ def curves(series: dict[str, tuple[Sequence[float], Sequence[float]]], *, xlabel
         return _svg(figure)
 
 
-def grouped_bars(groups: Sequence[str], series: dict[str, Sequence[float | None]], *, ylabel: str) -> str:
+def grouped_bars(groups: Sequence[str], series: Mapping[str, Sequence[float | None]], *, ylabel: str) -> str:
     """Bars side by side in each group, with their values above; None leaves a gap."""
     with mpl.rc_context(_STYLE | {"axes.grid.axis": "y"}):
         figure = Figure(figsize=(max(6.4, 0.5 * len(groups) * len(series)), 3.2), layout="constrained")
@@ -52,7 +52,9 @@ def grouped_bars(groups: Sequence[str], series: dict[str, Sequence[float | None]
             places = [group + (index - (len(series) - 1) / 2) * width for group in range(len(groups))]
             heights = [0.0 if value is None else value for value in values]
             bars = axes.bar(places, heights, width * 0.92, label=name, color=COLOURS[index % len(COLOURS)])
-            axes.bar_label(bars, ["" if value is None else f"{value:.2f}" for value in values], fontsize=8, padding=1)
+            axes.bar_label(
+                bars, ["" if value is None else f"{value:.2f}" for value in values], fontsize=8, padding=1
+            )
         axes.set_xticks(range(len(groups)), list(groups))
         axes.set_ylabel(ylabel)
         axes.margins(y=0.15)
@@ -66,4 +68,9 @@ def _svg(figure: Any) -> str:
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
     # A page's width decides, not the points that matplotlib writes.
-    return re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1), count=1)
+    return re.sub(
+        r'(<svg[^>]*?) width="[^"]*"',
+        r"\1",
+        re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1),
+        count=1,
+    )

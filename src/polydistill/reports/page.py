@@ -22,9 +22,13 @@ def build_report(run: Path) -> Path:
     Raises RunFolderError if the run has not been evaluated.
     """
     if not (run / "evaluation" / "mlm.json").is_file():
-        raise RunFolderError("folder", str(run), "holds no evaluation/mlm.json", "run `polydistill evaluate` first")
+        raise RunFolderError(
+            "folder", str(run), "holds no evaluation/mlm.json", "run `polydistill evaluate` first"
+        )
     template = (resources.files("polydistill.reports") / "page.html.jinja").read_text("utf-8")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     environment.filters["percent"] = lambda value: f"{100 * value:.1f} %"
     environment.filters["duration"] = duration
     page = environment.from_string(template).render(**gather(run))
@@ -51,9 +55,11 @@ def gather(run: Path) -> dict[str, Any]:
         "languages": _languages(run, recipe, log),
         "vocabulary": vocabulary,
         "segmentation": vocabulary["segmentation"],
-        "mrr_figure": Markup(_mrr_figure(evaluation)),  # noqa: S704 - our own figure
-        "loss_figure": Markup(_loss_figure(log["log"], ("kd_loss", "mlm_loss"))),  # noqa: S704
-        "language_figure": Markup(_loss_figure(log["log"], tuple(f"loss_{name}" for name in recipe["languages"]))),  # noqa: S704
+        "mrr_figure": Markup(_mrr_figure(evaluation)),
+        "loss_figure": Markup(_loss_figure(log["log"], ("kd_loss", "mlm_loss"))),
+        "language_figure": Markup(
+            _loss_figure(log["log"], tuple(f"loss_{name}" for name in recipe["languages"]))
+        ),
         "results": evaluation["languages"],
         "D": evaluation["summary"].get("D"),
         "samples": read_json(run / "evaluation" / "samples.json"),
@@ -69,7 +75,9 @@ def duration(seconds: float) -> str:
     if seconds < 100:
         return f"{seconds:.1f} s"
     whole = round(seconds)
-    return f"{whole // 3600} h {whole // 60 % 60} min" if whole >= 3600 else f"{whole // 60} min {whole % 60} s"
+    return (
+        f"{whole // 3600} h {whole // 60 % 60} min" if whole >= 3600 else f"{whole // 60} min {whole % 60} s"
+    )
 
 
 def _headline(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
@@ -96,7 +104,9 @@ def _languages(run: Path, recipe: dict[str, Any], log: dict[str, Any]) -> list[d
     roots = [run, *(Path(folder) for folder in recipe["reuse"])]
     found = []
     for language, settings in recipe["languages"].items():
-        path = next(p for p in (root / "corpora" / language / "statistics.json" for root in roots) if p.is_file())
+        path = next(
+            p for p in (root / "corpora" / language / "statistics.json" for root in roots) if p.is_file()
+        )
         found.append(
             {
                 "name": language,
@@ -119,12 +129,17 @@ def _stores(run: Path, recipe: dict[str, Any]) -> list[dict[str, Any]]:
                 if path.is_file():
                     manifest = read_json(path)
                     shards = manifest["shards"]
-                    total = {key: sum(s[key] for s in shards) for key in ("bytes", "examples", "masked", "tokens")}
+                    total = {
+                        key: sum(s[key] for s in shards) for key in ("bytes", "examples", "masked", "tokens")
+                    }
                     width = 2 if manifest["identity"]["vocabulary_size"] <= 1 << 16 else 4
                     found.append(
                         {"language": language, "teacher": teacher, "identity": manifest["identity"]}
                         | total
-                        | {"bytes_a_position": (total["bytes"] - width * total["tokens"]) / max(1, total["masked"])}
+                        | {
+                            "bytes_a_position": (total["bytes"] - width * total["tokens"])
+                            / max(1, total["masked"])
+                        }
                     )
                     break
     return found

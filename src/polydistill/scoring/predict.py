@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -76,7 +77,9 @@ def predict(
         normaliser = logits.logsumexp(-1, keepdim=True)
         if not torch.isfinite(normaliser).all():
             raise NumericsError(
-                "teacher", None, f"predicts NaN or infinity on example {ids[0]:016x} or one batched with it",
+                "teacher",
+                None,
+                f"predicts NaN or infinity on example {ids[0]:016x} or one batched with it",
                 "set `scoring.precision: float32`, or check the checkpoint",
             )
         gold_logprobs = logits.gather(1, gold[rows_of, None])[:, 0] - normaliser[:, 0]
@@ -86,12 +89,11 @@ def predict(
         else:
             indices, logprobs = _draw(logits - normaliser, draws[rows_of])
         parts.append((gold_logprobs, indices, logprobs))
-    gold_all, ids_all, logprobs_all = (torch.cat(tensors).cpu().numpy() for tensors in zip(*parts, strict=True))
+    gold_all, ids_all, logprobs_all = (
+        torch.cat(tensors).cpu().numpy() for tensors in zip(*parts, strict=True)
+    )
     ends = np.cumsum([0, *counts])
-    return [
-        Predictions(gold_all[a:b], ids_all[a:b], logprobs_all[a:b])
-        for a, b in zip(ends[:-1], ends[1:], strict=True)
-    ]
+    return [Predictions(gold_all[a:b], ids_all[a:b], logprobs_all[a:b]) for a, b in pairwise(ends)]
 
 
 def _draw(logprobs: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
@@ -103,11 +105,13 @@ def _draw(logprobs: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
     logprobs [N, V], draws [N, K] uniform in [0, 1)
     """
     cumulative = logprobs.double().exp().cumsum(-1)
-    drawn = torch.searchsorted(cumulative, draws.double() * cumulative[:, -1:]).clamp(max=logprobs.shape[-1] - 1)
+    drawn = torch.searchsorted(cumulative, draws.double() * cumulative[:, -1:]).clamp(
+        max=logprobs.shape[-1] - 1
+    )
     drawn, _ = drawn.sort(-1)
     first = torch.ones_like(drawn, dtype=torch.bool)
     first[:, 1:] = drawn[:, 1:] != drawn[:, :-1]
     times = (drawn[:, :, None] == drawn[:, None, :]).sum(-1)
     weights = torch.where(first, torch.log(times / drawn.shape[1]), -torch.inf)
-    order = weights.argsort(-1, descending=True, stable=True)
+    order = torch.sort(weights, dim=-1, descending=True, stable=True).indices
     return drawn.gather(1, order), weights.gather(1, order)

@@ -72,11 +72,16 @@ class Store:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         if not (folder / MANIFEST).is_file():
-            raise StoreError("store", str(folder), "holds no manifest.json", "score first: `polydistill score RECIPE`")
+            raise StoreError(
+                "store", str(folder), "holds no manifest.json", "score first: `polydistill score RECIPE`"
+            )
         manifest = read_json(folder / MANIFEST)
         if manifest.get("format") != FORMAT:
             raise StoreError(
-                "store", str(folder), f"has format {manifest.get('format')}, this version reads {FORMAT}", "score again"
+                "store",
+                str(folder),
+                f"has format {manifest.get('format')}, this version reads {FORMAT}",
+                "score again",
             )
         self.manifest: dict[str, Any] = manifest
         self.identity: dict[str, Any] = manifest["identity"]
@@ -85,7 +90,10 @@ class Store:
             if not path.is_file() or path.stat().st_size != shard["bytes"]:
                 found = path.stat().st_size if path.is_file() else "no"
                 raise StoreError(
-                    "store", str(path), f"has {found} bytes where the manifest says {shard['bytes']}", self._remedy()
+                    "store",
+                    str(path),
+                    f"has {found} bytes where the manifest says {shard['bytes']}",
+                    self._remedy(),
                 )
         self._starts = np.cumsum([0] + [shard["examples"] for shard in manifest["shards"]])
         self._batches: dict[int, list[_Batch]] = {}
@@ -126,7 +134,9 @@ class Store:
     @cached_property
     def num_masked_of(self) -> npt.NDArray[np.int64]:
         """[N] masked tokens of each example."""
-        parts = [np.diff(batch.offsets) for index in range(len(self._starts) - 1) for batch in self._shard(index)]
+        parts = [
+            np.diff(batch.offsets) for index in range(len(self._starts) - 1) for batch in self._shard(index)
+        ]
         return np.concatenate(parts).astype(np.int64) if parts else np.zeros(0, dtype=np.int64)
 
     def check_identity(self, asked: dict[str, Any], *, field: str) -> None:
@@ -137,7 +147,8 @@ class Store:
         for key, value in asked.items():
             if self.identity.get(key) != value:
                 raise StoreError(
-                    f"{field}, store {self.folder}", None,
+                    f"{field}, store {self.folder}",
+                    None,
                     f"its {key} is {_short(self.identity.get(key))}, and the recipe asks {_short(value)}",
                     "score again with this recipe, or choose another `output`",
                 )
@@ -147,13 +158,17 @@ class Store:
         for shard in self.manifest["shards"]:
             path = self.folder / shard["file"]
             if hash_file(path) != shard["checksum"]:
-                raise StoreError("store", str(path), "its checksum is not the manifest's: it is damaged", self._remedy())
+                raise StoreError(
+                    "store", str(path), "its checksum is not the manifest's: it is damaged", self._remedy()
+                )
 
     def _remedy(self) -> str:
         return f"remove the folder {self.folder} and score again: whole stores of other languages stay"
 
     def _column(self, name: str, dtype: Any) -> npt.NDArray[Any]:
-        parts = [getattr(batch, name) for index in range(len(self._starts) - 1) for batch in self._shard(index)]
+        parts = [
+            getattr(batch, name) for index in range(len(self._starts) - 1) for batch in self._shard(index)
+        ]
         return np.concatenate(parts) if parts else np.zeros(0, dtype=dtype)
 
     def _shard(self, index: int) -> list[_Batch]:

@@ -19,6 +19,8 @@ With `sampling: random` a drawn piece's log-probability is log(times drawn / k),
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 
@@ -45,7 +47,11 @@ def shard_schema(vocabulary_size: int, max_length: int, top_k: int, metadata: di
             pa.field("gold", ids, nullable=False),
             pa.field("gold_logprob", pa.float16(), nullable=False),
             pa.field("top_ids", pa.list_(pa.field("item", ids, nullable=False), top_k), nullable=False),
-            pa.field("top_logprobs", pa.list_(pa.field("item", pa.float16(), nullable=False), top_k), nullable=False),
+            pa.field(
+                "top_logprobs",
+                pa.list_(pa.field("item", pa.float16(), nullable=False), top_k),
+                nullable=False,
+            ),
         ]
     )
     return pa.schema(
@@ -59,6 +65,7 @@ def shard_schema(vocabulary_size: int, max_length: int, top_k: int, metadata: di
     )
 
 
-def numpy_dtype(arrow_type: pa.DataType) -> np.dtype:  # type: ignore[type-arg]
+def numpy_dtype(arrow_type: pa.DataType) -> np.dtype[Any]:
     """The numpy type of an Arrow number type."""
-    return np.dtype(arrow_type.to_pandas_dtype())
+    dtype: np.dtype[Any] = np.dtype(arrow_type.to_pandas_dtype())
+    return dtype

@@ -91,7 +91,9 @@ class StoreWriter:
                     "bytes": path.stat().st_size,
                     "examples": table.num_rows,
                     "masked": int(pa.compute.sum(counts).as_py() or 0),
-                    "tokens": int(pa.compute.sum(pa.compute.list_value_length(table["input_ids"])).as_py() or 0),
+                    "tokens": int(
+                        pa.compute.sum(pa.compute.list_value_length(table["input_ids"])).as_py() or 0
+                    ),
                 }
             )
         manifest = {"format": FORMAT, "identity": self.identity, "shards": shards, "record": extra}
@@ -120,7 +122,10 @@ class StoreWriter:
         structs = pa.StructArray.from_arrays([values(field.name) for field in masked], fields=list(masked))
         ids_field = schema.field("input_ids").type
         flat_ids = np.concatenate([example.input_ids for example in examples])
-        losses = [-float(example.gold_logprobs.mean()) if len(example.gold_logprobs) else 0.0 for example in examples]
+        losses = [
+            -float(example.gold_logprobs.mean()) if len(example.gold_logprobs) else 0.0
+            for example in examples
+        ]
         columns = [
             pa.array(np.array([example.example for example in examples], dtype=np.uint64)),
             pa.array(np.array(losses, dtype=np.float32)),
@@ -130,7 +135,9 @@ class StoreWriter:
                 type=ids_field,
             ),
             pa.ListArray.from_arrays(
-                offsets([len(example.positions) for example in examples]), structs, type=schema.field("masked").type
+                offsets([len(example.positions) for example in examples]),
+                structs,
+                type=schema.field("masked").type,
             ),
         ]
         return pa.RecordBatch.from_arrays(columns, schema=schema)

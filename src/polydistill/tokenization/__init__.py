@@ -13,7 +13,19 @@ from polydistill.tokenization.load import LoadedTokenizer, load_tokenizer
 from polydistill.tokenization.union import Union, overlap, unite
 
 __all__ = [
-    "Encoded", "LoadedTokenizer", "Union", "count_tokens", "encode", "language_tokenizer", "load_tokenizer",
-    "overlap", "save_tokenizer", "segmentation", "special_strings", "train_wordpiece", "unite",
-    "union_tokenizer", "word_starts",
+    "Encoded",
+    "LoadedTokenizer",
+    "Union",
+    "count_tokens",
+    "encode",
+    "language_tokenizer",
+    "load_tokenizer",
+    "overlap",
+    "save_tokenizer",
+    "segmentation",
+    "special_strings",
+    "train_wordpiece",
+    "union_tokenizer",
+    "unite",
+    "word_starts",
 ]  # fmt: skip

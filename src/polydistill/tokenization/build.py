@@ -88,14 +88,17 @@ def language_tokenizer(teacher: LoadedTokenizer, mapping: npt.NDArray[np.int64],
     spec["added_tokens"] = [
         token
         for token in spec["added_tokens"]
-        if token["id"] != ROLES.index("unk") or token["content"] == teacher.backend.id_to_token(teacher.special_ids["unk"])
+        if token["id"] != ROLES.index("unk")
+        or token["content"] == teacher.backend.id_to_token(teacher.special_ids["unk"])
     ]
     spec["post_processor"] = _renumber_processor(spec.get("post_processor"), mapping, teacher.backend)
     try:
         return Tokenizer.from_str(json.dumps(spec))
     except Exception as error:  # `tokenizers` raises plain Exception
         raise TokenizerError(
-            f"teachers.{teacher.name}", None, f"its tokenizer cannot be renumbered ({error})",
+            f"teachers.{teacher.name}",
+            None,
+            f"its tokenizer cannot be renumbered ({error})",
             "please report this with its tokenizer.json; use the union tokenizer meanwhile",
         ) from error
 
@@ -145,7 +148,9 @@ def special_strings(teacher: LoadedTokenizer) -> dict[str, str]:
 
 
 def _wordpiece(vocabulary: dict[str, int]) -> Tokenizer:
-    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token=STUDENT_SPECIALS["unk"], max_input_chars_per_word=100))
+    tokenizer = Tokenizer(
+        models.WordPiece(vocabulary, unk_token=STUDENT_SPECIALS["unk"], max_input_chars_per_word=100)
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
     return tokenizer
@@ -178,7 +183,9 @@ def _renumber_processor(processor: Any, mapping: npt.NDArray[np.int64], backend:
     processor = copy.deepcopy(processor)
     kind = processor["type"]
     if kind == "Sequence":
-        processor["processors"] = [_renumber_processor(part, mapping, backend) for part in processor["processors"]]
+        processor["processors"] = [
+            _renumber_processor(part, mapping, backend) for part in processor["processors"]
+        ]
     elif kind == "TemplateProcessing":
         for token in processor["special_tokens"].values():
             token["ids"] = [int(mapping[index]) for index in token["ids"]]

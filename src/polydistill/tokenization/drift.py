@@ -56,7 +56,9 @@ def segmentation(union: Tokenizer, own: Tokenizer, texts: Sequence[str], *, unk_
             num_tokens[side] += len(ids)
             num_unknown[side] += int((ids == unk_id).sum())
             # The end tells a token's place better than its start: some tokenizers count a blank in front.
-            token_sets.append({(end, token) for (_, end), token in zip(encoding.offsets, encoding.ids, strict=True)})
+            token_sets.append(
+                {(end, token) for (_, end), token in zip(encoding.offsets, encoding.ids, strict=True)}
+            )
         missing, extra = token_sets[1] - token_sets[0], token_sets[0] - token_sets[1]
         num_missing += len(missing)
         ends = np.array([end for end, _ in missing | extra], dtype=np.int64)

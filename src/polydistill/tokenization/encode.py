@@ -42,7 +42,9 @@ def encode(backend: Tokenizer, texts: Sequence[str], max_length: int) -> list[En
         if text:
             # SentencePiece and byte-level tokens start at the blank before the word.
             characters = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
-            blank = np.isin(characters[np.minimum(starts, len(characters) - 1)], (9, 10, 13, 32, 0xA0, 0x3000))
+            blank = np.isin(
+                characters[np.minimum(starts, len(characters) - 1)], (9, 10, 13, 32, 0xA0, 0x3000)
+            )
             starts = starts + blank
         found.append(Encoded(ids, np.where(special, -1, starts)))
     return found

@@ -45,7 +45,9 @@ class LoadedTokenizer:
     @cached_property
     def fingerprint(self) -> str:
         """Equal for tokenizers that do the same to every text."""
-        return fingerprint({"spec": {**self.spec, "truncation": None, "padding": None}, "roles": self.special_ids})
+        return fingerprint(
+            {"spec": {**self.spec, "truncation": None, "padding": None}, "roles": self.special_ids}
+        )
 
     @cached_property
     def kind(self) -> str:
@@ -72,7 +74,9 @@ class LoadedTokenizer:
     @cached_property
     def ordinary_ids(self) -> npt.NDArray[np.int64]:
         """Ids of the pieces that text can have: a random token is drawn from these."""
-        return np.array([index for index, piece in enumerate(self.pieces) if piece is not None], dtype=np.int64)
+        return np.array(
+            [index for index, piece in enumerate(self.pieces) if piece is not None], dtype=np.int64
+        )
 
     @property
     def lowercases(self) -> bool:
@@ -105,15 +109,22 @@ def load_tokenizer(
     origin = tokenizer or model
     try:
         config = AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=False)
-        loaded = AutoTokenizer.from_pretrained(origin, revision=revision, use_fast=True, trust_remote_code=False)
+        loaded = AutoTokenizer.from_pretrained(
+            origin, revision=revision, use_fast=True, trust_remote_code=False
+        )
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ModelError(
-            field, origin, f"cannot be loaded ({_first_line(error)})",
+            field,
+            origin,
+            f"cannot be loaded ({_first_line(error)})",
             "give a folder with config.json and a tokenizer, or a name on the hub (and unset HF_HUB_OFFLINE)",
         ) from error
     if not getattr(loaded, "is_fast", False):
         raise TokenizerError(
-            field, origin, "only a slow tokenizer is there", "save it as tokenizer.json (a `tokenizers` file) first"
+            field,
+            origin,
+            "only a slow tokenizer is there",
+            "save it as tokenizer.json (a `tokenizers` file) first",
         )
     special_ids = {role: getattr(loaded, f"{role}_token_id", None) for role in ROLES}
     for role in ROLES:
@@ -122,7 +133,9 @@ def load_tokenizer(
             special_ids[role] = loaded.bos_token_id if role == "cls" else loaded.eos_token_id
         if special_ids[role] is None:
             raise TokenizerError(
-                field, origin, f"its tokenizer has no {role} token",
+                field,
+                origin,
+                f"its tokenizer has no {role} token",
                 "a masked language model needs one: is this a decoder, or is tokenizer_config.json missing?",
             )
     rows = getattr(config, "vocab_size", None)
@@ -131,10 +144,17 @@ def load_tokenizer(
     backend.no_padding()
     positions = max_positions(config)
     limit = min(positions, loaded.model_max_length or positions)
-    result = LoadedTokenizer(name or Path(model).name, backend, {k: int(v) for k, v in special_ids.items()}, limit)
+    result = LoadedTokenizer(
+        name or Path(model).name,
+        backend,
+        {role: int(index) for role, index in special_ids.items() if index is not None},
+        limit,
+    )
     if rows is not None and not result.size <= rows <= max(result.size + MAX_SPARE_ROWS, result.size * 1.02):
         raise TokenizerError(
-            field, origin, f"its tokenizer has {result.size} pieces and the model {rows} rows",
+            field,
+            origin,
+            f"its tokenizer has {result.size} pieces and the model {rows} rows",
             "they do not belong together: check the folder for tokenizer.json, or name the right `tokenizer`",
         )
     return result
@@ -146,7 +166,16 @@ def max_positions(config: Any) -> int:
     if positions is None:
         return 10**9
     # RoBERTa's positions start behind the padding index.
-    roberta_like = {"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer", "xmod", "data2vec-text"}
+    roberta_like = {
+        "roberta",
+        "xlm-roberta",
+        "xlm-roberta-xl",
+        "camembert",
+        "mpnet",
+        "longformer",
+        "xmod",
+        "data2vec-text",
+    }
     return int(positions) - 2 if config.model_type in roberta_like else int(positions)
 
 

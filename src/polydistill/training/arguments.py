@@ -44,15 +44,21 @@ def check(values: dict[str, Any]) -> dict[str, Any]:
     fields = {field.name for field in dataclasses.fields(TrainingArguments) if field.init}
     for name in values:
         if name in RESERVED:
-            raise RecipeError(f"training.{name}", values[name], "is set by the run itself", "use `output` and `seed`")
+            raise RecipeError(
+                f"training.{name}", values[name], "is set by the run itself", "use `output` and `seed`"
+            )
         if name not in fields:
             near = difflib.get_close_matches(name, fields, 1)
             remedy = f"did you mean {near[0]!r}?" if near else "see transformers.TrainingArguments"
-            raise RecipeError(f"training.{name}", values[name], "TrainingArguments has no such argument", remedy)
+            raise RecipeError(
+                f"training.{name}", values[name], "TrainingArguments has no such argument", remedy
+            )
     merged = defaults() | values
     if merged["max_steps"] is None or not isinstance(merged["max_steps"], int) or merged["max_steps"] < 1:
         raise RecipeError(
-            "training.max_steps", merged["max_steps"], "not a positive whole number",
+            "training.max_steps",
+            merged["max_steps"],
+            "not a positive whole number",
             "say how many steps to train: languages are drawn for ever, so there are no epochs",
         )
     # One older whole checkpoint has to stay while a newer one is being written.
@@ -67,4 +73,6 @@ def training_arguments(values: dict[str, Any], output: Path, *, seed: int) -> Tr
             output_dir=str(output), seed=seed, data_seed=seed, remove_unused_columns=False, **values
         )
     except (ValueError, TypeError) as error:
-        raise RecipeError("training", None, f"refused by transformers ({str(error).splitlines()[0]})", "mend it") from error
+        raise RecipeError(
+            "training", None, f"refused by transformers ({str(error).splitlines()[0]})", "mend it"
+        ) from error

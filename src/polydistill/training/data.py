@@ -46,7 +46,9 @@ class StoredExamples:
     choice   [N, 2] (store, row): which copies to train on
     """
 
-    def __init__(self, stores: Sequence[Store], maps: Sequence[npt.NDArray[np.int64]], choice: npt.NDArray[np.int64]):
+    def __init__(
+        self, stores: Sequence[Store], maps: Sequence[npt.NDArray[np.int64]], choice: npt.NDArray[np.int64]
+    ):
         self.stores, self.maps, self.choice = list(stores), list(maps), choice
 
     def __len__(self) -> int:
@@ -83,12 +85,21 @@ class MaskedTexts:
         masked: Masked = self.make(row, epoch)
         none = np.zeros((len(masked.positions), 0))
         return TrainingExample(
-            language, masked.input_ids, masked.positions, masked.gold, none.astype(np.int64), none.astype(np.float32)
+            language,
+            masked.input_ids,
+            masked.positions,
+            masked.gold,
+            none.astype(np.int64),
+            none.astype(np.float32),
         )
 
 
 def choose_copies(
-    stores: Sequence[Store], use: str, names: Sequence[str], *, weights: Sequence[npt.NDArray[np.float64]] | None = None
+    stores: Sequence[Store],
+    use: str,
+    names: Sequence[str],
+    *,
+    weights: Sequence[npt.NDArray[np.float64]] | None = None,
 ) -> npt.NDArray[np.int64]:
     """[N, 2] (store, row) of the copies to train on.
 
@@ -136,7 +147,13 @@ class LanguageSampler(Sampler[tuple[int, int, int]]):
     """
 
     def __init__(
-        self, sizes: Sequence[int], probabilities: Sequence[float], *, batch_size: int, num_batches: int, seed: int
+        self,
+        sizes: Sequence[int],
+        probabilities: Sequence[float],
+        *,
+        batch_size: int,
+        num_batches: int,
+        seed: int,
     ) -> None:
         self.sizes, self.batch_size, self.num_batches, self.seed = list(sizes), batch_size, num_batches, seed
         self.edges = np.cumsum(probabilities)
@@ -156,7 +173,9 @@ class LanguageSampler(Sampler[tuple[int, int, int]]):
                 epoch, place = divmod(used[language], self.sizes[language])
                 used[language] += 1
                 if language not in orders or orders[language][0] != epoch:
-                    rows = np.random.default_rng([self.seed, 2, language, epoch]).permutation(self.sizes[language])
+                    rows = np.random.default_rng([self.seed, 2, language, epoch]).permutation(
+                        self.sizes[language]
+                    )
                     orders[language] = (epoch, rows)
                 yield language, int(orders[language][1][place]), epoch
 

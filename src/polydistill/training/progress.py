@@ -25,13 +25,17 @@ class Progress(TrainerCallback):
         if state.global_step:
             self.say(f"going on at step {state.global_step}")
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any
+    ) -> None:
         if not logs or "loss" not in logs:
             return
         done = state.global_step - self.first_step
         seconds = time.perf_counter() - self.started
         left = seconds / max(1, done) * (state.max_steps - state.global_step)
-        languages = "  ".join(f"{name[5:]} {value:.2f}" for name, value in logs.items() if name.startswith("loss_"))
+        languages = "  ".join(
+            f"{name[5:]} {value:.2f}" for name, value in logs.items() if name.startswith("loss_")
+        )
         kd = f"kd {logs['kd_loss']:.3f}  " if "kd_loss" in logs else ""
         self.say(
             f"step {state.global_step}/{state.max_steps}  {kd}mlm {logs.get('mlm_loss', logs['loss']):.3f}  "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from polydistill.training.trainer import DistillationTrainer, last_checkpoint
 
 def train(
     model: Any,
-    languages: dict[str, LanguageData],
+    languages: Mapping[str, LanguageData],
     probabilities: Sequence[float],
     *,
     folder: Path,

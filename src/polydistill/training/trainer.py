@@ -60,7 +60,11 @@ class DistillationTrainer(Trainer):
         )
 
     def compute_loss(
-        self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
+        self,
+        model: Any,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
     ) -> Any:
         """The loss of a micro-batch, divided by the masked positions of the whole step."""
         bare = self.accelerator.unwrap_model(model)
@@ -82,7 +86,10 @@ class DistillationTrainer(Trainer):
             target = torch.cat([gold, share * soft], dim=1)
         else:
             settings, soft = self.distillation, logprobs
-            target, tail = torch.ones(len(ids), 1, device=ids.device), torch.zeros(len(ids), device=ids.device)
+            target, tail = (
+                torch.ones(len(ids), 1, device=ids.device),
+                torch.zeros(len(ids), device=ids.device),
+            )
         bucket = has_teacher and settings.tail == "bucket" and share > 0
         with torch.autocast(features.device.type, enabled=False):
             result = sparse_soft_cross_entropy(
@@ -92,7 +99,9 @@ class DistillationTrainer(Trainer):
         # Data parallelism averages gradients over processes; the count is of all of them.
         loss = result.loss / count * self.accelerator.num_processes
         self._check(loss, inputs)
-        self._record(result.logprobs, result.tail_loss, soft, tail if bucket else None, inputs["language"], share)
+        self._record(
+            result.logprobs, result.tail_loss, soft, tail if bucket else None, inputs["language"], share
+        )
         return (loss, None) if return_outputs else loss
 
     def log(self, logs: dict[str, float], *arguments: Any, **keywords: Any) -> None:
@@ -103,7 +112,13 @@ class DistillationTrainer(Trainer):
         super().log(logs, *arguments, **keywords)
 
     def _record(
-        self, logprobs: Tensor, tail_loss: Tensor, soft: Tensor, tail: Tensor | None, language: Tensor, share: float
+        self,
+        logprobs: Tensor,
+        tail_loss: Tensor,
+        soft: Tensor,
+        tail: Tensor | None,
+        language: Tensor,
+        share: float,
     ) -> None:
         mlm = -logprobs[:, 0]
         kd = -(soft * logprobs[:, 1:]).sum(-1)
@@ -135,7 +150,8 @@ class DistillationTrainer(Trainer):
         if not math.isfinite(float(loss.detach())):
             present = sorted({self.languages[index] for index in inputs["language"].tolist()})
             raise NumericsError(
-                "training", None,
+                "training",
+                None,
                 f"the loss is {float(loss.detach())} at step {self.state.global_step} (languages {', '.join(present)})",
                 "lower training.learning_rate, lengthen warm-up, or set training.bf16: false; the last checkpoint stays",
             )
@@ -149,7 +165,9 @@ class DistillationTrainer(Trainer):
 def mark_complete(checkpoint: Path) -> None:
     """Write the checksums of a checkpoint's files: its last file, so that a checkpoint without it is a part."""
     files = sorted(path for path in checkpoint.rglob("*") if path.is_file() and path.name != COMPLETE)
-    write_json(checkpoint / COMPLETE, {path.relative_to(checkpoint).as_posix(): hash_file(path) for path in files})
+    write_json(
+        checkpoint / COMPLETE, {path.relative_to(checkpoint).as_posix(): hash_file(path) for path in files}
+    )
 
 
 def last_checkpoint(folder: Path) -> Path | None:
@@ -159,6 +177,9 @@ def last_checkpoint(folder: Path) -> Path | None:
         if not (checkpoint / COMPLETE).is_file():
             continue
         checksums = read_json(checkpoint / COMPLETE)
-        if all((checkpoint / name).is_file() and hash_file(checkpoint / name) == value for name, value in checksums.items()):
+        if all(
+            (checkpoint / name).is_file() and hash_file(checkpoint / name) == value
+            for name, value in checksums.items()
+        ):
             return checkpoint
     return None

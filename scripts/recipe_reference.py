@@ -1,0 +1,88 @@
+"""Write docs/recipes.md from the recipe models; with --check, say whether it is up to date."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+from polydistill.config import MergeRecipe, PretrainRecipe, Source, presets
+from polydistill.config.models import Language, PretrainLanguage, Teacher
+from polydistill.training.arguments import defaults
+
+TARGET = Path(__file__).parent.parent / "docs" / "recipes.md"
+
+
+def kind(annotation: Any) -> str:
+    """An annotation as people read it."""
+    if get_origin(annotation) is Literal:
+        return " or ".join(f"`{value}`" for value in get_args(annotation))
+    if isinstance(annotation, type) and get_origin(annotation) is None:
+        return annotation.__name__ if issubclass(annotation, BaseModel) else {"str": "text", "int": "whole number", "float": "number", "bool": "true or false"}.get(annotation.__name__, annotation.__name__)
+    if get_origin(annotation) is dict:
+        return "mapping"
+    if get_origin(annotation) is list:
+        return "list"
+    inner = [kind(argument) for argument in get_args(annotation) if argument is not type(None) and not hasattr(argument, "pattern")]
+    return inner[0] if inner else str(annotation)
+
+
+def default(field: Any) -> str:
+    """A field's default, as YAML would have it."""
+    if field.is_required():
+        return "**required**"
+    value = field.get_default(call_default_factory=True)
+    if isinstance(value, BaseModel):
+        return "see below"
+    if value is None or value is PydanticUndefined or value == "":
+        return "empty"
+    return f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+def table(model: type[BaseModel], prefix: str) -> list[str]:
+    """A section for a group of settings, and one for each group within."""
+    lines = [f"\n## `{prefix}`\n" if prefix else "", (model.__doc__ or "").splitlines()[0], "", "| key | kind | default | meaning |", "|---|---|---|---|"]
+    groups = []
+    for name, field in model.model_fields.items():
+        annotation = field.annotation
+        meaning = (field.description or "").replace("|", "\\|")
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            groups.append((annotation, f"{prefix}.{name}".lstrip(".")))
+            meaning = meaning or (annotation.__doc__ or "").splitlines()[0]
+        lines.append(f"| `{name}` | {kind(annotation)} | {default(field)} | {meaning} |")
+    for annotation, place in groups:
+        lines += table(annotation, place)
+    return lines
+
+
+def reference() -> str:
+    """The whole page."""
+    lines = [
+        "# Recipe reference", "",
+        "Made by `scripts/recipe_reference.py` from the models in `src/polydistill/config/models.py`; `make check` says when it "
+        "is out of date. `polydistill plan RECIPE` prints every setting that a recipe resolves to.", "",
+        "A recipe may extend a preset or another file: `extends: NAME`. `--set a.b=c` overrides one setting. Presets:", "",
+        *(f"- `{name}`: {line}" for name, line in presets().items()), "", "# `recipe: merge`", "",
+        *table(MergeRecipe, ""), *table(Teacher, "teachers.NAME"), *table(Language, "languages.NAME"),
+        *table(Source, "languages.NAME.text[i]"),
+        "", "# `recipe: pretrain`", "", *table(PretrainRecipe, ""), *table(PretrainLanguage, "languages.NAME (pretrain)"),
+        "\n## `training`\n",
+        "Arguments of `transformers.TrainingArguments` by their own names. What a recipe does not set starts from:", "",
+        "| argument | default |", "|---|---|",
+        *(f"| `{name}` | `{'where the machine computes in it' if name == 'bf16' else 'where there is no GPU' if name == 'use_cpu' else 'where there is a GPU' if name == 'dataloader_pin_memory' else value}` |" for name, value in defaults().items()),
+        "",
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    made = reference()
+    if "--check" in sys.argv:
+        if not TARGET.is_file() or TARGET.read_text("utf-8") != made:
+            sys.exit(f"{TARGET.name} is out of date: run `make docs`")
+    else:
+        TARGET.write_text(made, "utf-8")
+        print(TARGET)

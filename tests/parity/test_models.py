@@ -1,0 +1,147 @@
+"""Features at masked positions on every architecture, students, and starting from teachers."""
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForMaskedLM
+
+from polydistill.errors import ModelError
+from polydistill.models import (
+    TeacherRows,
+    build_student,
+    load_masked_lm,
+    masked_features,
+    output_layer,
+    start_from_teachers,
+    student_config,
+)
+from polydistill.tokenization import load_tokenizer, unite
+
+SMALL = {"vocab_size": 90, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48,
+         "max_position_embeddings": 40, "pad_token_id": 0}  # fmt: skip
+ARCHITECTURES = {
+    "bert": {}, "roberta": {}, "xlm-roberta": {}, "electra": {"embedding_size": 16}, "albert": {"embedding_size": 16},
+    "modernbert": {"bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3}, "deberta-v2": {},
+    "roformer": {"embedding_size": 32},
+    "distilbert": {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 48}, "mpnet": {}, "camembert": {},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("model_type", ARCHITECTURES)
+def test_features_make_the_logits_of_the_whole_model(model_type) -> None:
+    torch.manual_seed(0)
+    model = AutoModelForMaskedLM.from_config(
+        AutoConfig.for_model(model_type, **(SMALL | ARCHITECTURES[model_type]))
+    ).eval()
+    ids = torch.randint(5, 90, (3, 16))
+    attention = torch.ones_like(ids)
+    attention[1, 12:] = 0
+    inputs = {"input_ids": ids, "attention_mask": attention}
+    positions = torch.tensor([1, 7, 16 + 3, 32 + 15])
+    with torch.no_grad():
+        logits = model(**inputs).logits.reshape(48, -1)[positions]
+        features = masked_features(model, inputs, positions)
+        weight, bias = output_layer(model)
+        made = features @ weight.t() + (0 if bias is None else bias)
+    torch.testing.assert_close(made, logits, atol=1e-5, rtol=1e-5)
+    # The hook is gone: the model is as it was.
+    assert model(**inputs).logits.shape == (3, 16, 90)
+
+
+def test_gradients_reach_the_encoder() -> None:
+    model = AutoModelForMaskedLM.from_config(AutoConfig.for_model("bert", **SMALL))
+    features = masked_features(
+        model,
+        {"input_ids": torch.randint(5, 90, (2, 8)), "attention_mask": torch.ones(2, 8)},
+        torch.tensor([3]),
+    )
+    (features * torch.randn(32)).sum().backward()
+    assert model.bert.encoder.layer[0].output.dense.weight.grad.abs().sum() > 0
+
+
+SPECIALS = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
+
+
+@pytest.mark.parametrize(
+    "model_type", ["bert", "electra", "roberta", "modernbert", "distilbert", "deberta-v2"]
+)
+def test_students_of_several_architectures_load_again(tmp_path, model_type) -> None:
+    fields = {
+        k: v
+        for k, v in (SMALL | ARCHITECTURES[model_type]).items()
+        if k not in ("vocab_size", "pad_token_id")
+    }
+    if model_type == "distilbert":
+        fields = ARCHITECTURES["distilbert"]
+    config = student_config(model_type, fields, vocabulary_size=123, special_ids=SPECIALS, max_length=32)
+    student = build_student(config, seed=1)
+    assert torch.equal(output_layer(student)[0], output_layer(build_student(config, seed=1))[0])
+    student.save_pretrained(tmp_path)
+    assert output_layer(load_masked_lm(str(tmp_path)))[0].shape[0] == 123
+
+
+@pytest.mark.parametrize(
+    ("model_type", "fields", "wanted"),
+    [("brt", {}, "student.model_type 'brt'"), ("bert", {"hiden_size": 3}, "student.config.hiden_size"),
+     ("bert", {"max_position_embeddings": 8}, "max_position_embeddings 8")],
+)  # fmt: skip
+def test_student_errors(model_type, fields, wanted) -> None:
+    with pytest.raises(ModelError, match=wanted):
+        student_config(model_type, fields, vocabulary_size=100, special_ids=SPECIALS, max_length=32)
+
+
+@pytest.fixture(scope="module")
+def parts(teachers):
+    loaded = [load_tokenizer(str(teachers[name]), name=name) for name in ("en", "ru")]
+    union = unite(loaded)
+    rows = [
+        TeacherRows(t.name, load_masked_lm(str(teachers[t.name])), m, t.ordinary_ids)
+        for t, m in zip(loaded, union.maps, strict=True)
+    ]
+    return union, rows
+
+
+def make_student(union, **fields):
+    return build_student(
+        student_config(
+            "bert", {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64,
+                     "max_position_embeddings": 64} | fields,
+            vocabulary_size=union.size, special_ids=union.special_ids, max_length=32,
+        ), seed=0,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("row_map", ["mean", "orthogonal", "least_squares"])
+def test_a_student_that_starts_from_a_teacher_predicts_what_it_predicts(parts, row_map) -> None:
+    """On the first teacher's pieces the student's logits are the teacher's, whatever became of the others."""
+    union, (first, second) = parts
+    student = make_student(union)
+    record = start_from_teachers(student, [first, second], row_map=row_map, seed=0)
+    ids = torch.from_numpy(np.array([[2, *first.ordinary[10:20], 4, 3]]))
+    mapped = torch.from_numpy(first.mapping)[ids]
+    with torch.no_grad():
+        theirs = first.model(input_ids=ids).logits[..., first.ordinary]
+        ours = student.eval()(input_ids=mapped).logits[..., first.mapping[first.ordinary]]
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+    assert record["rows"]["ru"]["map"] in (row_map, "mean")
+    assert record["rows"]["ru"]["new"] > 100
+
+
+def test_least_squares_finds_a_map_that_is_there() -> None:
+    from polydistill.models.student import _fit
+
+    torch.manual_seed(0)
+    source = torch.randn(400, 12, dtype=torch.float64)
+    rotation = torch.linalg.qr(torch.randn(20, 12, dtype=torch.float64))[0].t()
+    for row_map in ("orthogonal", "least_squares"):
+        mapped, fit = _fit(source[:300], 3 * source[:300] @ rotation + 1, source[300:], row_map)
+        assert fit["held_out_cosine"] > 0.95
+        assert torch.nn.functional.cosine_similarity(mapped - 1, source[300:] @ rotation, dim=-1).min() > 0.9
+
+
+def test_an_encoder_of_another_shape_is_refused(parts) -> None:
+    union, rows = parts
+    with pytest.raises(ModelError, match=r"student\.encoder_from 'en'"):
+        start_from_teachers(
+            make_student(union, hidden_size=48, num_attention_heads=2), rows, row_map="mean", seed=0
+        )

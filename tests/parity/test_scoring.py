@@ -1,0 +1,80 @@
+"""A store against the teacher's plain forward pass."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from polydistill.config import parse_recipe
+from polydistill.models import load_masked_lm
+from polydistill.recipes import run_recipe
+from polydistill.scoring.predict import _draw
+from polydistill.store import Store
+
+
+def scored(values: dict, **scoring) -> Path:
+    values = values | {"scoring": values["scoring"] | scoring}
+    return run_recipe(parse_recipe(values), until="score", show=lambda line: None)
+
+
+def test_a_store_holds_what_the_teacher_says(recipe_values, teachers) -> None:
+    store = Store(scored(recipe_values) / "store" / "ru" / "ru")
+    model = load_masked_lm(str(teachers["ru"]))
+    assert len(store) > 100
+    for index in range(0, len(store), 17):
+        row = store.row(index)
+        with torch.no_grad():
+            logits = model(input_ids=torch.from_numpy(row.input_ids.astype(np.int64))[None]).logits[0]
+        logprobs = logits[row.positions.astype(np.int64)].log_softmax(-1)
+        values, ids = logprobs.topk(8)
+        gold = logprobs[range(len(row.gold)), row.gold.astype(np.int64)]
+        np.testing.assert_allclose(row.top_logprobs.astype(np.float32), values, atol=2e-2)
+        np.testing.assert_allclose(row.gold_logprobs.astype(np.float32), gold, rtol=2e-3, atol=2e-3)
+        # Where two predictions are as good as equal, their order may differ.
+        clear = (values[:, :-1] - values[:, 1:]).min(-1).values > 1e-3
+        assert np.array_equal(row.top_ids[clear.numpy()], ids[clear])
+        assert row.loss == pytest.approx(-float(gold.mean()), abs=1e-3)
+
+
+def test_bytes_do_not_depend_on_where_scoring_stopped(recipe_values) -> None:
+    """Every second shard is taken away from a store that is not finished: the rest is kept, the bytes come back."""
+    folder = scored(recipe_values, shard_examples=32) / "store" / "ru" / "ru"
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    partial = folder.rename(folder.with_name("ru.partial"))
+    (partial / "manifest.json").unlink()
+    for path in sorted(partial.glob("shard-*"))[::2]:
+        path.unlink()
+    kept = {path.name: path.stat().st_mtime_ns for path in partial.glob("shard-*")}
+    scored(recipe_values, shard_examples=32)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert {name: (folder / name).stat().st_mtime_ns for name in kept} == kept
+
+
+def test_bytes_a_position(recipe_values) -> None:
+    """Everything but the input ids: at most 40 bytes at k = 8 and a vocabulary under 65,536, short rows' share apart."""
+    store = Store(scored(recipe_values) / "store" / "ru" / "ru")
+    tokens = sum(shard["tokens"] for shard in store.manifest["shards"])
+    a_row = 8 + 4 + 4 + 4
+    rest = store.num_bytes - 2 * tokens - a_row * len(store)
+    assert 37 <= rest / store.num_masked <= 40
+
+
+def test_draws_estimate_the_distribution_without_bias() -> None:
+    torch.manual_seed(0)
+    logprobs = torch.log_softmax(torch.randn(1, 6) * 2, -1)
+    total = torch.zeros(6)
+    rounds = 4000
+    ids, weights = _draw(logprobs.expand(rounds, -1), torch.rand(rounds, 4))
+    total.index_add_(0, ids.reshape(-1), weights.exp().reshape(-1))
+    torch.testing.assert_close(total / rounds, logprobs[0].exp(), atol=0.02, rtol=0)
+    torch.testing.assert_close(weights.exp().sum(-1), torch.ones(rounds))
+    ordered = ids.masked_fill(weights == -torch.inf, -1).sort(-1).values
+    assert not ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)).any()
+
+
+def test_random_sampling_in_a_store(recipe_values) -> None:
+    store = Store(scored(recipe_values, sampling="random") / "store" / "ru" / "ru")
+    row = store.row(0)
+    mass = np.exp(row.top_logprobs.astype(np.float64)).sum(-1)
+    np.testing.assert_allclose(mass, 1, atol=2e-3)

@@ -1,0 +1,197 @@
+"""The training loop: batches, accumulation, resuming, and what it minimises."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForMaskedLM
+
+from polydistill.config.models import Distillation
+from polydistill.losses import soft_targets
+from polydistill.training import (
+    LanguageSampler,
+    TrainingExample,
+    check_arguments,
+    choose_copies,
+    collate,
+    train,
+)
+
+SMALL = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16,
+         "max_position_embeddings": 32, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}  # fmt: skip
+
+
+class Rows:
+    """Examples with a teacher's labels, made by seed; rows differ in length and number of masks."""
+
+    def __init__(self, number: int, seed: int, *, teacher: bool = True) -> None:
+        self.number, self.seed, self.teacher = number, seed, teacher
+
+    def __len__(self) -> int:
+        return self.number
+
+    def example(self, row: int, epoch: int, language: int) -> TrainingExample:
+        draw = np.random.default_rng([self.seed, row])
+        length = int(draw.integers(6, 14))
+        positions = np.sort(draw.choice(length, int(draw.integers(1, 5)), replace=False))
+        k = 3 if self.teacher else 0
+        logprobs = np.log(draw.dirichlet(np.ones(5), len(positions))[:, :k]).astype(np.float32)
+        top = (
+            np.stack([draw.choice(50, k, replace=False) for _ in positions])
+            if k
+            else np.zeros((len(positions), 0), dtype=np.int64)
+        )
+        return TrainingExample(
+            language,
+            draw.integers(5, 50, length),
+            positions,
+            draw.integers(5, 50, len(positions)),
+            top,
+            logprobs,
+        )
+
+
+def make_model():
+    torch.manual_seed(0)
+    return AutoModelForMaskedLM.from_config(AutoConfig.for_model("bert", **SMALL))
+
+
+def trained(folder, *, steps=6, distillation=None, **arguments):
+    model = make_model()
+    values = check_arguments(
+        {"max_steps": steps, "per_device_train_batch_size": 8, "logging_steps": 1, "save_steps": 100, "report_to": [],
+         "bf16": False, "learning_rate": 1e-2} | arguments
+    )  # fmt: skip
+    log = train(
+        model, {"a": Rows(40, 1), "b": Rows(10, 2)}, [0.75, 0.25], folder=folder, arguments=values,
+        distillation=distillation or Distillation(), pad_id=0, seed=7, say=lambda line: None,
+    )  # fmt: skip
+    return model, log
+
+
+def difference(one, other) -> float:
+    return max(float((a - b).abs().max()) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+def test_the_first_loss_is_the_dense_formula(tmp_path) -> None:
+    """lambda * KD + (1 - lambda) * MLM, a mean over masked tokens, from the whole model's own logits."""
+    settings = Distillation(teacher_weight=0.3, final_teacher_weight=0.3)
+    _, log = trained(tmp_path, steps=1, distillation=settings)
+    model = make_model()
+    sampler = LanguageSampler([40, 10], [0.75, 0.25], batch_size=8, num_batches=1, seed=7)
+    rows = [Rows(40, 1), Rows(10, 2)]
+    batch = collate([rows[language].example(row, epoch, language) for language, row, epoch in sampler], 0)
+    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    logprobs = logits.reshape(-1, 50)[batch["positions"]].log_softmax(-1)
+    mlm = -logprobs.gather(1, batch["ids"][:, :1]).mean()
+    soft, _ = soft_targets(batch["logprobs"], tail="renormalise")
+    kd = -(soft * logprobs.gather(1, batch["ids"][:, 1:])).sum(-1).mean()
+    assert log[0]["mlm_loss"] == pytest.approx(mlm.item(), abs=1e-4)
+    assert log[0]["kd_loss"] == pytest.approx(kd.item(), abs=1e-4)
+    assert log[0]["loss"] == pytest.approx(0.3 * float(kd) + 0.7 * mlm.item(), abs=1e-3)
+
+
+def test_accumulation_changes_nothing(tmp_path) -> None:
+    """Two micro-batches of 8 equal one batch with the same 16 examples, though their masked tokens differ in number."""
+
+    class Same(LanguageSampler):
+        """The order of batches of 8, whatever the batch size."""
+
+        def __init__(self, sizes, probabilities, *, batch_size, num_batches, seed):
+            super().__init__(
+                sizes, probabilities, batch_size=8, num_batches=batch_size * num_batches // 8, seed=seed
+            )
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("polydistill.training.run.LanguageSampler", Same)
+        whole, _ = trained(tmp_path / "a", per_device_train_batch_size=16, optim="sgd", max_grad_norm=0)
+        parts, _ = trained(tmp_path / "b", gradient_accumulation_steps=2, optim="sgd", max_grad_norm=0)
+    assert difference(whole, parts) < 1e-5
+    assert difference(whole, make_model()) > 1e-3
+
+
+def test_resuming_gives_the_same_weights(tmp_path) -> None:
+    """A run that stops at a checkpoint and goes on ends with the bytes of one that does not stop."""
+    whole, _ = trained(tmp_path / "a", steps=12)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("polydistill.training.trainer.DistillationTrainer._check", stop_at(8))
+        with pytest.raises(KeyboardInterrupt):
+            trained(tmp_path / "b", steps=12, save_steps=5)
+    assert (tmp_path / "b" / "checkpoint-5" / "complete.json").is_file()
+    resumed, log = trained(tmp_path / "b", steps=12, save_steps=5)
+    assert difference(whole, resumed) == 0.0
+    assert [entry["step"] for entry in log if "mlm_loss" in entry] == list(range(1, 13))
+
+
+def stop_at(step):
+    def check(self, loss, inputs):
+        if self.state.global_step == step:
+            raise KeyboardInterrupt
+
+    return check
+
+
+def test_lambda_goes_down_and_gold_only_ignores_the_teacher(tmp_path) -> None:
+    _, log = trained(tmp_path / "a", steps=10)
+    weights = [entry["teacher_weight"] for entry in log if "teacher_weight" in entry]
+    assert weights == sorted(weights, reverse=True)
+    assert weights[-1] == pytest.approx(0.0)
+    gold, log = trained(tmp_path / "b", steps=3, distillation=Distillation(labels="gold"))
+    assert log[0]["loss"] == pytest.approx(log[0]["mlm_loss"], abs=1e-3)
+    soft, log = trained(tmp_path / "c", steps=3, distillation=Distillation(labels="soft"))
+    assert log[0]["loss"] == pytest.approx(log[0]["kd_loss"], abs=1e-3)
+    assert difference(gold, soft) > 1e-3
+
+
+@pytest.mark.parametrize("tail", ["renormalise", "bucket", "raw", "gold"])
+def test_every_reading_of_the_tail_trains(tmp_path, tail) -> None:
+    _, log = trained(tmp_path, steps=25, distillation=Distillation(tail=tail, labels="soft"))
+    losses = [entry["loss"] for entry in log if "mlm_loss" in entry]
+    assert all(math.isfinite(loss) for loss in losses)
+    assert np.mean(losses[-5:]) < np.mean(losses[:5])
+
+
+def test_languages_are_mixed_within_batches_and_rows_do_not_repeat() -> None:
+    sampler = LanguageSampler([30, 5], [0.7, 0.3], batch_size=10, num_batches=30, seed=3)
+    drawn = list(sampler)
+    assert drawn == list(sampler)
+    assert len(drawn) == len(sampler) == 300
+    for start in range(0, 300, 10):
+        assert sum(language == 1 for language, _, _ in drawn[start : start + 10]) == 3
+    for language, size in ((0, 30), (1, 5)):
+        rows = [(epoch, row) for which, row, epoch in drawn if which == language]
+        assert len(set(rows)) == len(rows)
+        assert [epoch for epoch, _ in rows] == sorted(epoch for epoch, _ in rows)
+        assert {row for epoch, row in rows if epoch == 0} == set(range(size))
+
+
+class FakeStore:
+    def __init__(self, examples, losses):
+        self.examples, self.losses = np.array(examples, dtype=np.uint64), np.array(losses, dtype=np.float32)
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+
+def test_choice_of_copies() -> None:
+    stores = [FakeStore([7, 8, 9], [1.0, 5.0, 2.0]), FakeStore([7, 8, 9], [2.0, 4.0, 2.0])]
+    assert choose_copies(stores, "all", ["x", "y"]).tolist() == [
+        [0, 0],
+        [0, 1],
+        [0, 2],
+        [1, 0],
+        [1, 1],
+        [1, 2],
+    ]
+    assert choose_copies(stores, "y", ["x", "y"]).tolist() == [[1, 0], [1, 1], [1, 2]]
+    assert choose_copies(stores, "best", ["x", "y"]).tolist() == [[0, 0], [1, 1], [0, 2]]
+    weights = [np.array([9.0, 1.0, 1.0]), np.array([1.0, 9.0, 1.0])]
+    assert choose_copies(stores, "best", ["x", "y"], weights=weights).tolist() == [[1, 0], [0, 1], [0, 2]]
+
+
+def test_nan_stops_training_and_says_where(tmp_path) -> None:
+    from polydistill.errors import NumericsError
+
+    with pytest.raises(NumericsError, match="step"):
+        trained(tmp_path, steps=30, learning_rate=1e30, optim="sgd", max_grad_norm=0)
