@@ -21,12 +21,22 @@ def kind(annotation: Any) -> str:
     if get_origin(annotation) is Literal:
         return " or ".join(f"`{value}`" for value in get_args(annotation))
     if isinstance(annotation, type) and get_origin(annotation) is None:
-        return annotation.__name__ if issubclass(annotation, BaseModel) else {"str": "text", "int": "whole number", "float": "number", "bool": "true or false"}.get(annotation.__name__, annotation.__name__)
+        return (
+            annotation.__name__
+            if issubclass(annotation, BaseModel)
+            else {"str": "text", "int": "whole number", "float": "number", "bool": "true or false"}.get(
+                annotation.__name__, annotation.__name__
+            )
+        )
     if get_origin(annotation) is dict:
         return "mapping"
     if get_origin(annotation) is list:
         return "list"
-    inner = [kind(argument) for argument in get_args(annotation) if argument is not type(None) and not hasattr(argument, "pattern")]
+    inner = [
+        kind(argument)
+        for argument in get_args(annotation)
+        if argument is not type(None) and not hasattr(argument, "pattern")
+    ]
     return inner[0] if inner else str(annotation)
 
 
@@ -44,7 +54,13 @@ def default(field: Any) -> str:
 
 def table(model: type[BaseModel], prefix: str) -> list[str]:
     """A section for a group of settings, and one for each group within."""
-    lines = [f"\n## `{prefix}`\n" if prefix else "", (model.__doc__ or "").splitlines()[0], "", "| key | kind | default | meaning |", "|---|---|---|---|"]
+    lines = [
+        f"\n## `{prefix}`\n" if prefix else "",
+        (model.__doc__ or "").splitlines()[0],
+        "",
+        "| key | kind | default | meaning |",
+        "|---|---|---|---|",
+    ]
     groups = []
     for name, field in model.model_fields.items():
         annotation = field.annotation

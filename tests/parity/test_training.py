@@ -89,7 +89,7 @@ def test_the_first_loss_is_the_dense_formula(tmp_path) -> None:
     kd = -(soft * logprobs.gather(1, batch["ids"][:, 1:])).sum(-1).mean()
     assert log[0]["mlm_loss"] == pytest.approx(mlm.item(), abs=1e-4)
     assert log[0]["kd_loss"] == pytest.approx(kd.item(), abs=1e-4)
-    assert log[0]["loss"] == pytest.approx(0.3 * float(kd) + 0.7 * mlm.item(), abs=1e-3)
+    assert log[0]["loss"] == pytest.approx(0.3 * kd.item() + 0.7 * mlm.item(), abs=1e-3)
 
 
 def test_accumulation_changes_nothing(tmp_path) -> None:

@@ -1,0 +1,1 @@
+"""Benchmarks: each measures a ratio between two things, alternately, in one run."""
