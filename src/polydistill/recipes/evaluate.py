@@ -137,7 +137,8 @@ def sample_guesses(
             continue
         place = places[len(places) // 2]
         position = int(plain.positions[place])
-        window = slice(max(1, position - 24), position + 25)
+        # The special tokens at both ends are left out.
+        window = slice(max(1, position - 24), min(len(plain.input_ids) - 1, position + 25))
         backend = first.tokenizer.backend
         entry: dict[str, Any] = {
             "before": backend.decode(
