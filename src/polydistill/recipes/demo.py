@@ -11,6 +11,8 @@ from polydistill.config import parse_recipe
 from polydistill.config.load import read_recipe
 from polydistill.recipes.run import run_recipe
 
+# The bundled text: sentences of Mozilla Common Voice (see NOTICE).
+DATA = Path(str(resources.files("polydistill") / "demo_data"))
 # Teacher → its languages. English has a teacher of its own and shares one with German.
 TEACHERS = {"en": ("en",), "fr": ("fr",), "ru": ("ru",), "en-de": ("en", "de")}
 LANGUAGES = ("en", "de", "fr", "ru")
@@ -24,7 +26,6 @@ def run_demo(output: Path, overrides: Sequence[str] = (), *, show: Callable[[str
     overrides  `a.b=c` strings for the merge; those of `training.` and `corpora.` hold for the teachers too
     What is done already is not done again.
     """
-    data = Path(str(resources.files("polydistill") / "demo_data"))
     shared = [override for override in overrides if override.startswith(("training.", "corpora."))]
     for name, languages in TEACHERS.items():
         show(f"teacher {name}")
@@ -32,7 +33,7 @@ def run_demo(output: Path, overrides: Sequence[str] = (), *, show: Callable[[str
         teacher = read_recipe("demo-teacher") | {
             "name": name,
             "output": str(output / "teachers" / name),
-            "languages": {language: {"text": str(data / f"{language}.txt.xz")} for language in languages},
+            "languages": {language: {"text": str(DATA / f"{language}.txt.xz")} for language in languages},
         }
         run_recipe(parse_recipe(teacher, [*own, *shared]), until="evaluate", show=show)
     show("merge")
@@ -41,7 +42,7 @@ def run_demo(output: Path, overrides: Sequence[str] = (), *, show: Callable[[str
         "teachers": {name: str(output / "teachers" / name / "student" / "final") for name in TEACHERS},
         "languages": {
             language: {
-                "text": str(data / f"{language}.txt.xz"),
+                "text": str(DATA / f"{language}.txt.xz"),
                 "teachers": [name for name, known in TEACHERS.items() if language in known],
             }
             for language in LANGUAGES

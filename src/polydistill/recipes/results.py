@@ -20,7 +20,9 @@ def results_table(path: Path) -> Table:
     caption = CAPTION
     if difference is not None:
         caption += f"\nD, mean over languages of student - best teacher on held-out text: {difference:+.3f}"
-    table = Table(title=str(path), caption=caption, caption_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
+    table = Table(
+        title=str(path), caption=caption, caption_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0)
+    )
     for name in ("", "text", "model", "tokenizer"):
         table.add_column(name, overflow="fold")
     for name in ("MRR", "MRR*", "top-1", "top-5", "loss", "unigram"):
