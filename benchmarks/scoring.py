@@ -51,6 +51,7 @@ def run(model: str = "", length: str = "64", batch: str = "64") -> dict[str, obj
             examples,
             ids=range(len(examples)),
             pad_id=0,
+            vocabulary_size=size,
             top_k=8,
             sampling="top_k",
             dtype=dtype,

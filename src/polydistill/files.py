@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import xxhash
+from safetensors import SafetensorError
 
 from polydistill.errors import DiskError, RunFolderError
 
@@ -105,10 +106,19 @@ def artefact(folder: Path, inputs: Any, *, keep_partial: bool = False) -> Iterat
 
 
 def replace_folder(source: Path, target: Path) -> None:
-    """Put a whole folder in the place of another; a crash in between leaves `source` to go on from."""
+    """Put a whole folder in the place of another; a crash in between leaves no half of either in that place."""
+    old = target.with_name(target.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
     if target.exists():
-        shutil.rmtree(target)
+        target.replace(old)
     source.replace(target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's bytes are on the disk, so that a rename cannot come before them."""
+    with path.open("rb") as handle:
+        os.fsync(handle.fileno())
 
 
 @contextmanager
@@ -116,8 +126,8 @@ def explain_disk_errors(path: Path) -> Iterator[None]:
     """Turn 'no space left' and 'permission denied' into a message that says where and what to do."""
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    except (OSError, RuntimeError, SafetensorError) as error:
+        if _is_full(error):
             free = shutil.disk_usage(_existing(path)).free
             raise DiskError(
                 str(path),
@@ -125,11 +135,21 @@ def explain_disk_errors(path: Path) -> Iterator[None]:
                 f"no space left on the device ({free / 2**20:.0f} MiB free)",
                 "make room and run the same command again: what was whole stays",
             ) from error
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+        if isinstance(error, OSError) and error.errno in _UNWRITABLE:
             raise DiskError(
                 str(path), None, f"cannot be written ({error.strerror})", "choose another `output`"
             ) from error
         raise
+
+
+_UNWRITABLE = (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EISDIR)
+
+
+def _is_full(error: Exception) -> bool:
+    """Whether an error means a full disk; safetensors and torch say so in words only."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return any(sign in str(error) for sign in ("os error 28", "No space left", "PytorchStreamWriter failed"))
 
 
 @contextmanager

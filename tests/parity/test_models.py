@@ -95,7 +95,7 @@ def parts(teachers):
     loaded = [load_tokenizer(str(teachers[name]), name=name) for name in ("en", "ru")]
     union = unite(loaded)
     rows = [
-        TeacherRows(t.name, load_masked_lm(str(teachers[t.name])), m, t.ordinary_ids)
+        TeacherRows(t.name, load_masked_lm(str(teachers[t.name])), m, t.ordinary_ids, t.special_ids)
         for t, m in zip(loaded, union.maps, strict=True)
     ]
     return union, rows

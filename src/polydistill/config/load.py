@@ -67,7 +67,8 @@ def parse_recipe(
     values: dict[str, Any], overrides: Sequence[str] = (), *, origin: str = "recipe"
 ) -> AnyRecipe:
     """Validate a recipe that is a dictionary already."""
-    values = _merge({}, values)
+    # An empty group in YAML is None and means the defaults.
+    values = {key: value for key, value in values.items() if value is not None}
     for override in overrides:
         _apply_override(values, override)
     kind = values.get("recipe", "merge")
@@ -166,7 +167,8 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
     *parents, last = key.split(".")
     target = values
     for parent in parents:
-        child = target.setdefault(parent, {})
+        child = target.get(parent)
+        child = {} if child is None else child
         if not isinstance(child, dict):
             raise RecipeError(
                 "--set", override, f"`{parent}` is a value, not a group of settings", "check the name"
@@ -188,6 +190,11 @@ def _explain(error: ValidationError, model: type[BaseModel], origin: str) -> Rec
             near = difflib.get_close_matches(str(problem["loc"][-1]), known, 1)
             remedy = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(sorted(known))}"
             messages.append(f"{location}: unknown key; {remedy}")
+        elif problem["loc"] and problem["loc"][-1] == "[key]" and isinstance(problem["input"], bool):
+            # The Norwegian problem: YAML 1.1 reads no, yes, on and off as true and false.
+            messages.append(
+                f"{location}: YAML reads this name as {problem['input']}; put it in quotes, such as 'no'"
+            )
         elif problem["type"] == "missing":
             messages.append(f"{location}: missing; add it")
         elif not problem["loc"]:

@@ -273,8 +273,22 @@ class MergeRecipe(Recipe):
     @model_validator(mode="after")
     def _names_exist(self) -> MergeRecipe:
         known = ", ".join(self.teachers)
+        for name in ("all", "best"):
+            if name in self.teachers:
+                raise ValueError(
+                    f"teachers.{name}: the name stands for a choice of teachers in `use`; name it otherwise"
+                )
+        if self.distillation.best_by == "character" and self.masking.unit == "tokens":
+            raise ValueError(
+                "distillation.best_by 'character': copies mask the same characters only with masking.unit: words; "
+                "set that, or best_by: token"
+            )
         for language, settings in self.languages.items():
             for index, teacher in enumerate(settings.teachers):
+                if teacher in settings.teachers[:index]:
+                    raise ValueError(
+                        f"languages.{language}.teachers[{index}] {teacher!r}: stands twice; name it once"
+                    )
                 if teacher not in self.teachers:
                     raise ValueError(
                         f"languages.{language}.teachers[{index}] {teacher!r}: no teacher of that name; "

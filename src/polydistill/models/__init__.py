@@ -4,10 +4,16 @@ from polydistill.models.features import masked_features, output_layer
 from polydistill.models.inputs import length_batches, mask_texts, pad_batch
 from polydistill.models.load import load_masked_lm, model_config, weights_fingerprint
 from polydistill.models.precision import device, resolve_dtype
-from polydistill.models.student import TeacherRows, build_student, start_from_teachers, student_config
+from polydistill.models.student import (
+    TeacherRows,
+    build_student,
+    check_encoder,
+    start_from_teachers,
+    student_config,
+)
 
 __all__ = [
-    "TeacherRows", "build_student", "device", "length_batches", "load_masked_lm", "mask_texts", "masked_features",
+    "TeacherRows", "build_student", "check_encoder", "device", "length_batches", "load_masked_lm", "mask_texts", "masked_features",
     "model_config", "output_layer", "pad_batch", "resolve_dtype", "start_from_teachers", "student_config",
     "weights_fingerprint",
 ]  # fmt: skip

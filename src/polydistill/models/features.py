@@ -24,7 +24,11 @@ def masked_features(model: nn.Module, inputs: dict[str, Tensor], positions: Tens
         kept.append(flat.index_select(0, positions))
         return (flat[:0], *arguments[1:])
 
-    handle = output_embeddings(model).register_forward_pre_hook(keep)
+    # A wrapper for data parallelism has the model in `module`, and its own forward pass is the one to call.
+    inner: Any = model
+    while not hasattr(inner, "get_output_embeddings"):
+        inner = inner.module
+    handle = output_embeddings(inner).register_forward_pre_hook(keep)
     try:
         model(**inputs)
     finally:

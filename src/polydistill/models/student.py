@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModelForMaskedLM
 
 from polydistill.errors import ModelError
 from polydistill.models.features import output_layer
+from polydistill.tokenization.load import first_position, max_positions
 
 RowMap = Literal["orthogonal", "least_squares", "mean"]
 
@@ -27,13 +28,15 @@ class TeacherRows:
 
     model    the loaded teacher
     mapping  [teacher's size] teacher id → student id
-    ordinary ids of its ordinary pieces
+    ordinary     ids of its ordinary pieces
+    special_ids  role → its id
     """
 
     name: str
     model: Any
     mapping: npt.NDArray[np.int64]
     ordinary: npt.NDArray[np.int64]
+    special_ids: dict[str, int]
 
 
 def student_config(
@@ -59,7 +62,8 @@ def student_config(
             "transformers knows no such architecture",
             "use a `model_type` such as bert, electra, roberta, modernbert, deberta-v2",
         ) from None
-    known = set(default.to_dict()) | {name for name in dir(type(default)) if not name.startswith("_")}
+    # Beside its own fields a configuration takes other names for some of them.
+    known = set(default.to_dict()) | set(type(default).attribute_map)
     for name in fields:
         if name not in known:
             raise ModelError(
@@ -89,34 +93,55 @@ def student_config(
         "cls_token_id": special_ids["cls"],
         "sep_token_id": special_ids["sep"],
     }
-    config = AutoConfig.for_model(model_type, **values)
-    positions = getattr(config, "max_position_embeddings", None)
-    if positions is not None and positions < max_length:
+    try:
+        config = AutoConfig.for_model(model_type, **values)
+    except Exception as error:  # huggingface_hub's validation raises kinds of its own
+        raise ModelError(
+            "student.config",
+            None,
+            f"refused by {model_type} ({' '.join(str(error).split())[:160]})",
+            "mend that field",
+        ) from error
+    if max_positions(config) < max_length:
         raise ModelError(
             "student.config.max_position_embeddings",
-            positions,
-            f"sequences have {max_length} tokens (corpora.max_length)",
+            getattr(config, "max_position_embeddings", None),
+            f"holds {max_positions(config)} tokens, and sequences have {max_length} (corpora.max_length)",
             "raise the one or lower the other",
         )
     return config
 
 
-def build_student(config: Any, *, seed: int, field: str = "student.model_type") -> Any:
-    """A masked language model with random weights, the same for the same seed."""
+def build_student(config: Any, *, seed: int, field: str = "student.model_type", device: str = "cpu") -> Any:
+    """A masked language model with random weights, the same for the same seed.
+
+    device  `meta` makes shapes without weights, to check a configuration before hours of scoring
+    """
     state = torch.random.get_rng_state()
     torch.manual_seed(seed)
     try:
-        model = AutoModelForMaskedLM.from_config(config, dtype=torch.float32)
-    except (ValueError, KeyError) as error:
+        with torch.device(device):
+            model = AutoModelForMaskedLM.from_config(config, dtype=torch.float32)
+    except Exception as error:  # whatever an architecture makes of sizes that it cannot have
         raise ModelError(
             field,
             config.model_type,
-            f"no masked language model of it ({str(error).splitlines()[0][:120]})",
+            f"no masked language model of it ({' '.join(str(error).split())[:160]})",
             "use an architecture that `AutoModelForMaskedLM` knows, and sizes that divide as it needs",
         ) from error
     finally:
         torch.random.set_rng_state(state)
     return model
+
+
+def check_encoder(student: Any, teacher: Any, name: str) -> None:
+    """Raise ModelError if a student of this configuration cannot take the encoder of a teacher of that one."""
+    if student.model_type != teacher.model_type:
+        raise _shape_error(name, "its architecture", teacher.model_type, student.model_type)
+    theirs, ours = teacher.to_dict(), student.to_dict()
+    for field in sorted(_SHAPE_FIELDS - {"max_position_embeddings"}):
+        if theirs.get(field) != ours.get(field):
+            raise _shape_error(name, f"its {field}", theirs.get(field), ours.get(field))
 
 
 def start_from_teachers(
@@ -170,17 +195,23 @@ _SHAPE_FIELDS = {
 def _copy_encoder(student: Any, teacher: TeacherRows) -> int:
     """Copy every tensor that does not hang on the vocabulary; positions may be fewer."""
     source, target = teacher.model.state_dict(), student.state_dict()
-    vocabulary = {len(_rows_and_bias(student)[0]), len(_rows_and_bias(teacher.model)[0])}
+    rows, bias = _rows_and_bias(student)
+    vocabulary = {
+        tensor.data_ptr() for tensor in (rows, bias, output_layer(student)[0]) if tensor is not None
+    }
+    # Architectures that count positions from behind the padding id have them elsewhere if that id moves.
+    shift = first_position(teacher.model.config) - first_position(student.config)
     copied = 0
     with torch.no_grad():
         for name, tensor in target.items():
-            if tensor.ndim and tensor.shape[0] in vocabulary:
+            # The embeddings and whatever is tied to them; ELECTRA and others hold a bias of the vocabulary twice.
+            if tensor.data_ptr() in vocabulary or name.endswith(("predictions.bias", "lm_head.bias")):
                 continue
             if name not in source:
                 raise _shape_error(teacher.name, f"it lacks {name}", None, tuple(tensor.shape))
             value = source[name]
-            if "position" in name and value.ndim == tensor.ndim and value.shape[0] >= tensor.shape[0]:
-                value = value[: tensor.shape[0]] if value.shape[1:] == tensor.shape[1:] else value
+            if name.endswith("position_embeddings.weight") and value.shape[1:] == tensor.shape[1:]:
+                value = _positions(value, tensor, shift)
             if value.shape != tensor.shape:
                 raise _shape_error(teacher.name, f"its {name}", tuple(value.shape), tuple(tensor.shape))
             tensor.copy_(value)
@@ -188,11 +219,20 @@ def _copy_encoder(student: Any, teacher: TeacherRows) -> int:
     return copied
 
 
+def _positions(source: Tensor, target: Tensor, shift: int) -> Tensor:
+    """The target's table with the source's positions, moved by `shift`; the student may have fewer."""
+    start = max(0, -shift)
+    length = min(len(target) - start, len(source) - start - shift)
+    table = target.clone()
+    table[start : start + length] = source[start + shift : start + shift + length]
+    return table
+
+
 def _shape_error(name: str, what: str, found: Any, wanted: Any) -> ModelError:
     return ModelError(
         "student.encoder_from",
         name,
-        f"{what} has shape {found} and the student needs {wanted}",
+        f"{what} is {found} and the student's is {wanted}",
         "leave `student.model_type` and `student.config` as the teacher's, or use `init: random`",
     )
 
@@ -286,10 +326,5 @@ def _rows_and_bias(model: Any) -> tuple[Tensor, Tensor | None]:
 
 
 def _specials(teacher: TeacherRows) -> npt.NDArray[np.int64]:
-    """The teacher's ids of the five roles: those mapped to the student's first five ids, unk by its own id only."""
-    first = []
-    for student_id in range(5):
-        candidates = np.flatnonzero(teacher.mapping == student_id)
-        if student_id != 1 and len(candidates):
-            first.append(int(candidates[0]))
-    return np.array(first, dtype=np.int64)
+    """The teacher's ids of the five roles."""
+    return np.array(list(teacher.special_ids.values()), dtype=np.int64)

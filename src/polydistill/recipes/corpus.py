@@ -42,7 +42,7 @@ def prepare_corpus(
     }
     found = run.find(f"corpora/{language}", inputs)
     if found is not None:
-        return found, inputs
+        return run.use(f"corpora/{language}", found), inputs
     target = run.path / "corpora" / language
     specials = max(tokenizer.backend.num_special_tokens_to_add(False) for tokenizer in tokenizers)
     room = settings.max_length - specials
@@ -61,4 +61,4 @@ def prepare_corpus(
         f"corpora/{language}: {train['examples']:,} examples, {train['characters']:,} characters, "
         f"{held_out['examples']:,} held out, {train['fill']:.0%} full"
     )
-    return target, inputs
+    return run.use(f"corpora/{language}", target), inputs

@@ -18,8 +18,8 @@ from polydistill.masking import Masked
 from polydistill.models import length_batches, mask_texts
 from polydistill.tokenization import LoadedTokenizer
 
-# Piece frequencies are counted on at most so many characters of the training text.
-COUNT_CHARACTERS = 20_000_000
+# Piece frequencies are counted on about so many bytes of the training text.
+COUNT_BYTES = 50_000_000
 # Masks of evaluation are drawn apart from those of training.
 EVALUATION_SEED = 1_000_003
 
@@ -48,7 +48,12 @@ class Reader:
         self, texts: Sequence[str], ids: Sequence[int], max_length: int, masking: Masking, seed: int
     ) -> list[Masked]:
         """Mask texts by this reader's tokenizer, in the model's ids."""
-        made = mask_texts(texts, ids, self.tokenizer, max_length=max_length, masking=masking, seed=seed)
+        return self.mapped(
+            mask_texts(texts, ids, self.tokenizer, max_length=max_length, masking=masking, seed=seed)
+        )
+
+    def mapped(self, made: list[Masked]) -> list[Masked]:
+        """Masked texts of this reader's tokenizer in the model's ids."""
         if self.mapping is None:
             return made
         mapping = self.mapping
@@ -73,6 +78,7 @@ def evaluate_language(
     seed: int,
 ) -> list[dict[str, Any]]:
     """One row for each reader and text: its measures, and the unigram baseline by the same tokenizer."""
+    masking = hidden(masking)
     rows = []
     counts = {
         key: _piece_counts(tokenizer, training)
@@ -81,11 +87,16 @@ def evaluate_language(
     for text_name, examples in texts.items():
         chosen = examples.first(settings.max_examples)
         raw, ids = examples.texts(chosen), [int(examples.ids[row]) for row in chosen]
-        for reader in readers:
-            masked = reader.masked(raw, ids, max_length, masking, seed + EVALUATION_SEED)
-            plain = replace(reader, mapping=None).masked(
+        # Readers of one tokenizer see the same masks: the text is tokenised once for them.
+        plain_of = {
+            (reader.view, reader.teacher): replace(reader, mapping=None).masked(
                 raw, ids, max_length, masking, seed + EVALUATION_SEED
             )
+            for reader in readers
+        }
+        for reader in readers:
+            plain = plain_of[reader.view, reader.teacher]
+            masked = reader.mapped(plain)
             gold = np.concatenate([example.gold for example in plain])
             baseline = unigram_ranks(counts[reader.view, reader.teacher], gold)
             result: Measures = measure(
@@ -109,6 +120,15 @@ def evaluate_language(
     return rows
 
 
+def hidden(masking: Masking) -> Masking:
+    """Masks of evaluation: every chosen unit becomes the mask token.
+
+    Training leaves a tenth of the chosen tokens as they are: there a model reads the answer off its input, which
+    would count as a rank of 1.
+    """
+    return masking.model_copy(update={"mask_share": 1.0, "random_share": 0.0})
+
+
 def sample_guesses(
     readers: Sequence[Reader],
     examples: Examples,
@@ -124,6 +144,7 @@ def sample_guesses(
     readers  of one tokenizer, so that they see the same masks
     decode   (model's id, reader) → the piece as people read it
     """
+    masking = hidden(masking)
     found = []
     for row in examples.first(settings.num_samples * 4)[: settings.num_samples * 4]:
         text, example_id = examples.texts(np.array([row]))[0], int(examples.ids[row])
@@ -183,15 +204,14 @@ def _piece_counts(tokenizer: LoadedTokenizer, training: Examples) -> npt.NDArray
     """[size] how often each piece stands in the training text."""
     counts = np.zeros(tokenizer.size, dtype=np.int64)
     tokenizer.backend.no_truncation()
-    characters = 0
-    for start in range(0, len(training), 2000):
-        texts = training.texts(slice(start, start + 2000))
+    # Evenly spaced blocks of a text too long to count whole: its first source is not all of it.
+    total = int(training.table["text"].nbytes)
+    step = max(1, -(-total // COUNT_BYTES))
+    for start in range(0, len(training), 1000 * step):
+        texts = training.texts(slice(start, start + 1000))
         encodings = tokenizer.backend.encode_batch_fast(list(texts), add_special_tokens=False)
         ids = np.concatenate([np.array(encoding.ids, dtype=np.int64) for encoding in encodings])
         counts += np.bincount(ids, minlength=tokenizer.size)
-        characters += sum(map(len, texts))
-        if characters > COUNT_CHARACTERS:
-            break
     return counts
 
 

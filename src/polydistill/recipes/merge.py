@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from tokenizers import Tokenizer
 
 from polydistill.config import MergeRecipe
@@ -23,10 +24,10 @@ from polydistill.corpora import Examples, smoothed_probabilities
 from polydistill.errors import RecipeError
 from polydistill.files import (
     artefact,
+    explain_disk_errors,
     fingerprint,
     hash_folder,
     is_current,
-    lock,
     read_json,
     write_json,
     write_text,
@@ -34,6 +35,7 @@ from polydistill.files import (
 from polydistill.models import (
     TeacherRows,
     build_student,
+    check_encoder,
     device,
     load_masked_lm,
     model_config,
@@ -61,7 +63,14 @@ from polydistill.tokenization import (
     unite,
 )
 from polydistill.tokenization.build import readable
-from polydistill.training import StoredExamples, check_arguments, choose_copies, train
+from polydistill.training import (
+    StoredExamples,
+    check_arguments,
+    choose_copies,
+    portable,
+    train,
+    training_arguments,
+)
 
 STAGES = ("corpora", "tokenizer", "score", "train", "evaluate", "report")
 SEGMENTATION_TEXTS = 2000
@@ -92,8 +101,9 @@ def run_merge(recipe: MergeRecipe, run: Run, *, until: str = "report") -> Path:
     """Run a merge up to a stage of STAGES; returns the run's folder. What is done already is not done again."""
     last = STAGES.index(until)
     arguments = check_arguments(recipe.training)
-    with lock(run.path):
-        merge = prepare(recipe, run)
+    with run.claim():
+        merge = prepare(recipe, run, arguments)
+        run.record_recipe()
         stages: tuple[Callable[[Merge], None], ...] = (
             build_corpora,
             build_tokenizers,
@@ -107,8 +117,8 @@ def run_merge(recipe: MergeRecipe, run: Run, *, until: str = "report") -> Path:
     return run.path
 
 
-def prepare(recipe: MergeRecipe, run: Run) -> Merge:
-    """Load the teachers' tokenizers, check that they can do what the recipe asks, and unite them."""
+def prepare(recipe: MergeRecipe, run: Run, arguments: dict[str, Any]) -> Merge:
+    """Load the teachers' tokenizers, unite them, and check all that can be checked before hours of scoring."""
     tokenizers = {
         name: load_tokenizer(t.model, name=name, tokenizer=t.tokenizer, revision=t.revision)
         for name, t in recipe.teachers.items()
@@ -128,7 +138,13 @@ def prepare(recipe: MergeRecipe, run: Run) -> Merge:
                 f"larger than the vocabulary of teacher {name} ({tokenizer.size} pieces)",
                 "choose a smaller k",
             )
-    return Merge(recipe, run, tokenizers, unite(list(tokenizers.values())), {}, {})
+    merge = Merge(recipe, run, tokenizers, unite(list(tokenizers.values())), {}, {})
+    config, first = _student_config(merge)
+    build_student(config, seed=recipe.seed, device="meta")
+    if first is not None:
+        check_encoder(config, model_config(recipe.teachers[first].model, name=first), first)
+    training_arguments(arguments, run.path / "student" / "checkpoints", seed=recipe.seed)
+    return merge
 
 
 def build_corpora(merge: Merge) -> None:
@@ -150,7 +166,8 @@ def build_tokenizers(merge: Merge) -> None:
     recipe, run = merge.recipe, merge.run
     inputs = {
         "stage": "tokenizer",
-        "tokenizers": {name: tokenizer.fingerprint for name, tokenizer in merge.tokenizers.items()},
+        # A list, for the order of teachers fixes the ids.
+        "tokenizers": [[name, tokenizer.fingerprint] for name, tokenizer in merge.tokenizers.items()],
         "settings": recipe.student.tokenizer.model_dump(),
         "languages": {language: settings.teachers for language, settings in recipe.languages.items()},
         "corpora": _corpora_fingerprints(merge),
@@ -206,11 +223,11 @@ def score_teachers(merge: Merge) -> None:
         weights = weights_fingerprint(teacher.model, revision=teacher.revision) if languages else ""
         model = None
         for language in languages:
-            identity = _store_identity(merge, language, name, weights, str(dtype).removeprefix("torch."))
-            found = run.find(f"store/{language}/{name}", identity)
+            place = f"store/{language}/{name}"
+            identity, found = _find_store(merge, language, name, weights)
             if found is not None:
                 Store(found).check_identity(identity, field=f"languages.{language}")
-                merge.stores[language, name] = found
+                merge.stores[language, name] = run.use(place, found)
                 continue
             if model is None:
                 model = load_masked_lm(
@@ -227,7 +244,7 @@ def score_teachers(merge: Merge) -> None:
                     scoring=recipe.scoring, masking=recipe.masking, max_length=recipe.corpora.max_length,
                     dtype=dtype, seed=recipe.seed, progress=_counter(run, f"score/{language}/{name}", len(examples)),
                 )  # fmt: skip
-            merge.stores[language, name] = target
+            merge.stores[language, name] = run.use(place, target)
             store = Store(target)
             speed = result["tokens_scored"] / result["seconds"] if result["seconds"] else 0
             run.say(
@@ -248,9 +265,10 @@ def train_student(merge: Merge, arguments: dict[str, Any]) -> None:
         "tokenizer": read_json(run.path / "tokenizer" / "stamp.json")["fingerprint"],
         "student": recipe.student.model_dump(mode="json"),
         "distillation": recipe.distillation.model_dump(mode="json"),
-        "use": {language: settings.use for language, settings in recipe.languages.items()},
+        # A list, for a checkpoint knows languages by their place.
+        "use": [[language, settings.use] for language, settings in recipe.languages.items()],
         "smoothing_alpha": recipe.corpora.smoothing_alpha,
-        "training": arguments,
+        "training": portable(arguments),
         "seed": recipe.seed,
         "encoder": _encoder_weights(merge),
     }
@@ -262,6 +280,10 @@ def train_student(merge: Merge, arguments: dict[str, Any]) -> None:
         shutil.rmtree(checkpoints, ignore_errors=True)
         write_json(checkpoints / "stamp.json", {"fingerprint": fingerprint(inputs), "inputs": inputs})
     model, record = initial_student(merge)
+    run.say(
+        "training from "
+        + ("random weights" if recipe.student.init == "random" else str(record["encoder_from"]))
+    )
     data = {language: stored_examples(merge, language) for language in recipe.languages}
     sizes = {
         language: len(Store(merge.stores[language, s.teachers[0]]))
@@ -272,12 +294,14 @@ def train_student(merge: Merge, arguments: dict[str, Any]) -> None:
         f"student: {sum(p.numel() for p in model.parameters()):,} parameters, "
         + ", ".join(f"{language} {share:.0%}" for language, share in probabilities.items())
     )
-    with run.stage("train"):
+    with run.stage("train"), explain_disk_errors(checkpoints):
         log = train(
             model, data, [probabilities[language] for language in data],
             folder=checkpoints, arguments=arguments, distillation=recipe.distillation,
             pad_id=merge.union.special_ids["pad"], seed=recipe.seed, say=run.say,
         )  # fmt: skip
+    # Before the model: whoever finds the model whole finds its log too.
+    write_json(run.path / "student" / "log.json", {"log": log, "probabilities": probabilities})
     with artefact(target, inputs) as folder:
         model.save_pretrained(folder)
         shutil.copytree(run.path / "tokenizer", folder, dirs_exist_ok=True, ignore=_only_tokenizer_files)
@@ -287,7 +311,6 @@ def train_student(merge: Merge, arguments: dict[str, Any]) -> None:
             )
         write_text(folder / "README.md", model_card(recipe, record))
         write_json(folder / "initialisation.json", record)
-    write_json(run.path / "student" / "log.json", {"log": log, "probabilities": probabilities})
 
 
 def evaluate_models(merge: Merge) -> None:
@@ -297,7 +320,10 @@ def evaluate_models(merge: Merge) -> None:
     inputs = {
         "stage": "evaluation",
         "student": hash_folder(run.path / "student" / "final", pattern="*.safetensors"),
+        "tokenizer": read_json(run.path / "tokenizer" / "stamp.json")["fingerprint"],
         "settings": recipe.evaluation.model_dump(mode="json"),
+        "masking": recipe.masking.model_dump(mode="json"),
+        "seed": recipe.seed,
         "corpora": _corpora_fingerprints(merge),
         "stores": {
             "/".join(key): fingerprint(Store(folder).identity) for key, folder in merge.stores.items()
@@ -310,12 +336,7 @@ def evaluate_models(merge: Merge) -> None:
         student = load_masked_lm(str(run.path / "student" / "final"), name="student").to(device())
         union_backend = Tokenizer.from_file(str(run.path / "tokenizer" / "tokenizer.json"))
         union_view = LoadedTokenizer("union", union_backend, merge.union.special_ids, 10**9)
-        teachers = {
-            name: load_masked_lm(t.model, name=name, revision=t.revision, allow_pickle=t.allow_pickle).to(
-                device()
-            )
-            for name, t in recipe.teachers.items()
-        }
+        teachers = _TeacherCache(merge)
         strings = merge.union.strings()
         rows: dict[str, list[dict[str, Any]]] = {}
         samples: dict[str, list[dict[str, Any]]] = {}
@@ -327,7 +348,7 @@ def evaluate_models(merge: Merge) -> None:
                 pieces = np.zeros(merge.union.size, dtype=bool)
                 pieces[merge.maps[name]] = True
                 tokenizer = merge.tokenizers[name]
-                readers.append(Reader(name, teachers[name], tokenizer, "own", name))
+                readers.append(Reader(name, teachers.load(name), tokenizer, "own", name))
                 readers.append(Reader("student", student, tokenizer, "own", name, merge.maps[name], pieces))
             common: dict[str, Any] = {
                 "masking": recipe.masking,
@@ -381,7 +402,10 @@ def initial_student(merge: Merge) -> tuple[Any, dict[str, Any]]:
             loaded = load_masked_lm(
                 teacher.model, name=name, revision=teacher.revision, allow_pickle=teacher.allow_pickle
             )
-            parts.append(TeacherRows(name, loaded, merge.maps[name], merge.tokenizers[name].ordinary_ids))
+            tokenizer = merge.tokenizers[name]
+            parts.append(
+                TeacherRows(name, loaded, merge.maps[name], tokenizer.ordinary_ids, tokenizer.special_ids)
+            )
         record |= start_from_teachers(model, parts, row_map=settings.row_map, seed=recipe.seed)
     return model, record
 
@@ -392,11 +416,9 @@ def stored_examples(merge: Merge, language: str) -> StoredExamples:
     stores = [Store(merge.stores[language, name]) for name in settings.teachers]
     weights = None
     if settings.use == "best" and merge.recipe.distillation.best_by == "character":
-        lengths = {int(i): len(t) for i, t in _texts_by_id(merge.corpora[language][0] / "train.arrow")}
-        weights = [
-            store.num_masked_of / np.array([max(1, lengths[int(i)]) for i in store.examples])
-            for store in stores
-        ]
+        # Copies mask the same words, thus the same characters: the total loss orders them as the loss a
+        # character does.
+        weights = [store.num_masked_of.astype(np.float64) for store in stores]
     choice = choose_copies(stores, settings.use, settings.teachers, weights=weights)
     return StoredExamples(stores, [merge.maps[name] for name in settings.teachers], choice)
 
@@ -427,6 +449,43 @@ def _encoder_weights(merge: Merge) -> dict[str, str]:
     }
 
 
+class _TeacherCache:
+    """Loads teachers one at a time and keeps the last few: a merge of ten needs no memory for ten."""
+
+    def __init__(self, merge: Merge, size: int = 3) -> None:
+        self.merge, self.size = merge, size
+        self.loaded: dict[str, Any] = {}
+
+    def load(self, name: str) -> Any:
+        """A teacher on this machine's device."""
+        if name not in self.loaded:
+            while len(self.loaded) >= self.size:
+                self.loaded.pop(next(iter(self.loaded)))
+            teacher = self.merge.recipe.teachers[name]
+            self.loaded[name] = load_masked_lm(
+                teacher.model, name=name, revision=teacher.revision, allow_pickle=teacher.allow_pickle
+            ).to(device())
+        return self.loaded[name]
+
+
+def _find_store(merge: Merge, language: str, name: str, weights: str) -> tuple[dict[str, Any], Path | None]:
+    """(what the store has to be, its folder if it is there).
+
+    With `precision: auto` a store that another machine computed in the other precision is as good.
+    """
+    precision = merge.recipe.scoring.precision
+    wanted = resolve_dtype(precision)
+    others = (
+        [dtype for dtype in (torch.bfloat16, torch.float32) if dtype != wanted] if precision == "auto" else []
+    )
+    for dtype in (wanted, *others):
+        identity = _store_identity(merge, language, name, weights, str(dtype).removeprefix("torch."))
+        found = merge.run.find(f"store/{language}/{name}", identity)
+        if found is not None:
+            return identity, found
+    return _store_identity(merge, language, name, weights, str(wanted).removeprefix("torch.")), None
+
+
 def _store_identity(merge: Merge, language: str, name: str, weights: str, dtype: str) -> dict[str, Any]:
     recipe, tokenizer = merge.recipe, merge.tokenizers[name]
     return {
@@ -454,13 +513,6 @@ def _corpora_fingerprints(merge: Merge) -> dict[str, str]:
 def _some_texts(corpus: Path) -> list[str]:
     examples = Examples(corpus / "held_out.arrow")
     return examples.texts(examples.first(SEGMENTATION_TEXTS))
-
-
-def _texts_by_id(path: Path) -> Any:
-    examples = Examples(path)
-    for start in range(0, len(examples), 4096):
-        rows = slice(start, min(start + 4096, len(examples)))
-        yield from zip(examples.ids[rows], examples.texts(rows), strict=True)
 
 
 def _only_tokenizer_files(folder: str, names: list[str]) -> list[str]:

@@ -32,6 +32,7 @@ from polydistill.models import (
     student_config,
 )
 from polydistill.scoring import predict
+from polydistill.store.schema import id_type, numpy_dtype, position_type
 from polydistill.tokenization import (
     LoadedTokenizer,
     Union,
@@ -93,7 +94,7 @@ def plan_recipe(recipe: str | AnyRecipe, overrides: Sequence[str], console: Cons
         language: measure_text(s.text, f"languages.{language}.text", [tokenizers[t] for t in s.teachers])
         for language, s in loaded.languages.items()
     }
-    _print_languages(loaded, sizes, console)
+    _print_languages(loaded, sizes, tokenizers, console)
     student = _print_student(loaded, union, console)
     _print_times(loaded, tokenizers, sizes, student, arguments, console)
     found = conflicts(loaded, tokenizers, union, {language: size.texts for language, size in sizes.items()})
@@ -182,22 +183,33 @@ def measure_text(
     return LanguageSize(characters, round(counted * characters / sampled), texts)
 
 
-def _print_languages(recipe: MergeRecipe, sizes: dict[str, LanguageSize], console: Console) -> None:
+def _print_languages(
+    recipe: MergeRecipe,
+    sizes: dict[str, LanguageSize],
+    tokenizers: dict[str, LoadedTokenizer],
+    console: Console,
+) -> None:
     table = Table(title="languages (estimated from a sample of each)")
     for name in ("language", "teachers", "characters", "tokens", "masked positions", "store"):
         table.add_column(name, justify="left" if name in ("language", "teachers") else "right")
-    room = recipe.corpora.max_length
     for language, settings in recipe.languages.items():
         size = sizes[language]
         masked = size.tokens * recipe.masking.probability * len(settings.teachers)
-        tokens = size.tokens * len(settings.teachers)
-        k = recipe.scoring.top_k
-        store = masked * (1 + 2 + 2 + 4 * k) + 2 * tokens + 20 * tokens / room
+        store = sum(store_bytes(size.tokens, recipe, tokenizers[name].size) for name in settings.teachers)
         table.add_row(
             language, ", ".join(settings.teachers), f"{size.characters:,}", f"{size.tokens:,}", f"{masked:,.0f}",
             f"{store / 2**20:,.0f} MiB",
         )  # fmt: skip
     console.print(table)
+
+
+def store_bytes(tokens: int, recipe: MergeRecipe, vocabulary_size: int) -> float:
+    """About how large a store of so many tokens is (see store.schema)."""
+    length, k = recipe.corpora.max_length, recipe.scoring.top_k
+    id_bytes = numpy_dtype(id_type(vocabulary_size)).itemsize
+    position = numpy_dtype(position_type(length)).itemsize + id_bytes + 2 + k * (id_bytes + 2)
+    example = 8 + 4 + 4 + 4
+    return tokens * (recipe.masking.probability * position + id_bytes) + tokens / length * example
 
 
 def _print_student(recipe: MergeRecipe, union: Union, console: Console) -> Any:
@@ -276,7 +288,8 @@ def _scoring_speed(recipe: MergeRecipe, model: Any, tokenizer: LoadedTokenizer, 
     tokens = sum(len(example.input_ids) for example in chosen)
     return tokens / _median_seconds(
         lambda: predict(
-            model, chosen, ids=list(range(len(chosen))), pad_id=tokenizer.special_ids["pad"], top_k=recipe.scoring.top_k,
+            model, chosen, ids=list(range(len(chosen))), pad_id=tokenizer.special_ids["pad"],
+            vocabulary_size=tokenizer.size, top_k=recipe.scoring.top_k,
             sampling=recipe.scoring.sampling, dtype=resolve_dtype(recipe.scoring.precision), seed=recipe.seed,
         )
     )  # fmt: skip
@@ -316,5 +329,7 @@ def _median_seconds(work: Any) -> float:
     for _ in range(TIMED_BATCHES):
         started = time.perf_counter()
         work()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
         seconds.append(time.perf_counter() - started)
     return statistics.median(seconds)

@@ -13,7 +13,15 @@ from tokenizers import Tokenizer
 from polydistill.config import PretrainRecipe
 from polydistill.config.models import Distillation
 from polydistill.corpora import Examples, build_corpus, smoothed_probabilities, source_identity
-from polydistill.files import artefact, fingerprint, hash_folder, is_current, lock, write_json, write_text
+from polydistill.files import (
+    artefact,
+    explain_disk_errors,
+    fingerprint,
+    hash_folder,
+    is_current,
+    write_json,
+    write_text,
+)
 from polydistill.masking import Masked, mask
 from polydistill.models import build_student, device, load_masked_lm, resolve_dtype, student_config
 from polydistill.recipes.corpus import prepare_corpus
@@ -29,7 +37,7 @@ from polydistill.tokenization import (
     word_starts,
 )
 from polydistill.tokenization.pieces import STUDENT_SPECIALS
-from polydistill.training import MaskedTexts, check_arguments, train
+from polydistill.training import MaskedTexts, check_arguments, portable, train, training_arguments
 
 STAGES = ("corpora", "tokenizer", "train", "evaluate")
 # Languages are balanced in the vocabulary's text by repeating the small ones at most so often.
@@ -40,7 +48,9 @@ def run_pretrain(recipe: PretrainRecipe, run: Run, *, until: str = "evaluate") -
     """Pre-train up to a stage of STAGES; returns the run's folder. The model is in student/final."""
     last = STAGES.index(until)
     arguments = check_arguments(recipe.training)
-    with lock(run.path):
+    training_arguments(arguments, run.path / "student" / "checkpoints", seed=recipe.seed)
+    with run.claim():
+        run.record_recipe()
         tokenizer = build_tokenizer(recipe, run)
         corpora = {}
         for language, settings in recipe.languages.items():
@@ -112,7 +122,7 @@ def train_model(
         "model": recipe.model.model_dump(mode="json"),
         "masking": recipe.masking.model_dump(mode="json"),
         "smoothing_alpha": recipe.corpora.smoothing_alpha,
-        "training": arguments,
+        "training": portable(arguments),
         "seed": recipe.seed,
     }
     if is_current(target, inputs):
@@ -134,18 +144,19 @@ def train_model(
         data[language] = MaskedTexts(len(examples), _Masker(recipe, tokenizer, examples))
     probabilities = smoothed_probabilities(sizes, recipe.corpora.smoothing_alpha)
     run.say(f"model: {sum(p.numel() for p in model.parameters()):,} parameters")
-    with run.stage("train"):
+    with run.stage("train"), explain_disk_errors(checkpoints):
         log = train(
             model, data, [probabilities[language] for language in data], folder=checkpoints, arguments=arguments,
             distillation=Distillation(labels="gold"), pad_id=tokenizer.special_ids["pad"], seed=recipe.seed, say=run.say,
         )  # fmt: skip
+    # Before the model: whoever finds the model whole finds its log too.
+    write_json(run.path / "student" / "log.json", {"log": log, "probabilities": probabilities})
     with artefact(target, inputs) as folder:
         model.save_pretrained(folder)
         for path in (run.path / "tokenizer").iterdir():
             if path.is_file() and path.name != "stamp.json":
                 shutil.copy(path, folder)
         write_text(folder / "README.md", model_card(recipe, {"init": "random"}))
-    write_json(run.path / "student" / "log.json", {"log": log, "probabilities": probabilities})
 
 
 def evaluate_model(
@@ -159,6 +170,9 @@ def evaluate_model(
         "stage": "evaluation",
         "model": hash_folder(run.path / "student" / "final", pattern="*.safetensors"),
         "settings": recipe.evaluation.model_dump(mode="json"),
+        "masking": recipe.masking.model_dump(mode="json"),
+        "tokenizer": tokenizer.fingerprint,
+        "seed": recipe.seed,
         "corpora": {language: fingerprint(made_from) for language, (_, made_from) in corpora.items()},
     }
     if is_current(run.path / "evaluation", inputs):
@@ -177,7 +191,7 @@ def evaluate_model(
 
 
 class _Masker:
-    """Tokenises a language's examples once, and masks them anew in every epoch."""
+    """Tokenises and masks a language's examples when they are drawn, with other masks in every epoch."""
 
     def __init__(self, recipe: PretrainRecipe, tokenizer: LoadedTokenizer, examples: Examples) -> None:
         self.recipe, self.tokenizer, self.examples = recipe, tokenizer, examples

@@ -7,7 +7,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -18,8 +18,8 @@ import torch
 import yaml
 
 from polydistill.config import AnyRecipe
-from polydistill.errors import RunFolderError
-from polydistill.files import is_current, read_json, write_json, write_text
+from polydistill.errors import DiskError, RunFolderError
+from polydistill.files import explain_disk_errors, is_current, lock, read_json, write_json, write_text
 
 LOG_BYTES = 16 << 20
 
@@ -32,14 +32,41 @@ def _print(line: str) -> None:
 class Run:
     """An open run.
 
-    path   the run's folder
-    reuse  folders of other runs to take artefacts from
-    show   where lines for people go, beside run.log
+    path      the run's folder
+    reuse     folders of other runs to take artefacts from
+    show      where lines for people go, beside run.log
+    resolved  every setting of the recipe
+    update    whether the recipe of an existing folder may change
     """
 
     path: Path
     reuse: list[Path] = field(default_factory=list)
     show: Callable[[str], None] = _print
+    resolved: dict[str, Any] = field(default_factory=dict)
+    update: bool = False
+
+    @contextmanager
+    def claim(self) -> Iterator[None]:
+        """Hold the folder for this process, and check that it is this recipe's before anything is written."""
+        with explain_disk_errors(self.path), lock(self.path):
+            _check_owner(self.path, self.resolved, update=self.update)
+            yield
+
+    def record_recipe(self) -> None:
+        """Write what the run is; called when the recipe has proved to be one that can run."""
+        write_text(
+            self.path / "recipe.yaml", yaml.safe_dump(self.resolved, allow_unicode=True, sort_keys=False)
+        )
+        if not (self.path / "environment.json").is_file():
+            write_json(self.path / "environment.json", environment())
+
+    def use(self, relative: str, folder: Path) -> Path:
+        """Note where an artefact of this run lies, for it may lie in another run's folder."""
+        path = self.path / "artefacts.json"
+        known = read_json(path) if path.is_file() else {}
+        if known.get(relative) != str(folder.resolve()):
+            write_json(path, known | {relative: str(folder.resolve())})
+        return folder
 
     def say(self, line: str) -> None:
         """Show a line and write it to run.log with the time."""
@@ -65,18 +92,24 @@ class Run:
             yield
         finally:
             path = self.path / "timing.json"
-            timing = read_json(path) if path.is_file() else {}
-            timing[name] = round(timing.get(name, 0.0) + time.perf_counter() - started, 2)
-            write_json(path, timing)
+            # A full disk is said by what failed within; this record must not hide it.
+            with suppress(OSError, DiskError):
+                timing = read_json(path) if path.is_file() else {}
+                timing[name] = round(timing.get(name, 0.0) + time.perf_counter() - started, 2)
+                write_json(path, timing)
 
 
 def open_run(recipe: AnyRecipe, *, show: Callable[[str], None] = _print, update: bool = False) -> Run:
-    """Make or open a recipe's folder; RunFolderError if it belongs to another recipe.
+    """The run of a recipe; nothing is written before it is claimed.
 
-    update  let the recipe change: the stages that depend on the change are done again
+    update  let the recipe of an existing folder change: what depends on the change is done again
     """
     path = Path(recipe.output or f"runs/{recipe.name}")
-    resolved = recipe.model_dump(mode="json")
+    return Run(path, [Path(folder) for folder in recipe.reuse], show, recipe.model_dump(mode="json"), update)
+
+
+def _check_owner(path: Path, resolved: dict[str, Any], *, update: bool) -> None:
+    """Raise RunFolderError if a folder belongs to another recipe, or is no run's."""
     existing = path / "recipe.yaml"
     if existing.is_file():
         previous = yaml.safe_load(existing.read_text("utf-8"))
@@ -93,10 +126,6 @@ def open_run(recipe: AnyRecipe, *, show: Callable[[str], None] = _print, update:
         raise RunFolderError(
             "output", str(path), "is not empty and not a run's folder", "choose another `output`"
         )
-    path.mkdir(parents=True, exist_ok=True)
-    write_text(existing, yaml.safe_dump(resolved, allow_unicode=True, sort_keys=False))
-    write_json(path / "environment.json", environment())
-    return Run(path, [Path(folder) for folder in recipe.reuse], show)
 
 
 def environment() -> dict[str, Any]:
@@ -136,6 +165,9 @@ def _processor() -> str:
 def _differences(old: Any, new: Any, key: str = "") -> list[tuple[str, Any, Any]]:
     if isinstance(old, dict) and isinstance(new, dict):
         found = []
+        # The order of teachers fixes the ids, that of languages the order of draws.
+        if key in ("teachers", "languages") and list(old) != list(new) and old.keys() == new.keys():
+            found.append((f"order of {key}", ", ".join(old), ", ".join(new)))
         for name in sorted(old.keys() | new.keys(), key=str):
             # Where other runs are does not change what this one is.
             if not (key == "" and name == "reuse"):

@@ -25,6 +25,10 @@ def build_report(run: Path) -> Path:
         raise RunFolderError(
             "folder", str(run), "holds no evaluation/mlm.json", "run `polydistill evaluate` first"
         )
+    if not (run / "tokenizer" / "vocabulary.json").is_file():
+        raise RunFolderError(
+            "folder", str(run), "is not a merge: only merges have a report", "see evaluation/mlm.json"
+        )
     template = (resources.files("polydistill.reports") / "page.html.jinja").read_text("utf-8")
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -101,12 +105,10 @@ def _headline(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _languages(run: Path, recipe: dict[str, Any], log: dict[str, Any]) -> list[dict[str, Any]]:
-    roots = [run, *(Path(folder) for folder in recipe["reuse"])]
+    places = read_json(run / "artefacts.json")
     found = []
     for language, settings in recipe["languages"].items():
-        path = next(
-            p for p in (root / "corpora" / language / "statistics.json" for root in roots) if p.is_file()
-        )
+        path = Path(places[f"corpora/{language}"]) / "statistics.json"
         found.append(
             {
                 "name": language,
@@ -120,28 +122,19 @@ def _languages(run: Path, recipe: dict[str, Any], log: dict[str, Any]) -> list[d
 
 
 def _stores(run: Path, recipe: dict[str, Any]) -> list[dict[str, Any]]:
-    roots = [run, *(Path(folder) for folder in recipe["reuse"])]
+    places = read_json(run / "artefacts.json")
     found = []
     for language, settings in recipe["languages"].items():
         for teacher in settings["teachers"]:
-            for root in roots:
-                path = root / "store" / language / teacher / "manifest.json"
-                if path.is_file():
-                    manifest = read_json(path)
-                    shards = manifest["shards"]
-                    total = {
-                        key: sum(s[key] for s in shards) for key in ("bytes", "examples", "masked", "tokens")
-                    }
-                    width = 2 if manifest["identity"]["vocabulary_size"] <= 1 << 16 else 4
-                    found.append(
-                        {"language": language, "teacher": teacher, "identity": manifest["identity"]}
-                        | total
-                        | {
-                            "bytes_a_position": (total["bytes"] - width * total["tokens"])
-                            / max(1, total["masked"])
-                        }
-                    )
-                    break
+            manifest = read_json(Path(places[f"store/{language}/{teacher}"]) / "manifest.json")
+            shards = manifest["shards"]
+            total = {key: sum(s[key] for s in shards) for key in ("bytes", "examples", "masked", "tokens")}
+            width = 2 if manifest["identity"]["vocabulary_size"] <= 1 << 16 else 4
+            found.append(
+                {"language": language, "teacher": teacher, "identity": manifest["identity"]}
+                | total
+                | {"bytes_a_position": (total["bytes"] - width * total["tokens"]) / max(1, total["masked"])}
+            )
     return found
 
 

@@ -51,10 +51,12 @@ def score(
     """
     writer = StoreWriter(folder, identity)
     num_shards = -(-len(examples) // scoring.shard_examples)
-    todo = [index for index in range(num_shards) if not writer.has(index)]
+    todo = []
     for index in range(num_shards):
-        if index not in todo:
+        if writer.has(index):
             progress(len(_rows(index, len(examples), scoring.shard_examples)), 0)
+        else:
+            todo.append(index)
     tokens = seconds = 0.0
 
     def prepare(index: int) -> tuple[list[int], list[Masked]]:
@@ -74,6 +76,7 @@ def score(
                     [masked[row] for row in chosen],
                     ids=[ids[row] for row in chosen],
                     pad_id=tokenizer.special_ids["pad"],
+                    vocabulary_size=tokenizer.size,
                     top_k=scoring.top_k,
                     sampling=scoring.sampling,
                     dtype=dtype,

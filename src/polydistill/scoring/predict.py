@@ -35,6 +35,7 @@ def predict(
     *,
     ids: Sequence[int],
     pad_id: int,
+    vocabulary_size: int,
     top_k: int,
     sampling: Literal["top_k", "random"],
     dtype: torch.dtype,
@@ -43,7 +44,9 @@ def predict(
 ) -> list[Predictions]:
     """Run the teacher over one batch and keep k predictions for each masked position.
 
-    ids    the examples' ids, which random draws depend on
+    ids              the examples' ids, which random draws depend on
+    vocabulary_size  pieces of the tokenizer: a model may have more rows, which are no predictions; their
+                     probability counts as tail
     dtype  what matrices are multiplied in (by autocast); logsumexp and probabilities are float32
     Raises NumericsError if a logit is not finite.
     """
@@ -84,10 +87,10 @@ def predict(
             )
         gold_logprobs = logits.gather(1, gold[rows_of, None])[:, 0] - normaliser[:, 0]
         if draws is None:
-            values, indices = logits.topk(top_k, dim=-1)
+            values, indices = logits[:, :vocabulary_size].topk(top_k, dim=-1)
             logprobs = values - normaliser
         else:
-            indices, logprobs = _draw(logits - normaliser, draws[rows_of])
+            indices, logprobs = _draw((logits - normaliser)[:, :vocabulary_size], draws[rows_of])
         parts.append((gold_logprobs, indices, logprobs))
     gold_all, ids_all, logprobs_all = (
         torch.cat(tensors).cpu().numpy() for tensors in zip(*parts, strict=True)

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from polydistill.files import STAMP, explain_disk_errors, fingerprint, hash_file, write_json
+from polydistill.errors import StoreError
+from polydistill.files import explain_disk_errors, fingerprint, hash_file, sync, write_json
 from polydistill.store.schema import FORMAT, MANIFEST, numpy_dtype, shard_schema
 
 ROWS_PER_BATCH = 4096
@@ -73,6 +74,7 @@ class StoreWriter:
             with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_stream(sink, self.schema) as writer:
                 for start in range(0, len(examples), ROWS_PER_BATCH):
                     writer.write_batch(self._batch(examples[start : start + ROWS_PER_BATCH]))
+            sync(temporary)
             temporary.replace(path)
 
     def finish(self, extra: dict[str, Any]) -> dict[str, Any]:
@@ -82,7 +84,16 @@ class StoreWriter:
         """
         shards = []
         for path in sorted(self.folder.glob("shard-*.arrow")):
-            table = pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
+            try:
+                table = pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
+            except (pa.ArrowInvalid, OSError) as error:
+                path.unlink()
+                raise StoreError(
+                    "store",
+                    str(path),
+                    f"was damaged and has been removed ({error})",
+                    "run the same command again",
+                ) from error
             counts = pa.compute.list_value_length(table["masked"])
             shards.append(
                 {
@@ -141,8 +152,3 @@ class StoreWriter:
             ),
         ]
         return pa.RecordBatch.from_arrays(columns, schema=schema)
-
-
-def is_complete(folder: Path) -> bool:
-    """Whether a folder holds a finished store."""
-    return (folder / MANIFEST).is_file() and (folder / STAMP).is_file()

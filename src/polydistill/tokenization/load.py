@@ -112,7 +112,7 @@ def load_tokenizer(
         loaded = AutoTokenizer.from_pretrained(
             origin, revision=revision, use_fast=True, trust_remote_code=False
         )
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except Exception as error:  # `tokenizers` raises plain Exception
         raise ModelError(
             field,
             origin,
@@ -165,7 +165,11 @@ def max_positions(config: Any) -> int:
     positions = getattr(config, "max_position_embeddings", None)
     if positions is None:
         return 10**9
-    # RoBERTa's positions start behind the padding index.
+    return int(positions) - first_position(config)
+
+
+def first_position(config: Any) -> int:
+    """Where a model's table of positions begins: RoBERTa and its kin count from behind the padding id."""
     roberta_like = {
         "roberta",
         "xlm-roberta",
@@ -176,7 +180,7 @@ def max_positions(config: Any) -> int:
         "xmod",
         "data2vec-text",
     }
-    return int(positions) - 2 if config.model_type in roberta_like else int(positions)
+    return int(config.pad_token_id) + 1 if config.model_type in roberta_like else 0
 
 
 def _first_line(error: BaseException) -> str:

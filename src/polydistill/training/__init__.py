@@ -1,6 +1,7 @@
 """Training: the Trainer, its batches, and resuming."""
 
 from polydistill.training.arguments import check as check_arguments
+from polydistill.training.arguments import portable, training_arguments
 from polydistill.training.data import (
     LanguageSampler,
     MaskedTexts,
@@ -15,5 +16,6 @@ from polydistill.training.trainer import DistillationTrainer, last_checkpoint
 
 __all__ = [
     "DistillationTrainer", "LanguageSampler", "MaskedTexts", "StoredExamples", "TrainingExample", "check_arguments",
-    "choose_copies", "clock", "collate", "last_checkpoint", "train",
+    "choose_copies", "clock", "collate", "last_checkpoint", "portable", "train",
+    "training_arguments",
 ]  # fmt: skip

@@ -14,7 +14,11 @@ from polydistill.errors import RecipeError
 from polydistill.models.precision import computes_in_bfloat16
 
 # What a recipe may not set, for the run depends on it.
-RESERVED = {"output_dir", "seed", "data_seed", "remove_unused_columns", "max_grad_norm_type", "do_train"}
+RESERVED = {"output_dir", "seed", "data_seed", "remove_unused_columns", "do_train"}
+# What this loop does not do: it evaluates by itself at the end, and a checkpoint has to hold the optimizer.
+UNUSED = {"eval_strategy", "load_best_model_at_end", "save_only_model", "num_train_epochs", "eval_on_start"}
+# What the machine decides unless the recipe says otherwise: it does not change what a run is.
+MACHINE = {"use_cpu", "bf16", "dataloader_pin_memory"}
 
 
 def defaults() -> dict[str, Any]:
@@ -47,6 +51,8 @@ def check(values: dict[str, Any]) -> dict[str, Any]:
             raise RecipeError(
                 f"training.{name}", values[name], "is set by the run itself", "use `output` and `seed`"
             )
+        if name in UNUSED:
+            raise RecipeError(f"training.{name}", values[name], "does not apply here", "leave it out")
         if name not in fields:
             near = difflib.get_close_matches(name, fields, 1)
             remedy = f"did you mean {near[0]!r}?" if near else "see transformers.TrainingArguments"
@@ -61,9 +67,22 @@ def check(values: dict[str, Any]) -> dict[str, Any]:
             "not a positive whole number",
             "say how many steps to train: languages are drawn for ever, so there are no epochs",
         )
+    for name in ("per_device_train_batch_size", "gradient_accumulation_steps", "save_total_limit"):
+        if not isinstance(merged[name], int) or merged[name] < 1:
+            raise RecipeError(f"training.{name}", merged[name], "not a positive whole number", "give one")
+    if isinstance(merged["learning_rate"], bool) or not isinstance(merged["learning_rate"], int | float):
+        raise RecipeError(
+            "training.learning_rate", merged["learning_rate"], "not a number", "give one, such as 5e-4"
+        )
     # One older whole checkpoint has to stay while a newer one is being written.
-    merged["save_total_limit"] = max(2, merged["save_total_limit"] or 2)
+    merged["save_total_limit"] = max(2, merged["save_total_limit"])
     return merged
+
+
+def portable(merged: dict[str, Any]) -> dict[str, Any]:
+    """The arguments without those that only the machine decides: what a student was made from."""
+    machine = defaults()
+    return {name: value for name, value in merged.items() if name not in MACHINE or value != machine[name]}
 
 
 def training_arguments(values: dict[str, Any], output: Path, *, seed: int) -> TrainingArguments:
@@ -72,7 +91,8 @@ def training_arguments(values: dict[str, Any], output: Path, *, seed: int) -> Tr
         return TrainingArguments(
             output_dir=str(output), seed=seed, data_seed=seed, remove_unused_columns=False, **values
         )
-    except (ValueError, TypeError) as error:
+    except Exception as error:  # transformers and accelerate raise many kinds for a value that they refuse
+        reason = " ".join(str(error).split())[:200]
         raise RecipeError(
-            "training", None, f"refused by transformers ({str(error).splitlines()[0]})", "mend it"
+            "training", None, f"refused by transformers ({reason})", "mend that argument"
         ) from error

@@ -37,6 +37,8 @@ def train(
     """
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder / "tensorboard")
     settings = training_arguments(arguments, folder, seed=seed)
+    # Several GPUs are for torchrun: Trainer would wrap the model in DataParallel by itself.
+    settings._n_gpu = min(1, settings.n_gpu)
     accumulation = settings.gradient_accumulation_steps
     sampler = LanguageSampler(
         [len(data) for data in languages.values()],

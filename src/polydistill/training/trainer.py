@@ -37,7 +37,8 @@ class DistillationTrainer(Trainer):
         # Tells Trainer that losses are divided already (5.23 reads the first, older versions the second).
         self.loss_is_scaled_for_ga = True
         self.model_accepts_loss_kwargs = True
-        self._sums: dict[str, float] = {}
+        # Sums since the last log: MLM, KD, each language's loss, each language's masked tokens.
+        self._sums: Tensor | None = None
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         return self.sampler
@@ -51,7 +52,7 @@ class DistillationTrainer(Trainer):
         settings = self.distillation
         if settings.labels != "both":
             return 1.0 if settings.labels == "soft" else 0.0
-        progress = self.state.global_step / max(1, self.state.max_steps)
+        progress = min(1.0, self.state.global_step / max(1, self.state.max_steps - 1))
         return teacher_weight(
             progress,
             first=settings.teacher_weight,
@@ -106,9 +107,9 @@ class DistillationTrainer(Trainer):
 
     def log(self, logs: dict[str, float], *arguments: Any, **keywords: Any) -> None:
         """Add both loss terms and each language's loss, in nats for a masked token, since the last log."""
-        if "loss" in logs and self._sums:
-            logs = {**logs, **self._means()}
-            self._sums = {}
+        if "loss" in logs and self._sums is not None:
+            logs = {**logs, **self._means(self._sums.tolist())}
+            self._sums = None
         super().log(logs, *arguments, **keywords)
 
     def _record(
@@ -120,30 +121,30 @@ class DistillationTrainer(Trainer):
         language: Tensor,
         share: float,
     ) -> None:
+        """Add a micro-batch to the sums; they stay on the device until they are logged."""
         mlm = -logprobs[:, 0]
+        # An empty slot of a draw has probability zero, and its piece any log-probability.
         kd = -(soft * logprobs[:, 1:]).sum(-1)
         if tail is not None:
             kd = kd + torch.where(tail > 0, tail * tail_loss, 0.0)
         loss = share * kd + (1 - share) * mlm if logprobs.shape[1] > 1 else mlm
-        sums = self._sums
-        for name, values in (("mlm", mlm), ("kd", kd)):
-            sums[name] = sums.get(name, 0.0) + float(values.sum())
-        sums["count"] = sums.get("count", 0.0) + len(mlm)
-        per_language = torch.zeros(len(self.languages), dtype=loss.dtype, device=loss.device)
-        counts = torch.bincount(language, minlength=len(self.languages))
-        per_language.index_add_(0, language, loss)
-        for index, name in enumerate(self.languages):
-            sums[f"sum/{name}"] = sums.get(f"sum/{name}", 0.0) + float(per_language[index])
-            sums[f"count/{name}"] = sums.get(f"count/{name}", 0.0) + float(counts[index])
+        size = len(self.languages)
+        sums = torch.zeros(2 + 2 * size, dtype=torch.float64, device=loss.device)
+        sums[0], sums[1] = mlm.sum(), kd.sum()
+        sums[2 : 2 + size].index_add_(0, language, loss.double())
+        sums[2 + size :] = torch.bincount(language, minlength=size)
+        self._sums = sums if self._sums is None else self._sums + sums
 
-    def _means(self) -> dict[str, float]:
-        count = max(1.0, self._sums["count"])
-        means = {"mlm_loss": self._sums["mlm"] / count, "teacher_weight": self.current_teacher_weight()}
-        if self._sums["kd"]:
-            means["kd_loss"] = self._sums["kd"] / count
-        for name in self.languages:
-            if self._sums.get(f"count/{name}"):
-                means[f"loss_{name}"] = self._sums[f"sum/{name}"] / self._sums[f"count/{name}"]
+    def _means(self, sums: list[float]) -> dict[str, float]:
+        size = len(self.languages)
+        counts = sums[2 + size :]
+        total = max(1.0, sum(counts))
+        means = {"mlm_loss": sums[0] / total, "teacher_weight": self.current_teacher_weight()}
+        if sums[1]:
+            means["kd_loss"] = sums[1] / total
+        for name, loss, count in zip(self.languages, sums[2 : 2 + size], counts, strict=True):
+            if count:
+                means[f"loss_{name}"] = loss / count
         return {name: round(value, 5) for name, value in means.items()}
 
     def _check(self, loss: Tensor, inputs: dict[str, Tensor]) -> None:
