@@ -41,7 +41,7 @@ def make_teacher(
     folder: Path, lines: list[str], *, seed: int, lowercase: bool = True, size: int = 400
 ) -> Path:
     """A small BERT with random weights and a WordPiece of these lines."""
-    tokenizer = train_wordpiece(iter(lines), size=size, lowercase=lowercase, strip_accents=False)
+    tokenizer = train_wordpiece(lambda: lines, size=size, lowercase=lowercase, strip_accents=False)
     torch.manual_seed(seed)
     model = BertForMaskedLM(
         BertConfig(

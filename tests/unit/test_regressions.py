@@ -102,3 +102,133 @@ def test_features_of_a_model_in_a_parallel_wrapper() -> None:
     inner = AutoModelForMaskedLM.from_config(config)
     inputs = {"input_ids": torch.full((1, 8), 7), "attention_mask": torch.ones(1, 8, dtype=torch.long)}
     assert masked_features(torch.nn.DataParallel(inner), inputs, torch.tensor([1])).shape == (1, 32)
+
+
+def test_evaluation_hides_every_token_that_it_asks_for(teachers) -> None:
+    """Training leaves a tenth of masked tokens visible; in evaluation a model that copies its input must not score."""
+    from tests.conftest import bundled_lines
+
+    from polydistill.config.models import Masking
+    from polydistill.recipes.evaluate import Reader, hidden
+
+    tokenizer = load_tokenizer(str(teachers["en"]))
+    texts = bundled_lines("en", 200)
+    reader = Reader("x", None, tokenizer, "own", "x")
+    made = reader.masked(texts, list(range(200)), 64, hidden(Masking()), 5)
+    seen = np.concatenate([m.input_ids[m.positions] for m in made])
+    assert set(seen.tolist()) == {tokenizer.special_ids["mask"]}
+
+
+def test_rows_without_a_piece_are_never_predicted(teachers) -> None:
+    """A model padded to more rows than its tokenizer has pieces: no stored id is beyond the tokenizer."""
+    from polydistill.masking import Masked
+    from polydistill.models import load_masked_lm
+    from polydistill.scoring import predict
+
+    model = load_masked_lm(str(teachers["ru"]))
+    size = model.config.vocab_size
+    with torch.no_grad():
+        model.cls.predictions.decoder.bias[size - 50 :] += 100
+    example = Masked(np.array([2, 4, 9, 3]), np.array([1]), np.array([7]))
+    for sampling in ("top_k", "random"):
+        found = predict(
+            model, [example], ids=[1], pad_id=0, vocabulary_size=size - 50, top_k=8, sampling=sampling,
+            dtype=torch.float32, seed=0,
+        )[0]  # fmt: skip
+        assert found.top_ids.max() < size - 50
+    assert np.exp(found.gold_logprobs[0]) < 1e-6
+
+
+def test_an_artefact_is_replaced_whole(tmp_path, monkeypatch) -> None:
+    """Killed while the old folder is being removed: what stands in its place is the new one."""
+    import shutil
+
+    from polydistill.files import replace_folder
+
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "what").write_text(name)
+    real = shutil.rmtree
+
+    def dies(path, ignore_errors=False):
+        if Path(path).exists():
+            raise KeyboardInterrupt
+        real(path, ignore_errors=ignore_errors)
+
+    monkeypatch.setattr("polydistill.files.shutil.rmtree", dies)
+    with pytest.raises(KeyboardInterrupt):
+        replace_folder(tmp_path / "new", tmp_path / "old")
+    assert (tmp_path / "old" / "what").read_text() == "new"
+
+
+def test_a_run_that_reuses_another_reports_its_own_figures(recipe_values, tmp_path) -> None:
+    other = run(
+        recipe_values
+        | {"output": str(tmp_path / "other"), "corpora": {"max_length": 16, "held_out_share": 0.2}},
+        "score",
+    )
+    path = run(recipe_values | {"reuse": [str(other)]}, "report")
+    from polydistill.reports.page import gather
+
+    shown = gather(path)
+    assert {store["identity"]["max_length"] for store in shown["stores"]} == {32}
+    again = run(recipe_values | {"output": str(tmp_path / "third"), "reuse": [str(path)]}, "report")
+    assert not list(again.glob("store/*/*/*.arrow"))
+    assert gather(again)["stores"] == shown["stores"]
+
+
+@pytest.mark.parametrize(
+    ("change", "wanted"),
+    [
+        ({"training": {"max_steps": 2, "learning_rate": "fast"}}, "training.learning_rate 'fast'"),
+        ({"training": {"max_steps": 2, "per_device_train_batch_size": 0}}, "per_device_train_batch_size 0"),
+        ({"training": {"max_steps": 2, "optim": "adafoo"}}, "adafoo"),
+        ({"training": {"max_steps": 2, "eval_strategy": "steps"}}, "training.eval_strategy"),
+        ({"student": {"config": {"hidden_size": "big"}}}, "student.config"),
+        ({"student": {"config": {"hidden_size": 33, "num_attention_heads": 2}}}, "student.model_type 'bert'"),
+        ({"student": {"model_type": "t5"}}, "student.model_type 't5'"),
+        ({"student": {"init": "teachers", "config": {"hidden_size": 64}}}, "student.encoder_from 'en'"),
+    ],
+)
+def test_mistakes_are_said_before_anything_is_scored(recipe_values, change, wanted) -> None:
+    with pytest.raises(UserError) as caught:
+        run(recipe_values | change, "train")
+    assert wanted in str(caught.value)
+    assert not list(Path(recipe_values["output"]).rglob("*.arrow"))
+
+
+@pytest.mark.parametrize("place", ["a file", "under a file"])
+def test_an_output_that_cannot_be(recipe_values, tmp_path, place) -> None:
+    (tmp_path / "file").write_text("mine")
+    output = tmp_path / "file" if place == "a file" else tmp_path / "file" / "run"
+    with pytest.raises(UserError, match="cannot be written"):
+        run(recipe_values | {"output": str(output)}, "tokenizer")
+
+
+def test_a_truncated_checkpoint_and_a_strange_tokenizer(recipe_values, teachers, tmp_path) -> None:
+    import shutil
+
+    for name, damage in (
+        ("model.safetensors", lambda b: b[:-500]),
+        ("tokenizer.json", lambda b: b.replace(b"WordPiece", b"WardPiece")),
+    ):
+        folder = Path(shutil.copytree(teachers["ru"], tmp_path / name))
+        (folder / name).write_bytes(damage((folder / name).read_bytes()))
+        values = recipe_values | {
+            "output": str(tmp_path / f"run-{name}"), "teachers": {"ru": str(folder)},
+            "languages": {"ru": recipe_values["languages"]["ru"]},
+        }  # fmt: skip
+        with pytest.raises(UserError, match=r"teachers\.ru"):
+            run(values, "score")
+
+
+def test_a_full_disk_while_weights_are_written() -> None:
+    from safetensors import SafetensorError
+
+    from polydistill.errors import DiskError
+    from polydistill.files import explain_disk_errors
+
+    with pytest.raises(DiskError, match="no space left"), explain_disk_errors(Path("run")):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+    with pytest.raises(SafetensorError), explain_disk_errors(Path("run")):
+        raise SafetensorError("something else")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -92,8 +93,9 @@ def build_tokenizer(recipe: PretrainRecipe, run: Run) -> LoadedTokenizer:
                     field=f"languages.{language}",
                 )  # fmt: skip
             wordpiece = recipe.tokenizer
+            examples = {language: Examples(path / "train.arrow") for language, path in raw.items()}
             trained = train_wordpiece(
-                _balanced({k: Examples(v / "train.arrow") for k, v in raw.items()}, recipe.corpora.smoothing_alpha),
+                partial(_balanced, examples, recipe.corpora.smoothing_alpha),
                 size=wordpiece.size, lowercase=wordpiece.lowercase, strip_accents=wordpiece.strip_accents,
                 min_frequency=wordpiece.min_frequency, limit_alphabet=wordpiece.limit_alphabet,
             )  # fmt: skip

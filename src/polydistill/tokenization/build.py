@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 
 from polydistill.errors import TokenizerError
 from polydistill.tokenization.load import LoadedTokenizer
-from polydistill.tokenization.pieces import FOREIGN, ROLES, STUDENT_SPECIALS, to_wordpiece
+from polydistill.tokenization.pieces import CONTINUING, FOREIGN, ROLES, STUDENT_SPECIALS, to_wordpiece
 from polydistill.tokenization.union import Union
 
 
@@ -104,7 +105,7 @@ def language_tokenizer(teacher: LoadedTokenizer, mapping: npt.NDArray[np.int64],
 
 
 def train_wordpiece(
-    texts: Iterator[str],
+    texts: Callable[[], Iterable[str]],
     *,
     size: int,
     lowercase: bool,
@@ -112,19 +113,46 @@ def train_wordpiece(
     min_frequency: int = 2,
     limit_alphabet: int = 6000,
 ) -> Tokenizer:
-    """A WordPiece with BERT's normalisation, trained on text; special tokens have the ids of ROLES' order."""
-    tokenizer = _wordpiece({STUDENT_SPECIALS["unk"]: 0})
-    tokenizer.normalizer = normalizers.BertNormalizer(
+    """A WordPiece with BERT's normalisation, trained on text; special tokens have the ids of ROLES' order.
+
+    texts  gives the text from its beginning, each time it is called: characters are counted first
+
+    The same text gives the same vocabulary. `tokenizers` alone numbers the characters within words by the order
+    of a hash table, which differs from process to process, and breaks ties between merges by those numbers.
+    """
+    normalizer = normalizers.BertNormalizer(
         clean_text=True, handle_chinese_chars=True, lowercase=lowercase, strip_accents=strip_accents
     )
+    splitter = pre_tokenizers.BertPreTokenizer()
+    counts: Counter[str] = Counter()
+    within: set[str] = set()
+    for text in texts():
+        words = [word for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text))]
+        counts.update("".join(words))
+        within.update(*(word[1:] for word in words))
+    ranked = sorted(counts, key=lambda character: (-counts[character], character))
+    alphabet, rare = sorted(ranked[:limit_alphabet]), ranked[limit_alphabet:]
+    blanked = str.maketrans(dict.fromkeys(rare, " "))
+    specials = list(STUDENT_SPECIALS.values())
+    learner = _wordpiece({STUDENT_SPECIALS["unk"]: 0})
+    learner.normalizer = normalizer
     trainer = trainers.WordPieceTrainer(
         vocab_size=size,
         min_frequency=min_frequency,
-        limit_alphabet=limit_alphabet,
-        special_tokens=list(STUDENT_SPECIALS.values()),
+        initial_alphabet=alphabet,
+        # What stands among the special tokens gets its id first, in this order.
+        special_tokens=[
+            *specials,
+            *(CONTINUING + character for character in alphabet if character in within),
+        ],
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts, trainer)
+    learner.train_from_iterator(
+        (normalizer.normalize_str(text).translate(blanked) for text in texts()), trainer
+    )
+    learned = sorted(learner.get_vocab(with_added_tokens=True).items(), key=lambda item: item[1])
+    tokenizer = _wordpiece({string: index for index, (string, _) in enumerate(learned[:size])})
+    tokenizer.normalizer = normalizer
     return _finish(tokenizer)
 
 
