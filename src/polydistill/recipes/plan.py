@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -17,9 +17,11 @@ from rich.table import Table
 
 from polydistill.config import AnyRecipe, MergeRecipe, Source, load_recipe
 from polydistill.corpora import sample_texts
+from polydistill.errors import UserError
 from polydistill.losses import sparse_soft_cross_entropy
 from polydistill.models import (
     build_student,
+    check_encoder,
     device,
     length_batches,
     load_masked_lm,
@@ -50,6 +52,10 @@ TIMED_BATCHES = 3
 LARGE_VOCABULARY = 300_000
 LARGE_DRIFT = 0.10
 LARGE_UNKNOWN = 0.02
+
+
+Item = TypeVar("Item")
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -85,23 +91,49 @@ def plan_recipe(recipe: str | AnyRecipe, overrides: Sequence[str], console: Cons
             "a pre-training recipe: its vocabulary and model are made from the text, gold labels only"
         )
         return []
-    tokenizers = {
-        name: load_tokenizer(t.model, name=name, tokenizer=t.tokenizer, revision=t.revision)
-        for name, t in loaded.teachers.items()
-    }
-    union = unite(list(tokenizers.values()))
-    sizes = {
-        language: measure_text(s.text, f"languages.{language}.text", [tokenizers[t] for t in s.teachers])
-        for language, s in loaded.languages.items()
-    }
-    _print_languages(loaded, sizes, tokenizers, console)
-    student = _print_student(loaded, union, console)
-    _print_times(loaded, tokenizers, sizes, student, arguments, console)
-    found = conflicts(loaded, tokenizers, union, {language: size.texts for language, size in sizes.items()})
+    found: list[Conflict] = []
+    tokenizers = _collect(
+        loaded.teachers,
+        lambda name, t: load_tokenizer(t.model, name=name, tokenizer=t.tokenizer, revision=t.revision),
+        found,
+    )
+    sizes = _collect(
+        loaded.languages,
+        lambda language, s: measure_text(
+            s.text, f"languages.{language}.text", [tokenizers[t] for t in s.teachers if t in tokenizers]
+        ),
+        found,
+    )
+    # What cannot be loaded is listed with the rest, and what hangs on it is left out.
+    if len(tokenizers) == len(loaded.teachers) and len(sizes) == len(loaded.languages):
+        union = unite(list(tokenizers.values()))
+        _print_languages(loaded, sizes, tokenizers, console)
+        students = _collect({"student": loaded}, lambda _, r: _print_student(r, union, console), found)
+        if students:
+            timed = {"times": students["student"]}
+            _collect(
+                timed, lambda _, s: _print_times(loaded, tokenizers, sizes, s, arguments, console), found
+            )
+        texts = {language: size.texts for language, size in sizes.items()}
+        found += conflicts(loaded, tokenizers, union, texts)
     for conflict in found:
         console.print(f"conflict: {conflict.what}\n  remedy: {conflict.remedy}", markup=False)
     console.print(f"{len(found)} conflicts" if found else "no conflicts", markup=False)
     return found
+
+
+def _collect(
+    items: Mapping[str, Item], work: Callable[[str, Item], Made], found: list[Conflict]
+) -> dict[str, Made]:
+    """Results by name; what the user can mend is added to `found` instead of ending the plan."""
+    made = {}
+    for name, item in items.items():
+        try:
+            made[name] = work(name, item)
+        except UserError as error:
+            value = "" if error.value is None else f" {error.value!r}"
+            found.append(Conflict(f"{error.field}{value}: {error.reason}", error.remedy))
+    return made
 
 
 def conflicts(
@@ -178,7 +210,8 @@ def measure_text(
 ) -> LanguageSize:
     """Read a sample of a language's text and scale it up to what its files hold."""
     texts, characters = sample_texts(sources, field=field, max_characters=SAMPLE_CHARACTERS)
-    counted = sum(count_tokens([tokenizer.backend for tokenizer in tokenizers], texts))
+    backends = [tokenizer.backend for tokenizer in tokenizers]
+    counted = sum(count_tokens(backends, texts)) if backends else 0
     sampled = max(1, sum(map(len, texts)))
     return LanguageSize(characters, round(counted * characters / sampled), texts)
 
@@ -223,6 +256,8 @@ def _print_student(recipe: MergeRecipe, union: Union, console: Console) -> Any:
         model_type, settings.config, vocabulary_size=union.size, special_ids=union.special_ids,
         max_length=recipe.corpora.max_length, base=base,
     )  # fmt: skip
+    if base is not None:
+        check_encoder(config, base, settings.encoder_from or next(iter(recipe.teachers)))
     student = build_student(config, seed=recipe.seed)
     total = sum(parameter.numel() for parameter in student.parameters())
     rows = student.get_input_embeddings().weight.numel()

@@ -1,0 +1,171 @@
+"""The training stage of a merge: the initial student, its examples, and the finished folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from polydistill.corpora import smoothed_probabilities
+from polydistill.files import (
+    artefact,
+    explain_disk_errors,
+    fingerprint,
+    is_current,
+    read_json,
+    write_json,
+    write_text,
+)
+from polydistill.models import (
+    TeacherRows,
+    build_student,
+    load_masked_lm,
+    model_config,
+    start_from_teachers,
+    student_config,
+    weights_fingerprint,
+)
+from polydistill.recipes.merge_state import Merge
+from polydistill.reports import model_card
+from polydistill.store import Store
+from polydistill.training import (
+    StoredExamples,
+    choose_copies,
+    portable,
+    train,
+)
+
+
+def train_student(merge: Merge, arguments: dict[str, Any]) -> None:
+    """Train the student on the stores, and write it as a Hugging Face folder."""
+    recipe, run = merge.recipe, merge.run
+    target = run.path / "student" / "final"
+    inputs = {
+        "stage": "student",
+        "stores": {
+            "/".join(key): fingerprint(Store(folder).identity) for key, folder in merge.stores.items()
+        },
+        "tokenizer": read_json(run.path / "tokenizer" / "stamp.json")["fingerprint"],
+        "student": recipe.student.model_dump(mode="json"),
+        "distillation": recipe.distillation.model_dump(mode="json"),
+        # A list, for a checkpoint knows languages by their place.
+        "use": [[language, settings.use] for language, settings in recipe.languages.items()],
+        "smoothing_alpha": recipe.corpora.smoothing_alpha,
+        "training": portable(arguments),
+        "seed": recipe.seed,
+        "encoder": _encoder_weights(merge),
+    }
+    if is_current(target, inputs):
+        return
+    checkpoints = run.path / "student" / "checkpoints"
+    if not is_current(checkpoints, inputs):
+        # Checkpoints of other settings are of no use, and must not be gone on from.
+        shutil.rmtree(checkpoints, ignore_errors=True)
+        write_json(checkpoints / "stamp.json", {"fingerprint": fingerprint(inputs), "inputs": inputs})
+    model, record = initial_student(merge)
+    run.say(
+        "training from "
+        + ("random weights" if recipe.student.init == "random" else str(record["encoder_from"]))
+    )
+    data = {language: stored_examples(merge, language) for language in recipe.languages}
+    sizes = {
+        language: len(Store(merge.stores[language, s.teachers[0]]))
+        for language, s in recipe.languages.items()
+    }
+    probabilities = smoothed_probabilities(sizes, recipe.corpora.smoothing_alpha)
+    run.say(
+        f"student: {sum(p.numel() for p in model.parameters()):,} parameters, "
+        + ", ".join(f"{language} {share:.0%}" for language, share in probabilities.items())
+    )
+    with run.stage("train"), explain_disk_errors(checkpoints):
+        log = train(
+            model, data, [probabilities[language] for language in data],
+            folder=checkpoints, arguments=arguments, distillation=recipe.distillation,
+            pad_id=merge.union.special_ids["pad"], seed=recipe.seed, say=run.say,
+        )  # fmt: skip
+    # Before the model: whoever finds the model whole finds its log too.
+    write_json(run.path / "student" / "log.json", {"log": log, "probabilities": probabilities})
+    with artefact(target, inputs) as folder:
+        model.save_pretrained(folder)
+        shutil.copytree(run.path / "tokenizer", folder, dirs_exist_ok=True, ignore=_only_tokenizer_files)
+        for language in recipe.languages:
+            shutil.copytree(
+                run.path / "tokenizer" / language, folder / "tokenizer" / language, dirs_exist_ok=True
+            )
+        write_text(folder / "README.md", model_card(recipe, record))
+        write_json(folder / "initialisation.json", record)
+
+
+def initial_student(merge: Merge) -> tuple[Any, dict[str, Any]]:
+    """The student before training, and the record of where its weights came from."""
+    recipe = merge.recipe
+    settings = recipe.student
+    config, first = resolve_student(merge)
+    model = build_student(config, seed=recipe.seed)
+    record: dict[str, Any] = {
+        "init": settings.init,
+        "seed": recipe.seed,
+        "config": json.loads(config.to_json_string()),
+    }
+    if first is not None:
+        names = [first, *(name for name in recipe.teachers if name != first)]
+        parts = []
+        for name in names:
+            teacher = recipe.teachers[name]
+            loaded = load_masked_lm(
+                teacher.model, name=name, revision=teacher.revision, allow_pickle=teacher.allow_pickle
+            )
+            tokenizer = merge.tokenizers[name]
+            parts.append(
+                TeacherRows(name, loaded, merge.maps[name], tokenizer.ordinary_ids, tokenizer.special_ids)
+            )
+        record |= start_from_teachers(model, parts, row_map=settings.row_map, seed=recipe.seed)
+    return model, record
+
+
+def resolve_student(merge: Merge) -> tuple[Any, str | None]:
+    """(the student's configuration, the name of the teacher that its encoder comes from, if any)."""
+    recipe = merge.recipe
+    settings = recipe.student
+    first, base, model_type = None, None, settings.model_type
+    if settings.init == "teachers":
+        first = settings.encoder_from or next(iter(recipe.teachers))
+        base = model_config(
+            recipe.teachers[first].model, name=first, revision=recipe.teachers[first].revision
+        )
+        model_type = base.model_type if "model_type" not in settings.model_fields_set else model_type
+    config = student_config(
+        model_type, settings.config, vocabulary_size=merge.union.size, special_ids=merge.union.special_ids,
+        max_length=recipe.corpora.max_length, base=base,
+    )  # fmt: skip
+    return config, first
+
+
+def stored_examples(merge: Merge, language: str) -> StoredExamples:
+    """A language's training examples, by its `use` of its teachers."""
+    settings = merge.recipe.languages[language]
+    stores = [Store(merge.stores[language, name]) for name in settings.teachers]
+    weights = None
+    if settings.use == "best" and merge.recipe.distillation.best_by == "character":
+        # Copies mask the same words, thus the same characters: the total loss orders them as the loss a
+        # character does.
+        weights = [store.num_masked_of.astype(np.float64) for store in stores]
+    choice = choose_copies(stores, settings.use, settings.teachers, weights=weights)
+    return StoredExamples(stores, [merge.maps[name] for name in settings.teachers], choice)
+
+
+def _encoder_weights(merge: Merge) -> dict[str, str]:
+    if merge.recipe.student.init == "random":
+        return {}
+    return {
+        name: weights_fingerprint(t.model, revision=t.revision) for name, t in merge.recipe.teachers.items()
+    }
+
+
+def _only_tokenizer_files(folder: str, names: list[str]) -> list[str]:
+    return [
+        name for name in names if (Path(folder) / name).is_dir() or name in ("stamp.json", "vocabulary.json")
+    ]
