@@ -24,7 +24,7 @@ def run(values: dict, until: str = "score") -> Path:
     return run_recipe(parse_recipe(values), until=until, show=lambda line: None)
 
 
-def refused(values: dict, *wanted: str, until: str = "score") -> str:
+def expect_refusal(values: dict, *wanted: str, until: str = "score") -> str:
     with pytest.raises(UserError) as caught:
         run(values, until)
     message = str(caught.value)
@@ -61,7 +61,7 @@ def only_russian(values: dict, teacher: Path | str) -> dict:
     ],
 )
 def test_recipe_errors(recipe_values, change, wanted) -> None:
-    refused(recipe_values | change, *wanted)
+    expect_refusal(recipe_values | change, *wanted)
     assert not list(Path(recipe_values["output"]).rglob("*.arrow"))
 
 
@@ -90,36 +90,36 @@ def test_yaml_that_is_none(tmp_path, text) -> None:
 
 def test_missing_file(recipe_values) -> None:
     recipe_values["languages"]["ru"]["text"] = "nowhere.txt"
-    refused(recipe_values, "languages.ru.text[0] 'nowhere.txt'", "no such file")
+    expect_refusal(recipe_values, "languages.ru.text[0] 'nowhere.txt'", "no such file")
 
 
 def test_empty_corpus(recipe_values, tmp_path) -> None:
     (tmp_path / "empty.txt").write_text("\n \n", "utf-8")
     recipe_values["languages"]["ru"]["text"] = str(tmp_path / "empty.txt")
-    refused(recipe_values, "languages.ru.text", "2 empty")
+    expect_refusal(recipe_values, "languages.ru.text", "2 empty")
 
 
 def test_corpus_too_small_to_hold_anything_out(recipe_values, tmp_path) -> None:
     (tmp_path / "one.txt").write_text("одно предложение\n", "utf-8")
     recipe_values["languages"]["ru"]["text"] = str(tmp_path / "one.txt")
-    refused(recipe_values, "languages.ru.text", "held out", "held_out_share")
+    expect_refusal(recipe_values, "languages.ru.text", "held out", "held_out_share")
 
 
 def test_text_that_is_not_utf8(recipe_values, tmp_path) -> None:
     (tmp_path / "latin.txt").write_bytes("Straße und Bücher\nGrüße\nÜber\nÄhnlich\n".encode("latin-1") * 20)
     recipe_values["languages"]["ru"]["text"] = str(tmp_path / "latin.txt")
-    refused(recipe_values, "latin.txt", "not UTF-8", "iconv")
+    expect_refusal(recipe_values, "latin.txt", "not UTF-8", "iconv")
 
 
 def test_model_that_is_nowhere(recipe_values, tmp_path) -> None:
-    refused(only_russian(recipe_values, tmp_path / "none"), "teachers.ru", "cannot be loaded")
+    expect_refusal(only_russian(recipe_values, tmp_path / "none"), "teachers.ru", "cannot be loaded")
 
 
 def test_model_without_an_mlm_head(recipe_values, teachers, tmp_path) -> None:
     folder = copy_teacher(teachers, tmp_path / "headless")
     weights = {k: v for k, v in load_file(folder / "model.safetensors").items() if not k.startswith("cls.")}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    refused(only_russian(recipe_values, folder), "teachers.ru", "lacks weights", "cls.predictions")
+    expect_refusal(only_russian(recipe_values, folder), "teachers.ru", "lacks weights", "cls.predictions")
 
 
 def test_decoder_as_teacher(recipe_values, teachers, tmp_path) -> None:
@@ -128,7 +128,7 @@ def test_decoder_as_teacher(recipe_values, teachers, tmp_path) -> None:
     write_json(
         folder / "config.json", {"model_type": "gpt2", "vocab_size": config["vocab_size"], "n_positions": 64}
     )
-    refused(only_russian(recipe_values, folder), "teachers.ru", "masked language model")
+    expect_refusal(only_russian(recipe_values, folder), "teachers.ru", "masked language model")
 
 
 def test_tokenizer_without_a_mask_token(recipe_values, teachers, tmp_path) -> None:
@@ -136,14 +136,14 @@ def test_tokenizer_without_a_mask_token(recipe_values, teachers, tmp_path) -> No
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     settings.pop("mask_token")
     write_json(folder / "tokenizer_config.json", settings)
-    refused(only_russian(recipe_values, folder), "teachers.ru", "no mask token")
+    expect_refusal(only_russian(recipe_values, folder), "teachers.ru", "no mask token")
 
 
 def test_tokenizer_of_another_model(recipe_values, teachers, tmp_path) -> None:
     folder = copy_teacher(teachers, tmp_path / "other")
     config = json.loads((folder / "config.json").read_text())
     write_json(folder / "config.json", config | {"vocab_size": 100})
-    refused(only_russian(recipe_values, folder), "pieces and the model 100 rows")
+    expect_refusal(only_russian(recipe_values, folder), "pieces and the model 100 rows")
 
 
 class Bomb:
@@ -158,10 +158,10 @@ def test_pickle_only_checkpoint_is_refused_before_it_is_opened(
     monkeypatch.setenv("BOMB", str(tmp_path / "exploded"))
     (folder / "model.safetensors").unlink()
     (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Bomb()))
-    refused(only_russian(recipe_values, folder), "pickle", "allow_pickle")
+    expect_refusal(only_russian(recipe_values, folder), "pickle", "allow_pickle")
     values = only_russian(recipe_values, folder)
     values["teachers"] = {"ru": {"model": str(folder), "allow_pickle": True}}
-    refused(values, "teachers.ru")
+    expect_refusal(values, "teachers.ru")
     assert not (tmp_path / "exploded").exists()
 
 
@@ -178,12 +178,12 @@ def test_allowed_pickle_loads(recipe_values, teachers, tmp_path) -> None:
 
 def test_k_larger_than_the_vocabulary(recipe_values) -> None:
     recipe_values["scoring"]["top_k"] = 100_000
-    refused(recipe_values, "scoring.top_k 100000", "vocabulary")
+    expect_refusal(recipe_values, "scoring.top_k 100000", "vocabulary")
 
 
 def test_sequences_too_long_for_a_teacher(recipe_values) -> None:
     recipe_values["corpora"]["max_length"] = 512
-    refused(recipe_values, "corpora.max_length 512", "at most 64 tokens")
+    expect_refusal(recipe_values, "corpora.max_length 512", "at most 64 tokens")
 
 
 def test_nan_from_a_teacher(recipe_values, teachers, tmp_path) -> None:
@@ -191,7 +191,7 @@ def test_nan_from_a_teacher(recipe_values, teachers, tmp_path) -> None:
     weights = load_file(folder / "model.safetensors")
     weights["bert.encoder.layer.0.output.dense.weight"][0, 0] = float("nan")
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    refused(
+    expect_refusal(
         only_russian(recipe_values, folder), "teachers.ru", "NaN", "bert.encoder.layer.0.output.dense.weight"
     )
 
@@ -202,7 +202,7 @@ def test_overflow_in_a_teacher(recipe_values, teachers, tmp_path) -> None:
     weights = load_file(folder / "model.safetensors")
     weights["cls.predictions.transform.LayerNorm.weight"].fill_(3e38)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    refused(only_russian(recipe_values, folder), "predicts NaN or infinity")
+    expect_refusal(only_russian(recipe_values, folder), "predicts NaN or infinity")
 
 
 def test_truncated_and_flipped_shards(recipe_values) -> None:
@@ -216,7 +216,7 @@ def test_truncated_and_flipped_shards(recipe_values) -> None:
         verify_stores(folder / "store")
     shard.write_bytes(whole[:-100])
     values = only_russian(recipe_values, recipe_values["teachers"]["ru"])
-    refused(values, "shard-00000.arrow", "bytes", "score again", until="train")
+    expect_refusal(values, "shard-00000.arrow", "bytes", "score again", until="train")
     shard.write_bytes(whole)
     assert run(values, "train").is_dir()
 
@@ -224,7 +224,7 @@ def test_truncated_and_flipped_shards(recipe_values) -> None:
 def test_folder_of_another_recipe(recipe_values) -> None:
     folder = run(recipe_values)
     before = {path: path.read_bytes() for path in folder.rglob("*.arrow")}
-    refused(recipe_values | {"seed": 5}, "output", "seed: 0 → 5", "--update")
+    expect_refusal(recipe_values | {"seed": 5}, "output", "seed: 0 → 5", "--update")
     assert {path: path.read_bytes() for path in before} == before
 
 
@@ -232,7 +232,7 @@ def test_folder_that_is_no_run(recipe_values) -> None:
     folder = Path(recipe_values["output"])
     folder.mkdir()
     (folder / "thesis.txt").write_text("mine")
-    refused(recipe_values, "not a run's folder")
+    expect_refusal(recipe_values, "not a run's folder")
     assert (folder / "thesis.txt").read_text() == "mine"
 
 
@@ -244,7 +244,7 @@ def test_store_scored_with_another_teacher(recipe_values, teachers) -> None:
     content = json.loads(manifest.read_text())
     content["identity"]["weights"] = "0" * 32
     write_json(manifest, content)
-    refused(values, "its weights is", "score again")
+    expect_refusal(values, "its weights is", "score again")
 
 
 def test_no_space_left(tmp_path, monkeypatch) -> None:
@@ -261,4 +261,4 @@ def test_two_runs_on_one_folder(recipe_values) -> None:
     run(recipe_values, "corpora")
     with (folder / ".lock").open("a+") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
-        refused(recipe_values, "in use by process")
+        expect_refusal(recipe_values, "in use by process")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,15 @@ from polydistill.files import explain_disk_errors, write_json
 DROPPED = (
     "empty", "too_short", "too_long", "not_utf8", "not_json", "not_text", "duplicate", "in_held_out", "in_training",
 )  # fmt: skip
+
+
+@dataclass
+class Counted:
+    """What reading and cleaning did: lines dropped by reason, lines changed, and what each origin gave."""
+
+    dropped: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(DROPPED, 0)))
+    changed: Counter[str] = field(default_factory=Counter)
+    origins: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
 
 
 def is_held_out(key: int, share: float) -> bool:
@@ -48,42 +58,16 @@ def build_corpus(
     Memory does not grow with the text: cleaned lines wait in the folder, repeats are found on disk.
     Raises CorpusError if nothing is left to train on, or nothing to hold out.
     """
-    dropped: Counter[str] = Counter(dict.fromkeys(DROPPED, 0))
-    changed: Counter[str] = Counter()
-    origins: dict[str, Counter[str]] = defaultdict(Counter)
+    counted = Counted()
     names = list(evaluation)
+    groups: list[tuple[Sequence[Source], str, int | None]] = [(sources, f"{field}.text", None)]
+    groups += [
+        (evaluation[name], f"{field}.evaluation.{name}", EVALUATION + i) for i, name in enumerate(names)
+    ]
     spool = Spool(folder / "spool")
-
-    def lines() -> Iterator[tuple[str, int, int]]:
-        run = 0
-        last: tuple[str, int] | None = None
-        groups = [(sources, f"{field}.text", -1)]
-        groups += [
-            (evaluation[name], f"{field}.evaluation.{name}", index) for index, name in enumerate(names)
-        ]
-        for group, location, index in groups:
-            for document in read_documents(group, dropped, field=location, block_lines=settings.block_lines):
-                if index >= 0:
-                    split = EVALUATION + index
-                else:
-                    split = HELD_OUT if is_held_out(document.key, settings.held_out_share) else TRAIN
-                if not (document.joined and last == (document.origin, split)):
-                    run += 1
-                last = (document.origin, split)
-                origin = origins[document.origin]
-                origin["documents"] += 1
-                for line in document.lines:
-                    cleaned = clean_line(
-                        line, min_characters=settings.min_characters, dropped=dropped, changed=changed
-                    )
-                    if cleaned is not None:
-                        origin["lines"] += 1
-                        origin["characters"] += len(cleaned)
-                        yield cleaned, split, run
-
     with explain_disk_errors(folder):
-        spool.write(lines())
-        keep = spool.keep(dropped)
+        spool.write(_cleaned_lines(groups, settings, counted))
+        keep = spool.keep(counted.dropped)
         splits: dict[str, dict[str, Any]] = {}
         targets = [("train", TRAIN), ("held_out", HELD_OUT)]
         targets += [(f"evaluation/{name}", EVALUATION + index) for index, name in enumerate(names)]
@@ -101,17 +85,51 @@ def build_corpus(
             counts["fill"] = counts["tokens"] / max(1, counts["examples"] * max_tokens)
     del kinds
     shutil.rmtree(folder / "spool")
-    _refuse_empty(splits, dropped, field, settings)
+    _refuse_empty(splits, counted.dropped, field, settings)
     statistics = {
         "splits": splits,
-        "dropped": dict(dropped),
-        "changed": dict(changed),
-        "sources": {
-            name: dict(counts) for name, counts in zip(_display(list(origins)), origins.values(), strict=True)
-        },
+        "dropped": dict(counted.dropped),
+        "changed": dict(counted.changed),
+        "sources": dict(
+            zip(_display(list(counted.origins)), map(dict, counted.origins.values()), strict=True)
+        ),
     }
     write_json(folder / "statistics.json", statistics)
     return statistics
+
+
+def _cleaned_lines(
+    groups: Sequence[tuple[Sequence[Source], str, int | None]], settings: Corpora, counted: Counted
+) -> Iterator[tuple[str, int, int]]:
+    """(line, split, run) of groups of sources: (sources, their place in the recipe, their split or None).
+
+    Without a split, each document's own content decides between training and held-out. What may be packed
+    together, consecutive documents of one origin and split, has one run number.
+    """
+    run = 0
+    last: tuple[str, int] | None = None
+    for sources, location, fixed in groups:
+        for document in read_documents(
+            sources, counted.dropped, field=location, block_lines=settings.block_lines
+        ):
+            held_out = HELD_OUT if is_held_out(document.key, settings.held_out_share) else TRAIN
+            split = held_out if fixed is None else fixed
+            if not (document.joined and last == (document.origin, split)):
+                run += 1
+            last = (document.origin, split)
+            origin = counted.origins[document.origin]
+            origin["documents"] += 1
+            for line in document.lines:
+                cleaned = clean_line(
+                    line,
+                    min_characters=settings.min_characters,
+                    dropped=counted.dropped,
+                    changed=counted.changed,
+                )
+                if cleaned is not None:
+                    origin["lines"] += 1
+                    origin["characters"] += len(cleaned)
+                    yield cleaned, split, run
 
 
 def sample_texts(sources: Sequence[Source], *, field: str, max_characters: int) -> tuple[list[str], int]:

@@ -53,25 +53,7 @@ def student_config(
     fields  the architecture's own; what is not there comes from `base` (a teacher's configuration) if given
     Raises ModelError for an unknown architecture or field, or too few positions for `max_length` tokens.
     """
-    try:
-        default = AutoConfig.for_model(model_type)
-    except ValueError:
-        raise ModelError(
-            "student.model_type",
-            model_type,
-            "transformers knows no such architecture",
-            "use a `model_type` such as bert, electra, roberta, modernbert, deberta-v2",
-        ) from None
-    # Beside its own fields a configuration takes other names for some of them.
-    known = set(default.to_dict()) | set(type(default).attribute_map)
-    for name in fields:
-        if name not in known:
-            raise ModelError(
-                f"student.config.{name}",
-                None,
-                f"{model_type} has no such configuration field",
-                f"it has, among others, {', '.join(sorted(set(default.to_dict()) & _SHAPE_FIELDS))}",
-            )
+    _check_fields(model_type, fields)
     values = base.to_dict() if base is not None and base.model_type == model_type else {}
     for key in (
         "dtype",
@@ -110,6 +92,29 @@ def student_config(
             "raise the one or lower the other",
         )
     return config
+
+
+def _check_fields(model_type: str, fields: dict[str, Any]) -> None:
+    """Raise ModelError for an architecture or a field that transformers does not know."""
+    try:
+        default = AutoConfig.for_model(model_type)
+    except ValueError:
+        raise ModelError(
+            "student.model_type",
+            model_type,
+            "transformers knows no such architecture",
+            "use a `model_type` such as bert, electra, roberta, modernbert, deberta-v2",
+        ) from None
+    # Beside its own fields a configuration takes other names for some of them.
+    known = set(default.to_dict()) | set(type(default).attribute_map)
+    for name in fields:
+        if name not in known:
+            raise ModelError(
+                f"student.config.{name}",
+                None,
+                f"{model_type} has no such configuration field",
+                f"it has, among others, {', '.join(sorted(set(default.to_dict()) & _SHAPE_FIELDS))}",
+            )
 
 
 def build_student(config: Any, *, seed: int, field: str = "student.model_type", device: str = "cpu") -> Any:
