@@ -34,7 +34,7 @@ def main(demo: Path, out: Path, steps: int) -> None:
             "languages": {"en": {"text": str(DATA / "en.txt.xz"), "teachers": ["en", "en-de"], "use": use}},
         }
         run = run_recipe(
-            parse_recipe(values, [f"training.max_steps={steps}", "evaluation.max_examples=1000", "student.init=random",
+            parse_recipe(values, [f"training.max_steps={steps}", "training.learning_rate=3e-3", "evaluation.max_examples=1000", "student.init=random",
                                   "student.model_type=modernbert", "student.config.hidden_size=128",
                                   "student.config.num_hidden_layers=4", "student.config.num_attention_heads=4",
                                   "student.config.intermediate_size=256", "student.config.max_position_embeddings=128"]),
@@ -57,5 +57,5 @@ def main(demo: Path, out: Path, steps: int) -> None:
 
 if __name__ == "__main__":
     given = sys.argv[1:]
-    demo, out, steps = [*given, *["demo-run", "runs/two-teachers", "400"][len(given) :]]
+    demo, out, steps = [*given, *["demo-run", "runs/two-teachers", "700"][len(given) :]]
     main(Path(demo), Path(out), int(steps))
