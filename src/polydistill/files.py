@@ -105,6 +105,13 @@ def artefact(folder: Path, inputs: Any, *, keep_partial: bool = False) -> Iterat
         replace_folder(partial, folder)
 
 
+def clear_unless_current(folder: Path, inputs: Any) -> None:
+    """Keep a folder that work with these inputs left behind; empty and stamp it anew if it was other work's."""
+    if not is_current(folder, inputs):
+        shutil.rmtree(folder, ignore_errors=True)
+        write_json(folder / STAMP, {"fingerprint": fingerprint(inputs), "inputs": inputs})
+
+
 def replace_folder(source: Path, target: Path) -> None:
     """Put a whole folder in the place of another; a crash in between leaves no half of either in that place."""
     old = target.with_name(target.name + ".old")

@@ -33,7 +33,7 @@ def documents_of(dropped: Counter[str] | None = None, block_lines: int = 64, **s
     return list(read_documents([Source(**source)], counts, field=FIELD, block_lines=block_lines))
 
 
-def refused(*wanted: str, **source) -> None:
+def expect_refusal(*wanted: str, **source) -> None:
     with pytest.raises(CorpusError) as caught:
         documents_of(**source)
     assert caught.value.field.startswith(f"{FIELD}[0]")
@@ -65,7 +65,7 @@ def test_zstandard_that_was_cut_short_is_refused(tmp_path) -> None:
         np.random.default_rng(0).bytes(100_000).hex(" ", 20).replace(" ", "\n").encode()
     )
     (tmp_path / "a.txt.zst").write_bytes(content[: len(content) // 2])
-    refused("a.txt.zst", "cannot be read", "whole", path=str(tmp_path / "a.txt.zst"))
+    expect_refusal("a.txt.zst", "cannot be read", "whole", path=str(tmp_path / "a.txt.zst"))
 
 
 def test_zstandard_of_several_frames_is_read_to_its_end(tmp_path) -> None:
@@ -76,7 +76,7 @@ def test_zstandard_of_several_frames_is_read_to_its_end(tmp_path) -> None:
 
 def test_utf16_is_refused_though_much_of_it_is_valid_utf8(tmp_path) -> None:
     (tmp_path / "a.txt").write_text("some words\n" * 300, "utf-16")
-    refused("a.txt", "not UTF-8", "iconv", path=str(tmp_path / "a.txt"))
+    expect_refusal("a.txt", "not UTF-8", "iconv", path=str(tmp_path / "a.txt"))
 
 
 def test_a_few_bad_lines_at_the_beginning_do_not_condemn_a_file(tmp_path) -> None:
@@ -121,7 +121,9 @@ def test_splits_of_saved_data_sets(tmp_path) -> None:
     rows = datasets.Dataset.from_list([{"text": "one", "other": 1}])
     datasets.DatasetDict({"train": rows, "dev": rows}).save_to_disk(tmp_path / "saved")
     assert len(documents_of(dataset=str(tmp_path / "saved"), split="dev")) == 1
-    refused("split 'test'", "no such split", "train, dev", dataset=str(tmp_path / "saved"), split="test")
+    expect_refusal(
+        "split 'test'", "no such split", "train, dev", dataset=str(tmp_path / "saved"), split="test"
+    )
 
 
 def test_data_sets_that_datasets_streams(tmp_path) -> None:
@@ -129,8 +131,8 @@ def test_data_sets_that_datasets_streams(tmp_path) -> None:
     (tmp_path / "local" / "a.jsonl").write_text('{"text": "one", "id": 1}\n{"text": "two", "id": 2}\n')
     folder = str(tmp_path / "local")
     assert [document.lines for document in documents_of(dataset=folder)] == [["one"], ["two"]]
-    refused("field 'body'", "it has text, id", dataset=folder, field="body")
-    refused("cannot be loaded", dataset=folder, split="test")
+    expect_refusal("field 'body'", "it has text, id", dataset=folder, field="body")
+    expect_refusal("cannot be loaded", dataset=folder, split="test")
     identity = source_identity([Source(dataset=folder)], field=FIELD)
     (tmp_path / "local" / "a.jsonl").write_text('{"text": "three", "id": 1}\n')
     assert source_identity([Source(dataset=folder)], field=FIELD) != identity
@@ -138,9 +140,9 @@ def test_data_sets_that_datasets_streams(tmp_path) -> None:
 
 def test_files_that_are_not_there(tmp_path) -> None:
     (tmp_path / "notes.md").write_text("no text")
-    refused("nowhere.txt", "no such file or folder", path="nowhere.txt")
-    refused("*.txt", "no file matches", path=str(tmp_path / "*.txt"))
-    refused(str(tmp_path), "without text", ".jsonl", path=str(tmp_path))
+    expect_refusal("nowhere.txt", "no such file or folder", path="nowhere.txt")
+    expect_refusal("*.txt", "no file matches", path=str(tmp_path / "*.txt"))
+    expect_refusal(str(tmp_path), "without text", ".jsonl", path=str(tmp_path))
 
 
 def test_max_characters_ends_the_reading(tmp_path) -> None:

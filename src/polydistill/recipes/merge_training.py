@@ -12,6 +12,7 @@ import numpy as np
 from polydistill.corpora import smoothed_probabilities
 from polydistill.files import (
     artefact,
+    clear_unless_current,
     explain_disk_errors,
     fingerprint,
     is_current,
@@ -61,10 +62,8 @@ def train_student(merge: Merge, arguments: dict[str, Any]) -> None:
     if is_current(target, inputs):
         return
     checkpoints = run.path / "student" / "checkpoints"
-    if not is_current(checkpoints, inputs):
-        # Checkpoints of other settings are of no use, and must not be gone on from.
-        shutil.rmtree(checkpoints, ignore_errors=True)
-        write_json(checkpoints / "stamp.json", {"fingerprint": fingerprint(inputs), "inputs": inputs})
+    # Checkpoints of other settings must not be gone on from.
+    clear_unless_current(checkpoints, inputs)
     model, record = initial_student(merge)
     run.say(
         "training from "

@@ -16,6 +16,7 @@ from polydistill.config.models import Distillation
 from polydistill.corpora import Examples, build_corpus, smoothed_probabilities, source_identity
 from polydistill.files import (
     artefact,
+    clear_unless_current,
     explain_disk_errors,
     fingerprint,
     hash_folder,
@@ -130,9 +131,7 @@ def train_model(
     if is_current(target, inputs):
         return
     checkpoints = run.path / "student" / "checkpoints"
-    if not is_current(checkpoints, inputs):
-        shutil.rmtree(checkpoints, ignore_errors=True)
-        write_json(checkpoints / "stamp.json", {"fingerprint": fingerprint(inputs), "inputs": inputs})
+    clear_unless_current(checkpoints, inputs)
     config = student_config(
         recipe.model.model_type, recipe.model.config, vocabulary_size=tokenizer.size,
         special_ids=tokenizer.special_ids, max_length=recipe.corpora.max_length,
