@@ -6,9 +6,9 @@ import json
 import sys
 from pathlib import Path
 
-from benchmarks import scoring
+from benchmarks import scoring, step
 
-BENCHES = {"scoring": scoring.run}
+BENCHES = {"scoring": scoring.run, "step": step.run}
 
 
 def main() -> None:

@@ -6,6 +6,10 @@ import statistics
 import time
 from collections.abc import Callable
 
+import torch
+
+from polydistill.models import device, resolve_dtype
+
 
 def alternate(things: dict[str, Callable[[], object]], *, rounds: int = 5) -> dict[str, float]:
     """Median seconds of each thing over rounds in which all run in turn, after one round that is not counted."""
@@ -17,3 +21,20 @@ def alternate(things: dict[str, Callable[[], object]], *, rounds: int = 5) -> di
             if index:
                 seconds[name].append(time.perf_counter() - started)
     return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def peak_products(size: int = 2048, repeats: int = 5) -> float:
+    """Operations a second of the largest matrix product that training could hope for: square, bfloat16 where the machine
+    multiplies it in hardware; the best of some repeats.
+    """
+    where = device()
+    dtype = resolve_dtype("auto")
+    left, right = (torch.randn(size, size, device=where).to(dtype) for _ in range(2))
+    best = float("inf")
+    for _ in range(repeats + 1):
+        started = time.perf_counter()
+        left @ right
+        if where.type == "cuda":
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - started)
+    return 2.0 * size**3 / best

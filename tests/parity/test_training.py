@@ -65,7 +65,7 @@ def trained(folder, *, steps=6, distillation=None, **arguments):
     )  # fmt: skip
     log = train(
         model, {"a": Rows(40, 1), "b": Rows(10, 2)}, [0.75, 0.25], folder=folder, arguments=values,
-        distillation=distillation or Distillation(), pad_id=0, seed=7, say=lambda line: None,
+        distillation=distillation or Distillation(), pad_id=0, max_length=64, seed=7, say=lambda line: None,
     )  # fmt: skip
     return model, log
 

@@ -1,5 +1,6 @@
 """The Hugging Face boundary: teachers loaded safely, students built, features at masked positions."""
 
+from polydistill.models.attention import attention_for
 from polydistill.models.features import masked_features, output_layer
 from polydistill.models.inputs import length_batches, mask_texts, pad_batch
 from polydistill.models.load import load_masked_lm, model_config, weights_fingerprint
@@ -13,7 +14,7 @@ from polydistill.models.student import (
 )
 
 __all__ = [
-    "TeacherRows", "build_student", "check_encoder", "device", "length_batches", "load_masked_lm", "mask_texts", "masked_features",
-    "model_config", "output_layer", "pad_batch", "resolve_dtype", "start_from_teachers", "student_config",
-    "weights_fingerprint",
+    "TeacherRows", "attention_for", "build_student", "check_encoder", "device", "length_batches", "load_masked_lm",
+    "mask_texts", "masked_features", "model_config", "output_layer", "pad_batch", "resolve_dtype",
+    "start_from_teachers", "student_config", "weights_fingerprint",
 ]  # fmt: skip

@@ -83,7 +83,7 @@ def train_student(merge: Merge, arguments: dict[str, Any]) -> None:
         log = train(
             model, data, [probabilities[language] for language in data],
             folder=checkpoints, arguments=arguments, distillation=recipe.distillation,
-            pad_id=merge.union.special_ids["pad"], seed=recipe.seed, say=run.say,
+            pad_id=merge.union.special_ids["pad"], max_length=recipe.corpora.max_length, seed=recipe.seed, say=run.say,
         )  # fmt: skip
     # Before the model: whoever finds the model whole finds its log too.
     write_json(run.path / "student" / "log.json", {"log": log, "probabilities": probabilities})

@@ -20,6 +20,7 @@ from polydistill.corpora import sample_texts
 from polydistill.errors import UserError
 from polydistill.losses import sparse_soft_cross_entropy
 from polydistill.models import (
+    attention_for,
     build_student,
     check_encoder,
     device,
@@ -351,11 +352,12 @@ def _step_seconds(recipe: MergeRecipe, student: Any, arguments: dict[str, Any]) 
             )
         weight, bias = output_layer(model)
         target = torch.full((len(positions), columns), 1.0 / columns, device=where)
-        sparse_soft_cross_entropy(features, weight, bias, top.to(where), target).loss.backward()  # type: ignore[no-untyped-call]
+        sparse_soft_cross_entropy(features, weight, bias, top.to(where), target / len(target)).loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         optimizer.zero_grad()
 
-    return _median_seconds(step)
+    with attention_for(where, length):
+        return _median_seconds(step)
 
 
 def _median_seconds(work: Any) -> float:

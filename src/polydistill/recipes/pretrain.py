@@ -148,7 +148,8 @@ def train_model(
     with run.stage("train"), explain_disk_errors(checkpoints):
         log = train(
             model, data, [probabilities[language] for language in data], folder=checkpoints, arguments=arguments,
-            distillation=Distillation(labels="gold"), pad_id=tokenizer.special_ids["pad"], seed=recipe.seed, say=run.say,
+            distillation=Distillation(labels="gold"), pad_id=tokenizer.special_ids["pad"],
+            max_length=recipe.corpora.max_length, seed=recipe.seed, say=run.say,
         )  # fmt: skip
     # Before the model: whoever finds the model whole finds its log too.
     write_json(run.path / "student" / "log.json", {"log": log, "probabilities": probabilities})

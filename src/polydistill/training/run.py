@@ -8,9 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from transformers import PrinterCallback, ProgressCallback
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
 from polydistill.config.models import Distillation
+from polydistill.models import attention_for
 from polydistill.training.arguments import training_arguments
 from polydistill.training.data import LanguageData, LanguageDataset, LanguageSampler, collate
 from polydistill.training.progress import Progress
@@ -26,14 +27,18 @@ def train(
     arguments: dict[str, Any],
     distillation: Distillation,
     pad_id: int,
+    max_length: int,
     seed: int,
     say: Callable[[str], None],
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> list[dict[str, float]]:
     """Train `model` in place; return the log, a dictionary for each logged step.
 
     languages      name → examples, in the order of `probabilities`
     folder         holds the checkpoints; the same call with the same folder goes on after the last whole one
     arguments      of TrainingArguments, checked
+    max_length     tokens of the longest sequence
+    callbacks      more of transformers' callbacks
     """
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder / "tensorboard")
     settings = training_arguments(arguments, folder, seed=seed)
@@ -55,10 +60,11 @@ def train(
         args=settings,
         train_dataset=LanguageDataset(list(languages.values()), len(sampler)),
         data_collator=partial(collate, pad_id=pad_id),
-        callbacks=[Progress(say)],
+        callbacks=[Progress(say), *callbacks],
     )
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     checkpoint = last_checkpoint(folder)
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    with attention_for(settings.device, max_length):
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     return [dict(entry) for entry in trainer.state.log_history]

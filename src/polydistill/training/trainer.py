@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -39,9 +40,19 @@ class DistillationTrainer(Trainer):
         self.model_accepts_loss_kwargs = True
         # Sums since the last log: MLM, KD, each language's loss, each language's masked tokens.
         self._sums: Tensor | None = None
+        # Seconds waited for batches, and when counting began, since the last log.
+        self._waited = 0.0
+        self._counting_since = time.perf_counter()
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         return self.sampler
+
+    def get_batch_samples(self, *arguments: Any, **keywords: Any) -> Any:
+        """The micro-batches of a step; the time that the step waits for them is counted."""
+        started = time.perf_counter()
+        samples = super().get_batch_samples(*arguments, **keywords)
+        self._waited += time.perf_counter() - started
+        return samples
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
         masked = torch.tensor(sum(len(batch["positions"]) for batch in batch_samples), device=device)
@@ -92,13 +103,16 @@ class DistillationTrainer(Trainer):
                 torch.zeros(len(ids), device=ids.device),
             )
         bucket = has_teacher and settings.tail == "bucket" and share > 0
+        count = num_items_in_batch if num_items_in_batch is not None else len(ids)
+        # Data parallelism averages gradients over processes; the count is of all of them. It divides the
+        # target rather than the loss, so that the gradient of [V, E] needs no pass of its own.
+        each = self.accelerator.num_processes / count
         with torch.autocast(features.device.type, enabled=False):
             result = sparse_soft_cross_entropy(
-                features, weight, bias, ids, target, tail=share * tail if bucket else None, top=slice(1, None)
-            )
-        count = num_items_in_batch if num_items_in_batch is not None else len(ids)
-        # Data parallelism averages gradients over processes; the count is of all of them.
-        loss = result.loss / count * self.accelerator.num_processes
+                features, weight, bias, ids, target * each,
+                tail=share * tail * each if bucket else None, top=slice(1, None),
+            )  # fmt: skip
+        loss = result.loss
         self._check(loss, inputs)
         self._record(
             result.logprobs, result.tail_loss, soft, tail if bucket else None, inputs["language"], share
@@ -106,10 +120,14 @@ class DistillationTrainer(Trainer):
         return (loss, None) if return_outputs else loss
 
     def log(self, logs: dict[str, float], *arguments: Any, **keywords: Any) -> None:
-        """Add both loss terms and each language's loss, in nats for a masked token, since the last log."""
+        """Add both loss terms and each language's loss in nats for a masked token, and the share of the time that
+        training waited for batches, since the last log.
+        """
         if "loss" in logs and self._sums is not None:
-            logs = {**logs, **self._means(self._sums.tolist())}
-            self._sums = None
+            now = time.perf_counter()
+            waiting = self._waited / max(1e-9, now - self._counting_since)
+            logs = {**logs, **self._means(self._sums.tolist()), "waiting_share": round(waiting, 4)}
+            self._sums, self._waited, self._counting_since = None, 0.0, now
         super().log(logs, *arguments, **keywords)
 
     def _record(

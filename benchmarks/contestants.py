@@ -1,0 +1,293 @@
+"""One contestant of a training bench, in a process of its own: python -m benchmarks.contestants SHAPE NAME DTYPE STEPS.
+
+Prints one line of JSON: the seconds of each step after the first, peak memory, and what the contestant says of
+itself. Every contestant trains the same student on the same number of random tokens through its own loop, from
+its own data loader; step times are taken where its optimizer has stepped.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import Dataset
+from transformers import (
+    AutoConfig,
+    AutoModelForMaskedLM,
+    DataCollatorForLanguageModeling,
+    PreTrainedTokenizerFast,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of a training step. `embedding` is the width of the vocabulary's rows (electra where it differs)."""
+
+    vocabulary: int
+    layers: int
+    width: int
+    heads: int
+    embedding: int
+    sequences: int
+    length: int
+    teacher_layers: int = 12
+    teacher_width: int = 768
+
+    def student(self) -> Any:
+        """The student, with random weights and no dropout."""
+        torch.manual_seed(0)
+        kind = "bert" if self.embedding == self.width else "electra"
+        fields = {} if kind == "bert" else {"embedding_size": self.embedding}
+        return _model(kind, self.vocabulary, self.layers, self.width, self.heads, **fields)
+
+    def teacher(self) -> Any:
+        """The teacher, of the same vocabulary: dense distillation knows no other."""
+        torch.manual_seed(1)
+        return _model("bert", self.vocabulary, self.teacher_layers, self.teacher_width, 12).eval()
+
+    def flops(self) -> float:
+        """Floating-point operations of our step: matrix products of the encoder at all tokens and of the vocabulary
+        at masked ones, forward and backward.
+        """
+        tokens = self.sequences * self.length
+        layer = 2 * (4 * self.width**2 + 2 * self.width * 4 * self.width) + 4 * self.length * self.width
+        head = 2 * (self.width * self.embedding + self.embedding * self.vocabulary)
+        return 3.0 * tokens * (self.layers * layer + MASKED * head)
+
+
+MASKED = 0.15
+SHAPES = {
+    # The shape of issue 3, one that runs in seconds, and the paper's largest vocabulary.
+    "middle": Shape(120_000, 6, 512, 8, 512, 16, 128),
+    "small": Shape(8_000, 2, 128, 2, 128, 8, 64, teacher_layers=2, teacher_width=192),
+    "paper": Shape(288_973, 4, 256, 4, 256, 32, 128),
+}
+
+
+def _model(kind: str, vocabulary: int, layers: int, width: int, heads: int, **fields: Any) -> Any:
+    config = AutoConfig.for_model(
+        kind, vocab_size=vocabulary, num_hidden_layers=layers, hidden_size=width, num_attention_heads=heads,
+        intermediate_size=4 * width, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, **fields,
+    )  # fmt: skip
+    return AutoModelForMaskedLM.from_config(config)
+
+
+class Texts(Dataset[dict[str, list[int]]]):
+    """Full sequences of random tokens."""
+
+    def __init__(self, shape: Shape, rows: int) -> None:
+        self.ids = np.random.default_rng(0).integers(5, shape.vocabulary, (rows, shape.length))
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, row: int) -> dict[str, list[int]]:
+        return {"input_ids": self.ids[row].tolist()}
+
+
+class Clock(TrainerCallback):
+    """The time of every optimizer step."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        self.times.append(time.perf_counter())
+
+
+def _tokenizer(shape: Shape) -> PreTrainedTokenizerFast:
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(shape.vocabulary - 5))]
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(WordLevel({p: i for i, p in enumerate(pieces)}, "[UNK]")),
+        pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]",
+    )  # fmt: skip
+
+
+class OnlineTeacher(Trainer):
+    """DistilBERT's recipe: the teacher's logits at every step, KL and MLM at masked positions, T = 2, 5 to 2."""
+
+    teacher: Any
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, **_: Any
+    ) -> Any:
+        """5 * T² * KL(teacher ‖ student) + 2 * MLM."""
+        labels = inputs.pop("labels")
+        student = model(**inputs).logits
+        with torch.no_grad():
+            teacher = self.teacher(**inputs).logits
+        masked = labels != -100
+        chosen, wanted = student[masked], teacher[masked]
+        kd = F.kl_div(F.log_softmax(chosen / 2, dim=-1), F.softmax(wanted / 2, dim=-1), reduction="batchmean")
+        mlm = F.cross_entropy(student.view(-1, student.shape[-1]), labels.view(-1), ignore_index=-100)
+        return 5.0 * 4.0 * kd + 2.0 * mlm
+
+
+def _arguments(shape: Shape, dtype: str, steps: int, folder: str) -> TrainingArguments:
+    return TrainingArguments(
+        folder, per_device_train_batch_size=shape.sequences, max_steps=steps, report_to=[], save_strategy="no",
+        disable_tqdm=True, bf16=dtype == "bfloat16", use_cpu=not torch.cuda.is_available(), logging_steps=steps,
+    )  # fmt: skip
+
+
+def trainer(shape: Shape, dtype: str, steps: int, folder: str, *, online_teacher: bool) -> dict[str, Any]:
+    """P1 with a teacher in the loop, P3 without."""
+    clock = Clock()
+    make = OnlineTeacher if online_teacher else Trainer
+    loop = make(
+        model=shape.student(), args=_arguments(shape, dtype, steps, folder), train_dataset=Texts(shape, 512),
+        data_collator=DataCollatorForLanguageModeling(_tokenizer(shape), mlm_probability=MASKED), callbacks=[clock],
+    )  # fmt: skip
+    if isinstance(loop, OnlineTeacher):
+        loop.teacher = shape.teacher()
+    loop.train()
+    return {"times": clock.times}
+
+
+def textbrewer(shape: Shape, dtype: str, steps: int, folder: str) -> dict[str, Any]:
+    """P2: GeneralDistiller on the logits of masked positions, and the student's own MLM loss."""
+    import textbrewer as tb
+
+    if dtype != "float32":
+        raise SystemExit("TextBrewer has no bfloat16")
+    collator = DataCollatorForLanguageModeling(_tokenizer(shape), mlm_probability=MASKED)
+    loader = torch.utils.data.DataLoader(
+        Texts(shape, 512), batch_size=shape.sequences, collate_fn=collator, shuffle=True
+    )
+    times: list[float] = []
+    student = shape.student()
+    optimizer = torch.optim.AdamW(student.parameters(), lr=1e-4)
+    optimizer.register_step_post_hook(lambda *_: times.append(time.perf_counter()))
+
+    def adaptor(batch: dict[str, Tensor], outputs: Any) -> dict[str, Any]:
+        # TextBrewer gathers by a mask of one number a token.
+        mask = (batch["labels"] != -100).long()
+        return {"logits": outputs.logits, "logits_mask": mask, "losses": outputs.loss}
+
+    distiller = tb.GeneralDistiller(
+        tb.TrainingConfig(output_dir=folder, log_dir=folder, device="cpu", ckpt_steps=10**9),
+        tb.DistillationConfig(temperature=2, kd_loss_weight=5, hard_label_weight=2),
+        shape.teacher(), student, adaptor, adaptor,
+    )  # fmt: skip
+    with distiller:
+        # It takes a batch by name only where it is a plain dictionary.
+        distiller.train(optimizer, loader, num_steps=steps, batch_postprocessor=dict)
+    return {"times": times}
+
+
+class GoldOnly:
+    """The same examples without a teacher's predictions, as `pretrain` has them."""
+
+    def __init__(self, data: Any) -> None:
+        self.data = data
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def example(self, row: int, epoch: int, language: int) -> Any:
+        """The example at a row."""
+        example = self.data.example(row, epoch, language)
+        return replace(example, top_ids=example.top_ids[:, :0], top_logprobs=example.top_logprobs[:, :0])
+
+
+def ours(shape: Shape, dtype: str, steps: int, folder: str, *, labels: str) -> dict[str, Any]:
+    """polydistill's loop, on a store of random predictions that lies on disk as scoring leaves it."""
+    from polydistill.config.models import Distillation
+    from polydistill.store import Store
+    from polydistill.training import StoredExamples, check_arguments, train
+
+    _write_store(shape, Path(folder) / "store", rows=512, top_k=8)
+    store = Store(Path(folder) / "store")
+    choice = np.stack([np.zeros(len(store), dtype=np.int64), np.arange(len(store))], axis=1)
+    data: Any = StoredExamples([store], [np.arange(shape.vocabulary)], choice)
+    if labels == "gold":
+        data = GoldOnly(data)
+    values = check_arguments(
+        {"max_steps": steps, "per_device_train_batch_size": shape.sequences, "report_to": [], "save_strategy": "no",
+         "bf16": dtype == "bfloat16", "logging_steps": steps}
+    )  # fmt: skip
+    said: list[str] = []
+    clock = Clock()
+    log = train(
+        shape.student(), {"xx": data}, [1.0], folder=Path(folder) / "checkpoints", arguments=values,
+        distillation=Distillation(labels=labels), pad_id=0, max_length=shape.length, seed=0, say=said.append,
+        callbacks=[clock],
+    )  # fmt: skip
+    waited = [entry["waiting_share"] for entry in log if "waiting_share" in entry]
+    return {"times": clock.times, "waiting_share": waited[-1] if waited else None, "flops": shape.flops()}
+
+
+def _write_store(shape: Shape, folder: Path, *, rows: int, top_k: int) -> None:
+    from polydistill.store import ScoredExample, StoreWriter
+
+    folder.mkdir(parents=True)
+    draw = np.random.default_rng(0)
+    writer = StoreWriter(
+        folder,
+        {"vocabulary_size": shape.vocabulary, "max_length": shape.length, "top_k": top_k, "language": "xx", "teacher": "t"},
+    )  # fmt: skip
+    examples = []
+    for row in range(rows):
+        ids = draw.integers(5, shape.vocabulary, shape.length)
+        positions = np.sort(draw.choice(shape.length, round(MASKED * shape.length), replace=False))
+        top = np.stack([draw.choice(shape.vocabulary, top_k, replace=False) for _ in positions])
+        logprobs = np.sort(np.log(draw.dirichlet(np.ones(top_k + 1), len(positions))[:, :top_k]), axis=1)[
+            :, ::-1
+        ]
+        examples.append(
+            ScoredExample(
+                row,
+                ids,
+                positions,
+                ids[positions],
+                logprobs[:, 0].astype(np.float32),
+                top,
+                logprobs.astype(np.float32),
+            )
+        )
+    writer.write(0, examples)
+    writer.finish({})
+
+
+CONTESTANTS: dict[str, Callable[[Shape, str, int, str], dict[str, Any]]] = {
+    "ours": lambda *a: ours(*a, labels="both"),
+    "ours-gold": lambda *a: ours(*a, labels="gold"),
+    "trainer-teacher": lambda *a: trainer(*a, online_teacher=True),
+    "trainer-plain": lambda *a: trainer(*a, online_teacher=False),
+    "textbrewer": textbrewer,
+}
+
+
+def main(shape: str, name: str, dtype: str, steps: str) -> None:
+    """Run one contestant and print what it measured."""
+    with tempfile.TemporaryDirectory() as folder:
+        measured = CONTESTANTS[name](SHAPES[shape], dtype, int(steps), folder)
+    times = measured.pop("times")
+    peak = (
+        torch.cuda.max_memory_allocated()
+        if torch.cuda.is_available()
+        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    )
+    measured |= {"seconds": np.diff(times).tolist(), "peak_bytes": peak, "shape": asdict(SHAPES[shape])}
+    print(json.dumps(measured))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
