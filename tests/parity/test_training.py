@@ -9,6 +9,7 @@ from transformers import AutoConfig, AutoModelForMaskedLM
 
 from polydistill.config.models import Distillation
 from polydistill.losses import soft_targets
+from polydistill.models import attention_for
 from polydistill.training import (
     LanguageSampler,
     TrainingExample,
@@ -109,6 +110,30 @@ def test_accumulation_changes_nothing(tmp_path) -> None:
         parts, _ = trained(tmp_path / "b", gradient_accumulation_steps=2, optim="sgd", max_grad_norm=0)
     assert difference(whole, parts) < 1e-5
     assert difference(whole, make_model()) > 1e-3
+
+
+def test_attention_of_short_sequences_is_the_same_computation(tmp_path) -> None:
+    """The plain products that short sequences take on a processor train to what torch's own kernel trains to."""
+    import contextlib
+
+    plain, log = trained(tmp_path / "a")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("polydistill.training.run.attention_for", lambda *_: contextlib.nullcontext())
+        other, _ = trained(tmp_path / "b")
+    assert difference(plain, other) < 1e-4
+    assert all(0.0 <= entry["waiting_share"] <= 1.0 for entry in log if "mlm_loss" in entry)
+
+
+def test_which_attention_for_which_length() -> None:
+    """Plain products for short sequences on a processor; for long ones and on a GPU torch's own choice."""
+    from torch.nn.attention import SDPBackend, _cur_sdpa_kernel_backends
+
+    everything = set(_cur_sdpa_kernel_backends())
+    with attention_for(torch.device("cpu"), 64):
+        assert _cur_sdpa_kernel_backends() == [SDPBackend.MATH]
+    for device, length in (("cpu", 512), ("cuda", 64)):
+        with attention_for(torch.device(device), length):
+            assert set(_cur_sdpa_kernel_backends()) == everything
 
 
 def test_resuming_gives_the_same_weights(tmp_path) -> None:
