@@ -28,7 +28,13 @@ def run(base: str = str(BASE_CHARACTERS), *sizes: str) -> dict[str, object]:
         for size in sizes or ("1", "4", "16"):
             text = Path(folder) / "text.txt"
             characters = write_text(text, int(base) * int(size))
-            command = [sys.executable, "-m", "benchmarks.scale", str(text), str(Path(folder) / f"corpus-{size}")]
+            command = [
+                sys.executable,
+                "-m",
+                "benchmarks.scale",
+                str(text),
+                str(Path(folder) / f"corpus-{size}"),
+            ]
             done = subprocess.run(
                 command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent.parent
             )  # fmt: skip
@@ -77,9 +83,9 @@ def build(text: str, folder: str) -> None:
     from polydistill.corpora import build_corpus
     from polydistill.tokenization import count_tokens, train_wordpiece
 
-    head = Path(text).open(encoding="utf-8").readlines(1_000_000)
+    with Path(text).open(encoding="utf-8") as handle:
+        head = handle.readlines(1_000_000)
     tokenizer = train_wordpiece(lambda: head, size=4000, lowercase=True, strip_accents=None)
-    del head
     peak = before = anonymous_mebibytes()
     done = threading.Event()
 

@@ -1,6 +1,11 @@
-"""Scoring beside the same teacher's plain forward pass, which has logits everywhere and keeps nothing."""
+"""Scoring beside the same teacher's forward passes, and beside the naive way: logits everywhere, topk, `datasets`."""
 
 from __future__ import annotations
+
+import tempfile
+from itertools import count
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,73 +15,143 @@ from benchmarks.measure import alternate
 from polydistill.masking import Masked
 from polydistill.models import load_masked_lm, pad_batch
 from polydistill.scoring import predict
+from polydistill.store import ScoredExample, Store, StoreWriter
+
+TOP_K = 8
 
 
-def run(model: str = "", length: str = "64", batch: str = "64") -> dict[str, object]:
-    """Tokens a second of our scoring and of plain forward passes in float32 and bfloat16.
+def run(model: str = "", length: str = "64", batch: str = "64", rounds: str = "5") -> dict[str, object]:
+    """Tokens a second of our scoring and its peers on the same batch.
 
     model  a folder or hub name; empty: a BERT of 4 layers × 312 with 21,128 pieces and random weights
     """
     torch.manual_seed(0)
-    if model:
-        teacher = load_masked_lm(model)
-    else:
-        config = AutoConfig.for_model(
-            "bert",
-            vocab_size=21128,
-            hidden_size=312,
-            num_hidden_layers=4,
-            num_attention_heads=12,
-            intermediate_size=1248,
-        )
-        teacher = AutoModelForMaskedLM.from_config(config).eval()
-    draw = np.random.default_rng(0)
+    teacher = load_masked_lm(model) if model else _small_teacher()
     size = teacher.config.vocab_size
-    examples = []
-    for _ in range(int(batch)):
-        ids = draw.integers(5, size, int(length))
-        positions = np.sort(draw.choice(int(length), max(1, round(0.15 * int(length))), replace=False))
-        examples.append(Masked(ids, positions, ids[positions]))
-    tokens = int(length) * int(batch)
+    examples = draw_examples(size, int(length), int(batch))
+    tokens = sum(len(example.input_ids) for example in examples)
     inputs, attention = pad_batch([example.input_ids for example in examples], 0)
 
     @torch.no_grad()
-    def plain(dtype: torch.dtype) -> None:
+    def forward(module: Any, dtype: torch.dtype) -> None:
         with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-            teacher(input_ids=inputs, attention_mask=attention)
+            module(input_ids=inputs, attention_mask=attention)
 
-    def ours(dtype: torch.dtype) -> None:
-        predict(
-            teacher,
-            examples,
-            ids=range(len(examples)),
-            pad_id=0,
-            vocabulary_size=size,
-            top_k=8,
-            sampling="top_k",
-            dtype=dtype,
-            seed=0,
+    with tempfile.TemporaryDirectory() as name:
+        folder, number = Path(name), count()
+
+        def ours(dtype: torch.dtype) -> None:
+            _score(teacher, examples, folder / f"ours-{next(number)}", dtype, int(length))
+
+        things: dict[str, Any] = {}
+        for dtype in (torch.bfloat16, torch.float32):
+            kind = str(dtype).removeprefix("torch.")
+            things[f"scoring, {kind}"] = lambda dtype=dtype: ours(dtype)
+            things[f"bare encoder, {kind}"] = lambda dtype=dtype: forward(teacher.base_model, dtype)
+            things[f"encoder and logits everywhere, {kind}"] = lambda dtype=dtype: forward(teacher, dtype)
+        things["naive scoring, float32"] = lambda: _naive(
+            teacher, examples, inputs, attention, folder / f"naive-{next(number)}", torch.float32
         )
-
-    seconds = alternate(
-        {
-            "scoring, bfloat16": lambda: ours(torch.bfloat16),
-            "scoring, float32": lambda: ours(torch.float32),
-            "plain forward, bfloat16": lambda: plain(torch.bfloat16),
-            "plain forward, float32": lambda: plain(torch.float32),
-        }
-    )
+        things["naive scoring, bfloat16"] = lambda: _naive(
+            teacher, examples, inputs, attention, folder / f"naive-{next(number)}", torch.bfloat16
+        )
+        seconds = alternate(things, rounds=int(rounds))
+        masked = sum(len(example.positions) for example in examples)
+        ours_bytes = Store(next(folder.glob("ours-*"))).num_bytes - tokens * (2 if size <= 65536 else 4)
+        naive_bytes = sum(path.stat().st_size for path in next(folder.glob("naive-*")).rglob("*.arrow"))
+    speed = {name: round(tokens / value) for name, value in seconds.items()}
+    best = "scoring, bfloat16"
     return {
         "model": model.rsplit("/", 1)[-1] or "bert 4 x 312, 21,128 pieces",
         "tokens": tokens,
-        "tokens_per_second": {name: round(tokens / value) for name, value in seconds.items()},
-        "scoring_over_plain_bfloat16": round(
-            seconds["plain forward, bfloat16"] / seconds["scoring, bfloat16"], 2
+        "tokens_per_second": speed,
+        "over_bare_encoder_bfloat16": round(seconds["bare encoder, bfloat16"] / seconds[best], 2),
+        "over_bare_encoder_float32": round(
+            seconds["bare encoder, float32"] / seconds["scoring, float32"], 2
         ),
-        "scoring_over_plain_float32": round(
-            seconds["plain forward, float32"] / seconds["scoring, float32"], 2
-        ),
-        "scoring_bfloat16_over_plain_float32": round(
-            seconds["plain forward, float32"] / seconds["scoring, bfloat16"], 2
-        ),
+        "over_naive_float32": round(seconds["naive scoring, float32"] / seconds[best], 2),
+        "over_naive_bfloat16": round(seconds["naive scoring, bfloat16"] / seconds[best], 2),
+        "bytes_a_position": {
+            "ours": round(ours_bytes / masked, 1),
+            "int64 and float32 lists in datasets": round((naive_bytes - 8 * tokens) / masked, 1),
+        },
+    }  # fmt: skip
+
+
+def _small_teacher() -> Any:
+    config = AutoConfig.for_model(
+        "bert", vocab_size=21128, hidden_size=312, num_hidden_layers=4, num_attention_heads=12, intermediate_size=1248
+    )  # fmt: skip
+    return AutoModelForMaskedLM.from_config(config).eval()
+
+
+def draw_examples(vocabulary_size: int, length: int, number: int) -> list[Masked]:
+    """Random masked sequences, nine of ten full as packing leaves them, the others the ends of documents."""
+    draw = np.random.default_rng(0)
+    examples = []
+    for row in range(number):
+        size = length if row % 10 else int(draw.integers(length // 4, length))
+        ids = draw.integers(5, vocabulary_size, size)
+        positions = np.sort(draw.choice(size, max(1, round(0.15 * size)), replace=False))
+        examples.append(Masked(ids, positions, ids[positions]))
+    return examples
+
+
+def _score(teacher: Any, examples: list[Masked], folder: Path, dtype: torch.dtype, length: int) -> None:
+    """Our way, from masked examples to a shard on disk."""
+    size = teacher.config.vocab_size
+    predictions = predict(
+        teacher, examples, ids=range(len(examples)), pad_id=0, vocabulary_size=size, top_k=TOP_K,
+        sampling="top_k", dtype=dtype, seed=0,
+    )  # fmt: skip
+    folder.mkdir()
+    identity = {
+        "vocabulary_size": size,
+        "max_length": length,
+        "top_k": TOP_K,
+        "language": "xx",
+        "teacher": "t",
     }
+    writer = StoreWriter(folder, identity)
+    writer.write(
+        0,
+        [
+            ScoredExample(
+                row, example.input_ids, example.positions, example.gold, found.gold_logprobs,
+                found.top_ids, found.top_logprobs,
+            )
+            for row, (example, found) in enumerate(zip(examples, predictions, strict=True))
+        ],
+    )  # fmt: skip
+    writer.finish({})
+
+
+@torch.no_grad()
+def _naive(
+    teacher: Any,
+    examples: list[Masked],
+    inputs: torch.Tensor,
+    attention: torch.Tensor,
+    folder: Path,
+    dtype: torch.dtype,
+) -> None:
+    """What a script does: pad to the maximum, logits everywhere, log-softmax, topk, lists, `save_to_disk`."""
+    from datasets import Dataset, disable_progress_bars
+
+    disable_progress_bars()
+    with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        logits = teacher(input_ids=inputs, attention_mask=attention).logits
+    values, indices = torch.log_softmax(logits.float(), dim=-1).topk(TOP_K, dim=-1)
+    rows = []
+    for row, example in enumerate(examples):
+        positions = torch.from_numpy(example.positions)
+        rows.append(
+            {
+                "input_ids": inputs[row].tolist(),
+                "positions": example.positions.tolist(),
+                "labels": example.gold.tolist(),
+                "top_ids": indices[row, positions].tolist(),
+                "top_logprobs": values[row, positions].numpy(),
+            }
+        )
+    Dataset.from_list(rows).save_to_disk(str(folder))

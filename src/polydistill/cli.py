@@ -73,9 +73,23 @@ def score(recipe: RecipeArgument, set_: SetOption = [], update: UpdateOption = F
 
 
 @app.command()
-def train(recipe: RecipeArgument, set_: SetOption = [], update: UpdateOption = False) -> None:  # noqa: B006
+def train(
+    recipe: RecipeArgument,
+    set_: SetOption = [],  # noqa: B006
+    update: UpdateOption = False,
+    profile: Annotated[
+        bool,
+        typer.Option("--profile", help="Train a few steps, say where their time goes, keep nothing of them."),
+    ] = False,
+) -> None:
     """Run a recipe as far as the trained student."""
-    _run(recipe, set_, "train", update)
+    if not profile:
+        _run(recipe, set_, "train", update)
+        return
+    from polydistill.recipes import print_profile, profile_recipe
+
+    summary = profile_recipe(recipe, set_, update=update, show=lambda line: console.print(line, markup=False))
+    print_profile(summary, console)
 
 
 @app.command()

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 from tests.end_to_end.test_merge import polydistill, write_recipe
 from transformers import AutoTokenizer
 
@@ -66,3 +67,26 @@ def test_vocabulary_commands(tmp_path, teachers) -> None:
     missing = polydistill("vocab", "inspect", str(tmp_path / "nothing"))
     assert missing.returncode == 2
     assert "Traceback" not in missing.stderr
+
+
+def test_profile_says_where_a_step_goes_and_keeps_nothing_of_it(tmp_path, texts, recipe_values) -> None:
+    """For a merge and for pre-training: the parts make up the step, and no student and no checkpoint is left."""
+    merge = Path(recipe_values["output"])
+    alone = tmp_path / "alone"
+    for recipe, folder in ((recipe_values, merge), (pretrain_recipe(texts, alone), alone)):
+        done = polydistill("train", write_recipe(tmp_path, recipe), "--profile")
+        assert done.returncode == 0, done.stderr
+        assert "waiting for a batch" in done.stdout
+        found = json.loads((folder / "profile" / "profile.json").read_text("utf-8"))
+        assert sum(found["parts"].values()) == pytest.approx(found["step"])
+        for part in (
+            "encoder, forward",
+            "encoder, backward",
+            "output layer, loss and their gradients",
+            "optimizer",
+        ):
+            assert 0 < found["parts"][part] < found["step"], part
+        assert 0 < found["products_share"] < 1
+        trace = json.loads((folder / "profile" / "trace.json").read_text("utf-8"))
+        assert trace["traceEvents"]
+        assert not (folder / "student").exists()

@@ -3,10 +3,11 @@
 from polydistill.recipes.demo import run_demo
 from polydistill.recipes.inspect import inspect_store, inspect_vocabulary, unite_models, verify_stores
 from polydistill.recipes.plan import plan_recipe
+from polydistill.recipes.profile import print_profile, profile_recipe
 from polydistill.recipes.results import results_table
 from polydistill.recipes.run import run_recipe
 
 __all__ = [
-    "inspect_store", "inspect_vocabulary", "plan_recipe", "results_table", "run_demo", "run_recipe", "unite_models",
-    "verify_stores",
+    "inspect_store", "inspect_vocabulary", "plan_recipe", "print_profile", "profile_recipe", "results_table", "run_demo",
+    "run_recipe", "unite_models", "verify_stores",
 ]  # fmt: skip

@@ -69,12 +69,7 @@ def train_student(merge: Merge, arguments: dict[str, Any]) -> None:
         "training from "
         + ("random weights" if recipe.student.init == "random" else str(record["encoder_from"]))
     )
-    data = {language: stored_examples(merge, language) for language in recipe.languages}
-    sizes = {
-        language: len(Store(merge.stores[language, s.teachers[0]]))
-        for language, s in recipe.languages.items()
-    }
-    probabilities = smoothed_probabilities(sizes, recipe.corpora.smoothing_alpha)
+    data, probabilities = training_data(merge)
     run.say(
         f"student: {sum(p.numel() for p in model.parameters()):,} parameters, "
         + ", ".join(f"{language} {share:.0%}" for language, share in probabilities.items())
@@ -96,6 +91,17 @@ def train_student(merge: Merge, arguments: dict[str, Any]) -> None:
             )
         write_text(folder / "README.md", model_card(recipe, record))
         write_json(folder / "initialisation.json", record)
+
+
+def training_data(merge: Merge) -> tuple[dict[str, StoredExamples], dict[str, float]]:
+    """Each language's examples, and the probability that it is drawn with."""
+    recipe = merge.recipe
+    data = {language: stored_examples(merge, language) for language in recipe.languages}
+    sizes = {
+        language: len(Store(merge.stores[language, s.teachers[0]]))
+        for language, s in recipe.languages.items()
+    }
+    return data, smoothed_probabilities(sizes, recipe.corpora.smoothing_alpha)
 
 
 def initial_student(merge: Merge) -> tuple[Any, dict[str, Any]]:

@@ -54,12 +54,7 @@ def run_pretrain(recipe: PretrainRecipe, run: Run, *, until: str = "evaluate") -
     with run.claim():
         run.record_recipe()
         tokenizer = build_tokenizer(recipe, run)
-        corpora = {}
-        for language, settings in recipe.languages.items():
-            corpora[language] = prepare_corpus(
-                run, language, text=settings.text, evaluation=settings.evaluation,
-                settings=recipe.corpora, tokenizers=[tokenizer],
-            )  # fmt: skip
+        corpora = prepare_corpora(recipe, run, tokenizer)
         if last >= STAGES.index("train"):
             train_model(recipe, run, tokenizer, corpora, arguments)
         if last >= STAGES.index("evaluate"):
@@ -132,18 +127,8 @@ def train_model(
         return
     checkpoints = run.path / "student" / "checkpoints"
     clear_unless_current(checkpoints, inputs)
-    config = student_config(
-        recipe.model.model_type, recipe.model.config, vocabulary_size=tokenizer.size,
-        special_ids=tokenizer.special_ids, max_length=recipe.corpora.max_length,
-    )  # fmt: skip
-    model = build_student(config, seed=recipe.seed, field="model.model_type")
-    data = {}
-    sizes = {}
-    for language, (folder, _) in corpora.items():
-        examples = Examples(folder / "train.arrow")
-        sizes[language] = len(examples)
-        data[language] = MaskedTexts(len(examples), _Masker(recipe, tokenizer, examples))
-    probabilities = smoothed_probabilities(sizes, recipe.corpora.smoothing_alpha)
+    model = initial_model(recipe, tokenizer)
+    data, probabilities = training_data(recipe, tokenizer, corpora)
     run.say(f"model: {sum(p.numel() for p in model.parameters()):,} parameters")
     with run.stage("train"), explain_disk_errors(checkpoints):
         log = train(
@@ -159,6 +144,40 @@ def train_model(
             if path.is_file() and path.name != "stamp.json":
                 shutil.copy(path, folder)
         write_text(folder / "README.md", model_card(recipe, {"init": "random"}))
+
+
+def initial_model(recipe: PretrainRecipe, tokenizer: LoadedTokenizer) -> Any:
+    """The model before training."""
+    config = student_config(
+        recipe.model.model_type, recipe.model.config, vocabulary_size=tokenizer.size,
+        special_ids=tokenizer.special_ids, max_length=recipe.corpora.max_length,
+    )  # fmt: skip
+    return build_student(config, seed=recipe.seed, field="model.model_type")
+
+
+def training_data(
+    recipe: PretrainRecipe, tokenizer: LoadedTokenizer, corpora: dict[str, tuple[Path, dict[str, Any]]]
+) -> tuple[dict[str, MaskedTexts], dict[str, float]]:
+    """Each language's examples, and the probability that it is drawn with."""
+    data, sizes = {}, {}
+    for language, (folder, _) in corpora.items():
+        examples = Examples(folder / "train.arrow")
+        sizes[language] = len(examples)
+        data[language] = MaskedTexts(len(examples), _Masker(recipe, tokenizer, examples))
+    return data, smoothed_probabilities(sizes, recipe.corpora.smoothing_alpha)
+
+
+def prepare_corpora(
+    recipe: PretrainRecipe, run: Run, tokenizer: LoadedTokenizer
+) -> dict[str, tuple[Path, dict[str, Any]]]:
+    """Each language's corpus: its folder, and what it was made from."""
+    return {
+        language: prepare_corpus(
+            run, language, text=settings.text, evaluation=settings.evaluation,
+            settings=recipe.corpora, tokenizers=[tokenizer],
+        )
+        for language, settings in recipe.languages.items()
+    }  # fmt: skip
 
 
 def evaluate_model(

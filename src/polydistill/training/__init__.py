@@ -10,12 +10,13 @@ from polydistill.training.data import (
     choose_copies,
     collate,
 )
+from polydistill.training.profile import WARM_UP_STEPS, StepProfiler
 from polydistill.training.progress import clock
 from polydistill.training.run import train
 from polydistill.training.trainer import DistillationTrainer, last_checkpoint
 
 __all__ = [
-    "DistillationTrainer", "LanguageSampler", "MaskedTexts", "StoredExamples", "TrainingExample", "check_arguments",
-    "choose_copies", "clock", "collate", "last_checkpoint", "portable", "train",
+    "WARM_UP_STEPS", "DistillationTrainer", "LanguageSampler", "MaskedTexts", "StepProfiler", "StoredExamples",
+    "TrainingExample", "check_arguments", "choose_copies", "clock", "collate", "last_checkpoint", "portable", "train",
     "training_arguments",
 ]  # fmt: skip

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.profiler import record_function
 from transformers import Trainer
 
 from polydistill.config.models import Distillation
@@ -17,6 +18,7 @@ from polydistill.errors import NumericsError
 from polydistill.files import hash_file, read_json, write_json
 from polydistill.losses import soft_targets, sparse_soft_cross_entropy, teacher_weight
 from polydistill.models import masked_features, output_layer
+from polydistill.training.profile import BATCH, FORWARD, LOSS, STEP
 
 COMPLETE = "complete.json"
 
@@ -50,9 +52,15 @@ class DistillationTrainer(Trainer):
     def get_batch_samples(self, *arguments: Any, **keywords: Any) -> Any:
         """The micro-batches of a step; the time that the step waits for them is counted."""
         started = time.perf_counter()
-        samples = super().get_batch_samples(*arguments, **keywords)
+        with record_function(BATCH):
+            samples = super().get_batch_samples(*arguments, **keywords)
         self._waited += time.perf_counter() - started
         return samples
+
+    def training_step(self, *arguments: Any, **keywords: Any) -> Any:
+        """A micro-batch, forward and backward."""
+        with record_function(STEP):
+            return super().training_step(*arguments, **keywords)
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
         masked = torch.tensor(sum(len(batch["positions"]) for batch in batch_samples), device=device)
@@ -80,11 +88,12 @@ class DistillationTrainer(Trainer):
     ) -> Any:
         """The loss of a micro-batch, divided by the masked positions of the whole step."""
         bare = self.accelerator.unwrap_model(model)
-        features = masked_features(
-            bare if bare is model else model,
-            {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"]},
-            inputs["positions"],
-        )
+        with record_function(FORWARD):
+            features = masked_features(
+                bare if bare is model else model,
+                {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"]},
+                inputs["positions"],
+            )
         weight, bias = output_layer(bare)
         share = self.current_teacher_weight()
         logprobs, ids = inputs["logprobs"], inputs["ids"]
@@ -107,7 +116,7 @@ class DistillationTrainer(Trainer):
         # Data parallelism averages gradients over processes; the count is of all of them. It divides the
         # target rather than the loss, so that the gradient of [V, E] needs no pass of its own.
         each = self.accelerator.num_processes / count
-        with torch.autocast(features.device.type, enabled=False):
+        with torch.autocast(features.device.type, enabled=False), record_function(LOSS):
             result = sparse_soft_cross_entropy(
                 features, weight, bias, ids, target * each,
                 tail=share * tail * each if bucket else None, top=slice(1, None),
