@@ -1,5 +1,8 @@
 """Features at masked positions on every architecture, students, and starting from teachers."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -145,3 +148,35 @@ def test_an_encoder_of_another_shape_is_refused(parts) -> None:
         start_from_teachers(
             make_student(union, hidden_size=48, num_attention_heads=2), rows, row_map="mean", seed=0
         )
+
+
+FAULTS = """
+import resource, sys
+import torch
+from polydistill.models import keep_freed_memory
+
+if sys.argv[1] == "keep" and not keep_freed_memory():
+    print("cannot")
+    sys.exit()
+for _ in range(3):
+    torch.ones(16 << 20)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(5):
+    torch.ones(16 << 20)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def test_freed_memory_is_taken_again_without_asking_the_kernel() -> None:
+    """Five tensors of 64 MiB, one after the other: without the setting every page of each is faulted in."""
+
+    def faults(what: str) -> str:
+        return subprocess.run(
+            [sys.executable, "-c", FAULTS, what], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    kept = faults("keep")
+    if kept == "cannot":
+        pytest.skip("this C library has no mallopt")
+    assert int(kept) < 500
+    assert int(faults("give")) > int(kept) + 100

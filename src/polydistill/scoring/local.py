@@ -14,7 +14,7 @@ import torch
 
 from polydistill.config.models import Masking, Scoring
 from polydistill.masking import Masked
-from polydistill.models import length_batches, mask_texts
+from polydistill.models import keep_freed_memory, length_batches, mask_texts
 from polydistill.scoring.predict import predict
 from polydistill.store import ScoredExample, StoreWriter
 from polydistill.tokenization import LoadedTokenizer
@@ -49,6 +49,8 @@ def score(
     shard depends on nothing but its own examples.
     progress  called with the examples and tokens done since the last call
     """
+    if next(model.parameters()).device.type == "cpu":
+        keep_freed_memory()
     writer = StoreWriter(folder, identity)
     num_shards = -(-len(examples) // scoring.shard_examples)
     todo = []

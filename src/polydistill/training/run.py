@@ -11,7 +11,7 @@ from typing import Any
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
 from polydistill.config.models import Distillation
-from polydistill.models import attention_for
+from polydistill.models import attention_for, keep_freed_memory
 from polydistill.training.arguments import training_arguments
 from polydistill.training.data import LanguageData, LanguageDataset, LanguageSampler, collate
 from polydistill.training.progress import Progress
@@ -64,6 +64,8 @@ def train(
     )
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
+    if settings.device.type == "cpu":
+        keep_freed_memory()
     checkpoint = last_checkpoint(folder)
     with attention_for(settings.device, max_length):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
