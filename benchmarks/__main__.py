@@ -1,12 +1,18 @@
-"""python -m benchmarks NAME [ARGUMENTS]; `all` runs every one with its defaults. Writes benchmarks/results/NAME.json."""
+"""python -m benchmarks NAME [ARGUMENTS]; `all` runs every one with its defaults.
+
+Prints what was measured, writes benchmarks/results/NAME.json, and docs/performance.md from all of them.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 
 from benchmarks import scale, scoring, step
+from benchmarks.page import RESULTS, write_page
+from polydistill.recipes.run_folder import environment
 
 BENCHES = {"scoring": scoring.run, "step": step.run, "scale": scale.run}
 
@@ -16,12 +22,23 @@ def main() -> None:
     name, *arguments = sys.argv[1:] or ["all"]
     if name != "all" and name not in BENCHES:
         sys.exit(f"no bench {name!r}; there are {', '.join(BENCHES)}")
+    known = environment()
+    where = {key: known[key] for key in ("cores", "processor", "gpu")} | {"torch": known["packages"]["torch"]}
     for bench in BENCHES if name == "all" else [name]:
         measured = BENCHES[bench](*arguments)
         print(json.dumps(measured, indent=2))
-        target = Path(__file__).parent / "results" / f"{bench}.json"
+        # A model's folder is this machine's; its name is enough.
+        shown = [Path(argument).name if "/" in argument else argument or "''" for argument in arguments]
+        record = {
+            "command": " ".join([bench, *shown]),
+            "date": time.strftime("%Y-%m-%d"),
+            "where": where,
+            "measured": measured,
+        }
+        target = RESULTS / f"{'-'.join([bench, *(a for a in shown if a and a[0].isalpha())])}.json"
         target.parent.mkdir(exist_ok=True)
-        target.write_text(json.dumps(measured, indent=2) + "\n", "utf-8")
+        target.write_text(json.dumps(record, indent=2) + "\n", "utf-8")
+    print(write_page())
 
 
 main()
