@@ -163,7 +163,9 @@ def training_data(
     for language, (folder, _) in corpora.items():
         examples = Examples(folder / "train.arrow")
         sizes[language] = len(examples)
-        data[language] = MaskedTexts(len(examples), _Masker(recipe, tokenizer, examples))
+        data[language] = MaskedTexts(
+            examples.num_tokens.astype(np.int64), _Masker(recipe, tokenizer, examples)
+        )
     return data, smoothed_probabilities(sizes, recipe.corpora.smoothing_alpha)
 
 

@@ -132,6 +132,16 @@ class Store:
         return self._column("losses", np.float32)
 
     @cached_property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """[N] tokens of each example, special tokens included."""
+        parts = [
+            np.diff(batch.id_offsets)
+            for index in range(len(self._starts) - 1)
+            for batch in self._shard(index)
+        ]
+        return np.concatenate(parts).astype(np.int64) if parts else np.zeros(0, dtype=np.int64)
+
+    @cached_property
     def num_masked_of(self) -> npt.NDArray[np.int64]:
         """[N] masked tokens of each example."""
         parts = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,6 +16,10 @@ from torch.utils.data import Dataset, Sampler
 from polydistill.masking import Masked
 from polydistill.models import pad_batch
 from polydistill.store import Store
+
+# Batches that share out their sequences by length: enough to gather the short ones, few enough that a batch of
+# short ones is no rarity that waits for long.
+WINDOW_BATCHES = 16
 
 
 @dataclass(frozen=True)
@@ -33,8 +38,13 @@ class TrainingExample:
 
 
 class LanguageData(Protocol):
-    """One language's training examples, by row; a source that masks anew each epoch looks at `epoch`."""
+    """One language's training examples, by row; a source that masks anew each epoch looks at `epoch`.
 
+    lengths  [N] tokens of each example, by which batches are grouped, as near as is known before it is made
+    """
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]: ...
     def __len__(self) -> int: ...
     def example(self, row: int, epoch: int, language: int) -> TrainingExample: ...
 
@@ -50,6 +60,10 @@ class StoredExamples:
         self, stores: Sequence[Store], maps: Sequence[npt.NDArray[np.int64]], choice: npt.NDArray[np.int64]
     ):
         self.stores, self.maps, self.choice = list(stores), list(maps), choice
+        self.lengths = np.zeros(len(choice), dtype=np.int64)
+        for index, store in enumerate(stores):
+            of_store = choice[:, 0] == index
+            self.lengths[of_store] = store.lengths[choice[of_store, 1]]
 
     def __len__(self) -> int:
         return len(self.choice)
@@ -71,14 +85,15 @@ class StoredExamples:
 class MaskedTexts:
     """A language's examples with gold labels only, masked anew in every epoch.
 
-    make  (row, epoch) → a masked text in the student's ids
+    lengths  [N] tokens of each text
+    make     (row, epoch) → a masked text in the student's ids
     """
 
-    def __init__(self, length: int, make: Any) -> None:
-        self.length, self.make = length, make
+    def __init__(self, lengths: npt.NDArray[np.int64], make: Any) -> None:
+        self.lengths, self.make = lengths, make
 
     def __len__(self) -> int:
-        return self.length
+        return len(self.lengths)
 
     def example(self, row: int, epoch: int, language: int) -> TrainingExample:
         """The example at a row, masked for an epoch."""
@@ -140,22 +155,25 @@ class LanguageSampler(Sampler[tuple[int, int, int]]):
 
     Within a batch the numbers of examples are as near to batch_size * probability as whole numbers can be
     (systematic sampling), and on average equal to it. Each language's rows come in a new random order in
-    every epoch of that language.
+    every epoch of that language. Within a window of batches each language's rows are dealt out by length, so
+    that a batch's sequences are of about one length and padding is rare; which batch comes first is random.
 
-    sizes          examples of each language
+    lengths        of each language, [N] tokens of its examples
     probabilities  of each language, summing to 1
     """
 
     def __init__(
         self,
-        sizes: Sequence[int],
+        lengths: Sequence[npt.NDArray[np.int64]],
         probabilities: Sequence[float],
         *,
         batch_size: int,
         num_batches: int,
         seed: int,
     ) -> None:
-        self.sizes, self.batch_size, self.num_batches, self.seed = list(sizes), batch_size, num_batches, seed
+        self.lengths, self.batch_size, self.num_batches, self.seed = (
+            list(lengths), batch_size, num_batches, seed,
+        )  # fmt: skip
         self.edges = np.cumsum(probabilities)
         self.edges[-1] = 1.0
 
@@ -163,21 +181,50 @@ class LanguageSampler(Sampler[tuple[int, int, int]]):
         return self.batch_size * self.num_batches
 
     def __iter__(self) -> Iterator[tuple[int, int, int]]:
-        used = [0] * len(self.sizes)
-        orders: dict[int, tuple[int, npt.NDArray[np.int64]]] = {}
-        for batch in range(self.num_batches):
-            draw = np.random.default_rng([self.seed, 1, batch])
-            points = (np.arange(self.batch_size) + draw.random()) / self.batch_size
-            languages = draw.permutation(np.searchsorted(self.edges, points, side="right"))
-            for language in languages.tolist():
-                epoch, place = divmod(used[language], self.sizes[language])
-                used[language] += 1
-                if language not in orders or orders[language][0] != epoch:
-                    rows = np.random.default_rng([self.seed, 2, language, epoch]).permutation(
-                        self.sizes[language]
-                    )
-                    orders[language] = (epoch, rows)
-                yield language, int(orders[language][1][place]), epoch
+        rows = [_Rows(len(lengths), [self.seed, 2, i]) for i, lengths in enumerate(self.lengths)]
+        for first in range(0, self.num_batches, WINDOW_BATCHES):
+            window = range(first, min(self.num_batches, first + WINDOW_BATCHES))
+            languages = [self._languages(batch) for batch in window]
+            queues = []
+            for language, (source, of_language) in enumerate(zip(rows, self.lengths, strict=True)):
+                number = sum(int((batch == language).sum()) for batch in languages)
+                queues.append(iter(_by_length(list(islice(source, number)), of_language)))
+            batches = [
+                [(language, *next(queues[language])) for language in batch.tolist()] for batch in languages
+            ]
+            for place in np.random.default_rng([self.seed, 3, first]).permutation(len(batches)):
+                yield from batches[place]
+
+    def _languages(self, batch: int) -> npt.NDArray[np.int64]:
+        """[batch_size] the language of each example of a batch."""
+        draw = np.random.default_rng([self.seed, 1, batch])
+        points = (np.arange(self.batch_size) + draw.random()) / self.batch_size
+        return draw.permutation(np.searchsorted(self.edges, points, side="right"))
+
+
+def _by_length(keys: list[tuple[int, int]], lengths: npt.NDArray[np.int64]) -> list[tuple[int, int]]:
+    """(row, epoch) keys, the longest first within an epoch.
+
+    Epochs stay apart, for a language so small that it comes round within a window must not meet itself in a batch.
+    """
+    return sorted(keys, key=lambda key: (key[1], -int(lengths[key[0]])))
+
+
+class _Rows(Iterator[tuple[int, int]]):
+    """(row, epoch) of one language, for ever: every row once an epoch, in a new order each time."""
+
+    def __init__(self, size: int, seed: list[int]) -> None:
+        self.size, self.seed, self.epoch = size, seed, -1
+        self.order: Iterator[int] = iter(())
+
+    def __next__(self) -> tuple[int, int]:
+        row = next(self.order, None)
+        if row is None:
+            self.epoch += 1
+            order = np.random.default_rng([*self.seed, self.epoch]).permutation(self.size)
+            self.order = iter(order.tolist())
+            row = next(self.order)
+        return row, self.epoch
 
 
 def collate(examples: Sequence[TrainingExample], pad_id: int) -> dict[str, Tensor]:

@@ -46,7 +46,7 @@ def train(
     settings._n_gpu = min(1, settings.n_gpu)
     accumulation = settings.gradient_accumulation_steps
     sampler = LanguageSampler(
-        [len(data) for data in languages.values()],
+        [data.lengths for data in languages.values()],
         probabilities,
         batch_size=settings.per_device_train_batch_size,
         num_batches=settings.max_steps * accumulation * settings.world_size,
