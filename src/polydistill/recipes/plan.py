@@ -24,6 +24,7 @@ from polydistill.models import (
     build_student,
     check_encoder,
     device,
+    keep_freed_memory,
     length_batches,
     load_masked_lm,
     mask_texts,
@@ -278,7 +279,7 @@ def _print_times(
     console: Console,
 ) -> None:
     """Time a few batches of each teacher and of the student, and scale up."""
-    scored = 0.0
+    scored, dtype = 0.0, resolve_dtype(recipe.scoring.precision)
     for name, teacher in recipe.teachers.items():
         languages = [language for language, s in recipe.languages.items() if name in s.teachers]
         if not languages:
@@ -291,7 +292,9 @@ def _print_times(
             seconds = sizes[language].tokens / speed
             scored += seconds
             console.print(
-                f"score {language} with {name}: {speed:,.0f} tokens/s, {clock(seconds)}", markup=False
+                f"score {language} with {name} in {str(dtype).removeprefix('torch.')}: {speed:,.0f} tokens/s, "
+                f"{clock(seconds)}",
+                markup=False,
             )
     step = _step_seconds(recipe, student, arguments)
     trained = step * arguments["max_steps"] * arguments["gradient_accumulation_steps"]
@@ -301,7 +304,8 @@ def _print_times(
         * recipe.corpora.max_length
     )
     console.print(
-        f"train {arguments['max_steps']:,} steps of at most {batch:,} tokens: {step:.2f} s each, {clock(trained)}",
+        f"train {arguments['max_steps']:,} steps of at most {batch:,} tokens in "
+        f"{'bfloat16' if arguments['bf16'] else 'float32'}: {step:.2f} s each, {clock(trained)}",
         markup=False,
     )
     console.print(f"in all about {clock(scored + trained)}, evaluation and corpora not counted", markup=False)
@@ -356,6 +360,8 @@ def _step_seconds(recipe: MergeRecipe, student: Any, arguments: dict[str, Any]) 
         optimizer.step()
         optimizer.zero_grad()
 
+    if where.type == "cpu":
+        keep_freed_memory()
     with attention_for(where, length):
         return _median_seconds(step)
 
