@@ -101,6 +101,19 @@ def evaluate(recipe: RecipeArgument, set_: SetOption = [], update: UpdateOption 
 
 
 @app.command()
+def compare(
+    folders: Annotated[
+        list[Path],
+        typer.Argument(help="Folders of finished merges; the first is what others are measured by."),
+    ],
+) -> None:
+    """Put finished merges side by side: MRR on the same masked tokens, and which differences the texts settle."""
+    from polydistill.recipes import compare_runs
+
+    compare_runs(folders, console)
+
+
+@app.command()
 def pretrain(recipe: RecipeArgument, set_: SetOption = [], update: UpdateOption = False) -> None:  # noqa: B006
     """Pre-train a small masked language model and its WordPiece from text (`recipe: pretrain`)."""
     from polydistill.recipes import results_table

@@ -1,11 +1,13 @@
 """Ranks and measures against brute force."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForMaskedLM
 
-from polydistill.evaluation import measure, ranks_of, unigram_ranks
+from polydistill.evaluation import measure, paired_difference, ranks_of, standard_error, unigram_ranks
 from polydistill.masking import Masked
 from polydistill.models import length_batches
 
@@ -76,3 +78,42 @@ def test_every_masked_token_is_measured_once_by_hand() -> None:
     assert summary["num_masked"] == 8
     assert summary["mrr"] == pytest.approx(np.mean(1 / np.array(ranks)))
     assert summary["top5"] == np.mean(np.array(ranks) <= 5)
+
+
+def test_standard_error_is_the_textbook_one_and_knows_that_tokens_of_an_example_hang_together() -> None:
+    draw = np.random.default_rng(0)
+    values = draw.random(400)
+    alone = standard_error(values, np.ones(400, dtype=np.int64))
+    assert alone == pytest.approx(values.std(ddof=1) / math.sqrt(400), rel=1e-12)
+    # Every token four times over in its example says nothing new.
+    fourfold = standard_error(np.repeat(values, 4), np.full(400, 4))
+    assert fourfold == pytest.approx(alone, rel=1e-12)
+    # Against drawing examples again and again, where they differ in length.
+    counts = draw.integers(1, 9, 300)
+    tokens = draw.random(counts.sum()) + np.repeat(draw.random(300), counts)
+    ends = np.cumsum(counts)
+    means = []
+    for _ in range(3000):
+        chosen = draw.integers(0, 300, 300)
+        means.append(np.concatenate([tokens[ends[i] - counts[i] : ends[i]] for i in chosen]).mean())
+    assert standard_error(tokens, counts) == pytest.approx(np.std(means), rel=0.05)
+    assert standard_error(np.zeros(0), np.zeros(0, dtype=np.int64)) == 0.0
+
+
+def test_paired_difference_sees_through_what_both_models_share() -> None:
+    """Token by token one model is a little better: far below each mean's own error, and still settled."""
+    draw = np.random.default_rng(1)
+    counts = draw.integers(1, 9, 300)
+    first = draw.random(counts.sum())
+    better = first + 0.01 + 0.02 * draw.standard_normal(len(first))
+    found = paired_difference(better, first, counts)
+    assert found.value == pytest.approx((better - first).mean())
+    assert found.low < found.value < found.high
+    assert found.settled
+    assert found.high - found.low < standard_error(first, counts)
+    assert found == paired_difference(better, first, counts)
+    same = paired_difference(draw.permutation(first), first, counts)
+    assert not same.settled
+    assert paired_difference(first, first, counts) == (0.0, 0.0, 0.0)
+    with pytest.raises(ValueError, match="same tokens"):
+        paired_difference(first[1:], first, counts)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from polydistill.evaluation.uncertainty import standard_error
 from polydistill.masking import Masked
 from polydistill.models import masked_features, output_layer, pad_batch
 
@@ -22,16 +23,21 @@ class Measures:
     ranks             of the gold token, from 1; tied logits share their mean rank
     losses            in nats
     restricted_ranks  among the pieces of `restrict` only, if it was given
+    counts            [E] masked tokens of each example, whose sum is M
     """
 
     ranks: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
     losses: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
     restricted_ranks: npt.NDArray[np.float64] | None = None
+    counts: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
     def summary(self) -> dict[str, float | int]:
-        """MRR (mean over masked tokens of 1/rank), top-1 and top-5 accuracy, mean loss, number of masked tokens."""
+        """MRR (mean over masked tokens of 1/rank) with its standard error over examples, top-1 and top-5 accuracy, mean
+        loss, number of masked tokens.
+        """
         found: dict[str, float | int] = {
             "mrr": mean_reciprocal_rank(self.ranks),
+            "mrr_error": standard_error(1.0 / self.ranks, self.counts),
             "top1": float((self.ranks <= 1).mean()) if len(self.ranks) else 0.0,
             "top5": float((self.ranks <= 5).mean()) if len(self.ranks) else 0.0,
             "loss": float(self.losses.mean()) if len(self.losses) else 0.0,
@@ -113,7 +119,8 @@ def measure(
     if not found:
         return Measures()
     measured = [np.concatenate([found[index][place] for index in sorted(found)]) for place in range(3)]
-    return Measures(measured[0], measured[1], measured[2] if restrict is not None else None)
+    counts = np.array([len(found[index][0]) for index in sorted(found)])
+    return Measures(measured[0], measured[1], measured[2] if restrict is not None else None, counts)
 
 
 def unigram_ranks(counts: npt.NDArray[np.int64], gold: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:

@@ -1,5 +1,6 @@
 """Recipes: each composes the stages. These functions are the Python API and what the commands call."""
 
+from polydistill.recipes.compare import compare_runs
 from polydistill.recipes.demo import run_demo
 from polydistill.recipes.inspect import inspect_store, inspect_vocabulary, unite_models, verify_stores
 from polydistill.recipes.plan import plan_recipe
@@ -8,6 +9,6 @@ from polydistill.recipes.results import results_table
 from polydistill.recipes.run import run_recipe
 
 __all__ = [
-    "inspect_store", "inspect_vocabulary", "plan_recipe", "print_profile", "profile_recipe", "results_table", "run_demo",
-    "run_recipe", "unite_models", "verify_stores",
+    "compare_runs", "inspect_store", "inspect_vocabulary", "plan_recipe", "print_profile", "profile_recipe",
+    "results_table", "run_demo", "run_recipe", "unite_models", "verify_stores",
 ]  # fmt: skip

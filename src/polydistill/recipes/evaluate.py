@@ -76,8 +76,12 @@ def evaluate_language(
     max_length: int,
     dtype: torch.dtype,
     seed: int,
+    ranks: dict[str, npt.NDArray[Any]] | None = None,
 ) -> list[dict[str, Any]]:
-    """One row for each reader and text: its measures, and the unigram baseline by the same tokenizer."""
+    """One row for each reader and text: its measures, and the unigram baseline by the same tokenizer.
+
+    ranks  takes each row's ranks [M] under `text/view/teacher/model`, and beside them `text/view/teacher/counts`
+    """
     masking = hidden(masking)
     rows = []
     counts = {
@@ -117,6 +121,10 @@ def evaluate_language(
                 "unigram_top1": float((baseline <= 1).mean()),
             }
             rows.append(row | result.summary())
+            if ranks is not None:
+                place = f"{text_name}/{reader.view}/{reader.teacher or ''}"
+                ranks[f"{place}/{reader.name}"] = result.ranks.astype(np.float32)
+                ranks[f"{place}/counts"] = result.counts
     return rows
 
 

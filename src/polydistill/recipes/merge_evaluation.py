@@ -31,7 +31,7 @@ from polydistill.tokenization.build import readable
 
 
 def evaluate_models(merge: Merge) -> None:
-    """Student and teachers on held-out and further texts, to evaluation/mlm.json and samples.json."""
+    """Student and teachers on held-out and further texts, to evaluation/mlm.json, samples.json and ranks.npz."""
     recipe, run = merge.recipe, merge.run
     target = run.path / "evaluation"
     inputs = {
@@ -57,6 +57,7 @@ def evaluate_models(merge: Merge) -> None:
         strings = merge.union.strings()
         rows: dict[str, list[dict[str, Any]]] = {}
         samples: dict[str, list[dict[str, Any]]] = {}
+        ranks: dict[str, Any] = {}
         for language, settings in recipe.languages.items():
             run.say(f"evaluating {language}")
             corpus = merge.corpora[language][0]
@@ -72,10 +73,12 @@ def evaluate_models(merge: Merge) -> None:
                 "max_length": recipe.corpora.max_length,
                 "seed": recipe.seed,
             }
+            of_language: dict[str, Any] = {}
             rows[language] = evaluate_language(
                 readers, training=Examples(corpus / "train.arrow"), texts=text_files(corpus),
-                settings=recipe.evaluation, dtype=dtype, **common,
+                settings=recipe.evaluation, dtype=dtype, ranks=of_language, **common,
             )  # fmt: skip
+            ranks |= {f"{language}/{key}": value for key, value in of_language.items()}
 
             def decode(index: int, reader: Reader) -> str:
                 if reader.mapping is not None or reader.view == "union":
@@ -91,6 +94,7 @@ def evaluate_models(merge: Merge) -> None:
             )
         write_json(folder / "mlm.json", {"languages": rows, "summary": summarise(rows), "ties": "mean rank"})
         write_json(folder / "samples.json", samples)
+        np.savez_compressed(folder / "ranks.npz", **ranks)
 
 
 class _TeacherCache:
