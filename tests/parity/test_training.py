@@ -62,7 +62,7 @@ def make_model():
     return AutoModelForMaskedLM.from_config(AutoConfig.for_model("bert", **SMALL))
 
 
-def trained(folder, *, steps=6, distillation=None, **arguments):
+def trained(folder, *, steps=6, distillation=None, labels=None, **arguments):
     model = make_model()
     values = check_arguments(
         {"max_steps": steps, "per_device_train_batch_size": 8, "logging_steps": 1, "save_steps": 100, "report_to": [],
@@ -70,7 +70,7 @@ def trained(folder, *, steps=6, distillation=None, **arguments):
     )  # fmt: skip
     log = train(
         model, {"a": Rows(40, 1), "b": Rows(10, 2)}, [0.75, 0.25], folder=folder, arguments=values,
-        distillation=distillation or Distillation(), pad_id=0, max_length=64, seed=7, say=lambda line: None,
+        distillation=distillation or Distillation(), pad_id=0, max_length=64, seed=7, say=lambda line: None, labels=labels,
     )  # fmt: skip
     return model, log
 
@@ -96,6 +96,35 @@ def test_the_first_loss_is_the_dense_formula(tmp_path) -> None:
     assert log[0]["mlm_loss"] == pytest.approx(mlm.item(), abs=1e-4)
     assert log[0]["kd_loss"] == pytest.approx(kd.item(), abs=1e-4)
     assert log[0]["loss"] == pytest.approx(0.3 * kd.item() + 0.7 * mlm.item(), abs=1e-3)
+
+
+def test_a_language_with_labels_of_its_own(tmp_path) -> None:
+    """Language a learns from its teacher alone, b from its text alone, whatever the schedule says."""
+    _, log = trained(tmp_path, steps=1, labels={"a": "soft", "b": "gold"})
+    model = make_model()
+    rows = [Rows(40, 1), Rows(10, 2)]
+    sampler = LanguageSampler(
+        [language.lengths for language in rows], [0.75, 0.25], batch_size=8, num_batches=1, seed=7
+    )
+    batch = collate([rows[language].example(row, epoch, language) for language, row, epoch in sampler], 0)
+    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    logprobs = logits.reshape(-1, 50)[batch["positions"]].log_softmax(-1)
+    mlm = -logprobs.gather(1, batch["ids"][:, :1])[:, 0]
+    soft, _ = soft_targets(batch["logprobs"], tail="renormalise")
+    kd = -(soft * logprobs.gather(1, batch["ids"][:, 1:])).sum(-1)
+    first = batch["language"] == 0
+    assert log[0]["loss_a"] == pytest.approx(kd[first].mean().item(), abs=1e-4)
+    assert log[0]["loss_b"] == pytest.approx(mlm[~first].mean().item(), abs=1e-4)
+    assert log[0]["loss"] == pytest.approx(torch.where(first, kd, mlm).mean().item(), abs=1e-3)
+
+
+def test_lambda_arrives_early_where_it_is_told_to(tmp_path) -> None:
+    _, log = trained(
+        tmp_path, steps=9, distillation=Distillation(annealing_share=0.5, final_teacher_weight=0.2)
+    )
+    weights = [entry["teacher_weight"] for entry in log if "teacher_weight" in entry]
+    assert weights[:3] == [pytest.approx(0.8), pytest.approx(0.6), pytest.approx(0.4)]
+    assert weights[3:] == [pytest.approx(0.2)] * 6
 
 
 def test_accumulation_changes_nothing(tmp_path) -> None:

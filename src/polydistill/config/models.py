@@ -81,6 +81,11 @@ class Language(Settings):
         description="Which teachers' copies of an example to train on: `all`, `best` (the copy with the lowest "
         "teacher loss) or one teacher's name.",
     )
+    labels: Literal["both", "soft", "gold"] | None = Field(
+        None,
+        description="What this language is learned from, where that is not `distillation.labels`: `gold` for one whose "
+        "teacher the student starts from and should not be held to.",
+    )
     evaluation: dict[Name, Sources] = Field(
         default_factory=dict, description="Further evaluation texts, such as other domains, by name."
     )
@@ -160,6 +165,9 @@ class Distillation(Settings):
     final_teacher_weight: Share = Field(0.0, description="Weight of the teachers' labels at the last step.")
     schedule: Literal["linear", "cosine", "constant"] = Field(
         "linear", description="How lambda goes from the first to the last; `constant` keeps the first."
+    )
+    annealing_share: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0, description="Share of the steps in which lambda reaches its last value, which it keeps then."
     )
     tail: Literal["renormalise", "bucket", "raw", "gold"] = Field(
         "renormalise",

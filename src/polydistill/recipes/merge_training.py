@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from polydistill.config import MergeRecipe
 from polydistill.corpora import smoothed_probabilities
 from polydistill.files import (
     artefact,
@@ -54,6 +55,7 @@ def train_student(merge: Merge, arguments: dict[str, Any]) -> None:
         "distillation": recipe.distillation.model_dump(mode="json"),
         # A list, for a checkpoint knows languages by their place.
         "use": [[language, settings.use] for language, settings in recipe.languages.items()],
+        "labels": language_labels(recipe),
         "smoothing_alpha": recipe.corpora.smoothing_alpha,
         "training": portable(arguments),
         "seed": recipe.seed,
@@ -78,7 +80,8 @@ def train_student(merge: Merge, arguments: dict[str, Any]) -> None:
         log = train(
             model, data, [probabilities[language] for language in data],
             folder=checkpoints, arguments=arguments, distillation=recipe.distillation,
-            pad_id=merge.union.special_ids["pad"], max_length=recipe.corpora.max_length, seed=recipe.seed, say=run.say,
+            pad_id=merge.union.special_ids["pad"], max_length=recipe.corpora.max_length, seed=recipe.seed,
+            say=run.say, labels=language_labels(recipe),
         )  # fmt: skip
     # Before the model: whoever finds the model whole finds its log too.
     write_json(run.path / "student" / "log.json", {"log": log, "probabilities": probabilities})
@@ -102,6 +105,11 @@ def training_data(merge: Merge) -> tuple[dict[str, StoredExamples], dict[str, fl
         for language, s in recipe.languages.items()
     }
     return data, smoothed_probabilities(sizes, recipe.corpora.smoothing_alpha)
+
+
+def language_labels(recipe: MergeRecipe) -> dict[str, str]:
+    """The labels of languages that say so themselves."""
+    return {language: s.labels for language, s in recipe.languages.items() if s.labels is not None}
 
 
 def initial_student(merge: Merge) -> tuple[Any, dict[str, Any]]:

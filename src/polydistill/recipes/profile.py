@@ -15,7 +15,7 @@ from polydistill.config.models import Distillation
 from polydistill.files import write_json
 from polydistill.recipes import merge, pretrain
 from polydistill.recipes.merge_scoring import score_teachers
-from polydistill.recipes.merge_training import initial_student, training_data
+from polydistill.recipes.merge_training import initial_student, language_labels, training_data
 from polydistill.recipes.run_folder import Run, open_run
 from polydistill.training import WARM_UP_STEPS, StepProfiler, check_arguments, train
 
@@ -63,6 +63,7 @@ def profile_recipe(
                 model, data, [probabilities[language] for language in data], folder=Path(folder),
                 arguments=few, distillation=distillation, pad_id=pad_id, max_length=loaded.corpora.max_length,
                 seed=loaded.seed, say=run.say, callbacks=[profiler],
+                labels=language_labels(loaded) if isinstance(loaded, MergeRecipe) else None,
             )  # fmt: skip
         return _write(run, profiler)
 

@@ -30,6 +30,7 @@ def train(
     max_length: int,
     seed: int,
     say: Callable[[str], None],
+    labels: Mapping[str, str] | None = None,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> list[dict[str, float]]:
     """Train `model` in place; return the log, a dictionary for each logged step.
@@ -38,6 +39,7 @@ def train(
     folder         holds the checkpoints; the same call with the same folder goes on after the last whole one
     arguments      of TrainingArguments, checked
     max_length     tokens of the longest sequence
+    labels         of languages that learn from other labels than `distillation.labels`
     callbacks      more of transformers' callbacks
     """
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder / "tensorboard")
@@ -55,6 +57,7 @@ def train(
     trainer = DistillationTrainer(
         distillation=distillation,
         languages=list(languages),
+        labels=labels,
         train_sampler=sampler,
         model=model,
         args=settings,

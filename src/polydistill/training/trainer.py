@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +31,18 @@ class DistillationTrainer(Trainer):
     """
 
     def __init__(
-        self, *, distillation: Distillation, languages: Sequence[str], train_sampler: Any, **arguments: Any
+        self,
+        *,
+        distillation: Distillation,
+        languages: Sequence[str],
+        train_sampler: Any,
+        labels: Mapping[str, str] | None = None,
+        **arguments: Any,
     ) -> None:
         super().__init__(**arguments)
         self.distillation = distillation
         self.languages = list(languages)
+        self.labels = [(labels or {}).get(language, distillation.labels) for language in languages]
         self.sampler = train_sampler
         # Tells Trainer that losses are divided already (5.23 reads the first, older versions the second).
         self.loss_is_scaled_for_ga = True
@@ -66,18 +73,21 @@ class DistillationTrainer(Trainer):
         masked = torch.tensor(sum(len(batch["positions"]) for batch in batch_samples), device=device)
         return self.accelerator.gather(masked).sum()
 
-    def current_teacher_weight(self) -> float:
-        """Lambda at this step."""
+    def annealed_weight(self) -> float:
+        """Lambda at this step, for languages that learn from both kinds of labels."""
         settings = self.distillation
-        if settings.labels != "both":
-            return 1.0 if settings.labels == "soft" else 0.0
-        progress = min(1.0, self.state.global_step / max(1, self.state.max_steps - 1))
+        over = max(1.0, settings.annealing_share * (self.state.max_steps - 1))
         return teacher_weight(
-            progress,
+            min(1.0, self.state.global_step / over),
             first=settings.teacher_weight,
             last=settings.final_teacher_weight,
             schedule=settings.schedule,
         )
+
+    def teacher_weights(self) -> list[float]:
+        """Each language's lambda at this step."""
+        known = {"both": self.annealed_weight(), "soft": 1.0, "gold": 0.0}
+        return [known[labels] for labels in self.labels]
 
     def compute_loss(
         self,
@@ -95,13 +105,14 @@ class DistillationTrainer(Trainer):
                 inputs["positions"],
             )
         weight, bias = output_layer(bare)
-        share = self.current_teacher_weight()
+        # [N, 1] lambda of each position's language.
+        share = torch.tensor(self.teacher_weights(), device=features.device)[inputs["language"]][:, None]
         logprobs, ids = inputs["logprobs"], inputs["ids"]
         has_teacher = logprobs.shape[1] > 0
         if has_teacher:
             settings = self.distillation
             soft, tail = soft_targets(logprobs, tail=settings.tail, temperature=settings.temperature)
-            gold = torch.full_like(soft[:, :1], 1.0 - share)
+            gold = 1.0 - share
             if settings.tail == "gold":
                 gold = gold + share * tail[:, None]
             target = torch.cat([gold, share * soft], dim=1)
@@ -111,7 +122,7 @@ class DistillationTrainer(Trainer):
                 torch.ones(len(ids), 1, device=ids.device),
                 torch.zeros(len(ids), device=ids.device),
             )
-        bucket = has_teacher and settings.tail == "bucket" and share > 0
+        bucket = has_teacher and settings.tail == "bucket" and bool(share.any())
         count = num_items_in_batch if num_items_in_batch is not None else len(ids)
         # Data parallelism averages gradients over processes; the count is of all of them. It divides the
         # target rather than the loss, so that the gradient of [V, E] needs no pass of its own.
@@ -119,12 +130,12 @@ class DistillationTrainer(Trainer):
         with torch.autocast(features.device.type, enabled=False), record_function(LOSS):
             result = sparse_soft_cross_entropy(
                 features, weight, bias, ids, target * each,
-                tail=share * tail * each if bucket else None, top=slice(1, None),
+                tail=share[:, 0] * tail * each if bucket else None, top=slice(1, None),
             )  # fmt: skip
         loss = result.loss
         self._check(loss, inputs)
         self._record(
-            result.logprobs, result.tail_loss, soft, tail if bucket else None, inputs["language"], share
+            result.logprobs, result.tail_loss, soft, tail if bucket else None, inputs["language"], share[:, 0]
         )
         return (loss, None) if return_outputs else loss
 
@@ -146,7 +157,7 @@ class DistillationTrainer(Trainer):
         soft: Tensor,
         tail: Tensor | None,
         language: Tensor,
-        share: float,
+        share: Tensor,
     ) -> None:
         """Add a micro-batch to the sums; they stay on the device until they are logged."""
         mlm = -logprobs[:, 0]
@@ -166,7 +177,7 @@ class DistillationTrainer(Trainer):
         size = len(self.languages)
         counts = sums[2 + size :]
         total = max(1.0, sum(counts))
-        means = {"mlm_loss": sums[0] / total, "teacher_weight": self.current_teacher_weight()}
+        means = {"mlm_loss": sums[0] / total, "teacher_weight": self.annealed_weight()}
         if sums[1]:
             means["kd_loss"] = sums[1] / total
         for name, loss, count in zip(self.languages, sums[2 : 2 + size], counts, strict=True):
