@@ -14,6 +14,8 @@ from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, which people with any colour vision tell apart.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#999999", "#000000")
+# Characters of a legend's line, with the squares before its names.
+LEGEND_CHARACTERS = 60
 _STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "polydistill",
@@ -58,7 +60,9 @@ def grouped_bars(groups: Sequence[str], series: Mapping[str, Sequence[float | No
         axes.set_xticks(range(len(groups)), list(groups))
         axes.set_ylabel(ylabel)
         axes.margins(y=0.15)
-        figure.legend(loc="outside upper center", ncols=min(4, len(series)))
+        # The page's font may be wider than the one that matplotlib measures by: long names get more room.
+        columns = max(1, LEGEND_CHARACTERS // (max(map(len, series)) + 4))
+        figure.legend(loc="outside upper center", ncols=min(columns, len(series)))
         return _svg(figure)
 
 
