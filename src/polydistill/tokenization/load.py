@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,12 +29,15 @@ class LoadedTokenizer:
     backend      the `tokenizers` object
     special_ids  role (`pad`, `unk`, `cls`, `sep`, `mask`) → id
     max_length   longest sequence in tokens that its model takes, special tokens included
+    settings     what its `transformers` wrapper knows beside the backend: special tokens by attribute, names of
+                 the model's inputs, sides of padding and truncation
     """
 
     name: str
     backend: Tokenizer
     special_ids: dict[str, int]
     max_length: int
+    settings: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
     def spec(self) -> dict[str, Any]:
@@ -105,7 +108,7 @@ def load_tokenizer(
     Raises ModelError if nothing can be read there, TokenizerError for a slow tokenizer, one without a mask
     token or another special token, or one whose size does not fit the model's.
     """
-    field = f"teachers.{name}" if name else "model"
+    place = f"teachers.{name}" if name else "model"
     origin = tokenizer or model
     try:
         config = AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=False)
@@ -114,14 +117,14 @@ def load_tokenizer(
         )
     except Exception as error:  # `tokenizers` raises plain Exception
         raise ModelError(
-            field,
+            place,
             origin,
             f"cannot be loaded ({_first_line(error)})",
             "give a folder with config.json and a tokenizer, or a name on the hub (and unset HF_HUB_OFFLINE)",
         ) from error
     if not getattr(loaded, "is_fast", False):
         raise TokenizerError(
-            field,
+            place,
             origin,
             "only a slow tokenizer is there",
             "save it as tokenizer.json (a `tokenizers` file) first",
@@ -133,7 +136,7 @@ def load_tokenizer(
             special_ids[role] = loaded.bos_token_id if role == "cls" else loaded.eos_token_id
         if special_ids[role] is None:
             raise TokenizerError(
-                field,
+                place,
                 origin,
                 f"its tokenizer has no {role} token",
                 "a masked language model needs one: is this a decoder, or is tokenizer_config.json missing?",
@@ -149,10 +152,11 @@ def load_tokenizer(
         backend,
         {role: int(index) for role, index in special_ids.items() if index is not None},
         limit,
+        _settings(loaded),
     )
     if rows is not None and not result.size <= rows <= max(result.size + MAX_SPARE_ROWS, result.size * 1.02):
         raise TokenizerError(
-            field,
+            place,
             origin,
             f"its tokenizer has {result.size} pieces and the model {rows} rows",
             "they do not belong together: check the folder for tokenizer.json, or name the right `tokenizer`",
@@ -181,6 +185,18 @@ def first_position(config: Any) -> int:
         "data2vec-text",
     }
     return int(config.pad_token_id) + 1 if config.model_type in roberta_like else 0
+
+
+def _settings(loaded: Any) -> dict[str, Any]:
+    """What a wrapper would lose if only its backend were saved."""
+    names = (
+        "model_input_names",
+        "model_max_length",
+        "padding_side",
+        "truncation_side",
+        "clean_up_tokenization_spaces",
+    )
+    return {**loaded.special_tokens_map, **{name: getattr(loaded, name) for name in names}}
 
 
 def _first_line(error: BaseException) -> str:
