@@ -5,8 +5,9 @@ from polydistill.recipes.inspect import inspect_store, inspect_vocabulary, unite
 from polydistill.recipes.plan import plan_recipe
 from polydistill.recipes.results import results_table
 from polydistill.recipes.run import run_recipe
+from polydistill.recipes.trim import trim_vocabulary
 
 __all__ = [
-    "inspect_store", "inspect_vocabulary", "plan_recipe", "results_table", "run_demo", "run_recipe", "unite_models",
-    "verify_stores",
+    "inspect_store", "inspect_vocabulary", "plan_recipe", "results_table", "run_demo", "run_recipe",
+    "trim_vocabulary", "unite_models", "verify_stores",
 ]  # fmt: skip

@@ -86,7 +86,7 @@ def select(
     """Choose the pieces that stay, their new ids in the order of the old ones.
 
     frequencies         language → document frequencies; a piece counts by the language that uses it most, so that
-                        a language with little text is not crowded out
+                        a language with little text is not crowded out; without any, what always stays stays
     min_document_share  what a piece needs in one language, in (0, 1]; with neither this nor `size`, one occurrence
     size                how many pieces to keep at most: the most frequent, of equal ones those with the lower id
     fixed_id            an old id that is to stay the same number: some architectures count positions from pad's
@@ -104,7 +104,8 @@ def select(
             f"{reasons['characters']:,} characters, so that no text becomes unknown)",
             f"give {len(kept):,} or more",
         )  # fmt: skip
-    shares = np.max([frequency.shares for frequency in frequencies.values()], axis=0)
+    none = np.zeros(tokenizer.size)
+    shares = np.max([none, *(frequency.shares for frequency in frequencies.values())], axis=0)
     shares[[index for index, piece in enumerate(tokenizer.pieces) if piece is None]] = 0
     used = merges = 0
     for index in np.lexsort((np.arange(len(shares)), -shares)):
