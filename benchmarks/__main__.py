@@ -6,9 +6,9 @@ import json
 import sys
 from pathlib import Path
 
-from benchmarks import scoring, step
+from benchmarks import scoring, step, trim
 
-BENCHES = {"scoring": scoring.run, "step": step.run}
+BENCHES = {"scoring": scoring.run, "step": step.run, "trim": trim.run}
 
 
 def main() -> None:

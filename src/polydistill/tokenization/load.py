@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ class LoadedTokenizer:
     backend: Tokenizer
     special_ids: dict[str, int]
     max_length: int
-    settings: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @cached_property
     def spec(self) -> dict[str, Any]:
@@ -108,7 +109,7 @@ def load_tokenizer(
     Raises ModelError if nothing can be read there, TokenizerError for a slow tokenizer, one without a mask
     token or another special token, or one whose size does not fit the model's.
     """
-    place = f"teachers.{name}" if name else "model"
+    field = f"teachers.{name}" if name else "model"
     origin = tokenizer or model
     try:
         config = AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=False)
@@ -117,14 +118,14 @@ def load_tokenizer(
         )
     except Exception as error:  # `tokenizers` raises plain Exception
         raise ModelError(
-            place,
+            field,
             origin,
             f"cannot be loaded ({_first_line(error)})",
             "give a folder with config.json and a tokenizer, or a name on the hub (and unset HF_HUB_OFFLINE)",
         ) from error
     if not getattr(loaded, "is_fast", False):
         raise TokenizerError(
-            place,
+            field,
             origin,
             "only a slow tokenizer is there",
             "save it as tokenizer.json (a `tokenizers` file) first",
@@ -136,7 +137,7 @@ def load_tokenizer(
             special_ids[role] = loaded.bos_token_id if role == "cls" else loaded.eos_token_id
         if special_ids[role] is None:
             raise TokenizerError(
-                place,
+                field,
                 origin,
                 f"its tokenizer has no {role} token",
                 "a masked language model needs one: is this a decoder, or is tokenizer_config.json missing?",
@@ -156,7 +157,7 @@ def load_tokenizer(
     )
     if rows is not None and not result.size <= rows <= max(result.size + MAX_SPARE_ROWS, result.size * 1.02):
         raise TokenizerError(
-            place,
+            field,
             origin,
             f"its tokenizer has {result.size} pieces and the model {rows} rows",
             "they do not belong together: check the folder for tokenizer.json, or name the right `tokenizer`",
