@@ -35,6 +35,7 @@ check: .venv/.installed
 	$(BIN)/python scripts/recipe_reference.py --check
 
 bench: .venv/.installed
+	$(PIP) --editable '.[bench]'
 	$(BIN)/python -m benchmarks all
 
 docs: .venv/.installed

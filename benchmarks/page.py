@@ -32,8 +32,13 @@ def write_page() -> Path:
     return PAGE
 
 
-def _tables(measured: dict[str, Any]) -> list[str]:
-    """Facts in a list; dictionaries over the same things as the columns of one table, others as one of their own."""
+def _tables(measured: dict[str, Any] | list[dict[str, Any]]) -> list[str]:
+    """A list of rows as one table. Facts in a list; dictionaries over the same things as the columns of one table, others as one of their own."""
+    if isinstance(measured, list):
+        columns = list(measured[0])
+        lines = ["| " + " | ".join(map(_name, columns)) + " |", "|---" * len(columns) + "|"]
+        lines += ["| " + " | ".join(_value(row[column]) for column in columns) + " |" for row in measured]
+        return ["\n".join(lines) + "\n"]
     facts = [
         f"- {_name(key)}: {_value(value)}" for key, value in measured.items() if not isinstance(value, dict)
     ]

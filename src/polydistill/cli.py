@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from polydistill.errors import PolydistillError, UserError
+from polydistill.errors import PolydistillError, RecipeError, UserError
 
 app = typer.Typer(
     name="polydistill",
@@ -26,7 +26,7 @@ app = typer.Typer(
     "`polydistill run RECIPE`. The same command goes on after a crash.",
 )
 store_app = typer.Typer(no_args_is_help=True, help="Look at stores of teachers' predictions, and check them.")
-vocab_app = typer.Typer(no_args_is_help=True, help="Look at vocabularies, and unite them.")
+vocab_app = typer.Typer(no_args_is_help=True, help="Look at vocabularies, unite and trim them.")
 app.add_typer(store_app, name="store")
 app.add_typer(vocab_app, name="vocab")
 
@@ -188,6 +188,48 @@ def vocab_inspect(model: Annotated[str, typer.Argument(help="A folder or hub nam
     from polydistill.recipes import inspect_vocabulary
 
     inspect_vocabulary(model, console)
+
+
+@vocab_app.command("trim")
+def vocab_trim(
+    model: Annotated[str, typer.Argument(help="A folder or hub name of a masked language model.")],
+    text: Annotated[
+        list[str],
+        typer.Option(
+            help="LANGUAGE=PATH: a file, folder or glob; a line is a document. Several: give it again."
+        ),
+    ],
+    output: Annotated[Path, typer.Option(help="Folder for the trimmed model and its tokenizer.")],
+    min_document_share: Annotated[
+        float | None,
+        typer.Option(help="Keep pieces in at least this share of a language's lines; default: in one line."),
+    ] = None,
+    size: Annotated[int | None, typer.Option(help="Keep so many pieces, the most frequent.")] = None,
+    verify_lines: Annotated[
+        int, typer.Option(help="Lines per language, held apart from the selection, to prove the trim on.")
+    ] = 500,
+    revision: Annotated[
+        str | None, typer.Option(help="The hub's revision: a branch, a tag or a commit.")
+    ] = None,
+    allow_pickle: Annotated[
+        bool, typer.Option(help="Accept weights that are only there as a pickle.")
+    ] = False,
+) -> None:
+    """Trim a model's vocabulary to the pieces that text uses, and prove that nothing else changed."""
+    from polydistill.recipes import trim_vocabulary
+
+    texts: dict[str, list[str]] = {}
+    for given in text:
+        language, _, path = given.partition("=")
+        if not language or not path:
+            raise RecipeError(
+                "--text", given, "is not LANGUAGE=PATH", "write it like `--text tr=text/tr.txt.xz`"
+            )
+        texts.setdefault(language, []).append(path)
+    trim_vocabulary(
+        model, texts, output, console, min_document_share=min_document_share, size=size, verify_lines=verify_lines,
+        revision=revision, allow_pickle=allow_pickle,
+    )  # fmt: skip
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
 from polydistill.models.attention import attention_for
 from polydistill.models.features import masked_features, output_layer
 from polydistill.models.inputs import length_batches, mask_texts, pad_batch
-from polydistill.models.load import load_masked_lm, model_config, weights_fingerprint
+from polydistill.models.load import load_masked_lm, model_config, weights_fingerprint, weights_size
 from polydistill.models.memory import keep_freed_memory
 from polydistill.models.precision import device, resolve_dtype
 from polydistill.models.student import (
@@ -13,9 +13,10 @@ from polydistill.models.student import (
     start_from_teachers,
     student_config,
 )
+from polydistill.models.trim import logits_difference, trim_model
 
 __all__ = [
     "TeacherRows", "attention_for", "build_student", "check_encoder", "device", "keep_freed_memory", "length_batches",
-    "load_masked_lm", "mask_texts", "masked_features", "model_config", "output_layer", "pad_batch", "resolve_dtype",
-    "start_from_teachers", "student_config", "weights_fingerprint",
+    "load_masked_lm", "logits_difference", "mask_texts", "masked_features", "model_config", "output_layer", "pad_batch",
+    "resolve_dtype", "start_from_teachers", "student_config", "trim_model", "weights_fingerprint", "weights_size",
 ]  # fmt: skip

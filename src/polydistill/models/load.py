@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import AutoConfig, AutoModelForMaskedLM
@@ -23,11 +23,12 @@ def load_masked_lm(
     name: str = "",
     revision: str | None = None,
     allow_pickle: bool = False,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | Literal["auto"] = torch.float32,
 ) -> Any:
     """A masked language model in evaluation mode, its weights from safetensors.
 
-    dtype  transformers takes a file's own (a float16 file stays float16 on a processor): here it is said
+    dtype  transformers takes a file's own (a float16 file stays float16 on a processor): here it is said; `auto`
+           for the file's own
     Raises ModelError if nothing is there, if the weights are only there as a pickle, if the architecture has
     no MLM head, or if the file leaves weights unset; NumericsError if a weight is not finite.
     """
@@ -81,17 +82,33 @@ def model_config(model: str, *, name: str = "", revision: str | None = None) -> 
 
 def weights_fingerprint(model: str, *, revision: str | None = None) -> str:
     """What a model's weights are, by content: the hash of its weight files and configuration."""
-    hashes = {}
-    for file in ("config.json", *WEIGHT_FILES, *PICKLE_FILES):
+    files = _weight_files(model, revision)
+    config = _find(model, "config.json", revision)
+    hashes = {} if config is None else {"config.json": hash_file(config)}
+    return fingerprint(
+        hashes | {name: hash_file(path) if path else "missing" for name, path in files.items()}
+    )
+
+
+def weights_size(model: str, *, revision: str | None = None) -> int:
+    """Bytes of a model's weight files: safetensors, or a pickle where there are none."""
+    files = _weight_files(model, revision)
+    safe = {name: path for name, path in files.items() if name.endswith(".safetensors")}
+    return sum(path.stat().st_size for path in (safe or files).values() if path is not None)
+
+
+def _weight_files(model: str, revision: str | None) -> dict[str, Path | None]:
+    """File's name → where it is, for every weight file, shards included."""
+    found: dict[str, Path | None] = {}
+    for file in (*WEIGHT_FILES, *PICKLE_FILES):
         path = _find(model, file, revision)
         if path is None:
             continue
-        hashes[file] = hash_file(path)
+        found[file] = path
         if file.endswith(".index.json"):
             for shard in sorted(set(json.loads(path.read_text("utf-8"))["weight_map"].values())):
-                found = _find(model, shard, revision)
-                hashes[shard] = hash_file(found) if found else "missing"
-    return fingerprint(hashes)
+                found[shard] = _find(model, shard, revision)
+    return found
 
 
 def _refuse_pickle(model: str, field: str, revision: str | None, allow_pickle: bool) -> None:

@@ -7,8 +7,9 @@ from polydistill.recipes.plan import plan_recipe
 from polydistill.recipes.profile import print_profile, profile_recipe
 from polydistill.recipes.results import results_table
 from polydistill.recipes.run import run_recipe
+from polydistill.recipes.trim import trim_vocabulary
 
 __all__ = [
     "compare_runs", "inspect_store", "inspect_vocabulary", "plan_recipe", "print_profile", "profile_recipe",
-    "results_table", "run_demo", "run_recipe", "unite_models", "verify_stores",
+    "results_table", "run_demo", "run_recipe", "trim_vocabulary", "unite_models", "verify_stores",
 ]  # fmt: skip

@@ -1,7 +1,8 @@
-"""The model card of a student: what it is, what it was made from, how to load it."""
+"""Model cards, of students and of trimmed models: what it is, what it was made from, how to load it."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from polydistill import __version__
@@ -51,6 +52,46 @@ def model_card(recipe: AnyRecipe, record: dict[str, Any]) -> str:
         "## Licence and data", "",
         "A student inherits the terms of its teachers' weights and of its training text: state them here before "
         "you publish it.", "",
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def trim_card(record: dict[str, Any]) -> str:
+    """Markdown of a trimmed model's card, with the hub's metadata block.
+
+    record  what trim.json holds
+    """
+    languages = record["languages"]
+    logits = record["logits"]
+    lines = ["---", "language:", *(f"- {language}" for language in languages), "library_name: transformers",
+             "pipeline_tag: fill-mask", "tags:", "- polydistill", "- masked-lm"]  # fmt: skip
+    lines += [] if _is_local(record["model"]) else ["base_model:", f"- {record['model']}"]
+    name = Path(record["model"]).name if _is_local(record["model"]) else record["model"]
+    lines += [
+        "---", "", f"# {name}, trimmed to {', '.join(languages)}", "",
+        f"The weights of {name} with {record['pieces']:,} of its {record['original_pieces']:,} pieces, chosen on text by "
+        f"polydistill {record['polydistill']}: {record['parameters']:,} of {record['original_parameters']:,} parameters. "
+        "Nothing was trained.", "",
+        "Text whose pieces are all kept gets the same pieces and the same predictions among them. Lines that the "
+        "choice did not see:", "",
+        "| language | lines | all pieces kept | of these the same | unknown tokens before | after | tokens a word before | after |",
+        "|---|---|---|---|---|---|---|---|",
+        *(
+            f"| {language} | {found['num_texts']} | {found['kept_texts']} + {found['shortened_texts']} shortened | "
+            f"{found['identical_texts']} | {found['unknown_share']:.4%} | {found['trimmed_unknown_share']:.4%} | "
+            f"{found['fertility']:.3f} | {found['trimmed_fertility']:.3f} |"
+            for language, found in languages.items()
+        ), "",
+        f"Largest difference between the logits of kept pieces: {logits['max_difference']:.2g} on {logits['tokens']} tokens "
+        f"(float32, largest logit {logits['max_logit']:.1f}). `trim.json` has all figures, `kept.json` the old id of each "
+        "new one.", "",
+        "```python",
+        "from transformers import AutoModelForMaskedLM, AutoTokenizer", "",
+        'model = AutoModelForMaskedLM.from_pretrained("FOLDER")',
+        'tokenizer = AutoTokenizer.from_pretrained("FOLDER")',
+        "```", "",
+        "## Licence", "",
+        f"The terms of {name} hold for this part of it: state them here before you publish it.", "",
     ]  # fmt: skip
     return "\n".join(lines)
 

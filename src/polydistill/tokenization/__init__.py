@@ -10,21 +10,27 @@ from polydistill.tokenization.build import (
 from polydistill.tokenization.drift import segmentation
 from polydistill.tokenization.encode import Encoded, count_tokens, encode, word_starts
 from polydistill.tokenization.load import LoadedTokenizer, load_tokenizer
+from polydistill.tokenization.selection import document_frequency, select
+from polydistill.tokenization.trim import compare_trimmed, trim_tokenizer
 from polydistill.tokenization.union import Union, overlap, unite
 
 __all__ = [
     "Encoded",
     "LoadedTokenizer",
     "Union",
+    "compare_trimmed",
     "count_tokens",
+    "document_frequency",
     "encode",
     "language_tokenizer",
     "load_tokenizer",
     "overlap",
     "save_tokenizer",
     "segmentation",
+    "select",
     "special_strings",
     "train_wordpiece",
+    "trim_tokenizer",
     "union_tokenizer",
     "unite",
     "word_starts",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +92,7 @@ def language_tokenizer(teacher: LoadedTokenizer, mapping: npt.NDArray[np.int64],
         if token["id"] != ROLES.index("unk")
         or token["content"] == teacher.backend.id_to_token(teacher.special_ids["unk"])
     ]
-    spec["post_processor"] = _renumber_processor(spec.get("post_processor"), mapping, teacher.backend)
+    spec["post_processor"] = renumber_processor(spec.get("post_processor"), mapping)
     try:
         return Tokenizer.from_str(json.dumps(spec))
     except Exception as error:  # `tokenizers` raises plain Exception
@@ -156,16 +156,22 @@ def train_wordpiece(
     return _finish(tokenizer)
 
 
-def save_tokenizer(tokenizer: Tokenizer, folder: Path, *, specials: dict[str, str], max_length: int) -> None:
+def save_tokenizer(
+    tokenizer: Tokenizer,
+    folder: Path,
+    *,
+    specials: dict[str, str],
+    max_length: int,
+    settings: Mapping[str, Any] | None = None,
+) -> None:
     """Write a folder that `AutoTokenizer` loads.
 
     specials  role → token
+    settings  what else `PreTrainedTokenizerFast` takes (see `LoadedTokenizer.settings`); it goes before the others
     """
-    wrapped = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        model_max_length=max_length,
-        **{f"{role}_token": token for role, token in specials.items()},
-    )
+    values: dict[str, Any] = {f"{role}_token": token for role, token in specials.items()}
+    values |= {"model_max_length": max_length, **(settings or {})}
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **values)
     folder.mkdir(parents=True, exist_ok=True)
     wrapped.save_pretrained(folder)
 
@@ -204,16 +210,17 @@ def _splits_chinese(spec: dict[str, Any]) -> bool:
     return '"handle_chinese_chars": true' in json.dumps(spec["normalizer"])
 
 
-def _renumber_processor(processor: Any, mapping: npt.NDArray[np.int64], backend: Tokenizer) -> Any:
-    """A post-processor's JSON with its ids renumbered, for every kind that `tokenizers` writes."""
+def renumber_processor(processor: Any, mapping: npt.NDArray[np.int64]) -> Any:
+    """A post-processor's JSON with its ids renumbered, for every kind that `tokenizers` writes.
+
+    mapping  [old size] old id → new id
+    """
     if processor is None:
         return None
     processor = copy.deepcopy(processor)
     kind = processor["type"]
     if kind == "Sequence":
-        processor["processors"] = [
-            _renumber_processor(part, mapping, backend) for part in processor["processors"]
-        ]
+        processor["processors"] = [renumber_processor(part, mapping) for part in processor["processors"]]
     elif kind == "TemplateProcessing":
         for token in processor["special_tokens"].values():
             token["ids"] = [int(mapping[index]) for index in token["ids"]]
@@ -232,6 +239,7 @@ def readable(string: str) -> str:
 __all__ = [
     "language_tokenizer",
     "readable",
+    "renumber_processor",
     "save_tokenizer",
     "special_strings",
     "to_wordpiece",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,12 +30,15 @@ class LoadedTokenizer:
     backend      the `tokenizers` object
     special_ids  role (`pad`, `unk`, `cls`, `sep`, `mask`) → id
     max_length   longest sequence in tokens that its model takes, special tokens included
+    settings     what its `transformers` wrapper knows beside the backend: special tokens by attribute, names of
+                 the model's inputs, sides of padding and truncation
     """
 
     name: str
     backend: Tokenizer
     special_ids: dict[str, int]
     max_length: int
+    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @cached_property
     def spec(self) -> dict[str, Any]:
@@ -149,6 +153,7 @@ def load_tokenizer(
         backend,
         {role: int(index) for role, index in special_ids.items() if index is not None},
         limit,
+        _settings(loaded),
     )
     if rows is not None and not result.size <= rows <= max(result.size + MAX_SPARE_ROWS, result.size * 1.02):
         raise TokenizerError(
@@ -181,6 +186,18 @@ def first_position(config: Any) -> int:
         "data2vec-text",
     }
     return int(config.pad_token_id) + 1 if config.model_type in roberta_like else 0
+
+
+def _settings(loaded: Any) -> dict[str, Any]:
+    """What a wrapper would lose if only its backend were saved."""
+    names = (
+        "model_input_names",
+        "model_max_length",
+        "padding_side",
+        "truncation_side",
+        "clean_up_tokenization_spaces",
+    )
+    return {**loaded.special_tokens_map, **{name: getattr(loaded, name) for name in names}}
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,0 +1,95 @@
+"""Published vocabularies trimmed to real text of one language: what stays, and what that does to lines held apart.
+
+python -m benchmarks trim [LANGUAGES LINES], such as `tr,sw 20000`; the data is looked for at POLYDISTILL_SHARED.
+"""
+
+from __future__ import annotations
+
+import lzma
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer
+from transformers import BertTokenizer
+
+from polydistill.tokenization import (
+    LoadedTokenizer,
+    compare_trimmed,
+    document_frequency,
+    select,
+    trim_tokenizer,
+)
+from polydistill.tokenization.pieces import STUDENT_SPECIALS
+from polydistill.tokenization.selection import Entries
+
+SHARED = Path(os.environ.get("POLYDISTILL_SHARED", "../shared"))
+# Vocabulary → width of its model's embeddings.
+WIDTHS = {"mbert-cased": 768, "labse-cased-501k": 768, "multilingual-e5-small": 384}
+SHARES = (None, 0.001)
+# One line in so many is held apart.
+APART = 20
+
+
+def run(languages: str = "fr,hi,ko,sw,zh", num_lines: str = "20000") -> dict[str, Any]:
+    """Trim each vocabulary to each language, by one occurrence and by a share of lines."""
+    if not (SHARED / "vocabularies").is_dir():
+        return {"skipped": f"{SHARED} holds no vocabularies: set POLYDISTILL_SHARED"}
+    rows: list[dict[str, Any]] = []
+    for name, width in WIDTHS.items():
+        tokenizer = load(name)
+        for language in languages.split(","):
+            lines = spread(SHARED / "data" / "corpora" / f"{language}.txt.xz", int(num_lines))
+            rows += [
+                {"vocabulary": name, "language": language} | row for row in measure(tokenizer, lines, width)
+            ]
+            print(*rows[-len(SHARES) :], sep="\n", flush=True)
+    return {"lines": int(num_lines), "rows": rows}
+
+
+def load(name: str) -> LoadedTokenizer:
+    """A published vocabulary as its model's tokenizer."""
+    unigram = SHARED / "vocabularies" / f"{name}.tokenizer.json.xz"
+    if unigram.is_file():
+        backend = Tokenizer.from_str(lzma.decompress(unigram.read_bytes()).decode())
+        roles = {"pad": "<pad>", "unk": "<unk>", "cls": "<s>", "sep": "</s>", "mask": "<mask>"}
+    else:
+        with lzma.open(
+            SHARED / "vocabularies" / f"{name}.txt.xz", "rt", encoding="utf-8", newline="\n"
+        ) as handle:
+            vocabulary = {line.rstrip("\n"): index for index, line in enumerate(handle)}
+        backend, roles = (
+            BertTokenizer(vocab=vocabulary, do_lower_case=False).backend_tokenizer,
+            STUDENT_SPECIALS,
+        )
+    return LoadedTokenizer(name, backend, {role: backend.token_to_id(s) for role, s in roles.items()}, 512)
+
+
+def spread(path: Path, number: int) -> list[str]:
+    """So many lines from all over a file, whose sources stand one behind the other."""
+    with lzma.open(path, "rt", encoding="utf-8") as handle:
+        lines = [line.strip() for line in handle]
+    return [lines[index] for index in np.linspace(0, len(lines) - 1, min(number, len(lines))).astype(int)]
+
+
+def measure(tokenizer: LoadedTokenizer, lines: list[str], width: int) -> list[dict[str, Any]]:
+    """One row of figures for each share."""
+    apart = lines[::APART]
+    known = [line for index, line in enumerate(lines) if index % APART]
+    frequency = document_frequency(tokenizer.backend, known, tokenizer.size)
+    idle = sum(int(frequency.counts[index]) == 0 for index in Entries(tokenizer).characters)
+    found = []
+    for share in SHARES:
+        selection = select(tokenizer, {"x": frequency}, min_document_share=share)
+        measured, _, differing = compare_trimmed(
+            tokenizer, trim_tokenizer(tokenizer, selection).backend, selection, apart
+        )
+        found.append(
+            {
+                "min_document_share": share, "pieces": tokenizer.size, "kept": len(selection.kept), **selection.reasons,
+                "idle_characters": idle, "idle_megabytes": round(idle * width * 4 / 1e6, 1), **measured.as_dict(),
+                "differing": len(differing), "holds": measured.holds,
+            }
+        )  # fmt: skip
+    return found

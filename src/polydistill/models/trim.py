@@ -1,0 +1,126 @@
+"""A model's weights for a part of its vocabulary."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from polydistill.errors import ModelError
+from polydistill.models.inputs import pad_batch
+from polydistill.models.student import build_student
+from polydistill.tokenization.load import first_position
+
+# Logits of a batch that are in memory at once, of the larger of the two models.
+MAX_LOGITS = 1 << 26
+
+
+def trim_model(model: Any, kept: npt.NDArray[np.int64]) -> Any:
+    """The model with the rows of the kept pieces alone: the same architecture, weights elsewhere and dtype.
+
+    kept  [n] new id → old id
+    Whatever changes its shape with `vocab_size` hangs on the vocabulary: embeddings, output layer (tied or not)
+    and its bias, wherever an architecture holds them and however often. Ids of special tokens in the
+    configuration follow; those of dropped pieces become None.
+    Raises ModelError for an id that the model has no row for, an architecture whose shapes do not follow
+    `vocab_size`, or one that counts positions from the padding id if that id would move.
+    """
+    rows = model.config.vocab_size
+    if len(kept) == 0 or int(kept.max()) >= rows:
+        raise ModelError(
+            "model", model.config.model_type, f"it has {rows:,} rows, too few for its tokenizer",
+            "check that the tokenizer is the model's",
+        )  # fmt: skip
+    config = _trim_config(model.config, kept)
+    if first_position(model.config) and config.pad_token_id != model.config.pad_token_id:
+        raise ModelError(
+            "model", model.config.model_type,
+            f"it counts positions from its padding id, which would move from {model.config.pad_token_id} to "
+            f"{config.pad_token_id}",
+            "keep more pieces than the old padding id",
+        )  # fmt: skip
+    trimmed = build_student(config, seed=0, field="model").to(model.dtype)
+    vocabulary = _vocabulary_dimensions(model)
+    index = torch.from_numpy(kept)
+    state = {
+        name: tensor.index_select(vocabulary[name], index.to(tensor.device)) if name in vocabulary else tensor
+        for name, tensor in model.state_dict().items()
+    }
+    trimmed.load_state_dict(state)
+    return trimmed.eval()
+
+
+def logits_difference(
+    original: Any, trimmed: Any, kept: npt.NDArray[np.int64], sequences: Sequence[npt.NDArray[np.int64]]
+) -> tuple[float, float]:
+    """How far the trimmed model's logits are from the original's at kept pieces: (largest difference, largest logit).
+
+    kept       [n] new id → old id
+    sequences  each [L] old ids, every one of a kept piece, special tokens included
+    Both absolute, over all tokens of all sequences; a batch holds sequences of several lengths, padded.
+    """
+    rows = original.config.vocab_size
+    mapping = np.full(rows, -1, dtype=np.int64)
+    mapping[kept] = np.arange(len(kept))
+    num_rows = max(1, min(8, MAX_LOGITS // (rows * max(map(len, sequences)))))
+    largest = difference = 0.0
+    for start in range(0, len(sequences), num_rows):
+        batch = sequences[start : start + num_rows]
+        old = _logits(original, batch)[..., torch.from_numpy(kept)]
+        new = _logits(trimmed, [mapping[ids] for ids in batch])
+        for row, ids in enumerate(batch):
+            difference = max(difference, float((old[row, : len(ids)] - new[row, : len(ids)]).abs().max()))
+            largest = max(largest, float(old[row, : len(ids)].abs().max()))
+    return difference, largest
+
+
+def _logits(model: Any, batch: Sequence[npt.NDArray[np.int64]]) -> Tensor:
+    ids, attention = pad_batch(batch, model.config.pad_token_id or 0, multiple=1)
+    with torch.no_grad():
+        logits: Tensor = model(input_ids=ids, attention_mask=attention).logits.float()
+    return logits
+
+
+def _trim_config(config: Any, kept: npt.NDArray[np.int64]) -> Any:
+    new_id = {int(old): new for new, old in enumerate(kept)}
+    trimmed = copy.deepcopy(config)
+    for name, value in config.to_dict().items():
+        if not name.endswith("_token_id") or value is None:
+            continue
+        try:
+            if isinstance(value, list):
+                setattr(trimmed, name, [new_id[index] for index in value if index in new_id] or None)
+            else:
+                setattr(trimmed, name, new_id.get(value))
+        except Exception as error:  # huggingface_hub's validation raises kinds of its own
+            raise ModelError(
+                f"model.config.{name}", value, "it must be set and is the id of a piece that is dropped",
+                "set it to the id of one of the tokenizer's special tokens",
+            ) from error  # fmt: skip
+    trimmed.vocab_size = len(kept)
+    return trimmed
+
+
+def _vocabulary_dimensions(model: Any) -> dict[str, int]:
+    """Name of each tensor that hangs on the vocabulary → the dimension that counts its pieces."""
+    larger = copy.deepcopy(model.config)
+    larger.vocab_size += 1
+    shapes = build_student(larger, seed=0, field="model", device="meta").state_dict()
+    found = {}
+    for name, tensor in model.state_dict().items():
+        other = shapes[name].shape
+        changed = [place for place, size in enumerate(tensor.shape) if other[place] != size]
+        if changed:
+            found[name] = changed[0]
+        if len(changed) > 1 or any(tensor.shape[place] != model.config.vocab_size for place in changed):
+            raise ModelError(
+                "model", model.config.model_type,
+                f"its {name} of shape {tuple(tensor.shape)} does not follow the vocabulary's size alone",
+                "please report this architecture: its vocabulary cannot be trimmed yet",
+            )  # fmt: skip
+    return found

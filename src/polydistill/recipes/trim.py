@@ -1,0 +1,281 @@
+"""Trimming a model's vocabulary to the text of some languages: select, cut, prove, write."""
+
+from __future__ import annotations
+
+import heapq
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from rich.console import Console
+
+from polydistill import __version__
+from polydistill.config import Source
+from polydistill.corpora import source_identity
+from polydistill.corpora.sources import read_documents
+from polydistill.errors import CorpusError, ModelError, RecipeError, RunFolderError, TokenizerError
+from polydistill.files import PARTIAL, artefact, hash_text, write_json, write_text
+from polydistill.models import (
+    load_masked_lm,
+    logits_difference,
+    trim_model,
+    weights_fingerprint,
+    weights_size,
+)
+from polydistill.reports.card import trim_card
+from polydistill.tokenization import (
+    LoadedTokenizer,
+    compare_trimmed,
+    document_frequency,
+    encode,
+    load_tokenizer,
+    save_tokenizer,
+    select,
+    special_strings,
+    trim_tokenizer,
+)
+from polydistill.tokenization.selection import Frequency, Selection
+from polydistill.tokenization.trim import Agreement
+
+# One line in so many, by its hash, is held apart from the selection; of these the proof takes what it is told to.
+HELD_APART_ONE_IN = 20
+# Logits are compared on so many texts at most, cut to so many tokens, with every seventh token masked.
+LOGIT_TEXTS, LOGIT_TOKENS, MASKED_ONE_IN = 48, 128, 7
+# Times the largest logit, if that is above 1: a sum of some hundred float32 products is not exact.
+LOGIT_TOLERANCE = 1e-5
+
+
+def trim_vocabulary(
+    model: str,
+    texts: Mapping[str, Sequence[str]],
+    output: Path,
+    console: Console,
+    *,
+    min_document_share: float | None = None,
+    size: int | None = None,
+    verify_lines: int = 500,
+    revision: str | None = None,
+    allow_pickle: bool = False,
+) -> dict[str, Any]:
+    """Write a model with the pieces alone that texts use, prove that it does what the original does, and print how.
+
+    model         a folder or a hub name of a masked language model
+    texts         language → files, folders or globs; a line of a text file is a document
+    output        a folder that is not there yet, or empty; it loads with AutoModelForMaskedLM and AutoTokenizer
+    min_document_share, size  see `polydistill.tokenization.select`
+    verify_lines  how many lines per language to prove it on; they are held apart from the selection
+    Returns the record that trim.json holds. Raises a UserError for what cannot be read or trimmed; then, and if the
+    proof fails, nothing is written.
+    """
+    output = _free_folder(output)
+    if verify_lines < 1:
+        raise RecipeError(
+            "verify_lines", verify_lines, "leaves nothing to prove the trim on", "give 1 or more"
+        )
+    sources = {
+        language: [Source(path=path, documents="lines") for path in paths]
+        for language, paths in texts.items()
+    }
+    if not sources:
+        raise CorpusError("text", None, "no text is given", "pass --text LANGUAGE=PATH")
+    # What cannot be is found before the text is read: files that are not there, a size that is too small.
+    identity = {
+        language: source_identity(found, field=f"text.{language}") for language, found in sources.items()
+    }
+    tokenizer = load_tokenizer(model, revision=revision)
+    choice: dict[str, Any] = {"min_document_share": min_document_share, "size": size}
+    select(tokenizer, {}, **choice)
+    original = load_masked_lm(model, revision=revision, allow_pickle=allow_pickle, dtype="auto")
+    frequencies, apart = _read(sources, tokenizer, verify_lines)
+    selection = select(tokenizer, frequencies, **choice, fixed_id=original.config.pad_token_id)
+    facts = {
+        "model": Path(model).name if Path(model).exists() else model, "revision": revision, **choice,
+        "documents": {language: frequency.num_documents for language, frequency in frequencies.items()},
+        "original_weight_bytes": weights_size(model, revision=revision), "polydistill": __version__,
+    }  # fmt: skip
+    inputs = {
+        **facts, "weights": weights_fingerprint(model, revision=revision), "tokenizer": tokenizer.fingerprint,
+        "text": identity, "verify_lines": verify_lines,
+    }  # fmt: skip
+    try:
+        with artefact(output, inputs) as folder:
+            record = facts | _write(folder, tokenizer, original, selection, apart)
+            write_json(folder / "trim.json", record)
+            write_text(folder / "README.md", trim_card(record))
+    except BaseException:
+        shutil.rmtree(output.with_name(output.name + PARTIAL), ignore_errors=True)
+        raise
+    _print(record, console)
+    console.print(f"written to {output}", markup=False)
+    return record
+
+
+def _write(
+    folder: Path,
+    tokenizer: LoadedTokenizer,
+    original: Any,
+    selection: Selection,
+    apart: Mapping[str, Sequence[str]],
+) -> dict[str, Any]:
+    """Write the trimmed tokenizer and model, and prove what was written, read again. Returns what was found."""
+    trimmed = trim_tokenizer(tokenizer, selection)
+    save_tokenizer(
+        trimmed.backend, folder, specials=special_strings(trimmed), max_length=trimmed.max_length,
+        settings=tokenizer.settings,
+    )  # fmt: skip
+    smaller = trim_model(original, selection.kept)
+    smaller.save_pretrained(folder)
+    write_json(folder / "kept.json", selection.kept.tolist())
+    agreements, held = _prove_pieces(tokenizer, load_tokenizer(str(folder)), selection, apart)
+    return {
+        "kind": tokenizer.kind, "pieces": len(selection.kept), "reasons": selection.reasons,
+        "original_pieces": tokenizer.size, "original_rows": original.config.vocab_size,
+        "parameters": smaller.num_parameters(), "original_parameters": original.num_parameters(),
+        "weight_bytes": weights_size(str(folder)),
+        "languages": {language: agreement.as_dict() for language, agreement in agreements.items()},
+        "logits": _prove_logits(original, load_masked_lm(str(folder)), tokenizer, selection, held),
+    }  # fmt: skip
+
+
+def _free_folder(output: Path) -> Path:
+    output = output.expanduser().absolute()
+    if output.is_file() or (output.is_dir() and any(output.iterdir())):
+        raise RunFolderError(
+            "output", str(output), "is there and not empty", "choose another folder, or remove that one"
+        )
+    return output
+
+
+def _read(
+    sources: Mapping[str, Sequence[Source]], tokenizer: LoadedTokenizer, verify_lines: int
+) -> tuple[dict[str, Frequency], dict[str, list[str]]]:
+    """Per language, document frequencies and the lines that are held apart from them."""
+    frequencies, apart = {}, {}
+    for language, found in sources.items():
+        held: list[tuple[int, str]] = []
+        documents = _hold_apart(_texts(found, f"text.{language}"), held, verify_lines)
+        frequencies[language] = document_frequency(tokenizer.backend, documents, tokenizer.size)
+        apart[language] = sorted({text for _, text in held})
+        if not frequencies[language].num_documents or not apart[language]:
+            raise CorpusError(
+                f"text.{language}", str(found[0].path),
+                f"{frequencies[language].num_documents} lines to select on and {len(apart[language])} to prove it on "
+                "are too few",
+                f"give some hundred lines: about one in {HELD_APART_ONE_IN} is held apart",
+            )  # fmt: skip
+    return frequencies, apart
+
+
+def _texts(sources: Sequence[Source], field: str) -> Iterator[str]:
+    for document in read_documents(sources, Counter(), field=field, block_lines=1):
+        text = "\n".join(document.lines).strip()
+        if text:
+            yield text
+
+
+def _hold_apart(texts: Iterable[str], held: list[tuple[int, str]], limit: int) -> Iterator[str]:
+    """The texts to select on; of the others those with the highest hashes go to `held`, whatever their order.
+
+    A text's content alone decides: none stands on both sides.
+    """
+    for text in texts:
+        key = hash_text(text)
+        if key % HELD_APART_ONE_IN:
+            yield text
+        elif (key, text) not in held:
+            heapq.heappush(held, (key, text))
+            if len(held) > limit:
+                heapq.heappop(held)
+
+
+def _prove_pieces(
+    original: LoadedTokenizer,
+    trimmed: LoadedTokenizer,
+    selection: Selection,
+    apart: Mapping[str, Sequence[str]],
+) -> tuple[dict[str, Agreement], dict[str, list[str]]]:
+    """Per language, how the tokenizers agree, and texts whose pieces are all kept."""
+    agreements, held = {}, {}
+    for language, texts in apart.items():
+        agreements[language], held[language], differing = compare_trimmed(
+            original, trimmed.backend, selection, texts
+        )
+        if differing:
+            raise TokenizerError(
+                "model", original.name,
+                f"{len(differing)} of {len(held[language])} texts of {language} whose pieces are all kept get other "
+                f"pieces from the trimmed tokenizer, such as {differing[0][:60]!r}",
+                "please report this with its tokenizer.json; nothing was written",
+            )  # fmt: skip
+        if not held[language]:
+            raise RecipeError(
+                f"text.{language}", None,
+                f"of {len(texts)} lines that were held apart none has a word whose pieces are all kept, so that nothing "
+                "can be proven",
+                "keep more pieces (a larger size, a lower min_document_share) or give more text",
+            )  # fmt: skip
+    return agreements, held
+
+
+def _prove_logits(
+    original: Any,
+    trimmed: Any,
+    tokenizer: LoadedTokenizer,
+    selection: Selection,
+    held: Mapping[str, Sequence[str]],
+) -> dict[str, Any]:
+    """Compare logits of kept pieces in float32."""
+    share = max(1, LOGIT_TEXTS // len(held))
+    texts = [text for found in held.values() for text in found[:share]]
+    encoded = encode(tokenizer.backend, texts, min(tokenizer.max_length, LOGIT_TOKENS))
+    sequences = [_masked(one.ids, one.starts, tokenizer.special_ids["mask"]) for one in encoded]
+    # The original is of no further use in its own precision.
+    difference, largest = logits_difference(original.float(), trimmed, selection.kept, sequences)
+    tolerance = LOGIT_TOLERANCE * max(1.0, largest)
+    if not difference <= tolerance:
+        raise ModelError(
+            "model", tokenizer.name,
+            f"the trimmed model's logits differ by {difference:.2g} (allowed: {tolerance:.2g})",
+            "please report this architecture; nothing was written",
+        )  # fmt: skip
+    return {
+        "texts": len(texts), "tokens": sum(map(len, sequences)), "max_difference": difference, "max_logit": largest,
+        "tolerance": tolerance,
+    }  # fmt: skip
+
+
+def _masked(ids: npt.NDArray[np.int64], starts: npt.NDArray[np.int64], mask_id: int) -> npt.NDArray[np.int64]:
+    """[L] ids with every seventh token hidden behind the mask; special tokens (start -1) stay."""
+    hidden = (starts >= 0) & (np.arange(len(ids)) % MASKED_ONE_IN == MASKED_ONE_IN // 2)
+    return np.where(hidden, mask_id, ids)
+
+
+def _print(record: Mapping[str, Any], console: Console) -> None:
+    reasons, logits = record["reasons"], record["logits"]
+    lines = [
+        f"{record['original_pieces']:,} pieces → {record['pieces']:,}: "
+        + ", ".join(f"{count:,} {reason}" for reason, count in reasons.items()),
+        f"parameters {record['original_parameters']:,} → {record['parameters']:,}; weights "
+        f"{record['original_weight_bytes']:,} → {record['weight_bytes']:,} bytes",
+    ]
+    for language, found in record["languages"].items():
+        proven = found["kept_texts"] + found["shortened_texts"]
+        lines += [
+            f"{language}: chosen on {record['documents'][language]:,} lines; of {found['num_texts']:,} others "
+            f"{found['kept_texts']:,} have kept pieces alone, {found['shortened_texts']:,} more with some words left out: "
+            f"{found['identical_texts']:,} of these {proven:,} get the same pieces",
+            f"    tokens kept {found['kept_tokens']:.2%}; tokens a word {found['fertility']:.3f} → "
+            f"{found['trimmed_fertility']:.3f}; unknown tokens {found['unknown_share']:.4%} → "
+            f"{found['trimmed_unknown_share']:.4%}; characters under them {found['unknown_characters']:.4%} → "
+            f"{found['trimmed_unknown_characters']:.4%}",
+        ]
+    lines.append(
+        f"logits of kept pieces: {logits['texts']} texts, {logits['tokens']:,} tokens, largest difference "
+        f"{logits['max_difference']:.2g} (largest logit {logits['max_logit']:.1f}, float32)"
+    )
+    for line in lines:
+        console.print(line, markup=False)

@@ -1,0 +1,248 @@
+"""Which pieces of a vocabulary stay when it is trimmed to the text of some languages."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice, pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer
+
+from polydistill.errors import RecipeError, TokenizerError
+from polydistill.tokenization.load import LoadedTokenizer
+from polydistill.tokenization.pieces import CONTINUING, is_unused
+
+TRIMMABLE = ("wordpiece", "unigram", "byte_level", "bpe")
+# Documents that are tokenised at once: the encodings of a batch are all in memory.
+BATCH_DOCUMENTS = 1024
+
+_BYTE = re.compile(r"<0x[0-9A-F]{2}>")
+
+
+@dataclass(frozen=True)
+class Frequency:
+    """In how many documents of a language each piece occurs.
+
+    counts  [tokenizer's size] int64
+    """
+
+    counts: npt.NDArray[np.int64]
+    num_documents: int
+
+    @property
+    def shares(self) -> npt.NDArray[np.float64]:
+        """[tokenizer's size] the share of documents that hold the piece."""
+        return self.counts / max(1, self.num_documents)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The pieces that stay, and why.
+
+    kept     [n] int64: new id → old id
+    reasons  why → how many pieces: `special` (roles and added tokens), `characters` (without which a character
+             would become unknown), `used` (by the text), `merges` (parts that kept pieces are merged from)
+    """
+
+    kept: npt.NDArray[np.int64]
+    reasons: dict[str, int]
+
+    def mapping(self, size: int) -> npt.NDArray[np.int64]:
+        """[size] int64: old id → new id, -1 for what is dropped."""
+        mapping = np.full(size, -1, dtype=np.int64)
+        mapping[self.kept] = np.arange(len(self.kept))
+        return mapping
+
+
+def document_frequency(backend: Tokenizer, documents: Iterable[str], size: int) -> Frequency:
+    """Count the documents that hold each piece; special tokens around a document do not count.
+
+    size  one more than the tokenizer's largest id
+    """
+    backend.no_truncation()
+    counts = np.zeros(size, dtype=np.int64)
+    num_documents = 0
+    remaining = iter(documents)
+    while batch := list(islice(remaining, BATCH_DOCUMENTS)):
+        for encoding in backend.encode_batch_fast(batch, add_special_tokens=False):
+            counts[np.unique(np.array(encoding.ids, dtype=np.int64))] += 1
+        num_documents += len(batch)
+    return Frequency(counts, num_documents)
+
+
+def select(
+    tokenizer: LoadedTokenizer,
+    frequencies: Mapping[str, Frequency],
+    *,
+    min_document_share: float | None = None,
+    size: int | None = None,
+    fixed_id: int | None = None,
+) -> Selection:
+    """Choose the pieces that stay, their new ids in the order of the old ones.
+
+    frequencies         language → document frequencies; a piece counts by the language that uses it most, so that
+                        a language with little text is not crowded out; without any, what always stays stays
+    min_document_share  what a piece needs in one language, in (0, 1]; with neither this nor `size`, one occurrence
+    size                how many pieces to keep at most: the most frequent, of equal ones those with the lower id
+    fixed_id            an old id that is to stay the same number: some architectures count positions from pad's
+    Raises TokenizerError for a kind of tokenizer that cannot be trimmed, RecipeError for a share or size that
+    cannot be.
+    """
+    _check(tokenizer, min_document_share, size)
+    entries = Entries(tokenizer)
+    kept = entries.special | entries.characters
+    reasons = {"special": len(entries.special), "characters": len(kept) - len(entries.special)}
+    if size is not None and size < len(kept):
+        raise RecipeError(
+            "size", size,
+            f"{tokenizer.name} keeps {len(kept):,} pieces at least ({reasons['special']:,} special tokens and "
+            f"{reasons['characters']:,} characters, so that no text becomes unknown)",
+            f"give {len(kept):,} or more",
+        )  # fmt: skip
+    none = np.zeros(tokenizer.size)
+    shares = np.max([none, *(frequency.shares for frequency in frequencies.values())], axis=0)
+    shares[[index for index, piece in enumerate(tokenizer.pieces) if piece is None]] = 0
+    used = merges = 0
+    for index in np.lexsort((np.arange(len(shares)), -shares)):
+        if shares[index] < (min_document_share or 0) or shares[index] == 0:
+            break
+        if index in kept:
+            continue
+        parts = entries.parts(int(index)) - kept
+        if size is not None and len(kept) + 1 + len(parts) > size:
+            continue
+        kept |= parts | {int(index)}
+        used, merges = used + 1, merges + len(parts)
+    return Selection(entries.order(kept, fixed_id), reasons | {"used": used, "merges": merges})
+
+
+class Entries:
+    """A vocabulary's entries as strings, and which of them cannot be without which others."""
+
+    def __init__(self, tokenizer: LoadedTokenizer) -> None:
+        self.kind = tokenizer.kind
+        self.model: dict[str, Any] = tokenizer.spec["model"]
+        self.ids = model_ids(self.model)
+        self.strings = {index: string for string, index in self.ids.items()}
+        roles = set(tokenizer.special_ids.values())
+        self.special = roles | {
+            int(token["id"]) for token in tokenizer.spec["added_tokens"] if not is_unused(token["content"])
+        }
+
+    @cached_property
+    def characters(self) -> set[int]:
+        """Ids without which a character that is known would be unknown.
+
+        Entries of one character or byte, in each form that the model asks for, and entries that hold a character
+        which has no entry of its own. A Unigram also keeps an entry with its lowest score: that of an unknown
+        character counts from it.
+        """
+        found = set()
+        for string, index in self.ids.items():
+            if index in self.special or is_unused(string):
+                continue
+            atoms = self.atoms(string)
+            if (
+                len(atoms) == 1
+                or _BYTE.fullmatch(string)
+                or (self.kind in ("wordpiece", "unigram") and not all(atom in self.ids for atom in atoms))
+            ):
+                found.add(index)
+        if self.kind == "unigram":
+            scores = [score for _, score in self.model["vocab"]]
+            lowest = min(scores)
+            if all(scores[index] > lowest for index in found | self.special if index < len(scores)):
+                found.add(scores.index(lowest))
+        return found
+
+    def atoms(self, string: str) -> list[str]:
+        """The smallest entries that spell an entry: its characters, as the model writes them in its place."""
+        if self.kind == "unigram":
+            return list(string)
+        prefix = self.model.get("continuing_subword_prefix") or (
+            "" if self.kind != "wordpiece" else CONTINUING
+        )
+        suffix = self.model.get("end_of_word_suffix") or ""
+        continues = bool(prefix) and string.startswith(prefix) and len(string) > len(prefix)
+        ends = bool(suffix) and string.endswith(suffix) and len(string) > len(suffix)
+        body = string.removeprefix(prefix) if continues else string
+        atoms = list(body.removesuffix(suffix) if ends else body)
+        atoms = [atom if place == 0 and not continues else prefix + atom for place, atom in enumerate(atoms)]
+        return [*atoms[:-1], atoms[-1] + suffix] if ends else atoms
+
+    def parts(self, index: int) -> set[int]:
+        """Ids of the entries that a byte-pair model merges into this one, on the one way that it takes.
+
+        No merge crosses the border of what ends as one piece, so within a text the model merges the piece just as
+        it merges the piece alone: lowest rank first, of equal ones the left. Other merges that would make the same
+        string never happen.
+        """
+        if self.kind not in ("byte_level", "bpe"):
+            return set()
+        symbols = self.atoms(self.strings[index]) if index in self.strings else []
+        made: list[str] = list(symbols)
+        while len(symbols) > 1:
+            ranks = [self._ranks.get(pair, len(self._ranks)) for pair in pairwise(symbols)]
+            rank = min(ranks)
+            if rank == len(self._ranks):
+                # Not by merges: only a whole word (`ignore_merges`) becomes this entry.
+                return set()
+            place = ranks.index(rank)
+            symbols[place : place + 2] = [merged(symbols[place], symbols[place + 1], self.model)]
+            made.append(symbols[place])
+        return {self.ids[string] for string in made} - {index}
+
+    def order(self, kept: set[int], fixed_id: int | None) -> npt.NDArray[np.int64]:
+        """[n] kept ids in their old order; added tokens that the model does not have come behind its entries."""
+        rows = set(range(len(self.model["vocab"]))) if self.kind == "unigram" else self.strings.keys()
+        own, added = sorted(kept & rows), sorted(kept - rows)
+        if fixed_id in own and fixed_id < len(own):
+            own.remove(fixed_id)
+            own.insert(fixed_id, fixed_id)
+        return np.array([*own, *added], dtype=np.int64)
+
+    @cached_property
+    def _ranks(self) -> dict[tuple[str, str], int]:
+        ranks: dict[tuple[str, str], int] = {}
+        for rank, (left, right) in enumerate(self.model["merges"]):
+            ranks[left, right] = rank
+        return ranks
+
+
+def model_ids(model: Mapping[str, Any]) -> dict[str, int]:
+    """String → id of a model's entries; of a string that a Unigram lists twice, the id that text gets (the last)."""
+    if isinstance(model["vocab"], dict):
+        return {string: int(index) for string, index in model["vocab"].items()}
+    return {string: index for index, (string, _) in enumerate(model["vocab"])}
+
+
+def merged(left: str, right: str, model: Mapping[str, Any]) -> str:
+    """What a byte-pair model makes of two neighbours."""
+    return left + right[len(model.get("continuing_subword_prefix") or "") :]
+
+
+def _check(tokenizer: LoadedTokenizer, min_document_share: float | None, size: int | None) -> None:
+    check_trimmable(tokenizer)
+    if size is not None and min_document_share is not None:
+        raise RecipeError(
+            "size", size, f"min_document_share {min_document_share} is given too", "give one of the two"
+        )
+    if min_document_share is not None and not 0 < min_document_share <= 1:
+        raise RecipeError(
+            "min_document_share", min_document_share, "is no share of documents",
+            "give a number above 0, at most 1, such as 0.0005",
+        )  # fmt: skip
+
+
+def check_trimmable(tokenizer: LoadedTokenizer) -> None:
+    """Raise TokenizerError for a kind of tokenizer that cannot be trimmed."""
+    if tokenizer.kind not in TRIMMABLE:
+        raise TokenizerError(
+            "model", tokenizer.name, f"a {tokenizer.kind} tokenizer cannot be trimmed",
+            "words that are dropped from it would have no pieces: use a model with WordPiece, Unigram or BPE",
+        )  # fmt: skip
