@@ -43,7 +43,8 @@ class StepProfiler(TrainerCallback):
 
     def summary(self) -> dict[str, Any]:
         """Milliseconds a step: `parts` sum to `step`, `operators` are the largest by their own time, and
-        `products_share` is the share of the step in matrix products.
+        `products_share` is the share of the step in matrix products. Times are the processor's: on a GPU, where it
+        only starts the work, look at the trace.
         """
         events = {event.key: event for event in self.profiler.key_averages()}
 
