@@ -197,6 +197,7 @@ class GoldOnly:
 
     def __init__(self, data: Any) -> None:
         self.data = data
+        self.lengths = data.lengths
 
     def __len__(self) -> int:
         return len(self.data)

@@ -1,7 +1,8 @@
-"""A corpus that grows: characters a second and peak memory of the corpora stage at 1, 4 and 16 times the text.
+"""A corpus that grows: speed and peak memory of preparing, scoring and training at 1, 4 and 16 times the text.
 
-Each size runs in a fresh process. Memory is anonymous memory (RssAnon), sampled: pages of mapped files, which the
-kernel takes back when it wants, are not the stage's.
+Each size runs in a fresh process, with a teacher and a student small enough that what surrounds them shows. Memory is
+anonymous memory (RssAnon), sampled: pages of mapped files, which the kernel takes back when it wants, are not the
+stage's.
 """
 
 from __future__ import annotations
@@ -15,15 +16,19 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
-BASE_CHARACTERS = 2_000_000
+BASE_CHARACTERS = 1_000_000
+STEPS = 200
 
 
 def run(base: str = str(BASE_CHARACTERS), *sizes: str) -> dict[str, object]:
-    """Build a corpus of base × size characters for each size, 1, 4 and 16 unless said."""
-    measured = {}
+    """The stages over base × size characters for each size, 1, 4 and 16 unless said."""
+    measured: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for size in sizes or ("1", "4", "16"):
             text = Path(folder) / "text.txt"
@@ -36,16 +41,12 @@ def run(base: str = str(BASE_CHARACTERS), *sizes: str) -> dict[str, object]:
                 str(Path(folder) / f"corpus-{size}"),
             ]
             done = subprocess.run(
-                command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent.parent
+                command, stdout=subprocess.PIPE, text=True, check=True, cwd=Path(__file__).parent.parent
             )  # fmt: skip
-            result = json.loads(done.stdout.strip().splitlines()[-1])
-            measured[f"{size} x"] = {
-                "characters": characters,
-                "characters_per_second": round(characters / result["seconds"]),
-                "peak_anonymous_mebibytes": result["peak_mebibytes"],
-                "before_mebibytes": result["before_mebibytes"],
-            }
-    return {"corpora": measured}
+            found = json.loads(done.stdout.strip().splitlines()[-1])
+            measured[f"{size} x"] = {"characters": characters, **found}
+            print(f"{size} x: {found}", file=sys.stderr, flush=True)
+    return {"stages": measured}
 
 
 def write_text(path: Path, characters: int) -> int:
@@ -75,18 +76,10 @@ def anonymous_mebibytes() -> int:
     raise OSError("no RssAnon in /proc/self/status")
 
 
-def build(text: str, folder: str) -> None:
-    """Build one corpus in this process and print its time and memory."""
-    from functools import partial
-
-    from polydistill.config.models import Corpora, Source
-    from polydistill.corpora import build_corpus
-    from polydistill.tokenization import count_tokens, train_wordpiece
-
-    with Path(text).open(encoding="utf-8") as handle:
-        head = handle.readlines(1_000_000)
-    tokenizer = train_wordpiece(lambda: head, size=4000, lowercase=True, strip_accents=None)
-    peak = before = anonymous_mebibytes()
+@contextmanager
+def watched(found: dict[str, Any], stage: str) -> Iterator[None]:
+    """Write the peak of anonymous memory within the block into `found`."""
+    peak = anonymous_mebibytes()
     done = threading.Event()
 
     def watch() -> None:
@@ -96,18 +89,93 @@ def build(text: str, folder: str) -> None:
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    Path(folder).mkdir()
-    started = time.perf_counter()
-    build_corpus(
-        Path(folder), sources=[Source(path=text)], evaluation={}, settings=Corpora(max_length=64),
-        count_tokens=partial(count_tokens, [tokenizer]), max_tokens=62, field="languages.xx",
+    try:
+        yield
+    finally:
+        done.set()
+        watcher.join()
+        found[f"{stage}_peak_mebibytes"] = peak
+
+
+def stages(text: str, folder: str) -> None:
+    """Build one corpus, score it and train on it in this process; print each stage's speed and memory."""
+    from functools import partial
+
+    from transformers import AutoConfig, AutoModelForMaskedLM
+
+    from polydistill.config.models import Corpora, Masking, Scoring, Source
+    from polydistill.corpora import Examples, build_corpus
+    from polydistill.models import resolve_dtype
+    from polydistill.scoring import score
+    from polydistill.tokenization import LoadedTokenizer, count_tokens, train_wordpiece
+    from polydistill.tokenization.pieces import STUDENT_SPECIALS
+
+    with Path(text).open(encoding="utf-8") as handle:
+        head = handle.readlines(1_000_000)
+    backend = train_wordpiece(lambda: head, size=4000, lowercase=True, strip_accents=None)
+    roles = {role: backend.token_to_id(piece) for role, piece in STUDENT_SPECIALS.items()}
+    tokenizer = LoadedTokenizer("t", backend, roles, 64)
+    config = AutoConfig.for_model(
+        "bert", vocab_size=tokenizer.size, hidden_size=64, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=256, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
     )  # fmt: skip
-    seconds = time.perf_counter() - started
-    done.set()
-    watcher.join()
-    print(json.dumps({"seconds": seconds, "peak_mebibytes": peak, "before_mebibytes": before}))
+    model = AutoModelForMaskedLM.from_config(config).eval()
+    found: dict[str, Any] = {}
+    place = Path(folder)
+    for name in ("corpus", "store"):
+        (place / name).mkdir(parents=True)
+    started = time.perf_counter()
+    with watched(found, "corpora"):
+        build_corpus(
+            place / "corpus", sources=[Source(path=text)], evaluation={}, settings=Corpora(max_length=64),
+            count_tokens=partial(count_tokens, [backend]), max_tokens=62, field="languages.xx",
+        )  # fmt: skip
+    found["corpora_characters_per_second"] = round(
+        Path(text).stat().st_size / (time.perf_counter() - started)
+    )
+    examples = Examples(place / "corpus" / "train.arrow")
+    identity = {
+        "vocabulary_size": tokenizer.size,
+        "max_length": 64,
+        "top_k": 8,
+        "language": "xx",
+        "teacher": "t",
+    }
+    with watched(found, "scoring"):
+        scored = score(
+            place / "store", identity, examples, tokenizer, model, scoring=Scoring(), masking=Masking(),
+            max_length=64, dtype=resolve_dtype("auto"), seed=0,
+        )  # fmt: skip
+    found["scoring_tokens_per_second"] = round(scored["tokens_scored"] / scored["seconds"])
+    with watched(found, "training"):
+        found["training_tokens_per_second"] = round(_train(model, tokenizer, place))
+    print(json.dumps(found))
+
+
+def _train(model: Any, tokenizer: Any, place: Path) -> float:
+    """Tokens a second of STEPS steps of 32 sequences."""
+    import numpy as np
+
+    from benchmarks.contestants import Clock
+    from polydistill.config.models import Distillation
+    from polydistill.store import Store
+    from polydistill.training import StoredExamples, check_arguments, train
+
+    store = Store(place / "store")
+    choice = np.stack([np.zeros(len(store), dtype=np.int64), np.arange(len(store))], axis=1)
+    data = StoredExamples([store], [np.arange(tokenizer.size)], choice)
+    values = check_arguments(
+        {"max_steps": STEPS, "per_device_train_batch_size": 32, "report_to": [], "save_strategy": "no"}
+    )
+    ticks = Clock()
+    train(
+        model, {"xx": data}, [1.0], folder=place / "checkpoints", arguments=values, distillation=Distillation(),
+        pad_id=0, max_length=64, seed=0, say=lambda line: None, callbacks=[ticks],
+    )  # fmt: skip
+    each = float(data.lengths.mean()) * 32
+    return each * (len(ticks.times) - 1) / (ticks.times[-1] - ticks.times[0])
 
 
 if __name__ == "__main__":
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    build(*sys.argv[1:])
+    stages(*sys.argv[1:])

@@ -25,19 +25,25 @@ FIELD = [
 ]
 
 
-def run(shape: str = "middle", rounds: str = "3", steps: str = "3") -> dict[str, object]:
+def run(shape: str = "middle", rounds: str = "3", steps: str = "3", peers: str = "all") -> dict[str, object]:
     """Every contestant in a fresh process in turn, `rounds` times; medians over all of a contestant's steps.
 
     shape   of benchmarks/contestants.py
     steps   timed steps of a peer in each round; ours, being faster, takes ten times as many
+    peers   names of contestants beside ours, with commas; a large vocabulary leaves no memory for a dense teacher
     """
     sizes = SHAPES[shape]
+    field = [
+        (name, dtype)
+        for name, dtype in FIELD
+        if name.startswith("ours") or peers == "all" or name in peers.split(",")
+    ]
     seconds: dict[str, list[float]] = {}
     last: dict[str, dict[str, Any]] = {}
     peaks: list[float] = []
     for _ in range(int(rounds)):
         peaks.append(peak_products())
-        for name, dtype in FIELD:
+        for name, dtype in field:
             key = f"{name}, {dtype}"
             count = int(steps) * (10 if name.startswith("ours") else 1)
             measured = contestant(shape, name, dtype, count)

@@ -48,8 +48,8 @@ def run(languages: str = "fr,hi,ko,sw,zh", num_lines: str = "20000") -> dict[str
     return {"lines": int(num_lines), "rows": rows}
 
 
-def load(name: str) -> LoadedTokenizer:
-    """A published vocabulary as its model's tokenizer."""
+def load(name: str, fraction: int = 1) -> LoadedTokenizer:
+    """A published vocabulary as its model's tokenizer; of a WordPiece, the first 1 / fraction of its ids."""
     unigram = SHARED / "vocabularies" / f"{name}.tokenizer.json.xz"
     if unigram.is_file():
         backend = Tokenizer.from_str(lzma.decompress(unigram.read_bytes()).decode())
@@ -58,7 +58,8 @@ def load(name: str) -> LoadedTokenizer:
         with lzma.open(
             SHARED / "vocabularies" / f"{name}.txt.xz", "rt", encoding="utf-8", newline="\n"
         ) as handle:
-            vocabulary = {line.rstrip("\n"): index for index, line in enumerate(handle)}
+            pieces = [line.rstrip("\n") for line in handle]
+        vocabulary = {piece: index for index, piece in enumerate(pieces[: len(pieces) // fraction])}
         backend, roles = (
             BertTokenizer(vocab=vocabulary, do_lower_case=False).backend_tokenizer,
             STUDENT_SPECIALS,

@@ -47,8 +47,33 @@ def test_features_make_the_logits_of_the_whole_model(model_type) -> None:
         weight, bias = output_layer(model)
         made = features @ weight.t() + (0 if bias is None else bias)
     torch.testing.assert_close(made, logits, atol=1e-5, rtol=1e-5)
-    # The hook is gone: the model is as it was.
+    # All positions of one sequence, in any order.
+    order = torch.randperm(16)
+    with torch.no_grad():
+        alone = masked_features(model, {"input_ids": ids[:1], "attention_mask": attention[:1]}, order)
+        whole = model(input_ids=ids[:1], attention_mask=attention[:1]).logits[0, order]
+    torch.testing.assert_close(
+        alone @ weight.t() + (0 if bias is None else bias), whole, atol=1e-5, rtol=1e-5
+    )
+    # The hooks are gone: the model is as it was.
     assert model(**inputs).logits.shape == (3, 16, 90)
+
+
+@pytest.mark.parametrize("model_type", ARCHITECTURES)
+def test_the_head_sees_masked_positions_alone(model_type) -> None:
+    """Rows of the head's linear layers, but for the last, which makes the logits."""
+    config = AutoConfig.for_model(model_type, **(SMALL | ARCHITECTURES[model_type]))
+    model = AutoModelForMaskedLM.from_config(config).eval()
+    inside = set(model.base_model.modules())
+    head = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m not in inside]
+    seen = []
+    for layer in head:
+        layer.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0].shape[:-1].numel()))
+    inputs = {"input_ids": torch.randint(5, 90, (3, 16)), "attention_mask": torch.ones(3, 16)}
+    with torch.no_grad():
+        masked_features(model, inputs, torch.tensor([1, 7, 20, 47]))
+    assert len(seen) == len(head) > 1
+    assert set(seen) <= {4, 0}
 
 
 def test_gradients_reach_the_encoder() -> None:

@@ -1,7 +1,7 @@
 """Losses over masked positions, as pure functions of tensors."""
 
 from polydistill.losses.schedules import teacher_weight
-from polydistill.losses.sparse import SparseLoss, sparse_soft_cross_entropy
+from polydistill.losses.sparse import CHUNK_BYTES, SparseLoss, rows_at_once, sparse_soft_cross_entropy
 from polydistill.losses.targets import soft_targets
 
-__all__ = ["SparseLoss", "soft_targets", "sparse_soft_cross_entropy", "teacher_weight"]
+__all__ = ["CHUNK_BYTES", "SparseLoss", "rows_at_once", "soft_targets", "sparse_soft_cross_entropy", "teacher_weight"]

@@ -89,7 +89,7 @@ class _Sparse(torch.autograd.Function):
         grad_features = torch.empty_like(features) if needs[0] else None
         grad_weight: Tensor | None = torch.zeros_like(weight) if needs[1] and not len(ids) else None
         grad_bias = torch.zeros(len(weight), dtype=compute, device=features.device) if needs[2] else None
-        block = _block_rows(features.device, len(weight), compute)
+        block = rows_at_once(features.device, len(weight), compute)
         for start in range(0, len(ids), chunk_positions):
             rows = slice(start, min(len(ids), start + chunk_positions))
             chunk = features.detach()[rows]
@@ -176,7 +176,7 @@ def _loss_rows(
     return gradient.sub_((others - outside).exp_().nan_to_num_(0.0).mul_(tail))
 
 
-def _block_rows(device: torch.device, vocabulary_size: int, dtype: torch.dtype) -> int:
-    """Rows of logits to go through at once: on a processor as many as its cache holds."""
+def rows_at_once(device: torch.device, vocabulary_size: int, dtype: torch.dtype) -> int:
+    """Rows of logits to go through at once: on a processor as many as its cache holds, elsewhere a chunk."""
     size = CACHE_BYTES if device.type == "cpu" else CHUNK_BYTES
     return max(1, size // (vocabulary_size * dtype.itemsize))

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from polydistill.errors import RunFolderError
@@ -50,8 +52,8 @@ def compare_runs(folders: Sequence[Path], console: Console) -> list[dict[str, An
         rows.append(row)
     console.print(_table(rows, names))
     console.print(
-        "MRR; in brackets the difference from the first run with the 95 % interval of a paired bootstrap over examples, "
-        "* where it leaves zero out. It knows the chance of the texts, not of the training's seed.",
+        f"MRR, the difference from {names[0]}'s, and its 95 % interval by a paired bootstrap over examples, "
+        "* where it leaves zero out. The interval knows the chance of the texts, not of the training's seed.",
         markup=False,
     )
     return rows
@@ -71,16 +73,21 @@ def _ranks(folder: Path) -> dict[str, Any]:
 
 
 def _table(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> Table:
-    table = Table("language", "text", "tokenizer", "masked", "teacher", *names)
+    """A line for each model under each place: as many runs as there are, the table is as wide as a terminal."""
+    table = Table(box=box.SIMPLE)
+    for heading in ("", "MRR", f"- {names[0]}", "from", "to"):
+        table.add_column(heading, no_wrap=True, justify="right" if heading else "left")
     for row in rows:
-        cells = []
+        place = f"{row['language']}, {row['text']}: {row['masked']:,} tokens of {row['tokenizer']}"
+        table.add_row(f"[bold]{escape(place)}[/bold]")
+        if "teacher" in row:
+            table.add_row("  teacher", f"{row['teacher']:.3f}")
         for name in names:
+            cells = [f"  {escape(name)}", f"{row[name]:.3f}"]
             difference = row.get(f"{name} - {names[0]}")
-            cell = f"{row[name]:.3f}"
             if difference is not None:
                 value = Difference(**difference)
-                cell += f" ({value.value:+.3f}, {value.low:+.3f} to {value.high:+.3f})" + "*" * value.settled
-            cells.append(cell)
-        teacher = f"{row['teacher']:.3f}" if "teacher" in row else ""
-        table.add_row(row["language"], row["text"], row["tokenizer"], f"{row['masked']:,}", teacher, *cells)
+                cells.append(f"{value.value:+.3f}" + ("*" if value.settled else " "))
+                cells += [f"{value.low:+.3f}", f"{value.high:+.3f}"]
+            table.add_row(*cells)
     return table

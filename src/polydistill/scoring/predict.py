@@ -13,10 +13,13 @@ import torch
 from torch import Tensor
 
 from polydistill.errors import NumericsError
+from polydistill.losses import CHUNK_BYTES, rows_at_once
 from polydistill.masking import Masked, uniform
 from polydistill.models import masked_features, output_layer, pad_batch
 
 _DRAW = 9
+# Pieces whose maximum is looked at before they are.
+GROUP = 64
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ def predict(
     sampling: Literal["top_k", "random"],
     dtype: torch.dtype,
     seed: int,
-    chunk_positions: int = 512,
+    chunk_positions: int | None = None,
 ) -> list[Predictions]:
     """Run the teacher over one batch and keep k predictions for each masked position.
 
@@ -48,6 +51,8 @@ def predict(
     vocabulary_size  pieces of the tokenizer: a model may have more rows, which are no predictions; their
                      probability counts as tail
     dtype  what matrices are multiplied in (by autocast); logsumexp and probabilities are float32
+    chunk_positions  rows whose products with the vocabulary are made at once; by default as many as fit into
+                     losses.CHUNK_BYTES
     Raises NumericsError if a logit is not finite.
     """
     device = next(model.parameters()).device
@@ -64,6 +69,7 @@ def predict(
         )
     weight, bias = output_layer(model)
     weight, features = weight.to(dtype), features.to(dtype)
+    offset = None if bias is None else bias.float()
     draws = None
     if sampling == "random":
         rows = [
@@ -71,32 +77,71 @@ def predict(
             for example_id, example in zip(ids, examples, strict=True)
         ]
         draws = torch.from_numpy(np.concatenate(rows)).float().to(device)
+    if chunk_positions is None:
+        chunk_positions = max(1, CHUNK_BYTES // (len(weight) * features.element_size()))
+    block = rows_at_once(features.device, len(weight), torch.float32)
     parts = []
     for start in range(0, len(features), chunk_positions):
-        rows_of = slice(start, start + chunk_positions)
-        logits = (features[rows_of] @ weight.t()).float()
-        if bias is not None:
-            logits += bias.float()
-        normaliser = logits.logsumexp(-1, keepdim=True)
-        if not torch.isfinite(normaliser).all():
-            raise NumericsError(
-                "teacher",
-                None,
-                f"predicts NaN or infinity on example {ids[0]:016x} or one batched with it",
-                "set `scoring.precision: float32`, or check the checkpoint",
-            )
-        gold_logprobs = logits.gather(1, gold[rows_of, None])[:, 0] - normaliser[:, 0]
-        if draws is None:
-            values, indices = logits[:, :vocabulary_size].topk(top_k, dim=-1)
-            logprobs = values - normaliser
-        else:
-            indices, logprobs = _draw((logits - normaliser)[:, :vocabulary_size], draws[rows_of])
-        parts.append((gold_logprobs, indices, logprobs))
+        products = features[start : start + chunk_positions] @ weight.t()
+        # Everything after the products is memory traffic: a few rows at a time stay in the cache.
+        for first in range(0, len(products), block):
+            rows_of = slice(start + first, start + min(len(products), first + block))
+            parts.append(
+                _read_rows(
+                    products[first : first + block], offset, gold[rows_of], vocabulary_size,
+                    top_k if draws is None else draws[rows_of],
+                )
+            )  # fmt: skip
     gold_all, ids_all, logprobs_all = (
         torch.cat(tensors).cpu().numpy() for tensors in zip(*parts, strict=True)
     )
+    if np.isnan(gold_all).any():
+        raise NumericsError(
+            "teacher",
+            None,
+            f"predicts NaN or infinity on example {ids[0]:016x} or one batched with it",
+            "set `scoring.precision: float32`, or check the checkpoint",
+        )
     ends = np.cumsum([0, *counts])
     return [Predictions(gold_all[a:b], ids_all[a:b], logprobs_all[a:b]) for a, b in pairwise(ends)]
+
+
+def _read_rows(
+    products: Tensor, bias: Tensor | None, gold: Tensor, vocabulary_size: int, wanted: int | Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of some rows: the gold pieces' log-probabilities [n], ids [n, K] and their log-probabilities [n, K].
+
+    products  [n, V] features @ weight.T
+    wanted    K for the K likeliest, or uniform draws [n, K]
+    """
+    # Columns in whole groups: those beyond the model's are never among the likeliest.
+    width = products.shape[1]
+    logprobs = torch.full((len(products), -(-width // GROUP) * GROUP), -torch.inf, device=products.device)
+    if bias is None:
+        logprobs[:, :width] = products
+    else:
+        torch.add(products, bias, out=logprobs[:, :width])
+    logprobs = torch.log_softmax(logprobs, -1)
+    gold_logprobs = logprobs.gather(1, gold[:, None])[:, 0]
+    if isinstance(wanted, Tensor):
+        return gold_logprobs, *_draw(logprobs[:, :vocabulary_size], wanted)
+    logprobs[:, vocabulary_size:] = -torch.inf
+    return gold_logprobs, *_likeliest(logprobs, wanted)
+
+
+def _likeliest(logprobs: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+    """The K largest of each row, ids [N, K] and values [N, K], in descending order.
+
+    They lie in the K groups whose maxima are largest, so most columns are looked at by one vectorised pass:
+    `topk` over all of them takes as long as the product that made them.
+    """
+    num_rows, width = logprobs.shape
+    grouped = logprobs.view(num_rows, width // GROUP, GROUP)
+    num_groups = min(top_k, grouped.shape[1])
+    groups = grouped.amax(-1).topk(num_groups, dim=-1, sorted=False).indices
+    candidates = grouped.gather(1, groups[:, :, None].expand(-1, -1, GROUP)).flatten(1)
+    values, places = candidates.topk(top_k, dim=-1)
+    return groups.gather(1, places // GROUP) * GROUP + places % GROUP, values
 
 
 def _draw(logprobs: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
