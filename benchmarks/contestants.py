@@ -47,6 +47,13 @@ class Shape:
     teacher_layers: int = 12
     teacher_width: int = 768
 
+    def describe(self) -> str:
+        """The shape in words."""
+        return (
+            f"student {self.layers} layers × {self.width}, vocabulary {self.vocabulary:,} × {self.embedding}, "
+            f"{self.sequences} × {self.length} tokens a step, teacher {self.teacher_layers} layers × {self.teacher_width} with the same vocabulary"
+        )
+
     def student(self) -> Any:
         """The student, with random weights and no dropout."""
         torch.manual_seed(0)

@@ -58,7 +58,7 @@ def run(shape: str = "middle", rounds: str = "3", steps: str = "3", peers: str =
     tokens = sizes.sequences * sizes.length
     flops = sizes.flops()
     return {
-        "shape": last["ours, bfloat16"]["shape"],
+        "shape": sizes.describe(),
         "tokens": tokens,
         "seconds_a_step": {key: round(value, 3) for key, value in medians.items()},
         "steps_measured": {key: len(values) for key, values in seconds.items()},
