@@ -9,8 +9,9 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from polydistill.config import MergeRecipe, PretrainRecipe, Source, presets
+from polydistill.config import MergeRecipe, PretrainRecipe, ProbeRecipe, Source, presets
 from polydistill.config.models import Language, PretrainLanguage, Teacher
+from polydistill.config.probe import ProbedModel, TaggedData
 from polydistill.training.arguments import defaults
 
 TARGET = Path(__file__).parent.parent / "docs" / "recipes.md"
@@ -78,13 +79,14 @@ def reference() -> str:
     """The whole page."""
     lines = [
         "# Recipe reference", "",
-        "Made by `scripts/recipe_reference.py` from the models in `src/polydistill/config/models.py`; `make check` says when it "
+        "Made by `scripts/recipe_reference.py` from the models in `src/polydistill/config/`; `make check` says when it "
         "is out of date. `polydistill plan RECIPE` prints every setting that a recipe resolves to.", "",
         "A recipe may extend a preset or another file: `extends: NAME`. `--set a.b=c` overrides one setting. Presets:", "",
         *(f"- `{name}`: {line}" for name, line in presets().items()), "", "# `recipe: merge`", "",
         *table(MergeRecipe, ""), *table(Teacher, "teachers.NAME"), *table(Language, "languages.NAME"),
         *table(Source, "languages.NAME.text[i]"),
         "", "# `recipe: pretrain`", "", *table(PretrainRecipe, ""), *table(PretrainLanguage, "languages.NAME (pretrain)"),
+        "", "# `recipe: probe`", "", *table(ProbeRecipe, ""), *table(ProbedModel, "models.NAME"), *table(TaggedData, "tasks.TASK.LANGUAGE"),
         "\n## `training`\n",
         "Arguments of `transformers.TrainingArguments` by their own names. What a recipe does not set starts from:", "",
         "| argument | default |", "|---|---|",

@@ -79,36 +79,45 @@ def difference(one, other) -> float:
     return max(float((a - b).abs().max()) for a, b in zip(one.parameters(), other.parameters(), strict=True))
 
 
-def test_the_first_loss_is_the_dense_formula(tmp_path) -> None:
-    """lambda * KD + (1 - lambda) * MLM, a mean over masked tokens, from the whole model's own logits."""
-    settings = Distillation(teacher_weight=0.3, final_teacher_weight=0.3)
-    _, log = trained(tmp_path, steps=1, distillation=settings)
-    model = make_model()
-    rows = [Rows(40, 1), Rows(10, 2)]
-    lengths = [language.lengths for language in rows]
-    sampler = LanguageSampler(lengths, [0.75, 0.25], batch_size=8, num_batches=1, seed=7)
-    batch = collate([rows[language].example(row, epoch, language) for language, row, epoch in sampler], 0)
-    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
-    logprobs = logits.reshape(-1, 50)[batch["positions"]].log_softmax(-1)
-    mlm = -logprobs.gather(1, batch["ids"][:, :1]).mean()
-    soft, _ = soft_targets(batch["logprobs"], tail="renormalise")
-    kd = -(soft * logprobs.gather(1, batch["ids"][:, 1:])).sum(-1).mean()
-    assert log[0]["mlm_loss"] == pytest.approx(mlm.item(), abs=1e-4)
-    assert log[0]["kd_loss"] == pytest.approx(kd.item(), abs=1e-4)
-    assert log[0]["loss"] == pytest.approx(0.3 * kd.item() + 0.7 * mlm.item(), abs=1e-3)
-
-
-def test_a_language_with_labels_of_its_own(tmp_path) -> None:
-    """Language a learns from its teacher alone, b from its text alone, whatever the schedule says."""
-    _, log = trained(tmp_path, steps=1, labels={"a": "soft", "b": "gold"})
-    model = make_model()
+def first_batch():
+    """The first batch of `trained`, and the model's log-probabilities at its masked tokens by the whole model."""
     rows = [Rows(40, 1), Rows(10, 2)]
     sampler = LanguageSampler(
         [language.lengths for language in rows], [0.75, 0.25], batch_size=8, num_batches=1, seed=7
     )
     batch = collate([rows[language].example(row, epoch, language) for language, row, epoch in sampler], 0)
-    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
-    logprobs = logits.reshape(-1, 50)[batch["positions"]].log_softmax(-1)
+    logits = make_model()(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    return batch, logits.reshape(-1, 50)[batch["positions"]].log_softmax(-1)
+
+
+@pytest.mark.parametrize("tail", ["renormalise", "bucket", "raw", "gold"])
+def test_the_first_loss_is_the_dense_formula(tmp_path, tail) -> None:
+    """lambda * KD + (1 - lambda) * MLM, a mean over masked tokens, from the whole model's own logits."""
+    settings = Distillation(teacher_weight=0.3, final_teacher_weight=0.3, tail=tail)
+    _, log = trained(tmp_path, steps=1, distillation=settings)
+    batch, logprobs = first_batch()
+    mlm = -logprobs.gather(1, batch["ids"][:, :1])[:, 0]
+    stored, top = batch["logprobs"].exp(), logprobs.gather(1, batch["ids"][:, 1:])
+    rest = 1 - stored.sum(-1)
+    kd = -(stored * top).sum(-1)
+    if tail == "renormalise":
+        kd = kd / stored.sum(-1)
+    elif tail == "bucket":
+        others = logprobs.scatter(1, batch["ids"][:, 1:], -torch.inf).logsumexp(-1)
+        kd = kd - rest * others
+    # What is logged as KD leaves out what the gold piece gets of the tail.
+    logged = kd.mean().item()
+    if tail == "gold":
+        kd = kd + rest * mlm
+    assert log[0]["mlm_loss"] == pytest.approx(mlm.mean().item(), abs=1e-4)
+    assert log[0]["kd_loss"] == pytest.approx(logged, abs=1e-4)
+    assert log[0]["loss"] == pytest.approx((0.3 * kd + 0.7 * mlm).mean().item(), abs=1e-3)
+
+
+def test_a_language_with_labels_of_its_own(tmp_path) -> None:
+    """Language a learns from its teacher alone, b from its text alone, whatever the schedule says."""
+    _, log = trained(tmp_path, steps=1, labels={"a": "soft", "b": "gold"})
+    batch, logprobs = first_batch()
     mlm = -logprobs.gather(1, batch["ids"][:, :1])[:, 0]
     soft, _ = soft_targets(batch["logprobs"], tail="renormalise")
     kd = -(soft * logprobs.gather(1, batch["ids"][:, 1:])).sum(-1)
@@ -163,9 +172,10 @@ def test_which_attention_for_which_length() -> None:
     from torch.nn.attention import SDPBackend, _cur_sdpa_kernel_backends
 
     everything = set(_cur_sdpa_kernel_backends())
-    with attention_for(torch.device("cpu"), 64):
-        assert _cur_sdpa_kernel_backends() == [SDPBackend.MATH]
-    for device, length in (("cpu", 512), ("cuda", 64)):
+    for length in (64, 128):
+        with attention_for(torch.device("cpu"), length):
+            assert _cur_sdpa_kernel_backends() == [SDPBackend.MATH]
+    for device, length in (("cpu", 129), ("cuda", 64)):
         with attention_for(torch.device(device), length):
             assert set(_cur_sdpa_kernel_backends()) == everything
 

@@ -12,12 +12,14 @@ from typing import Any, Literal, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from polydistill.config.models import AnyRecipe, MergeRecipe, PretrainRecipe
+from polydistill.config.models import MergeRecipe, PretrainRecipe
+from polydistill.config.probe import ProbeRecipe
 from polydistill.errors import RecipeError
 
 MAX_RECIPE_BYTES = 1 << 20
 MAX_ALIASES = 100
-KINDS: dict[str, type[AnyRecipe]] = {"merge": MergeRecipe, "pretrain": PretrainRecipe}
+AnyRecipe = MergeRecipe | PretrainRecipe | ProbeRecipe
+KINDS: dict[str, type[AnyRecipe]] = {"merge": MergeRecipe, "pretrain": PretrainRecipe, "probe": ProbeRecipe}
 
 
 class _Loader(yaml.SafeLoader):

@@ -8,9 +8,11 @@ from polydistill.evaluation.mlm import (
     ranks_of,
     unigram_ranks,
 )
+from polydistill.evaluation.probes import Probe, fit_probe, score_tags
 from polydistill.evaluation.uncertainty import Difference, paired_difference, standard_error
+from polydistill.evaluation.words import Window, split_into_windows, word_features
 
 __all__ = [
-    "Difference", "Measures", "guesses", "mean_reciprocal_rank", "measure", "paired_difference", "ranks_of",
-    "standard_error", "unigram_ranks",
+    "Difference", "Measures", "Probe", "Window", "fit_probe", "guesses", "mean_reciprocal_rank", "measure",
+    "paired_difference", "ranks_of", "score_tags", "split_into_windows", "standard_error", "unigram_ranks", "word_features",
 ]  # fmt: skip

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from polydistill.config import AnyRecipe, MergeRecipe, Source, load_recipe
+from polydistill.config import AnyRecipe, MergeRecipe, ProbeRecipe, Source, load_recipe
 from polydistill.corpora import sample_texts
 from polydistill.errors import UserError
 from polydistill.losses import sparse_soft_cross_entropy
@@ -80,6 +80,11 @@ class LanguageSize:
 def plan_recipe(recipe: str | AnyRecipe, overrides: Sequence[str], console: Console) -> list[Conflict]:
     """Print the resolved settings, sizes, times and conflicts of a recipe; returns the conflicts."""
     loaded = load_recipe(recipe, overrides) if isinstance(recipe, str) else recipe
+    if isinstance(loaded, ProbeRecipe):
+        console.print(
+            escape(yaml.safe_dump(loaded.model_dump(mode="json"), allow_unicode=True, sort_keys=False))
+        )
+        return []
     arguments = check_arguments(loaded.training)
     console.print(
         escape(

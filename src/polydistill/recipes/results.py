@@ -5,16 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 
 from rich import box
+from rich.console import Group
 from rich.table import Table
 
 from polydistill.files import read_json
+from polydistill.recipes.probe import probe_tables
 
 CAPTION = """MRR: mean of 1/rank of the masked token. MRR*: ranked among the teacher's pieces only.
 Unigram: MRR of pieces ranked by their frequency, context unread."""
 
 
-def results_table(path: Path) -> Table:
-    """One row for each language, text, model and tokenizer of a run's evaluation/mlm.json; 80 columns wide."""
+def results_table(path: Path) -> Table | Group:
+    """A run's evaluation: probes' tables, or one row for each language, text, model and tokenizer, 80 columns wide."""
+    if not (path / "evaluation" / "mlm.json").is_file() and (path / "evaluation" / "probes.json").is_file():
+        return Group(*probe_tables(path))
     results = read_json(path / "evaluation" / "mlm.json")
     difference = results["summary"].get("D")
     caption = CAPTION

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from polydistill.config import AnyRecipe, MergeRecipe, load_recipe
+from polydistill.config import AnyRecipe, MergeRecipe, ProbeRecipe, load_recipe
 from polydistill.errors import RecipeError
-from polydistill.recipes import merge, pretrain
+from polydistill.recipes import merge, pretrain, probe
 from polydistill.recipes.run_folder import open_run
 
 
@@ -28,7 +28,7 @@ def run_recipe(
     Returns the run's folder; what is done there already is not done again.
     """
     loaded = load_recipe(recipe, overrides) if isinstance(recipe, str | Path) else recipe
-    stages = merge.STAGES if isinstance(loaded, MergeRecipe) else pretrain.STAGES
+    stages = {"merge": merge.STAGES, "pretrain": pretrain.STAGES, "probe": probe.STAGES}[loaded.recipe]
     if until not in stages:
         if until != "report":
             raise RecipeError(
@@ -38,4 +38,6 @@ def run_recipe(
     run = open_run(loaded, show=show, update=update)
     if isinstance(loaded, MergeRecipe):
         return merge.run_merge(loaded, run, until=until)
+    if isinstance(loaded, ProbeRecipe):
+        return probe.run_probe(loaded, run)
     return pretrain.run_pretrain(loaded, run, until=until)

@@ -1,0 +1,86 @@
+"""The recipe of probes."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from polydistill.config.models import Name, Settings
+
+
+class TaggedData(Settings):
+    """One language's tagged sentences."""
+
+    train: str = Field(
+        description="What the probe learns from: a .conllu file or one of columns (word, …, tag)."
+    )
+    test: str = Field(description="What it is measured on.")
+    max_sentences: int | None = Field(None, ge=1, description="Most sentences of either file.")
+
+
+class ProbedModel(Settings):
+    """A model to probe. A plain string stands for `model`."""
+
+    model: str = Field(description="A folder, or a model's name on the Hugging Face hub.")
+    tokenizer: Literal["own", "default"] = Field(
+        "own",
+        description="`own`: the tokenizer that a student of ours has for the language, where there is one; `default`: the "
+        "model's, for every language.",
+    )
+    revision: str | None = Field(None, description="The hub's revision: a branch, a tag or a commit.")
+
+
+class Probing(Settings):
+    """How probes are trained."""
+
+    num_seeds: int = Field(5, ge=1, description="Probes for each source language, from other random weights.")
+    epochs: int = Field(10, ge=1, description="Times that each sees the training words.")
+    batch_size: int = Field(256, ge=1, description="Words in a batch.")
+    max_length: int = Field(
+        128, ge=8, description="Most tokens that the encoder sees together; longer sentences are parted."
+    )
+    batch_tokens: int = Field(
+        4096, ge=64, description="Most tokens in a batch of the encoder, padding included."
+    )
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="Of the encoder. `auto`: bfloat16 where the processor computes in it."
+    )
+
+
+class ProbeRecipe(Settings):
+    """Linear classifiers on frozen encoders: parts of speech and entities, within a language and across languages."""
+
+    recipe: Literal["probe"] = "probe"
+    name: Name = Field(description="The run's name.")
+    output: str = Field("", description="The run's folder; empty: `runs/<name>`.")
+    reuse: list[str] = Field(default_factory=list, description="Folders of other runs.")
+    seed: int = Field(0, ge=0, lt=2**32, description="Seed of everything that is random.")
+    models: dict[
+        Name, Annotated[ProbedModel, BeforeValidator(lambda v: {"model": v} if isinstance(v, str) else v)]
+    ] = Field(min_length=1)
+    tasks: dict[Literal["pos", "ner"], dict[Name, TaggedData]] = Field(
+        min_length=1, description="For each task its languages' data."
+    )
+    groups: dict[Name, list[Name]] = Field(
+        default_factory=dict,
+        description="Target languages to average over beside all of them, such as `low: [sw, te]`.",
+    )
+    probing: Probing = Field(default_factory=Probing)
+
+    @model_validator(mode="after")
+    def _groups_exist(self) -> ProbeRecipe:
+        known = {language for languages in self.tasks.values() for language in languages}
+        for task, languages in self.tasks.items():
+            if not languages:
+                raise ValueError(f"tasks.{task}: has no language; name one with its `train` and `test`")
+        for group, members in self.groups.items():
+            for index, language in enumerate(members):
+                if language not in known:
+                    raise ValueError(
+                        f"groups.{group}[{index}] {language!r}: no task has this language; they have "
+                        f"{', '.join(sorted(known))}"
+                    )
+            if group == "all":
+                raise ValueError("groups.all: the name stands for all languages; name it otherwise")
+        return self

@@ -1,0 +1,101 @@
+"""Sentences whose words carry tags: treebanks in CoNLL-U, entities in columns."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import conllu
+
+from polydistill.corpora.lines import read_lines
+from polydistill.errors import CorpusError
+
+
+@dataclass(frozen=True)
+class TaggedSentence:
+    """Words and a tag for each: universal parts of speech, or entities in IOB2 (`B-PER`, `I-PER`, `O`)."""
+
+    words: tuple[str, ...]
+    tags: tuple[str, ...]
+
+
+def read_tagged(path: Path, *, field: str, max_sentences: int | None = None) -> list[TaggedSentence]:
+    """A file's sentences: UPOS of a `.conllu` file, the last column of any other (first column: the word).
+
+    path   also compressed: .gz, .xz, .zst. Blank lines part sentences; lines that start with `#` and a blank before
+           a sentence's first word, and `-DOCSTART-`, are no words. Columns are parted by tabs, else by blanks.
+    field  the file's place in the recipe
+    Multi-word tokens and empty nodes of a treebank are left out: their parts, and what is written, are words.
+    Raises CorpusError if the file is missing, holds no sentence, or a word without a tag.
+    """
+    if not path.is_file():
+        raise CorpusError(field, str(path), "is no file", "name a .conllu file or one of columns")
+    treebank = ".conllu" in path.suffixes
+    found = []
+    for number, block in _blocks(path, field):
+        if treebank:
+            sentence = _treebank_sentence(block, path, number, field)
+        else:
+            sentence = _columns_sentence(block, path, number, field)
+        if sentence.words:
+            found.append(sentence)
+        if max_sentences is not None and len(found) >= max_sentences:
+            break
+    if not found:
+        raise CorpusError(field, str(path), "holds no tagged sentence", "check that it is the right file")
+    return found
+
+
+def _blocks(path: Path, field: str) -> Iterator[tuple[int, list[str]]]:
+    """(number of the first line, lines) of each run of lines between blank ones."""
+    block: list[str] = []
+    first = 1
+    dropped: Counter[str] = Counter()
+    for number, line in enumerate(read_lines(path, dropped, field=field), start=1):
+        if line.strip():
+            if not block:
+                first = number
+            block.append(line)
+        elif block:
+            yield first, block
+            block = []
+    if dropped:
+        # A sentence without one of its words is another sentence.
+        raise CorpusError(
+            field, str(path), f"has lines that are not UTF-8 ({dropped.total()})", "mend or convert it"
+        )
+    if block:
+        yield first, block
+
+
+def _treebank_sentence(block: list[str], path: Path, number: int, field: str) -> TaggedSentence:
+    try:
+        parsed = conllu.parse("\n".join(block) + "\n\n")
+    except conllu.exceptions.ParseException as error:
+        raise _bad(path, number, field, f"is not CoNLL-U ({error})") from error
+    # Ranges (multi-word tokens) and decimals (empty nodes) have ids that are no numbers.
+    tokens = [token for sentence in parsed for token in sentence if isinstance(token["id"], int)]
+    for token in tokens:
+        if not token.get("upos") or token["upos"] == "_":
+            raise _bad(path, number, field, f"has no part of speech for {token['form']!r}")
+    return TaggedSentence(tuple(token["form"] for token in tokens), tuple(token["upos"] for token in tokens))
+
+
+def _columns_sentence(block: list[str], path: Path, number: int, field: str) -> TaggedSentence:
+    words: list[str] = []
+    tags: list[str] = []
+    for place, line in enumerate(block):
+        if (line.startswith("# ") and not words) or line.startswith("-DOCSTART-"):
+            continue
+        columns = line.split("\t") if "\t" in line else line.split()
+        if len(columns) < 2 or not columns[0].strip() or not columns[-1].strip():
+            raise _bad(path, number + place, field, f"has no word and tag: {line[:60]!r}")
+        words.append(columns[0].strip())
+        tags.append(columns[-1].strip())
+    return TaggedSentence(tuple(words), tuple(tags))
+
+
+def _bad(path: Path, number: int, field: str, reason: str) -> CorpusError:
+    return CorpusError(field, f"{path}, line {number}", reason, "mend the line, or name another file")
