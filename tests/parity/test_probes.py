@@ -139,6 +139,9 @@ def test_a_probe_run_finds_what_can_be_found_and_does_nothing_twice(probe_values
     assert max(scores["english"]["ru"]["ru"]["macro_f1"]) < min(scores["russian"]["ru"]["ru"]["macro_f1"])
     assert len(said) == 8
     assert set(results["summary"]["pos"]["accuracy"]["english"]) == {"all", "low"}
+    page = (folder / "report" / "index.html").read_text("utf-8")
+    assert page.count("<svg") == 3 * 2
+    assert f"{results['summary']['ner']['entity_f1']['russian']['low']['zero_shot']['mean']:.3f} ±" in page
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.suffix in (".npy",)}
     assert len(before) == 16
     said.clear()

@@ -21,15 +21,16 @@ from polydistill.evaluation import fit_probe, score_tags, split_into_windows, wo
 from polydistill.files import artefact, fingerprint, hash_file, is_current, read_json, write_json
 from polydistill.models import device, keep_freed_memory, load_masked_lm, resolve_dtype, weights_fingerprint
 from polydistill.recipes.run_folder import Run
+from polydistill.reports import build_report
 from polydistill.tokenization import LoadedTokenizer, load_tokenizer
 
-STAGES = ("evaluate",)
+STAGES = ("evaluate", "report")
 # What a task is measured by; the first is the paper's.
 METRICS = {"pos": ("accuracy",), "ner": ("macro_f1", "entity_f1")}
 SPLITS = ("train", "test")
 
 
-def run_probe(recipe: ProbeRecipe, run: Run) -> Path:
+def run_probe(recipe: ProbeRecipe, run: Run, *, until: str = "report") -> Path:
     """Probe every model on every task; returns the run's folder. Scores are in evaluation/probes.json."""
     with run.claim():
         texts = {
@@ -55,6 +56,8 @@ def run_probe(recipe: ProbeRecipe, run: Run) -> Path:
                 for task, models in scores.items()
             },
         })  # fmt: skip
+        if until == "report":
+            build_report(run.path)
     return run.path
 
 

@@ -39,5 +39,5 @@ def run_recipe(
     if isinstance(loaded, MergeRecipe):
         return merge.run_merge(loaded, run, until=until)
     if isinstance(loaded, ProbeRecipe):
-        return probe.run_probe(loaded, run)
+        return probe.run_probe(loaded, run, until=until)
     return pretrain.run_pretrain(loaded, run, until=until)

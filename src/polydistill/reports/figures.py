@@ -66,6 +66,27 @@ def grouped_bars(groups: Sequence[str], series: Mapping[str, Sequence[float | No
         return _svg(figure)
 
 
+def heat_map(values: Sequence[Sequence[float]], names: Sequence[str]) -> str:
+    """A square matrix as shaded cells from 0 (white) to 1, with its values."""
+    with mpl.rc_context(_STYLE | {"axes.grid": False}):
+        side = 0.62 * len(names) + 1.0
+        figure = Figure(figsize=(side, side), layout="constrained")
+        axes = figure.subplots()
+        axes.imshow(values, cmap="Blues", vmin=0.0, vmax=1.0)
+        axes.set_xticks(range(len(names)), list(names))
+        axes.set_yticks(range(len(names)), list(names))
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+        for row, line in enumerate(values):
+            for column, value in enumerate(line):
+                # White on the dark half of the scale.
+                colour = "white" if value > 0.6 else "#1d2733"
+                axes.text(column, row, f"{value:.2f}", ha="center", va="center", color=colour)
+        axes.set_xlabel("to")
+        axes.set_ylabel("from")
+        return _svg(figure)
+
+
 def _svg(figure: Any) -> str:
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})

@@ -2,59 +2,112 @@
 
 from __future__ import annotations
 
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from polydistill import __version__
 from polydistill.errors import RunFolderError
 from polydistill.files import read_json, write_text
-from polydistill.reports.figures import curves, grouped_bars
+from polydistill.reports.figures import curves, grouped_bars, heat_map
+
+TASKS = {"pos": "Parts of speech", "ner": "Entities"}
+METRICS = {
+    "accuracy": ("accuracy", "Share of the words that get their tag."),
+    "macro_f1": ("token macro-F1", "Mean over tags, O among them, of each tag's F1 by word: rare tags count as much as common ones."),
+    "entity_f1": ("entity F1", "An entity counts as found if all of its words and its kind are right, and nothing beside them."),
+}  # fmt: skip
 
 
 def build_report(run: Path) -> Path:
-    """Write `report/index.html` of a merge's folder and return its path.
+    """Write `report/index.html` of the folder of a merge or of probes and return its path.
 
     Raises RunFolderError if the run has not been evaluated.
     """
+    if (run / "evaluation" / "probes.json").is_file():
+        return _write(run, "probe.html.jinja", gather_probes(run))
     if not (run / "evaluation" / "mlm.json").is_file():
         raise RunFolderError(
             "folder", str(run), "holds no evaluation/mlm.json", "run `polydistill evaluate` first"
         )
     if not (run / "tokenizer" / "vocabulary.json").is_file():
         raise RunFolderError(
-            "folder", str(run), "is not a merge: only merges have a report", "see evaluation/mlm.json"
+            "folder",
+            str(run),
+            "is neither a merge nor a probe: only these have a report",
+            "see evaluation/mlm.json",
         )
-    template = (resources.files("polydistill.reports") / "page.html.jinja").read_text("utf-8")
+    return _write(run, "page.html.jinja", gather(run))
+
+
+def _write(run: Path, template: str, values: dict[str, Any]) -> Path:
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+        loader=PackageLoader("polydistill", "reports"), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
     environment.filters["percent"] = lambda value: f"{100 * value:.1f} %"
     environment.filters["duration"] = duration
-    page = environment.from_string(template).render(**gather(run))
     path = run / "report" / "index.html"
-    write_text(path, page)
+    write_text(path, environment.get_template(template).render(**_common(run), **values))
     return path
 
 
-def gather(run: Path) -> dict[str, Any]:
-    """Everything that the page shows, read from the run's JSON files."""
+def _common(run: Path) -> dict[str, Any]:
+    """What every page shows of its run."""
     recipe_text = (run / "recipe.yaml").read_text("utf-8")
     recipe = yaml.safe_load(recipe_text)
-    evaluation = read_json(run / "evaluation" / "mlm.json")
-    log = read_json(run / "student" / "log.json")
-    vocabulary = read_json(run / "tokenizer" / "vocabulary.json")
-    initialisation = read_json(run / "student" / "final" / "initialisation.json")
-    timing = read_json(run / "timing.json") if (run / "timing.json").is_file() else {}
     return {
         "name": recipe["name"],
         "version": __version__,
         "recipe": recipe,
         "recipe_text": recipe_text,
+        "timing": read_json(run / "timing.json") if (run / "timing.json").is_file() else {},
+        "environment": read_json(run / "environment.json"),
+    }
+
+
+def gather_probes(run: Path) -> dict[str, Any]:
+    """Each task's and metric's averages, and a heat map from language to language for each model."""
+    results = read_json(run / "evaluation" / "probes.json")
+    tasks = []
+    for task, metrics in results["summary"].items():
+        for metric, models in metrics.items():
+            scores = results["scores"][task]
+            groups = list(next(iter(models.values())))
+            tasks.append({
+                "name": f"{TASKS[task]}: {METRICS[metric][0]}",
+                "meaning": METRICS[metric][1],
+                "groups": groups,
+                "languages": len(results["scores"][task][next(iter(models))]),
+                "rows": {
+                    model: [found[group][kind] for group in groups for kind in ("in_language", "zero_shot")]
+                    for model, found in models.items()
+                },
+                "figures": {model: Markup(_transfer_figure(found, metric)) for model, found in scores.items()},
+            })  # fmt: skip
+    return {"tasks": tasks}
+
+
+def _transfer_figure(scores: dict[str, dict[str, dict[str, list[float]]]], metric: str) -> str:
+    languages = list(scores)
+    means = [
+        [sum(scores[source][target][metric]) / len(scores[source][target][metric]) for target in languages]
+        for source in languages
+    ]
+    return heat_map(means, languages)
+
+
+def gather(run: Path) -> dict[str, Any]:
+    """Everything that the page shows, read from the run's JSON files."""
+    recipe = _common(run)["recipe"]
+    evaluation = read_json(run / "evaluation" / "mlm.json")
+    log = read_json(run / "student" / "log.json")
+    vocabulary = read_json(run / "tokenizer" / "vocabulary.json")
+    initialisation = read_json(run / "student" / "final" / "initialisation.json")
+    return {
         "headline": _headline(evaluation),
         "languages": _languages(run, recipe, log),
         "vocabulary": vocabulary,
@@ -69,8 +122,6 @@ def gather(run: Path) -> dict[str, Any]:
         "samples": read_json(run / "evaluation" / "samples.json"),
         "initialisation": initialisation,
         "stores": _stores(run, recipe),
-        "timing": timing,
-        "environment": read_json(run / "environment.json"),
     }
 
 
