@@ -78,3 +78,34 @@ def test_random_sampling_in_a_store(recipe_values) -> None:
     row = store.row(0)
     mass = np.exp(row.top_logprobs.astype(np.float64)).sum(-1)
     np.testing.assert_allclose(mass, 1, atol=2e-3)
+
+
+@pytest.mark.parametrize("sampling", ["top_k", "random"])
+def test_predictions_do_not_depend_on_chunks(teachers, monkeypatch, sampling) -> None:
+    """Positions in chunks of five, and within them a few rows at a time, give what all of them at once give."""
+    from polydistill.masking import Masked
+    from polydistill.scoring import predict
+
+    model = load_masked_lm(str(teachers["ru"]))
+    size = model.config.vocab_size
+    draw = np.random.default_rng(0)
+    examples = []
+    for length in (12, 20, 7):
+        ids = draw.integers(5, size, length)
+        positions = np.arange(1, length - 1, 2)
+        examples.append(Masked(ids, positions, draw.integers(5, size, len(positions))))
+
+    def predicted(**keywords):
+        found = predict(
+            model, examples, ids=[1, 2, 3], pad_id=0, vocabulary_size=size, top_k=6, sampling=sampling,
+            dtype=torch.float32, seed=0, **keywords,
+        )  # fmt: skip
+        assert [len(one.gold_logprobs) for one in found] == [5, 9, 3]
+        return [np.concatenate([getattr(one, name) for one in found]) for name in found[0].__annotations__]
+
+    whole = predicted()
+    monkeypatch.setattr("polydistill.scoring.predict.rows_at_once", lambda *_: 2)
+    parts = predicted(chunk_positions=5)
+    np.testing.assert_allclose(parts[0], whole[0], atol=1e-5)
+    assert np.array_equal(parts[1], whole[1])
+    np.testing.assert_allclose(parts[2], whole[2], atol=1e-5)
