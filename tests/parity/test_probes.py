@@ -167,3 +167,22 @@ def test_bad_probes_are_refused_before_anything_is_written(probe_values, tmp_pat
     assert not (tmp_path / "run" / "recipe.yaml").exists()
     with pytest.raises(RecipeError, match="stage"):
         run_recipe(parse_recipe(probe_values), until="train")
+
+
+def test_a_plan_says_what_probes_cannot_tell(probe_values, teachers, tmp_path) -> None:
+    """An English vocabulary knows no Russian word; a tag of the test file that training lacks cannot be guessed."""
+    from rich.console import Console
+
+    from polydistill.recipes import plan_recipe
+
+    path = tmp_path / "odd.bio"
+    path.write_text("apple\tB-A\nbear\tB-C\n", "utf-8")
+    probe_values["tasks"]["pos"]["en"]["test"] = str(path)
+    console = Console(record=True, width=120)
+    found = plan_recipe(parse_recipe(probe_values), [], console)
+    said = [conflict.what for conflict in found]
+    assert any("B-C stand in the test file alone" in what and "(1 words)" in what for what in said)
+    assert any("english reads" in what and "of the words of ru as unknown" in what for what in said)
+    assert not any("russian reads" in what and "of ru" in what for what in said)
+    assert f"{len(found)} conflicts" in console.export_text()
+    assert not (tmp_path / "run").exists()

@@ -35,6 +35,7 @@ from polydistill.models import (
     resolve_dtype,
     student_config,
 )
+from polydistill.recipes.probe_plan import plan_probe
 from polydistill.scoring import predict
 from polydistill.store.schema import id_type, numpy_dtype, position_type
 from polydistill.tokenization import (
@@ -84,7 +85,7 @@ def plan_recipe(recipe: str | AnyRecipe, overrides: Sequence[str], console: Cons
         console.print(
             escape(yaml.safe_dump(loaded.model_dump(mode="json"), allow_unicode=True, sort_keys=False))
         )
-        return []
+        return _say([Conflict(*pair) for pair in plan_probe(loaded, console)], console)
     arguments = check_arguments(loaded.training)
     console.print(
         escape(
@@ -123,6 +124,10 @@ def plan_recipe(recipe: str | AnyRecipe, overrides: Sequence[str], console: Cons
             )
         texts = {language: size.texts for language, size in sizes.items()}
         found += conflicts(loaded, tokenizers, union, texts)
+    return _say(found, console)
+
+
+def _say(found: list[Conflict], console: Console) -> list[Conflict]:
     for conflict in found:
         console.print(f"conflict: {conflict.what}\n  remedy: {conflict.remedy}", markup=False)
     console.print(f"{len(found)} conflicts" if found else "no conflicts", markup=False)

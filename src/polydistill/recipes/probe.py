@@ -96,6 +96,13 @@ class _Texts:
         return f"tasks.{self.task}.{self.language}.{split}"
 
 
+def probed_tokenizer(settings: ProbedModel, language: str) -> LoadedTokenizer:
+    """What a model reads a language by: its tokenizer for just that language, where it has one and may use it."""
+    own = Path(settings.model) / "tokenizer" / language
+    place = str(own) if settings.tokenizer == "own" and own.is_dir() else None
+    return load_tokenizer(settings.model, tokenizer=place, revision=settings.revision)
+
+
 class _Probed:
     """A model whose encoder stays as it is; loaded when its features are wanted and not there."""
 
@@ -112,17 +119,11 @@ class _Probed:
         model = load_masked_lm(self.settings.model, revision=self.settings.revision).to(device())
         return model.base_model
 
-    def tokenizer(self, language: str) -> LoadedTokenizer:
-        """What it reads a language by."""
-        own = Path(self.settings.model) / "tokenizer" / language
-        place = str(own) if self.settings.tokenizer == "own" and own.is_dir() else None
-        return load_tokenizer(self.settings.model, tokenizer=place, revision=self.settings.revision)
-
     def identity(self, text: _Texts) -> dict[str, Any]:
         """What features of a text hang on."""
         return {
             "weights": self.weights,
-            "tokenizer": self.tokenizer(text.language).fingerprint,
+            "tokenizer": probed_tokenizer(self.settings, text.language).fingerprint,
             "text": text.identity,
             "max_length": self.probing.max_length,
             "precision": str(self.dtype).removeprefix("torch."),
@@ -133,7 +134,7 @@ class _Probed:
         target = self.run.path / "features" / text.task / self.name / f"{text.language}-{split}"
         inputs = {"stage": "features", "split": split, **self.identity(text)}
         if not is_current(target, inputs):
-            tokenizer = self.tokenizer(text.language)
+            tokenizer = probed_tokenizer(self.settings, text.language)
             words = [sentence.words for sentence in text.sentences[split]]
             windows = split_into_windows(words, tokenizer, min(self.probing.max_length, tokenizer.max_length))
             starts = np.cumsum([0, *(len(window.words) for window in windows)])
