@@ -1,6 +1,9 @@
 """Recipes: their settings, and how they are read."""
 
-from polydistill.config.load import load_recipe, parse_recipe, presets
-from polydistill.config.models import AnyRecipe, MergeRecipe, PretrainRecipe, Source
+from polydistill.config.extract import ExtractRecipe
+from polydistill.config.load import AnyRecipe, load_recipe, parse_recipe, presets
+from polydistill.config.models import MergeRecipe, PretrainRecipe, Source
 
-__all__ = ["AnyRecipe", "MergeRecipe", "PretrainRecipe", "Source", "load_recipe", "parse_recipe", "presets"]
+__all__ = [
+    "AnyRecipe", "ExtractRecipe", "MergeRecipe", "PretrainRecipe", "Source", "load_recipe", "parse_recipe", "presets",
+]  # fmt: skip

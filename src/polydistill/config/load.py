@@ -12,12 +12,18 @@ from typing import Any, Literal, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from polydistill.config.models import AnyRecipe, MergeRecipe, PretrainRecipe
+from polydistill.config.extract import ExtractRecipe
+from polydistill.config.models import MergeRecipe, PretrainRecipe
 from polydistill.errors import RecipeError
 
 MAX_RECIPE_BYTES = 1 << 20
 MAX_ALIASES = 100
-KINDS: dict[str, type[AnyRecipe]] = {"merge": MergeRecipe, "pretrain": PretrainRecipe}
+AnyRecipe = MergeRecipe | ExtractRecipe | PretrainRecipe
+KINDS: dict[str, type[AnyRecipe]] = {
+    "merge": MergeRecipe,
+    "extract": ExtractRecipe,
+    "pretrain": PretrainRecipe,
+}
 
 
 class _Loader(yaml.SafeLoader):

@@ -322,6 +322,3 @@ class PretrainRecipe(Recipe):
     languages: dict[Name, PretrainLanguage] = Field(min_length=1)
     tokenizer: WordPiece = Field(default_factory=WordPiece)
     model: Model = Field(default_factory=Model)
-
-
-AnyRecipe = MergeRecipe | PretrainRecipe

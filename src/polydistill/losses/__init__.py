@@ -4,4 +4,11 @@ from polydistill.losses.schedules import teacher_weight
 from polydistill.losses.sparse import CHUNK_BYTES, SparseLoss, rows_at_once, sparse_soft_cross_entropy
 from polydistill.losses.targets import soft_targets
 
-__all__ = ["CHUNK_BYTES", "SparseLoss", "rows_at_once", "soft_targets", "sparse_soft_cross_entropy", "teacher_weight"]
+__all__ = [
+    "CHUNK_BYTES",
+    "SparseLoss",
+    "rows_at_once",
+    "soft_targets",
+    "sparse_soft_cross_entropy",
+    "teacher_weight",
+]

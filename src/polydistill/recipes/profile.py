@@ -10,8 +10,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from polydistill.config import MergeRecipe, load_recipe
+from polydistill.config import ExtractRecipe, MergeRecipe, load_recipe
 from polydistill.config.models import Distillation
+from polydistill.errors import RecipeError
 from polydistill.files import write_json
 from polydistill.recipes import merge, pretrain
 from polydistill.recipes.merge_scoring import score_teachers
@@ -35,6 +36,10 @@ def profile_recipe(
     Also writes profile/profile.json and profile/trace.json into the run's folder.
     """
     loaded = load_recipe(recipe, overrides)
+    if isinstance(loaded, ExtractRecipe):
+        raise RecipeError(
+            "recipe", loaded.recipe, "is not profiled yet", "run `polydistill plan`, which times a step"
+        )
     run = open_run(loaded, show=show, update=update)
     arguments = check_arguments(loaded.training)
     with run.claim():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from polydistill.config import AnyRecipe, MergeRecipe, load_recipe
+from polydistill.config import AnyRecipe, ExtractRecipe, MergeRecipe, load_recipe
 from polydistill.errors import RecipeError
 from polydistill.recipes import merge, pretrain
 from polydistill.recipes.run_folder import open_run
@@ -28,6 +28,8 @@ def run_recipe(
     Returns the run's folder; what is done there already is not done again.
     """
     loaded = load_recipe(recipe, overrides) if isinstance(recipe, str | Path) else recipe
+    if isinstance(loaded, ExtractRecipe):
+        raise RecipeError("recipe", loaded.recipe, "cannot be run yet", "wait for the next version")
     stages = merge.STAGES if isinstance(loaded, MergeRecipe) else pretrain.STAGES
     if until not in stages:
         if until != "report":

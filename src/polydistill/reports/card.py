@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from polydistill import __version__
-from polydistill.config import AnyRecipe, MergeRecipe
+from polydistill.config import MergeRecipe, PretrainRecipe
 
 
-def model_card(recipe: AnyRecipe, record: dict[str, Any]) -> str:
+def model_card(recipe: MergeRecipe | PretrainRecipe, record: dict[str, Any]) -> str:
     """Markdown with the hub's metadata block.
 
     record  where the initial weights came from
