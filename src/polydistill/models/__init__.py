@@ -1,6 +1,13 @@
 """The Hugging Face boundary: teachers loaded safely, students built, features at masked positions."""
 
 from polydistill.models.attention import attention_for
+from polydistill.models.extract import (
+    check_extractable,
+    check_extraction,
+    choose_layers,
+    extract_student,
+    extracted_config,
+)
 from polydistill.models.features import masked_features, output_layer
 from polydistill.models.inputs import length_batches, mask_texts, pad_batch
 from polydistill.models.load import load_masked_lm, model_config, weights_fingerprint, weights_size
@@ -16,7 +23,7 @@ from polydistill.models.student import (
 from polydistill.models.trim import logits_difference, trim_model
 
 __all__ = [
-    "TeacherRows", "attention_for", "build_student", "check_encoder", "device", "keep_freed_memory", "length_batches",
-    "load_masked_lm", "logits_difference", "mask_texts", "masked_features", "model_config", "output_layer", "pad_batch",
+    "TeacherRows", "attention_for", "build_student", "check_encoder", "check_extractable", "check_extraction",
+    "choose_layers", "device", "extract_student", "extracted_config", "keep_freed_memory", "length_batches", "load_masked_lm", "logits_difference", "mask_texts", "masked_features", "model_config", "output_layer", "pad_batch",
     "resolve_dtype", "start_from_teachers", "student_config", "trim_model", "weights_fingerprint", "weights_size",
 ]  # fmt: skip
