@@ -176,7 +176,7 @@ def layer_list(model: Any) -> str:
     depth = model.config.num_hidden_layers
     for name, module in model.named_modules():
         if isinstance(module, nn.ModuleList) and len(module) == depth:
-            return name
+            return str(name)
     raise ModelError(
         "teacher", model.config.model_type, f"its {depth} layers do not stand in one list, so none can be left out",
         "use a teacher of BERT's, DistilBERT's, RoBERTa's, ELECTRA's or ModernBERT's kind",

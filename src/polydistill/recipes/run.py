@@ -7,7 +7,7 @@ from pathlib import Path
 
 from polydistill.config import AnyRecipe, ExtractRecipe, MergeRecipe, load_recipe
 from polydistill.errors import RecipeError
-from polydistill.recipes import merge, pretrain
+from polydistill.recipes import extract, merge, pretrain
 from polydistill.recipes.run_folder import open_run
 
 
@@ -28,9 +28,7 @@ def run_recipe(
     Returns the run's folder; what is done there already is not done again.
     """
     loaded = load_recipe(recipe, overrides) if isinstance(recipe, str | Path) else recipe
-    if isinstance(loaded, ExtractRecipe):
-        raise RecipeError("recipe", loaded.recipe, "cannot be run yet", "wait for the next version")
-    stages = merge.STAGES if isinstance(loaded, MergeRecipe) else pretrain.STAGES
+    stages = {"merge": merge.STAGES, "extract": extract.STAGES, "pretrain": pretrain.STAGES}[loaded.recipe]
     if until not in stages:
         if until != "report":
             raise RecipeError(
@@ -40,4 +38,6 @@ def run_recipe(
     run = open_run(loaded, show=show, update=update)
     if isinstance(loaded, MergeRecipe):
         return merge.run_merge(loaded, run, until=until)
+    if isinstance(loaded, ExtractRecipe):
+        return extract.run_extract(loaded, run, until=until)
     return pretrain.run_pretrain(loaded, run, until=until)

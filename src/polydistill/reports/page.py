@@ -13,11 +13,12 @@ from markupsafe import Markup
 from polydistill import __version__
 from polydistill.errors import RunFolderError
 from polydistill.files import read_json, write_text
+from polydistill.reports.extract_page import gather_extract
 from polydistill.reports.figures import curves, grouped_bars
 
 
 def build_report(run: Path) -> Path:
-    """Write `report/index.html` of a merge's folder and return its path.
+    """Write `report/index.html` of a merge's or an extraction's folder and return its path.
 
     Raises RunFolderError if the run has not been evaluated.
     """
@@ -25,20 +26,28 @@ def build_report(run: Path) -> Path:
         raise RunFolderError(
             "folder", str(run), "holds no evaluation/mlm.json", "run `polydistill evaluate` first"
         )
-    if not (run / "tokenizer" / "vocabulary.json").is_file():
+    kind = yaml.safe_load((run / "recipe.yaml").read_text("utf-8"))["recipe"]
+    if kind not in ("merge", "extract"):
         raise RunFolderError(
-            "folder", str(run), "is not a merge: only merges have a report", "see evaluation/mlm.json"
+            "folder", str(run), f"is a run of recipe {kind}, which has no report", "see evaluation/mlm.json"
         )
-    template = (resources.files("polydistill.reports") / "page.html.jinja").read_text("utf-8")
+    values = gather(run) if kind == "merge" else gather_extract(run)
+    page = render("page.html.jinja" if kind == "merge" else "extract.html.jinja", values)
+    path = run / "report" / "index.html"
+    write_text(path, page)
+    return path
+
+
+def render(template: str, values: dict[str, Any]) -> str:
+    """A template of this package with values and the style that all pages have."""
+    folder = resources.files("polydistill.reports")
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["percent"] = lambda value: f"{100 * value:.1f} %"
     environment.filters["duration"] = duration
-    page = environment.from_string(template).render(**gather(run))
-    path = run / "report" / "index.html"
-    write_text(path, page)
-    return path
+    style = Markup((folder / "page.css").read_text("utf-8"))
+    return environment.from_string((folder / template).read_text("utf-8")).render(**values, style=style)
 
 
 def gather(run: Path) -> dict[str, Any]:
