@@ -10,6 +10,9 @@ import torch
 from tests.end_to_end.test_merge import polydistill, write_recipe
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
+from polydistill.config import parse_recipe
+from polydistill.recipes import run_recipe
+
 LOADS = """
 import sys
 from transformers import AutoModelForMaskedLM, AutoTokenizer
@@ -23,10 +26,9 @@ print("loaded", model.config.num_hidden_layers)
 """
 
 
-def run(folder: Path, values: dict) -> Path:
-    done = polydistill("run", write_recipe(folder, values))
-    assert done.returncode == 0, done.stderr
-    return Path(values["output"])
+def run(values: dict) -> Path:
+    """Within this process: the tests above have seen the command."""
+    return run_recipe(parse_recipe(values), show=lambda line: None)
 
 
 def test_run_makes_a_student_that_transformers_loads_and_a_second_run_does_nothing(
@@ -79,12 +81,8 @@ def test_the_same_recipe_twice_gives_the_same_bytes(tmp_path, extract_values) ->
     assert [name for name in students[0] if students[0][name] != students[1][name]] == []
 
 
-def test_cut_after_training_the_student_is_the_trained_one_with_fewer_pieces(
-    tmp_path, extract_values
-) -> None:
-    folder = run(
-        tmp_path, extract_values | {"trim": {"when": "after", "size": 400}, "student": {"init": [3, 1, 0]}}
-    )
+def test_cut_after_training_the_student_is_the_trained_one_with_fewer_pieces(extract_values) -> None:
+    folder = run(extract_values | {"trim": {"when": "after", "size": 400}, "student": {"init": [3, 1, 0]}})
     student = AutoModelForMaskedLM.from_pretrained(folder / "student" / "final")
     trained = AutoModelForMaskedLM.from_pretrained(folder / "student" / "untrimmed")
     tokenizer = AutoTokenizer.from_pretrained(folder / "student" / "final")
@@ -103,13 +101,13 @@ def test_cut_after_training_the_student_is_the_trained_one_with_fewer_pieces(
     assert record["models"]["student"]["rows"] == len(kept)
 
 
-def test_the_whole_vocabulary_and_random_weights(tmp_path, extract_values) -> None:
+def test_the_whole_vocabulary_and_random_weights(extract_values, texts) -> None:
     changes = {
         "trim": {"when": "none"}, "student": {"init": "random", "num_layers": 1, "config": {"hidden_size": 16}},
         "losses": {"cosine": 0, "relation": {"first": 1, "last": 0}, "positions": "masked"},
-        "evaluation_texts": {"other": extract_values["text"]},
+        "evaluation_texts": {"other": str(texts["en"])},
     }  # fmt: skip
-    folder = run(tmp_path, extract_values | changes)
+    folder = run(extract_values | changes)
     rows = json.loads((folder / "evaluation" / "mlm.json").read_text("utf-8"))["languages"]["ru"]
     assert [(row["text"], row["model"], row["tokenizer"]) for row in rows] == [
         ("held_out", "teacher", "own"), ("held_out", "student", "own"), ("other", "teacher", "own"),

@@ -131,9 +131,10 @@ def _train(state: Extract, arguments: dict[str, Any], inputs: dict[str, Any], ta
     clear_unless_current(checkpoints, inputs)
     teacher, student, record = initial_models(state)
     layers = "random weights" if state.layers is None else f"layers {' '.join(map(str, state.layers))}"
+    models = record["models"]
     run.say(
-        f"student: {state.depth} of {teacher.config.num_hidden_layers} layers from {layers}, "
-        f"{student.num_parameters():,} of {teacher.num_parameters():,} parameters"
+        f"student: {state.depth} of {models['teacher']['layers']} layers from {layers}, "
+        f"{models['student']['parameters']:,} of {models['teacher']['parameters']:,} parameters"
     )
     live = LiveTeacher(teacher, recipe.losses, resolve_dtype("auto"))
     with run.stage("train"), explain_disk_errors(checkpoints):

@@ -29,7 +29,10 @@ def build_report(run: Path) -> Path:
     kind = yaml.safe_load((run / "recipe.yaml").read_text("utf-8"))["recipe"]
     if kind not in ("merge", "extract"):
         raise RunFolderError(
-            "folder", str(run), f"is a run of recipe {kind}, which has no report", "see evaluation/mlm.json"
+            "folder",
+            str(run),
+            f"is a run of recipe {kind}: only merges and extractions have a report",
+            "see evaluation/mlm.json",
         )
     values = gather(run) if kind == "merge" else gather_extract(run)
     page = render("page.html.jinja" if kind == "merge" else "extract.html.jinja", values)
