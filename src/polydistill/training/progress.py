@@ -33,8 +33,8 @@ class Progress(TrainerCallback):
         done = state.global_step - self.first_step
         seconds = time.perf_counter() - self.started
         left = seconds / max(1, done) * (state.max_steps - state.global_step)
-        languages = "  ".join(
-            f"{name[5:]} {value:.2f}" for name, value in logs.items() if name.startswith("loss_")
+        languages = "".join(
+            f"{name[5:]} {value:.2f}  " for name, value in logs.items() if name.startswith("loss_")
         )
         kd = f"kd {logs['kd_loss']:.3f}  " if "kd_loss" in logs else ""
         states = "".join(
@@ -44,7 +44,7 @@ class Progress(TrainerCallback):
         )
         self.say(
             f"step {state.global_step}/{state.max_steps}  {kd}mlm {logs.get('mlm_loss', logs['loss']):.3f}  "
-            f"{states}{languages}  {clock(left)} left"
+            f"{states}{languages}{clock(left)} left"
         )
 
 
