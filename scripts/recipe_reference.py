@@ -9,7 +9,8 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from polydistill.config import MergeRecipe, PretrainRecipe, ProbeRecipe, Source, presets
+from polydistill.config import ExtractRecipe, MergeRecipe, PretrainRecipe, ProbeRecipe, Source, presets
+from polydistill.config.extract import LossWeight
 from polydistill.config.models import Language, PretrainLanguage, Teacher
 from polydistill.config.probe import ProbedModel, TaggedData
 from polydistill.training.arguments import defaults
@@ -19,6 +20,8 @@ TARGET = Path(__file__).parent.parent / "docs" / "recipes.md"
 
 def kind(annotation: Any) -> str:
     """An annotation as people read it."""
+    if annotation is LossWeight:
+        return "number or `{first, last, schedule}`"
     if get_origin(annotation) is Literal:
         return " or ".join(f"`{value}`" for value in get_args(annotation))
     if isinstance(annotation, type) and get_origin(annotation) is None:
@@ -46,6 +49,8 @@ def default(field: Any) -> str:
     if field.is_required():
         return "**required**"
     value = field.get_default(call_default_factory=True)
+    if isinstance(value, LossWeight):
+        return f"`{value.first:g}`"
     if isinstance(value, BaseModel):
         return "see below"
     if value is None or value is PydanticUndefined or value == "":
@@ -66,7 +71,12 @@ def table(model: type[BaseModel], prefix: str) -> list[str]:
     for name, field in model.model_fields.items():
         annotation = field.annotation
         meaning = (field.description or "").replace("|", "\\|")
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        # A loss's weight is described once, where its group ends.
+        if (
+            isinstance(annotation, type)
+            and issubclass(annotation, BaseModel)
+            and annotation is not LossWeight
+        ):
             groups.append((annotation, f"{prefix}.{name}".lstrip(".")))
             meaning = meaning or (annotation.__doc__ or "").splitlines()[0]
         lines.append(f"| `{name}` | {kind(annotation)} | {default(field)} | {meaning} |")
@@ -79,12 +89,13 @@ def reference() -> str:
     """The whole page."""
     lines = [
         "# Recipe reference", "",
-        "Made by `scripts/recipe_reference.py` from the models in `src/polydistill/config/`; `make check` says when it "
+        "Made by `scripts/recipe_reference.py` from the models in `src/polydistill/config`; `make check` says when it "
         "is out of date. `polydistill plan RECIPE` prints every setting that a recipe resolves to.", "",
         "A recipe may extend a preset or another file: `extends: NAME`. `--set a.b=c` overrides one setting. Presets:", "",
         *(f"- `{name}`: {line}" for name, line in presets().items()), "", "# `recipe: merge`", "",
         *table(MergeRecipe, ""), *table(Teacher, "teachers.NAME"), *table(Language, "languages.NAME"),
         *table(Source, "languages.NAME.text[i]"),
+        "", "# `recipe: extract`", "", *table(ExtractRecipe, ""), *table(LossWeight, "losses.NAME"),
         "", "# `recipe: pretrain`", "", *table(PretrainRecipe, ""), *table(PretrainLanguage, "languages.NAME (pretrain)"),
         "", "# `recipe: probe`", "", *table(ProbeRecipe, ""), *table(ProbedModel, "models.NAME"), *table(TaggedData, "tasks.TASK.LANGUAGE"),
         "\n## `training`\n",

@@ -38,15 +38,15 @@ def bundled_lines(language: str, number: int) -> list[str]:
 
 
 def make_teacher(
-    folder: Path, lines: list[str], *, seed: int, lowercase: bool = True, size: int = 400
+    folder: Path, lines: list[str], *, seed: int, lowercase: bool = True, size: int = 400, num_layers: int = 2
 ) -> Path:
     """A small BERT with random weights and a WordPiece of these lines."""
     tokenizer = train_wordpiece(lambda: lines, size=size, lowercase=lowercase, strip_accents=False)
     torch.manual_seed(seed)
     model = BertForMaskedLM(
         BertConfig(
-            vocab_size=tokenizer.get_vocab_size(), hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
-            intermediate_size=64, max_position_embeddings=64,
+            vocab_size=tokenizer.get_vocab_size(), hidden_size=32, num_hidden_layers=num_layers,
+            num_attention_heads=2, intermediate_size=64, max_position_embeddings=64,
         )
     )  # fmt: skip
     # Freshly made layers predict all pieces alike; spread them so that ranks mean something.
@@ -101,5 +101,25 @@ def recipe_values(teachers: dict[str, Path], texts: dict[str, Path], tmp_path: P
             }
         },
         "training": {"max_steps": 8, "per_device_train_batch_size": 8, "logging_steps": 2, "save_steps": 4, "bf16": False},
+        "evaluation": {"max_examples": 20, "precision": "float32", "num_samples": 2},
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def multilingual_teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small BERT of four layers with pieces of English and Russian."""
+    lines = bundled_lines("en", 800) + bundled_lines("ru", 800)
+    folder = tmp_path_factory.mktemp("multilingual") / "both"
+    return make_teacher(folder, lines, seed=4, size=700, num_layers=4)
+
+
+@pytest.fixture
+def extract_values(multilingual_teacher: Path, texts: dict[str, Path], tmp_path: Path) -> dict:
+    """An extraction that runs in seconds."""
+    return {
+        "recipe": "extract", "name": "russian", "output": str(tmp_path / "run"), "teacher": str(multilingual_teacher),
+        "language": "ru", "text": str(texts["ru"]),
+        "corpora": {"max_length": 32, "block_lines": 16, "held_out_share": 0.1},
+        "training": {"max_steps": 6, "per_device_train_batch_size": 8, "logging_steps": 2, "save_steps": 3, "bf16": False},
         "evaluation": {"max_examples": 20, "precision": "float32", "num_samples": 2},
     }  # fmt: skip

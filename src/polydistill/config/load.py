@@ -12,14 +12,20 @@ from typing import Any, Literal, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from polydistill.config.extract import ExtractRecipe
 from polydistill.config.models import MergeRecipe, PretrainRecipe
 from polydistill.config.probe import ProbeRecipe
 from polydistill.errors import RecipeError
 
 MAX_RECIPE_BYTES = 1 << 20
 MAX_ALIASES = 100
-AnyRecipe = MergeRecipe | PretrainRecipe | ProbeRecipe
-KINDS: dict[str, type[AnyRecipe]] = {"merge": MergeRecipe, "pretrain": PretrainRecipe, "probe": ProbeRecipe}
+AnyRecipe = MergeRecipe | ExtractRecipe | PretrainRecipe | ProbeRecipe
+KINDS: dict[str, type[AnyRecipe]] = {
+    "merge": MergeRecipe,
+    "extract": ExtractRecipe,
+    "pretrain": PretrainRecipe,
+    "probe": ProbeRecipe,
+}
 
 
 class _Loader(yaml.SafeLoader):

@@ -1,7 +1,20 @@
 """The Hugging Face boundary: teachers loaded safely, students built, features at masked positions."""
 
 from polydistill.models.attention import attention_for
-from polydistill.models.features import masked_features, output_layer
+from polydistill.models.extract import (
+    check_extractable,
+    check_extraction,
+    choose_layers,
+    extract_student,
+    extracted_config,
+    layer_list,
+)
+from polydistill.models.features import (
+    features_and_states,
+    masked_features,
+    output_layer,
+    queries_keys_values,
+)
 from polydistill.models.inputs import length_batches, mask_texts, pad_batch
 from polydistill.models.load import load_masked_lm, model_config, weights_fingerprint, weights_size
 from polydistill.models.memory import keep_freed_memory
@@ -16,7 +29,9 @@ from polydistill.models.student import (
 from polydistill.models.trim import logits_difference, trim_model
 
 __all__ = [
-    "TeacherRows", "attention_for", "build_student", "check_encoder", "device", "keep_freed_memory", "length_batches",
-    "load_masked_lm", "logits_difference", "mask_texts", "masked_features", "model_config", "output_layer", "pad_batch",
-    "resolve_dtype", "start_from_teachers", "student_config", "trim_model", "weights_fingerprint", "weights_size",
+    "TeacherRows", "attention_for", "build_student", "check_encoder", "check_extractable", "check_extraction",
+    "choose_layers", "device", "extract_student", "extracted_config", "features_and_states", "keep_freed_memory",
+    "layer_list", "length_batches", "load_masked_lm", "logits_difference", "mask_texts", "masked_features", "model_config",
+    "output_layer", "pad_batch", "queries_keys_values", "resolve_dtype", "start_from_teachers", "student_config",
+    "trim_model", "weights_fingerprint", "weights_size",
 ]  # fmt: skip

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
+
+from polydistill.errors import ModelError
+
+# How architectures name what makes a layer's queries, keys and values; one name for all three at once.
+QUERY_KEY_VALUE = (
+    ("query", "key", "value"), ("q_lin", "k_lin", "v_lin"), ("query_proj", "key_proj", "value_proj"),
+    ("q", "k", "v"), ("Wqkv",),
+)  # fmt: skip
 
 
 def masked_features(model: nn.Module, inputs: dict[str, Tensor], positions: Tensor) -> Tensor:
@@ -18,7 +28,15 @@ def masked_features(model: nn.Module, inputs: dict[str, Tensor], positions: Tens
     `output_layer` and makes the logits in chunks. Heads of masked language models see each position alone; where an
     encoder's output is not [B, L, H], the head runs at all positions and the rows are taken behind it.
     """
+    return features_and_states(model, inputs, positions)[0]
+
+
+def features_and_states(
+    model: nn.Module, inputs: dict[str, Tensor], positions: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """(see `masked_features`, the encoder's last hidden states [B, L, H]; None where its output has another shape)."""
     kept: list[Tensor] = []
+    states: list[Tensor] = []
     selected = False
     shape = inputs["input_ids"].shape
 
@@ -28,6 +46,7 @@ def masked_features(model: nn.Module, inputs: dict[str, Tensor], positions: Tens
         if hidden.shape[:-1] != shape:
             return output
         selected = True
+        states.append(hidden)
         rows = hidden.flatten(0, 1).index_select(0, positions)[None]
         if isinstance(output, tuple):
             return (rows, *output[1:])
@@ -40,10 +59,7 @@ def masked_features(model: nn.Module, inputs: dict[str, Tensor], positions: Tens
         kept.append(flat if selected else flat.index_select(0, positions))
         return (flat[:0], *arguments[1:])
 
-    # A wrapper for data parallelism has the model in `module`, and its own forward pass is the one to call.
-    inner: Any = model
-    while not hasattr(inner, "get_output_embeddings"):
-        inner = inner.module
+    inner = unwrapped(model)
     handles = [output_embeddings(inner).register_forward_pre_hook(keep)]
     if inner.base_model is not inner:
         handles.append(inner.base_model.register_forward_hook(select))
@@ -52,7 +68,43 @@ def masked_features(model: nn.Module, inputs: dict[str, Tensor], positions: Tens
     finally:
         for handle in handles:
             handle.remove()
-    return kept[0]
+    return kept[0], states[0] if states else None
+
+
+@contextmanager
+def queries_keys_values(model: Any, layers: str) -> Iterator[list[Tensor]]:
+    """A list that takes the last layer's queries, keys and values, each [B, L, W], when the model runs within.
+
+    layers  the name of the list that holds the model's layers
+    Raises ModelError for an architecture that makes them in a way that is not known here.
+    """
+    layer = unwrapped(model).get_submodule(layers)[-1]
+    found = {name.rpartition(".")[2]: module for name, module in layer.named_modules()}
+    names = next((names for names in QUERY_KEY_VALUE if all(name in found for name in names)), None)
+    if names is None:
+        raise ModelError(
+            "losses.relation", None,
+            f"{unwrapped(model).config.model_type} has no queries, keys and values that can be read",
+            "leave losses.relation at 0",
+        )  # fmt: skip
+    made: list[Tensor] = []
+
+    def take(_: nn.Module, __: Any, output: Tensor) -> None:
+        made.extend(output.chunk(3, -1) if len(names) == 1 else [output])
+
+    handles = [found[name].register_forward_hook(take) for name in names]
+    try:
+        yield made
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def unwrapped(model: Any) -> Any:
+    """The model itself: a wrapper for data parallelism has it in `module`, and the wrapper's forward is the one to call."""
+    while not hasattr(model, "get_output_embeddings"):
+        model = model.module
+    return model
 
 
 def output_embeddings(model: Any) -> nn.Module:

@@ -22,12 +22,14 @@ def prepare_corpus(
     evaluation: dict[str, list[Source]],
     settings: Corpora,
     tokenizers: Sequence[LoadedTokenizer],
+    field: str | None = None,
 ) -> tuple[Path, dict[str, Any]]:
     """Build a language's corpus, or find it; returns its folder and what it was made from.
 
     tokenizers  those that must be able to take every example within `settings.max_length` tokens
+    field       where the recipe has the language, for messages; by default under `languages`
     """
-    field = f"languages.{language}"
+    field = field or f"languages.{language}"
     inputs = {
         "stage": "corpus",
         "language": language,

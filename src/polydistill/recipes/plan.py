@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from polydistill.config import AnyRecipe, MergeRecipe, ProbeRecipe, Source, load_recipe
+from polydistill.config import AnyRecipe, ExtractRecipe, MergeRecipe, ProbeRecipe, Source, load_recipe
 from polydistill.corpora import sample_texts
 from polydistill.errors import UserError
 from polydistill.losses import sparse_soft_cross_entropy
@@ -85,7 +85,7 @@ def plan_recipe(recipe: str | AnyRecipe, overrides: Sequence[str], console: Cons
         console.print(
             escape(yaml.safe_dump(loaded.model_dump(mode="json"), allow_unicode=True, sort_keys=False))
         )
-        return _say([Conflict(*pair) for pair in plan_probe(loaded, console)], console)
+        return report_conflicts([Conflict(*pair) for pair in plan_probe(loaded, console)], console)
     arguments = check_arguments(loaded.training)
     console.print(
         escape(
@@ -94,18 +94,23 @@ def plan_recipe(recipe: str | AnyRecipe, overrides: Sequence[str], console: Cons
             )
         )
     )
+    if isinstance(loaded, ExtractRecipe):
+        # Here, for it takes its parts from this module.
+        from polydistill.recipes.extract_plan import plan_extract
+
+        return report_conflicts(plan_extract(loaded, arguments, console), console)
     if not isinstance(loaded, MergeRecipe):
         console.print(
             "a pre-training recipe: its vocabulary and model are made from the text, gold labels only"
         )
         return []
     found: list[Conflict] = []
-    tokenizers = _collect(
+    tokenizers = collect(
         loaded.teachers,
         lambda name, t: load_tokenizer(t.model, name=name, tokenizer=t.tokenizer, revision=t.revision),
         found,
     )
-    sizes = _collect(
+    sizes = collect(
         loaded.languages,
         lambda language, s: measure_text(
             s.text, f"languages.{language}.text", [tokenizers[t] for t in s.teachers if t in tokenizers]
@@ -116,25 +121,24 @@ def plan_recipe(recipe: str | AnyRecipe, overrides: Sequence[str], console: Cons
     if len(tokenizers) == len(loaded.teachers) and len(sizes) == len(loaded.languages):
         union = unite(list(tokenizers.values()))
         _print_languages(loaded, sizes, tokenizers, console)
-        students = _collect({"student": loaded}, lambda _, r: _print_student(r, union, console), found)
+        students = collect({"student": loaded}, lambda _, r: _print_student(r, union, console), found)
         if students:
             timed = {"times": students["student"]}
-            _collect(
-                timed, lambda _, s: _print_times(loaded, tokenizers, sizes, s, arguments, console), found
-            )
+            collect(timed, lambda _, s: _print_times(loaded, tokenizers, sizes, s, arguments, console), found)
         texts = {language: size.texts for language, size in sizes.items()}
         found += conflicts(loaded, tokenizers, union, texts)
-    return _say(found, console)
+    return report_conflicts(found, console)
 
 
-def _say(found: list[Conflict], console: Console) -> list[Conflict]:
+def report_conflicts(found: list[Conflict], console: Console) -> list[Conflict]:
+    """Print them, and how many there are."""
     for conflict in found:
         console.print(f"conflict: {conflict.what}\n  remedy: {conflict.remedy}", markup=False)
     console.print(f"{len(found)} conflicts" if found else "no conflicts", markup=False)
     return found
 
 
-def _collect(
+def collect(
     items: Mapping[str, Item], work: Callable[[str, Item], Made], found: list[Conflict]
 ) -> dict[str, Made]:
     """Results by name; what the user can mend is added to `found` instead of ending the plan."""
@@ -336,7 +340,7 @@ def _scoring_speed(recipe: MergeRecipe, model: Any, tokenizer: LoadedTokenizer, 
     )[0]
     chosen = [masked[row] for row in batch if len(masked[row].positions)]
     tokens = sum(len(example.input_ids) for example in chosen)
-    return tokens / _median_seconds(
+    return tokens / median_seconds(
         lambda: predict(
             model, chosen, ids=list(range(len(chosen))), pad_id=tokenizer.special_ids["pad"],
             vocabulary_size=tokenizer.size, top_k=recipe.scoring.top_k,
@@ -373,10 +377,11 @@ def _step_seconds(recipe: MergeRecipe, student: Any, arguments: dict[str, Any]) 
     if where.type == "cpu":
         keep_freed_memory()
     with attention_for(where, length):
-        return _median_seconds(step)
+        return median_seconds(step)
 
 
-def _median_seconds(work: Any) -> float:
+def median_seconds(work: Callable[[], Any]) -> float:
+    """The median time of a few calls, after one that warms up."""
     work()
     seconds = []
     for _ in range(TIMED_BATCHES):

@@ -12,7 +12,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from polydistill.config import PretrainRecipe
-from polydistill.config.models import Distillation
+from polydistill.config.models import Distillation, Recipe
 from polydistill.corpora import Examples, build_corpus, smoothed_probabilities, source_identity
 from polydistill.files import (
     artefact,
@@ -164,7 +164,7 @@ def training_data(
         examples = Examples(folder / "train.arrow")
         sizes[language] = len(examples)
         data[language] = MaskedTexts(
-            examples.num_tokens.astype(np.int64), _Masker(recipe, tokenizer, examples)
+            examples.num_tokens.astype(np.int64), Masker(recipe, tokenizer, examples)
         )
     return data, smoothed_probabilities(sizes, recipe.corpora.smoothing_alpha)
 
@@ -213,10 +213,10 @@ def evaluate_model(
         write_json(folder / "mlm.json", {"languages": rows, "summary": {}, "ties": "mean rank"})
 
 
-class _Masker:
+class Masker:
     """Tokenises and masks a language's examples when they are drawn, with other masks in every epoch."""
 
-    def __init__(self, recipe: PretrainRecipe, tokenizer: LoadedTokenizer, examples: Examples) -> None:
+    def __init__(self, recipe: Recipe, tokenizer: LoadedTokenizer, examples: Examples) -> None:
         self.recipe, self.tokenizer, self.examples = recipe, tokenizer, examples
         self.ids = examples.ids
 

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from polydistill.config import MergeRecipe, ProbeRecipe, load_recipe
+from polydistill.config import ExtractRecipe, MergeRecipe, ProbeRecipe, load_recipe
 from polydistill.config.models import Distillation
 from polydistill.errors import RecipeError
 from polydistill.files import write_json
@@ -39,6 +39,10 @@ def profile_recipe(
     if isinstance(loaded, ProbeRecipe):
         raise RecipeError(
             "recipe", loaded.recipe, "this kind trains no model", "profile a merge or a pre-training"
+        )
+    if isinstance(loaded, ExtractRecipe):
+        raise RecipeError(
+            "recipe", loaded.recipe, "is not profiled yet", "run `polydistill plan`, which times a step"
         )
     run = open_run(loaded, show=show, update=update)
     arguments = check_arguments(loaded.training)

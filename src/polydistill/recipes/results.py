@@ -11,7 +11,7 @@ from rich.table import Table
 from polydistill.files import read_json
 from polydistill.recipes.probe import probe_tables
 
-CAPTION = """MRR: mean of 1/rank of the masked token. MRR*: ranked among the teacher's pieces only.
+CAPTION = """MRR: mean of 1/rank of the masked token. MRR*: ranked among the pieces that both have.
 Unigram: MRR of pieces ranked by their frequency, context unread."""
 
 
@@ -38,7 +38,7 @@ def results_table(path: Path) -> Table | Group:
                 language,
                 row["text"],
                 row["model"],
-                "union" if row["tokenizer"] == "union" else str(row["teacher"]),
+                str(row["teacher"]) if row["tokenizer"] == "own" else row["tokenizer"],
                 f"{row['mrr']:.3f}",
                 "" if restricted is None else f"{restricted:.3f}",
                 f"{row['top1']:.3f}",

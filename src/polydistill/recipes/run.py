@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from polydistill.config import AnyRecipe, MergeRecipe, ProbeRecipe, load_recipe
+from polydistill.config import AnyRecipe, ExtractRecipe, MergeRecipe, ProbeRecipe, load_recipe
 from polydistill.errors import RecipeError
-from polydistill.recipes import merge, pretrain, probe
+from polydistill.recipes import extract, merge, pretrain, probe
 from polydistill.recipes.run_folder import open_run
 
 
@@ -28,7 +28,10 @@ def run_recipe(
     Returns the run's folder; what is done there already is not done again.
     """
     loaded = load_recipe(recipe, overrides) if isinstance(recipe, str | Path) else recipe
-    stages = {"merge": merge.STAGES, "pretrain": pretrain.STAGES, "probe": probe.STAGES}[loaded.recipe]
+    known = {
+        "merge": merge.STAGES, "extract": extract.STAGES, "pretrain": pretrain.STAGES, "probe": probe.STAGES,
+    }  # fmt: skip
+    stages = known[loaded.recipe]
     if until not in stages:
         if until != "report":
             raise RecipeError(
@@ -38,6 +41,8 @@ def run_recipe(
     run = open_run(loaded, show=show, update=update)
     if isinstance(loaded, MergeRecipe):
         return merge.run_merge(loaded, run, until=until)
+    if isinstance(loaded, ExtractRecipe):
+        return extract.run_extract(loaded, run, until=until)
     if isinstance(loaded, ProbeRecipe):
         return probe.run_probe(loaded, run, until=until)
     return pretrain.run_pretrain(loaded, run, until=until)

@@ -137,7 +137,7 @@ def _write(
         "parameters": smaller.num_parameters(), "original_parameters": original.num_parameters(),
         "weight_bytes": weights_size(str(folder)),
         "languages": {language: agreement.as_dict() for language, agreement in agreements.items()},
-        "logits": _prove_logits(original, load_masked_lm(str(folder)), tokenizer, selection, held),
+        "logits": prove_logits(original, load_masked_lm(str(folder)), tokenizer, selection, held),
     }  # fmt: skip
 
 
@@ -221,7 +221,7 @@ def _prove_pieces(
     return agreements, held
 
 
-def _prove_logits(
+def prove_logits(
     original: Any,
     trimmed: Any,
     tokenizer: LoadedTokenizer,

@@ -6,15 +6,61 @@ from pathlib import Path
 from typing import Any
 
 from polydistill import __version__
-from polydistill.config import MergeRecipe, PretrainRecipe
+from polydistill.config import ExtractRecipe, MergeRecipe, PretrainRecipe
 
 
-def model_card(recipe: MergeRecipe | PretrainRecipe, record: dict[str, Any]) -> str:
+def extract_card(recipe: ExtractRecipe, record: dict[str, Any]) -> str:
+    """Markdown of an extracted student's card, with the hub's metadata block.
+
+    record  what initialisation.json holds
+    """
+    lines = ["---", "language:", f"- {recipe.language}", "library_name: transformers", "pipeline_tag: fill-mask", "tags:",
+             "- polydistill", "- masked-lm"]  # fmt: skip
+    local = _is_local(recipe.teacher.model)
+    lines += [] if local else ["base_model:", f"- {recipe.teacher.model}"]
+    name = Path(recipe.teacher.model).name if local else recipe.teacher.model
+    teacher, student = record["models"]["teacher"], record["models"]["student"]
+    layers = (
+        "random weights"
+        if record["layers"] is None
+        else f"its layers {', '.join(map(str, record['layers']))}"
+    )
+    weights = ", ".join(
+        f"{loss} {getattr(recipe.losses, loss).first:g}"
+        for loss in ("kd", "mlm", "cosine", "relation")
+        if getattr(recipe.losses, loss).highest
+    )
+    lines += [
+        "---", "", f"# {recipe.name}", "",
+        f"A masked language model for {recipe.language}, extracted from {name} by polydistill {__version__} (after "
+        f"Eliquare, 2022): {student['layers']} of {teacher['layers']} layers, {student['rows']:,} of {teacher['rows']:,} "
+        f"pieces, {student['parameters']:,} of {teacher['parameters']:,} parameters.", "",
+        f"Started from {layers}; losses {weights}; temperature {recipe.losses.temperature:g}; vocabulary cut: "
+        f"{recipe.trim.when}.", "",
+    ]  # fmt: skip
+    if "token_types" in record:
+        lines += ["It has one type of tokens: a pair of texts is told apart by its separator alone.", ""]
+    lines += [
+        "```python",
+        "from transformers import AutoModelForMaskedLM, AutoTokenizer", "",
+        'model = AutoModelForMaskedLM.from_pretrained("FOLDER")',
+        'tokenizer = AutoTokenizer.from_pretrained("FOLDER")',
+        "```", "",
+        "## Licence and data", "",
+        "A student inherits the terms of its teacher's weights and of its training text: state them here before you "
+        "publish it.", "",
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def model_card(recipe: MergeRecipe | ExtractRecipe | PretrainRecipe, record: dict[str, Any]) -> str:
     """Markdown with the hub's metadata block.
 
     record  where the initial weights came from
     Nothing in it changes between two runs of the same recipe.
     """
+    if isinstance(recipe, ExtractRecipe):
+        return extract_card(recipe, record)
     languages = list(recipe.languages)
     lines = ["---", "language:", *(f"- {language}" for language in languages), "library_name: transformers",
              "pipeline_tag: fill-mask", "tags:", "- polydistill", "- masked-lm"]  # fmt: skip

@@ -12,35 +12,31 @@ from markupsafe import Markup
 from polydistill import __version__
 from polydistill.errors import RunFolderError
 from polydistill.files import read_json, write_text
-from polydistill.reports.figures import curves, grouped_bars, heat_map
-
-TASKS = {"pos": "Parts of speech", "ner": "Entities"}
-METRICS = {
-    "accuracy": ("accuracy", "Share of the words that get their tag."),
-    "macro_f1": ("token macro-F1", "Mean over tags, O among them, of each tag's F1 by word: rare tags count as much as common ones."),
-    "entity_f1": ("entity F1", "An entity counts as found if all of its words and its kind are right, and nothing beside them."),
-}  # fmt: skip
+from polydistill.reports.extract_page import gather_extract
+from polydistill.reports.figures import curves, grouped_bars
+from polydistill.reports.probe_page import gather_probes
 
 
 def build_report(run: Path) -> Path:
-    """Write `report/index.html` of the folder of a merge or of probes and return its path.
+    """Write `report/index.html` of the folder of a merge, an extraction or of probes and return its path.
 
     Raises RunFolderError if the run has not been evaluated.
     """
-    if (run / "evaluation" / "probes.json").is_file():
+    kind = _common(run)["recipe"]["recipe"] if (run / "recipe.yaml").is_file() else "none"
+    evaluated = "probes.json" if kind == "probe" else "mlm.json"
+    if not (run / "evaluation" / evaluated).is_file():
+        raise RunFolderError(
+            "folder", str(run), f"holds no evaluation/{evaluated}", "run `polydistill evaluate` first"
+        )
+    if kind == "merge":
+        return _write(run, "page.html.jinja", gather(run))
+    if kind == "extract":
+        return _write(run, "extract.html.jinja", gather_extract(run))
+    if kind == "probe":
         return _write(run, "probe.html.jinja", gather_probes(run))
-    if not (run / "evaluation" / "mlm.json").is_file():
-        raise RunFolderError(
-            "folder", str(run), "holds no evaluation/mlm.json", "run `polydistill evaluate` first"
-        )
-    if not (run / "tokenizer" / "vocabulary.json").is_file():
-        raise RunFolderError(
-            "folder",
-            str(run),
-            "is neither a merge nor a probe: only these have a report",
-            "see evaluation/mlm.json",
-        )
-    return _write(run, "page.html.jinja", gather(run))
+    raise RunFolderError(
+        "folder", str(run), f"is a run of recipe {kind}, which has no report", "see evaluation/mlm.json"
+    )
 
 
 def _write(run: Path, template: str, values: dict[str, Any]) -> Path:
@@ -67,37 +63,6 @@ def _common(run: Path) -> dict[str, Any]:
         "timing": read_json(run / "timing.json") if (run / "timing.json").is_file() else {},
         "environment": read_json(run / "environment.json"),
     }
-
-
-def gather_probes(run: Path) -> dict[str, Any]:
-    """Each task's and metric's averages, and a heat map from language to language for each model."""
-    results = read_json(run / "evaluation" / "probes.json")
-    tasks = []
-    for task, metrics in results["summary"].items():
-        for metric, models in metrics.items():
-            scores = results["scores"][task]
-            groups = list(next(iter(models.values())))
-            tasks.append({
-                "name": f"{TASKS[task]}: {METRICS[metric][0]}",
-                "meaning": METRICS[metric][1],
-                "groups": groups,
-                "languages": len(results["scores"][task][next(iter(models))]),
-                "rows": {
-                    model: [found[group][kind] for group in groups for kind in ("in_language", "zero_shot")]
-                    for model, found in models.items()
-                },
-                "figures": {model: Markup(_transfer_figure(found, metric)) for model, found in scores.items()},
-            })  # fmt: skip
-    return {"tasks": tasks}
-
-
-def _transfer_figure(scores: dict[str, dict[str, dict[str, list[float]]]], metric: str) -> str:
-    languages = list(scores)
-    means = [
-        [sum(scores[source][target][metric]) / len(scores[source][target][metric]) for target in languages]
-        for source in languages
-    ]
-    return heat_map(means, languages)
 
 
 def gather(run: Path) -> dict[str, Any]:

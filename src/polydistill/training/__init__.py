@@ -10,13 +10,14 @@ from polydistill.training.data import (
     choose_copies,
     collate,
 )
+from polydistill.training.live import LiveTeacher, LiveTrainer
 from polydistill.training.profile import WARM_UP_STEPS, StepProfiler
 from polydistill.training.progress import clock
 from polydistill.training.run import train
 from polydistill.training.trainer import DistillationTrainer, last_checkpoint
 
 __all__ = [
-    "WARM_UP_STEPS", "DistillationTrainer", "LanguageSampler", "MaskedTexts", "StepProfiler", "StoredExamples",
+    "WARM_UP_STEPS", "DistillationTrainer", "LanguageSampler", "LiveTeacher", "LiveTrainer", "MaskedTexts", "StepProfiler", "StoredExamples",
     "TrainingExample", "check_arguments", "choose_copies", "clock", "collate", "last_checkpoint", "portable", "train",
     "training_arguments",
 ]  # fmt: skip

@@ -33,13 +33,18 @@ class Progress(TrainerCallback):
         done = state.global_step - self.first_step
         seconds = time.perf_counter() - self.started
         left = seconds / max(1, done) * (state.max_steps - state.global_step)
-        languages = "  ".join(
-            f"{name[5:]} {value:.2f}" for name, value in logs.items() if name.startswith("loss_")
+        languages = "".join(
+            f"{name[5:]} {value:.2f}  " for name, value in logs.items() if name.startswith("loss_")
         )
         kd = f"kd {logs['kd_loss']:.3f}  " if "kd_loss" in logs else ""
+        states = "".join(
+            f"{name} {logs[f'{name}_loss']:.3f}  "
+            for name in ("cosine", "relation")
+            if f"{name}_loss" in logs
+        )
         self.say(
             f"step {state.global_step}/{state.max_steps}  {kd}mlm {logs.get('mlm_loss', logs['loss']):.3f}  "
-            f"{languages}  {clock(left)} left"
+            f"{states}{languages}{clock(left)} left"
         )
 
 

@@ -32,6 +32,7 @@ def train(
     say: Callable[[str], None],
     labels: Mapping[str, str] | None = None,
     callbacks: Sequence[TrainerCallback] = (),
+    make_trainer: Callable[..., DistillationTrainer] = DistillationTrainer,
 ) -> list[dict[str, float]]:
     """Train `model` in place; return the log, a dictionary for each logged step.
 
@@ -41,6 +42,7 @@ def train(
     max_length     tokens of the longest sequence
     labels         of languages that learn from other labels than `distillation.labels`
     callbacks      more of transformers' callbacks
+    make_trainer   what makes the trainer of DistillationTrainer's arguments
     """
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder / "tensorboard")
     settings = training_arguments(arguments, folder, seed=seed)
@@ -54,7 +56,7 @@ def train(
         num_batches=settings.max_steps * accumulation * settings.world_size,
         seed=seed,
     )
-    trainer = DistillationTrainer(
+    trainer = make_trainer(
         distillation=distillation,
         languages=list(languages),
         labels=labels,

@@ -1,0 +1,237 @@
+"""A student made of a teacher's layers: the same architecture, fewer of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from polydistill.errors import ModelError
+from polydistill.models.student import build_student, student_config
+
+TOKEN_TYPES, POSITIONS = "token_type_embeddings.weight", "position_embeddings.weight"
+
+
+def check_extractable(config: Any, model: str, *, field: str = "teacher") -> None:
+    """Raise ModelError for a teacher whose architecture has no layers of its own to take, or no MLM head."""
+    if hasattr(config, "num_hidden_groups"):
+        raise ModelError(
+            field, model, f"{config.model_type} shares one layer's weights among all its layers: none can be left out",
+            "use a teacher whose layers have weights of their own; `polydistill vocab trim` makes this one smaller",
+        )  # fmt: skip
+    if config.model_type == "electra" and "ElectraForPreTraining" in (config.architectures or ()):
+        raise ModelError(
+            field, model, "is ELECTRA's discriminator, which predicts no tokens",
+            "use the generator's checkpoint (ElectraForMaskedLM)",
+        )  # fmt: skip
+
+
+def choose_layers(
+    init: str | Sequence[int], num_layers: int | None, depth: int
+) -> tuple[int, list[int] | None]:
+    """(the student's number of layers, which of the teacher's `depth` layers they are; None for random weights).
+
+    init        `stride` (evenly spaced from the first; Sun et al. 2019, PKD-skip: every second one), `distilbert`
+                (from the first to the last; Sanh et al. 2019's code: 0 2 4 7 9 11 of 12), `bottom`, `top`, `random`,
+                or the layers' numbers from 0
+    num_layers  None for half the teacher's, at least one
+    Raises ModelError for more layers than the teacher has, or one that it does not have.
+    """
+    if not isinstance(init, str):
+        for index in init:
+            if not 0 <= index < depth:
+                raise ModelError(
+                    "student.init", str(list(init)), f"the teacher has no layer {index}: it has {depth}, from 0 to "
+                    f"{depth - 1}", "name layers that it has",
+                )  # fmt: skip
+        return len(init), list(init)
+    size = max(1, depth // 2) if num_layers is None else num_layers
+    if size > depth:
+        raise ModelError(
+            "student.num_layers", size, f"the teacher has {depth} layers", f"give {depth} or fewer"
+        )
+    if init == "random":
+        return size, None
+    if init == "stride":
+        return size, [place * depth // size for place in range(size)]
+    if init == "distilbert":
+        # round(place * (depth - 1) / (size - 1)), halves upwards
+        steps = max(1, size - 1)
+        return size, [(2 * place * (depth - 1) + steps) // (2 * steps) for place in range(size)]
+    return size, list(range(size)) if init == "bottom" else list(range(depth - size, depth))
+
+
+def extracted_config(
+    teacher: Any,
+    fields: Mapping[str, Any],
+    *,
+    num_layers: int,
+    layers: Sequence[int] | None,
+    special_ids: dict[str, int],
+    max_length: int,
+) -> Any:
+    """The student's configuration: the teacher's, with so many layers and a single token type.
+
+    teacher  its configuration, after a trim that comes before
+    fields   the architecture's own, where they are not the teacher's
+    layers   see `choose_layers`; each keeps its kind of attention where kinds alternate
+    Raises ModelError for fields that cannot be set, or too few positions for `max_length` tokens.
+    """
+    depth_name = teacher.attribute_map.get("num_hidden_layers", "num_hidden_layers")
+    for name in ("num_hidden_layers", depth_name, "vocab_size"):
+        if name in fields:
+            raise ModelError(
+                f"student.config.{name}", fields[name], "is set by the run itself",
+                "use student.num_layers for depth, trim for the vocabulary",
+            )  # fmt: skip
+    values = {**fields, depth_name: num_layers}
+    kinds = getattr(teacher, "layer_types", None)
+    if kinds is not None and "layer_types" not in fields:
+        values["layer_types"] = [kinds[index] for index in (layers or range(num_layers))]
+    if _single_type(teacher):
+        values["type_vocab_size"] = 1
+    return student_config(
+        teacher.model_type, values, vocabulary_size=teacher.vocab_size, special_ids=special_ids,
+        max_length=max_length, base=teacher,
+    )  # fmt: skip
+
+
+def check_extraction(config: Any, teacher: Any, layers: Sequence[int] | None) -> None:
+    """Raise ModelError if a student of this configuration cannot start from these layers; loads no weights."""
+    shapes = build_student(config, seed=0, device="meta")
+    if layers is not None:
+        original = build_student(teacher, seed=0, field="teacher", device="meta")
+        _sources(shapes, original, layers)
+
+
+def extract_student(
+    teacher: Any, config: Any, layers: Sequence[int] | None, *, seed: int
+) -> tuple[Any, dict[str, Any]]:
+    """(the student before training, the record of where its weights came from).
+
+    teacher  the loaded model
+    config   see `extracted_config`
+    layers   of the teacher, in the student's order; None for random weights
+    With all layers of the teacher the student computes what the teacher does, for texts of one segment.
+    """
+    student = build_student(config, seed=seed)
+    record: dict[str, Any] = {"seed": seed, "layers": layers if layers is None else list(layers)}
+    single = _single_type(teacher.config)
+    if layers is not None:
+        names = _sources(student, teacher, layers)
+        source, target = teacher.state_dict(), student.state_dict()
+        with torch.no_grad():
+            for name, origin in names.items():
+                target[name].copy_(source[origin][: len(target[name])] if _is_types(name) else source[origin])
+            if single:
+                _fold_types(target)
+        record["copied_tensors"] = len(names)
+    if single:
+        record["token_types"] = "dropped" if layers is None else "row 0 in the positions"
+        _freeze_types(student)
+    return student, record
+
+
+def _single_type(config: Any) -> bool:
+    """Whether the architecture adds a token type's row to a table of positions, so that one type can go there.
+
+    DistilBERT's script leaves the rows of token types out and puts nothing in their place; the layers behind them
+    were trained with row 0 in every sum.
+    """
+    if getattr(config, "type_vocab_size", 0) < 2:
+        return False
+    shapes = build_student(config, seed=0, field="teacher", device="meta").state_dict()
+    types = [name for name in shapes if _is_types(name)]
+    places = [name.removesuffix(TOKEN_TYPES) + POSITIONS for name in types]
+    return len(types) == 1 and places[0] in shapes and shapes[places[0]].shape[1] == shapes[types[0]].shape[1]
+
+
+def _is_types(name: str) -> bool:
+    return name.endswith(TOKEN_TYPES)
+
+
+def _fold_types(state: Mapping[str, Tensor]) -> None:
+    """Move the one row of token types into every position's row, where it is added just as well."""
+    types = next(name for name in state if _is_types(name))
+    state[types.removesuffix(TOKEN_TYPES) + POSITIONS].add_(state[types][0])
+    state[types].zero_()
+
+
+def _freeze_types(student: nn.Module) -> None:
+    """Keep the row at zero: BERT and its kin cannot be without it."""
+    for name, parameter in student.named_parameters():
+        if _is_types(name):
+            with torch.no_grad():
+                parameter.zero_()
+            parameter.requires_grad_(False)
+
+
+def layer_list(model: Any) -> str:
+    """The name of the list that holds a model's layers, such as `bert.encoder.layer`.
+
+    Raises ModelError where there is none: layers that are shared, or in several blocks.
+    """
+    depth = model.config.num_hidden_layers
+    for name, module in model.named_modules():
+        if isinstance(module, nn.ModuleList) and len(module) == depth:
+            return str(name)
+    raise ModelError(
+        "teacher", model.config.model_type, f"its {depth} layers do not stand in one list, so none can be left out",
+        "use a teacher of BERT's, DistilBERT's, RoBERTa's, ELECTRA's or ModernBERT's kind",
+    )  # fmt: skip
+
+
+def _sources(student: Any, teacher: Any, layers: Sequence[int]) -> dict[str, str]:
+    """Name of each of the student's tensors → the teacher's tensor that it starts as, shapes checked."""
+    check_extractable(teacher.config, teacher.config.model_type)
+    prefix = layer_list(teacher) + "."
+    source, target = teacher.state_dict(), student.state_dict()
+    _check_layers(source, target, prefix, layers, teacher.config.model_type)
+    names = {}
+    for name, tensor in target.items():
+        origin = name
+        if name.startswith(prefix):
+            place, _, rest = name.removeprefix(prefix).partition(".")
+            origin = f"{prefix}{layers[int(place)]}.{rest}"
+        theirs = source[origin].shape if origin in source else None
+        if theirs is not None and _is_types(name):
+            theirs = theirs if len(tensor) > len(source[origin]) else tensor.shape[:1] + theirs[1:]
+        if theirs != tensor.shape:
+            raise ModelError(
+                "student.config", None,
+                f"the teacher's {origin} is {None if theirs is None else tuple(theirs)} and the student's "
+                f"{tuple(tensor.shape)}",
+                "leave fields that change a weight's shape as the teacher's, or use `init: random`",
+            )  # fmt: skip
+        names[name] = origin
+    return names
+
+
+def _check_layers(
+    source: Iterable[str], target: Iterable[str], prefix: str, layers: Sequence[int], architecture: str
+) -> None:
+    """Raise ModelError where a layer has other weights than the place that it shall take.
+
+    ModernBERT's first layer has no norm before its attention, for the embeddings' norm comes just before: another
+    layer in its place would lose its own norm, and it has none to bring elsewhere.
+    """
+    theirs, ours = _by_layer(source, prefix), _by_layer(target, prefix)
+    for place, index in enumerate(layers):
+        if ours[place] != theirs[index]:
+            differing = ", ".join(sorted(ours[place] ^ theirs[index]))
+            raise ModelError(
+                "student.init", str(list(layers)),
+                f"{architecture}'s layer {index} cannot be the student's layer {place}: one of them has no {differing}",
+                "begin with layer 0 and use it nowhere else: `stride`, `distilbert`, `bottom` or such a list",
+            )  # fmt: skip
+
+
+def _by_layer(names: Iterable[str], prefix: str) -> dict[int, set[str]]:
+    found: dict[int, set[str]] = {}
+    for name in names:
+        if name.startswith(prefix):
+            place, _, rest = name.removeprefix(prefix).partition(".")
+            found.setdefault(int(place), set()).add(rest)
+    return found

@@ -1,0 +1,60 @@
+"""Extract: one multilingual teacher in, one small monolingual student out (Eliquare, 2022).
+
+Corpora → tokenizer (which pieces stay) → training → evaluation → report; each stage is skipped if its artefact is
+there and was made from the same inputs. The weights of dropped pieces go before training or after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from polydistill.config import ExtractRecipe
+from polydistill.recipes.corpus import prepare_corpus
+from polydistill.recipes.extract_evaluation import evaluate_models
+from polydistill.recipes.extract_state import Extract, of_the_text, prepare
+from polydistill.recipes.extract_tokenizer import build_tokenizer
+from polydistill.recipes.extract_training import train_student
+from polydistill.recipes.run_folder import Run
+from polydistill.reports import build_report
+from polydistill.training import check_arguments, training_arguments
+
+STAGES = ("corpora", "tokenizer", "train", "evaluate", "report")
+
+
+def run_extract(recipe: ExtractRecipe, run: Run, *, until: str = "report") -> Path:
+    """Run an extraction up to a stage of STAGES; returns the run's folder. The student is in student/final."""
+    last = STAGES.index(until)
+    arguments = check_arguments(recipe.training)
+    with run.claim():
+        state = prepare(recipe, run)
+        training_arguments(arguments, run.path / "student" / "checkpoints", seed=recipe.seed)
+        run.record_recipe()
+        stages: tuple[Callable[[Extract], None], ...] = (
+            build_corpus,
+            build_tokenizer,
+            partial(train_student, arguments=arguments),
+            evaluate_models,
+            write_report,
+        )
+        for stage in stages[: last + 1]:
+            stage(state)
+    return run.path
+
+
+def build_corpus(state: Extract) -> None:
+    """The language's corpus, of examples that fit the teacher."""
+    recipe = state.recipe
+    with of_the_text():
+        state.corpus = prepare_corpus(
+            state.run, recipe.language, text=recipe.text, evaluation=recipe.evaluation_texts,
+            settings=recipe.corpora, tokenizers=[state.original], field="recipe",
+        )  # fmt: skip
+
+
+def write_report(state: Extract) -> None:
+    """The report's page."""
+    with state.run.stage("report"):
+        path = build_report(state.run.path)
+    state.run.say(f"report: {path}")

@@ -1,0 +1,87 @@
+"""The evaluation stage of an extraction: student and teacher on the same masked tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from polydistill.corpora import Examples
+from polydistill.files import artefact, fingerprint, hash_folder, is_current, write_json
+from polydistill.models import device, load_masked_lm, resolve_dtype
+from polydistill.recipes.evaluate import Reader, evaluate_language, sample_guesses, text_files
+from polydistill.recipes.extract_state import Extract, load_teacher
+from polydistill.recipes.extract_tokenizer import corpus_of
+
+
+def evaluate_models(state: Extract) -> None:
+    """Student and teacher on held-out and further texts, to evaluation/mlm.json, samples.json and ranks.npz."""
+    recipe, run = state.recipe, state.run
+    corpus, made_from = corpus_of(state)
+    target = run.path / "evaluation"
+    inputs = {
+        "stage": "evaluation",
+        "student": hash_folder(run.path / "student" / "final", pattern="*.safetensors"),
+        "teacher": state.weights,
+        "tokenizer": state.tokenizer.fingerprint,
+        "settings": recipe.evaluation.model_dump(mode="json"),
+        "masking": recipe.masking.model_dump(mode="json"),
+        "seed": recipe.seed,
+        "corpus": fingerprint(made_from),
+    }
+    if is_current(target, inputs):
+        return
+    with run.stage("evaluate"), artefact(target, inputs) as folder:
+        run.say(f"evaluating {recipe.language}")
+        readers = make_readers(state)
+        ranks: dict[str, Any] = {}
+        common: dict[str, Any] = {
+            "settings": recipe.evaluation, "masking": recipe.masking, "max_length": recipe.corpora.max_length,
+            "seed": recipe.seed,
+        }  # fmt: skip
+        rows = evaluate_language(
+            readers, training=Examples(corpus / "train.arrow"), texts=text_files(corpus),
+            dtype=resolve_dtype(recipe.evaluation.precision), ranks=ranks, **common,
+        )  # fmt: skip
+        samples = sample_guesses(
+            readers[:2], text_files(corpus)["held_out"], **common,
+            decode=lambda index, reader: str(
+                (state.original if reader.name == "teacher" else state.tokenizer).backend.id_to_token(index)
+            ),
+        )  # fmt: skip
+        languages = {recipe.language: rows}
+        difference = difference_from_teacher(rows)
+        summary = {"D": difference, "differences": {recipe.language: difference}}
+        write_json(folder / "mlm.json", {"languages": languages, "summary": summary, "ties": "mean rank"})
+        write_json(folder / "samples.json", {recipe.language: samples})
+        np.savez_compressed(
+            folder / "ranks.npz", **{f"{recipe.language}/{key}": value for key, value in ranks.items()}
+        )
+
+
+def make_readers(state: Extract) -> list[Reader]:
+    """Teacher and student by the student's tokenizer, so that both guess the same tokens; then, if pieces were dropped,
+    the teacher by its own.
+    """
+    student = load_masked_lm(str(state.run.path / "student" / "final"), name="student").to(device())
+    teacher = load_teacher(state.recipe).to(device())
+    if state.kept is None:
+        return [
+            Reader(name, model, state.tokenizer, "own", "teacher")
+            for name, model in (("teacher", teacher), ("student", student))
+        ]
+    # The student chooses among fewer pieces: the teacher's second rank is among these.
+    pieces = np.zeros(teacher.config.vocab_size, dtype=bool)
+    pieces[state.kept] = True
+    return [
+        Reader("teacher", teacher, state.tokenizer, "trimmed", "teacher", state.kept, pieces),
+        Reader("student", student, state.tokenizer, "trimmed", "teacher"),
+        Reader("teacher", teacher, state.original, "own", "teacher"),
+    ]
+
+
+def difference_from_teacher(rows: list[dict[str, Any]]) -> float:
+    """The student's MRR minus the teacher's on held-out text, same masked tokens, ranked among the student's pieces."""
+    first = [row for row in rows if row["text"] == "held_out"][:2]
+    teacher, student = first
+    return float(student["mrr"] - teacher.get("mrr_teacher_pieces", teacher["mrr"]))

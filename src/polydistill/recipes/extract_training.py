@@ -1,0 +1,163 @@
+"""The training stage of an extraction: the student from its teacher's layers, trained beside it, and its folder."""
+
+from __future__ import annotations
+
+import shutil
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from polydistill.config.models import Distillation
+from polydistill.corpora import Examples
+from polydistill.files import (
+    artefact,
+    clear_unless_current,
+    explain_disk_errors,
+    fingerprint,
+    is_current,
+    read_json,
+    write_json,
+    write_text,
+)
+from polydistill.models import extract_student, load_masked_lm, output_layer, resolve_dtype, trim_model
+from polydistill.recipes.extract_state import Extract, load_teacher, resolve_student
+from polydistill.recipes.extract_tokenizer import corpus_of, held_out_texts
+from polydistill.recipes.pretrain import Masker
+from polydistill.recipes.trim import prove_logits
+from polydistill.reports import model_card
+from polydistill.tokenization import compare_trimmed
+from polydistill.tokenization.selection import Selection
+from polydistill.training import LiveTeacher, LiveTrainer, MaskedTexts, portable, train
+
+
+def train_student(state: Extract, arguments: dict[str, Any]) -> None:
+    """Train the student, and write it as a Hugging Face folder; with `trim.when: after`, cut then."""
+    run, after = state.run, state.recipe.trim.when == "after"
+    made = training_inputs(state, arguments)
+    trained = run.path / "student" / ("untrimmed" if after else "final")
+    if not is_current(trained, made):
+        _train(state, arguments, made, trained)
+    if not after:
+        return
+    inputs = {
+        "stage": "trimmed",
+        "student": fingerprint(made),
+        "tokenizer": read_json(run.path / "tokenizer" / "stamp.json")["fingerprint"],
+    }
+    target = run.path / "student" / "final"
+    if is_current(target, inputs):
+        return
+    with run.stage("trim"), artefact(target, inputs) as folder:
+        student = load_masked_lm(str(trained), name="student")
+        smaller, proof = cut(state, student)
+        smaller.save_pretrained(folder)
+        record = read_json(trained / "initialisation.json") | {"trim": proof}
+        record["models"]["student"] = model_size(smaller)
+        _write_beside(state, folder, record)
+    run.say(
+        f"student: {student.num_parameters():,} parameters before the trim, {smaller.num_parameters():,} after"
+    )
+
+
+def training_inputs(state: Extract, arguments: dict[str, Any]) -> dict[str, Any]:
+    """What the trained student is made from."""
+    recipe = state.recipe
+    return {
+        "stage": "extracted",
+        "corpus": fingerprint(corpus_of(state)[1]),
+        "teacher": state.weights,
+        "tokenizer": state.trained_tokenizer.fingerprint,
+        "student": recipe.student.model_dump(mode="json"),
+        "losses": recipe.losses.model_dump(mode="json"),
+        "masking": recipe.masking.model_dump(mode="json"),
+        "training": portable(arguments),
+        "seed": recipe.seed,
+    }
+
+
+def initial_models(state: Extract) -> tuple[Any, Any, dict[str, Any]]:
+    """(teacher, student before training, record of where its weights came from), of one vocabulary."""
+    teacher = load_teacher(state.recipe)
+    sizes = model_size(teacher)
+    proof = None
+    if state.recipe.trim.when == "before":
+        teacher, proof = cut(state, teacher)
+    config = resolve_student(state, teacher.config, state.trained_tokenizer)
+    student, record = extract_student(teacher, config, state.layers, seed=state.recipe.seed)
+    init = state.recipe.student.init
+    models = {"teacher": sizes, "student": model_size(student)}
+    record = {"init": init if isinstance(init, str) else "layers", "models": models} | record
+    return teacher, student, record | ({} if proof is None else {"trim": proof})
+
+
+def model_size(model: Any) -> dict[str, int]:
+    """Layers, parameters, those of them that hang on the vocabulary's rows, and the rows."""
+    tables = {
+        id(table): table.numel() for table in (model.get_input_embeddings().weight, output_layer(model)[0])
+    }
+    return {
+        "layers": model.config.num_hidden_layers, "parameters": model.num_parameters(),
+        "embeddings": sum(tables.values()), "rows": model.config.vocab_size,
+    }  # fmt: skip
+
+
+def cut(state: Extract, model: Any) -> tuple[Any, dict[str, Any]]:
+    """A model with the kept pieces alone, and the proof on held-out text that nothing else changed."""
+    kept = state.kept
+    assert kept is not None
+    trimmed = trim_model(model, kept)
+    selection = Selection(kept, {})
+    texts = held_out_texts(corpus_of(state)[0])
+    _, held, _ = compare_trimmed(state.original, state.tokenizer.backend, selection, texts)
+    if not held:
+        return trimmed, {"texts": 0}
+    language = state.recipe.language
+    return trimmed, prove_logits(model, trimmed, state.original, selection, {language: held})
+
+
+def training_data(state: Extract) -> MaskedTexts:
+    """The language's examples, masked anew in every epoch."""
+    examples = Examples(corpus_of(state)[0] / "train.arrow")
+    masker = Masker(state.recipe, state.trained_tokenizer, examples)
+    return MaskedTexts(examples.num_tokens.astype(np.int64), masker)
+
+
+def _train(state: Extract, arguments: dict[str, Any], inputs: dict[str, Any], target: Path) -> None:
+    recipe, run = state.recipe, state.run
+    checkpoints = run.path / "student" / "checkpoints"
+    # Checkpoints of other settings must not be gone on from.
+    clear_unless_current(checkpoints, inputs)
+    teacher, student, record = initial_models(state)
+    layers = "random weights" if state.layers is None else f"layers {' '.join(map(str, state.layers))}"
+    models = record["models"]
+    run.say(
+        f"student: {state.depth} of {models['teacher']['layers']} layers from {layers}, "
+        f"{models['student']['parameters']:,} of {models['teacher']['parameters']:,} parameters"
+    )
+    live = LiveTeacher(teacher, recipe.losses, resolve_dtype("auto"))
+    with run.stage("train"), explain_disk_errors(checkpoints):
+        log = train(
+            student, {recipe.language: training_data(state)}, [1.0], folder=checkpoints, arguments=arguments,
+            distillation=Distillation(labels="gold"), pad_id=state.trained_tokenizer.special_ids["pad"],
+            max_length=recipe.corpora.max_length, seed=recipe.seed, say=run.say,
+            make_trainer=partial(LiveTrainer, teacher=live),
+        )  # fmt: skip
+    # Before the model: whoever finds the model whole finds its log too.
+    write_json(run.path / "student" / "log.json", {"log": log, "probabilities": {recipe.language: 1.0}})
+    with artefact(target, inputs) as folder:
+        student.save_pretrained(folder)
+        if recipe.trim.when == "after":
+            write_json(folder / "initialisation.json", record)
+        else:
+            _write_beside(state, folder, record)
+
+
+def _write_beside(state: Extract, folder: Path, record: dict[str, Any]) -> None:
+    """The tokenizer, the model card and the record of a finished student."""
+    for path in (state.run.path / "tokenizer").iterdir():
+        if path.is_file() and path.name not in ("stamp.json", "vocabulary.json"):
+            shutil.copy(path, folder)
+    write_json(folder / "initialisation.json", record)
+    write_text(folder / "README.md", model_card(state.recipe, record))

@@ -1,0 +1,59 @@
+"""What the page of an extraction shows: teacher beside student, each loss apart."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from markupsafe import Markup
+
+from polydistill.files import read_json
+from polydistill.reports.figures import curves, grouped_bars
+
+LOSSES = {"kd_loss": "KD", "mlm_loss": "MLM", "cosine_loss": "cosine", "relation_loss": "relation"}
+
+
+def gather_extract(run: Path) -> dict[str, Any]:
+    """What this page shows beside what every page does, read from the run's JSON files."""
+    recipe = yaml.safe_load((run / "recipe.yaml").read_text("utf-8"))
+    evaluation = read_json(run / "evaluation" / "mlm.json")
+    log = read_json(run / "student" / "log.json")["log"]
+    rows = evaluation["languages"][recipe["language"]]
+    corpus = Path(read_json(run / "artefacts.json")[f"corpora/{recipe['language']}"])
+    return {
+        # The first two rows guess the same tokens: see recipes.extract_evaluation.
+        "teacher": rows[0],
+        "student": rows[1],
+        "difference": evaluation["summary"]["D"],
+        "results": rows,
+        "mrr_figure": Markup(_mrr_figure(rows)),
+        # Apart, as in the paper's figure 1: they are of different size.
+        "loss_figures": [
+            (label, Markup(curves({label: points}, xlabel="step", ylabel=label)))
+            for name, label in LOSSES.items()
+            if (points := _points(log, name))
+        ],
+        "samples": read_json(run / "evaluation" / "samples.json")[recipe["language"]],
+        "initialisation": read_json(run / "student" / "final" / "initialisation.json"),
+        "vocabulary": read_json(run / "tokenizer" / "vocabulary.json"),
+        "statistics": read_json(corpus / "statistics.json"),
+    }
+
+
+def _points(log: list[dict[str, float]], name: str) -> tuple[list[float], list[float]] | None:
+    points = [(entry["step"], entry[name]) for entry in log if name in entry]
+    return ([x for x, _ in points], [y for _, y in points]) if points else None
+
+
+def _mrr_figure(rows: list[dict[str, Any]]) -> str:
+    """Baseline, teacher and student on each text, on the same masked tokens and among the same pieces."""
+    shared = [row for row in rows if row["tokenizer"] == rows[0]["tokenizer"]]
+    texts = list(dict.fromkeys(row["text"] for row in shared))
+    series: dict[str, list[float | None]] = {"unigram": [], "teacher": [], "student": []}
+    for text in texts:
+        of_text = {row["model"]: row for row in shared if row["text"] == text}
+        series["unigram"].append(of_text["student"]["unigram_mrr"])
+        for model, row in of_text.items():
+            series[model].append(row.get("mrr_teacher_pieces", row["mrr"]))
+    return grouped_bars(texts, series, ylabel="MRR")

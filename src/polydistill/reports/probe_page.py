@@ -1,0 +1,49 @@
+"""What the page of probes shows: averages, and a heat map from language to language for each model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from polydistill.files import read_json
+from polydistill.reports.figures import heat_map
+
+TASKS = {"pos": "Parts of speech", "ner": "Entities"}
+METRICS = {
+    "accuracy": ("accuracy", "Share of the words that get their tag."),
+    "macro_f1": ("token macro-F1", "Mean over tags, O among them, of each tag's F1 by word: rare tags count as much as common ones."),
+    "entity_f1": ("entity F1", "An entity counts as found if all of its words and its kind are right, and nothing beside them."),
+}  # fmt: skip
+
+
+def gather_probes(run: Path) -> dict[str, Any]:
+    """Each task's and metric's averages, and a heat map from language to language for each model."""
+    results = read_json(run / "evaluation" / "probes.json")
+    tasks = []
+    for task, metrics in results["summary"].items():
+        for metric, models in metrics.items():
+            scores = results["scores"][task]
+            groups = list(next(iter(models.values())))
+            tasks.append({
+                "name": f"{TASKS[task]}: {METRICS[metric][0]}",
+                "meaning": METRICS[metric][1],
+                "groups": groups,
+                "languages": len(results["scores"][task][next(iter(models))]),
+                "rows": {
+                    model: [found[group][kind] for group in groups for kind in ("in_language", "zero_shot")]
+                    for model, found in models.items()
+                },
+                "figures": {model: Markup(_transfer_figure(found, metric)) for model, found in scores.items()},
+            })  # fmt: skip
+    return {"tasks": tasks}
+
+
+def _transfer_figure(scores: dict[str, dict[str, dict[str, list[float]]]], metric: str) -> str:
+    languages = list(scores)
+    means = [
+        [sum(scores[source][target][metric]) / len(scores[source][target][metric]) for target in languages]
+        for source in languages
+    ]
+    return heat_map(means, languages)

@@ -1,0 +1,121 @@
+"""A whole extraction, as a process."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tests.end_to_end.test_merge import polydistill, write_recipe
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+from polydistill.config import parse_recipe
+from polydistill.recipes import run_recipe
+
+LOADS = """
+import sys
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+folder = sys.argv[1]
+model, tokenizer = AutoModelForMaskedLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+batch = tokenizer(f"в {tokenizer.mask_token} и", "и ещё", return_tensors="pt")
+assert "token_type_ids" not in batch
+assert model(**batch).logits.shape[-1] == model.config.vocab_size == len(tokenizer)
+assert tokenizer.mask_token_id in batch["input_ids"][0] and tokenizer.unk_token_id not in batch["input_ids"][0]
+print("loaded", model.config.num_hidden_layers)
+"""
+
+
+def run(values: dict) -> Path:
+    """Within this process: the tests above have seen the command."""
+    return run_recipe(parse_recipe(values), show=lambda line: None)
+
+
+def test_run_makes_a_student_that_transformers_loads_and_a_second_run_does_nothing(
+    tmp_path, extract_values
+) -> None:
+    recipe = write_recipe(tmp_path, extract_values)
+    first = polydistill("run", recipe)
+    assert first.returncode == 0, first.stderr
+    for wanted in ("2 of 4 layers from layers 0 2", "kd ", "cosine ", "pieces stay"):
+        assert wanted in first.stdout
+    folder = Path(extract_values["output"])
+    loaded = subprocess.run(
+        [sys.executable, "-c", LOADS, str(folder / "student" / "final")],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert loaded.stdout == "loaded 2\n", loaded.stderr
+    kept = json.loads((folder / "student" / "final" / "kept.json").read_text("utf-8"))
+    assert 100 < len(kept) < 700
+    results = json.loads((folder / "evaluation" / "mlm.json").read_text("utf-8"))
+    rows = results["languages"]["ru"]
+    assert [(row["model"], row["tokenizer"]) for row in rows] == [
+        ("teacher", "trimmed"), ("student", "trimmed"), ("teacher", "own"),
+    ]  # fmt: skip
+    assert rows[0]["num_masked"] == rows[1]["num_masked"]
+    # Nearly all tokens are kept ones, so the teacher does the same by either tokenizer.
+    assert rows[0]["loss"] == pytest.approx(rows[2]["loss"], abs=0.05)
+    assert rows[0]["mrr_teacher_pieces"] >= rows[0]["mrr"]
+    assert results["summary"]["D"] == pytest.approx(rows[1]["mrr"] - rows[0]["mrr_teacher_pieces"])
+    page = (folder / "report" / "index.html").read_text("utf-8")
+    for wanted in ("<svg", "KD", "MLM", "cosine", "MRR", "0 2"):
+        assert wanted in page
+    assert "<script" not in page
+    card = (folder / "student" / "final" / "README.md").read_text("utf-8")
+    assert "2 of 4 layers" in card
+    assert str(tmp_path.parent) not in card
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")
+              if path.suffix in (".json", ".arrow", ".safetensors") and path.name not in ("environment.json", "timing.json")}  # fmt: skip
+    second = polydistill("run", recipe)
+    assert second.returncode == 0, second.stderr
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    compared = polydistill("compare", str(folder), str(folder))
+    assert compared.returncode == 0, compared.stderr
+
+
+def test_the_same_recipe_twice_gives_the_same_bytes(tmp_path, extract_values) -> None:
+    students = []
+    for name in ("one", "two"):
+        done = polydistill("train", write_recipe(tmp_path, extract_values | {"output": str(tmp_path / name)}))
+        assert done.returncode == 0, done.stderr
+        final = tmp_path / name / "student" / "final"
+        students.append({p.name: p.read_bytes() for p in final.iterdir() if p.name != "stamp.json"})
+    assert students[0].keys() == students[1].keys()
+    assert [name for name in students[0] if students[0][name] != students[1][name]] == []
+
+
+def test_cut_after_training_the_student_is_the_trained_one_with_fewer_pieces(extract_values) -> None:
+    folder = run(extract_values | {"trim": {"when": "after", "size": 400}, "student": {"init": [3, 1, 0]}})
+    student = AutoModelForMaskedLM.from_pretrained(folder / "student" / "final")
+    trained = AutoModelForMaskedLM.from_pretrained(folder / "student" / "untrimmed")
+    tokenizer = AutoTokenizer.from_pretrained(folder / "student" / "final")
+    kept = torch.tensor(json.loads((folder / "student" / "final" / "kept.json").read_text("utf-8")))
+    assert student.config.vocab_size == len(kept) <= 400 < trained.config.vocab_size
+    ids = tokenizer("в начале", return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        torch.testing.assert_close(
+            student(input_ids=ids).logits,
+            trained(input_ids=kept[ids]).logits[..., kept],
+            atol=1e-4,
+            rtol=1e-5,
+        )
+    record = json.loads((folder / "student" / "final" / "initialisation.json").read_text("utf-8"))
+    assert record["layers"] == [3, 1, 0]
+    assert record["models"]["student"]["rows"] == len(kept)
+
+
+def test_the_whole_vocabulary_and_random_weights(extract_values, texts) -> None:
+    changes = {
+        "trim": {"when": "none"}, "student": {"init": "random", "num_layers": 1, "config": {"hidden_size": 16}},
+        "losses": {"cosine": 0, "relation": {"first": 1, "last": 0}, "positions": "masked"},
+        "evaluation_texts": {"other": str(texts["en"])},
+    }  # fmt: skip
+    folder = run(extract_values | changes)
+    rows = json.loads((folder / "evaluation" / "mlm.json").read_text("utf-8"))["languages"]["ru"]
+    assert [(row["text"], row["model"], row["tokenizer"]) for row in rows] == [
+        ("held_out", "teacher", "own"), ("held_out", "student", "own"), ("other", "teacher", "own"),
+        ("other", "student", "own"),
+    ]  # fmt: skip
+    log = json.loads((folder / "student" / "log.json").read_text("utf-8"))["log"]
+    assert log[0].keys() >= {"kd_loss", "mlm_loss", "relation_loss", "relation_weight"}
+    assert "cosine_loss" not in log[0]

@@ -1,0 +1,89 @@
+"""What users get wrong in an extraction: a message with field, value and remedy, from `run` and from `plan`."""
+
+import io
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from safetensors.torch import load_file, save_file
+from transformers import AlbertConfig, AlbertForMaskedLM
+
+from polydistill.config import parse_recipe
+from polydistill.errors import UserError
+from polydistill.files import write_json
+from polydistill.recipes import plan_recipe, run_recipe
+
+
+def refused(values: dict, *wanted: str) -> None:
+    """Both `run` and `plan` say it; nothing was trained."""
+    with pytest.raises(UserError) as caught:
+        run_recipe(parse_recipe(values), until="train", show=lambda line: None)
+    assert caught.value.remedy
+    console = Console(record=True, width=400, file=io.StringIO())
+    conflicts = plan_recipe(parse_recipe(values), (), console)
+    planned = "\n".join(f"{conflict.what}; {conflict.remedy}" for conflict in conflicts)
+    for part in wanted:
+        assert part in str(caught.value)
+        assert part in planned
+    assert not (Path(values["output"]) / "student" / "final").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "wanted"),
+    [
+        ({"student": {"num_layers": 5}}, ["student.num_layers 5", "the teacher has 4 layers"]),
+        ({"student": {"init": [0, 4]}}, ["no layer 4", "from 0 to 3"]),
+        (
+            {"student": {"init": "random", "config": {"hidden_size": 16}}},
+            ["losses.cosine", "16 numbers and the teacher's 32", "losses.cosine: 0"],
+        ),
+        ({"student": {"config": {"hidden_size": 16}}}, ["student.config", "init: random"]),
+        ({"student": {"config": {"hiden_size": 16}}}, ["student.config.hiden_size", "no such configuration"]),
+        ({"losses": {"relation": 1, "relation_heads": 5}}, ["losses.relation_heads 5", "does not divide"]),
+        ({"trim": {"size": 20}}, ["trim.size 20", "characters, so that no text becomes unknown", "or more"]),
+        ({"corpora": {"max_length": 128}}, ["corpora.max_length 128", "at most 64 tokens"]),
+        ({"text": "nowhere.txt"}, ["text[0] 'nowhere.txt'", "no such file"]),
+        ({"teacher": "nowhere/at-all"}, ["teacher 'nowhere/at-all'", "cannot be loaded"]),
+    ],
+)
+def test_refusals(extract_values, change, wanted) -> None:
+    refused(extract_values | change, *wanted)
+
+
+def copy_of(teacher: Path, folder: Path) -> tuple[Path, dict]:
+    shutil.copytree(teacher, folder)
+    return folder, json.loads((folder / "config.json").read_text("utf-8"))
+
+
+def test_albert_shares_its_layers(extract_values, multilingual_teacher, tmp_path) -> None:
+    folder, config = copy_of(multilingual_teacher, tmp_path / "albert")
+    AlbertForMaskedLM(
+        AlbertConfig(vocab_size=config["vocab_size"], hidden_size=32, embedding_size=16, num_hidden_layers=4,
+                     num_attention_heads=2, intermediate_size=64, max_position_embeddings=64)
+    ).save_pretrained(folder)  # fmt: skip
+    refused(extract_values | {"teacher": str(folder)}, "teacher", "albert shares one layer", "vocab trim")
+
+
+def test_electras_discriminator(extract_values, multilingual_teacher, tmp_path) -> None:
+    folder, config = copy_of(multilingual_teacher, tmp_path / "electra")
+    changed = {"model_type": "electra", "architectures": ["ElectraForPreTraining"], "embedding_size": 32}
+    write_json(folder / "config.json", config | changed)
+    refused(extract_values | {"teacher": str(folder)}, "discriminator", "generator")
+
+
+def test_a_teacher_without_a_head(extract_values, multilingual_teacher, tmp_path) -> None:
+    folder, _ = copy_of(multilingual_teacher, tmp_path / "headless")
+    weights = {k: v for k, v in load_file(folder / "model.safetensors").items() if not k.startswith("cls.")}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    refused(extract_values | {"teacher": str(folder)}, "teacher", "lacks weights", "cls.predictions")
+
+
+def test_plan_of_what_can_run(extract_values) -> None:
+    console = Console(record=True, width=400, file=io.StringIO())
+    assert plan_recipe(parse_recipe(extract_values), (), console) == []
+    shown = console.export_text()
+    for wanted in ("student: 2 layers", "teacher: 4 layers, 700 pieces", "train 6 steps", "no conflicts"):
+        assert wanted in shown
+    assert not Path(extract_values["output"]).exists()

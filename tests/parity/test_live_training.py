@@ -1,0 +1,167 @@
+"""Training with a live teacher: what it minimises, and that stopping changes nothing."""
+
+from functools import partial
+
+import pytest
+import torch
+from tests.parity.test_training import SMALL, Rows, difference, make_model, stop_at
+from torch.nn import functional
+from transformers import AutoConfig, AutoModelForMaskedLM
+
+from polydistill.config.extract import Losses, LossWeight
+from polydistill.config.models import Distillation
+from polydistill.errors import NumericsError
+from polydistill.training import LanguageSampler, LiveTeacher, LiveTrainer, check_arguments, collate, train
+from polydistill.training.live import weight_at
+
+TEACHER = SMALL | {"num_hidden_layers": 2, "hidden_dropout_prob": 0.1}
+ROWS = [Rows(40, 1, teacher=False)]
+
+
+def make_teacher(**fields):
+    torch.manual_seed(5)
+    model = AutoModelForMaskedLM.from_config(AutoConfig.for_model("bert", **(TEACHER | fields)))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    return model
+
+
+def trained(folder, *, steps=1, teacher=None, losses=None, student=None, **arguments):
+    model = student or make_model()
+    values = check_arguments(
+        {"max_steps": steps, "per_device_train_batch_size": 8, "logging_steps": 1, "save_steps": 100, "report_to": [],
+         "bf16": False, "learning_rate": 1e-2} | arguments
+    )  # fmt: skip
+    live = LiveTeacher(teacher or make_teacher(), Losses.model_validate(losses or {}), torch.float32)
+    log = train(
+        model, {"a": ROWS[0]}, [1.0], folder=folder, arguments=values, distillation=Distillation(labels="gold"),
+        pad_id=0, max_length=64, seed=7, say=lambda line: None, make_trainer=partial(LiveTrainer, teacher=live),
+    )  # fmt: skip
+    return model, log
+
+
+def dense(student, teacher, batch, heads=2):
+    """Each loss from whole models' outputs, as DistilBERT's code and MiniLMv2's paper have them."""
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    with torch.no_grad():
+        ours, theirs = (
+            m.eval()(**inputs, output_hidden_states=True, output_attentions=False) for m in (student, teacher)
+        )
+    attended = batch["attention_mask"].flatten().bool()
+    masked = torch.zeros_like(attended).index_fill(0, batch["positions"], True)
+    flat = [one.logits.flatten(0, 1) for one in (ours, theirs)]
+    divergence = functional.kl_div(
+        (flat[0] / 2).log_softmax(-1), (flat[1] / 2).softmax(-1), reduction="none"
+    ).sum(-1)
+    hidden = [one.hidden_states[-1].flatten(0, 1)[attended] for one in (ours, theirs)]
+    ones = torch.ones(len(hidden[0]))
+    relation = 0.0
+    for name in ("query", "key", "value"):
+        logprobs = []
+        for model, one in ((student, ours), (teacher, theirs)):
+            layer = getattr(model.bert.encoder.layer[-1].attention.self, name)
+            states = layer(one.hidden_states[-2]).unflatten(-1, (heads, -1)).transpose(1, 2)
+            scores = states @ states.transpose(2, 3) / states.shape[-1] ** 0.5
+            scores = scores.masked_fill(batch["attention_mask"][:, None, None] == 0, -torch.inf)
+            logprobs.append(scores.log_softmax(-1))
+        each = (logprobs[1].exp() * (logprobs[1] - logprobs[0])).nan_to_num(0.0).sum(-1).mean(1)
+        relation = relation + each.flatten()[attended].mean()
+    return {
+        "attended": 4 * divergence[attended].mean(), "masked": 4 * divergence[masked].mean(),
+        "mlm": functional.cross_entropy(flat[0][batch["positions"]], batch["ids"][:, 0]),
+        "cosine": functional.cosine_embedding_loss(*hidden, ones), "relation": relation,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("positions", ["attended", "masked"])
+def test_the_first_loss_is_the_dense_formula(tmp_path, positions) -> None:
+    losses = {"relation": 3, "positions": positions}
+    _, log = trained(tmp_path, losses=losses)
+    sampler = LanguageSampler([ROWS[0].lengths], [1.0], batch_size=8, num_batches=1, seed=7)
+    batch = collate([ROWS[0].example(row, epoch, language) for language, row, epoch in sampler], 0)
+    assert not batch["attention_mask"].all()
+    with torch.no_grad():
+        wanted = dense(make_model(), make_teacher(), batch)
+    assert log[0]["kd_loss"] == pytest.approx(wanted[positions].item(), abs=1e-4)
+    for name in ("mlm", "cosine", "relation"):
+        assert log[0][f"{name}_loss"] == pytest.approx(wanted[name].item(), abs=1e-4), name
+    total = 5 * wanted[positions] + 2 * wanted["mlm"] + wanted["cosine"] + 3 * wanted["relation"]
+    assert log[0]["loss"] == pytest.approx(total.item(), abs=2e-3)
+
+
+def test_accumulation_changes_nothing(tmp_path) -> None:
+    """Two micro-batches with other numbers of tokens and masks equal one batch of both."""
+
+    class Same(LanguageSampler):
+        def __init__(self, lengths, probabilities, *, batch_size, num_batches, seed):
+            super().__init__(
+                lengths, probabilities, batch_size=8, num_batches=batch_size * num_batches // 8, seed=seed
+            )
+
+    settings = {"optim": "sgd", "max_grad_norm": 0, "steps": 2, "losses": {"relation": 1}}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("polydistill.training.run.LanguageSampler", Same)
+        whole, _ = trained(tmp_path / "a", per_device_train_batch_size=16, **settings)
+        parts, _ = trained(tmp_path / "b", gradient_accumulation_steps=2, **settings)
+    assert difference(whole, parts) < 1e-5
+    assert difference(whole, make_model()) > 1e-3
+
+
+def test_resuming_gives_the_same_weights_and_the_teacher_stays(tmp_path) -> None:
+    """With dropout in the student, and a weight that fades."""
+
+    def student():
+        torch.manual_seed(0)
+        return AutoModelForMaskedLM.from_config(
+            AutoConfig.for_model("bert", **(SMALL | {"hidden_dropout_prob": 0.1}))
+        )
+
+    teacher, losses = make_teacher(), {"kd": {"first": 5, "last": 0}}
+    whole, log = trained(tmp_path / "a", steps=8, student=student(), teacher=teacher, losses=losses)
+    assert [entry["kd_weight"] for entry in log if "kd_weight" in entry][-1] == pytest.approx(0.0)
+    assert difference(teacher, make_teacher()) == 0.0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("polydistill.training.trainer.DistillationTrainer._check", stop_at(5))
+        with pytest.raises(KeyboardInterrupt):
+            trained(tmp_path / "b", steps=8, student=student(), losses=losses, save_steps=3)
+    resumed, log = trained(tmp_path / "b", steps=8, student=student(), losses=losses, save_steps=3)
+    assert difference(whole, resumed) == 0.0
+    assert [entry["step"] for entry in log if "mlm_loss" in entry] == list(range(1, 9))
+
+
+def test_a_loss_without_weight_is_not_computed(tmp_path) -> None:
+    """With MLM alone the teacher never runs; it would fail."""
+    teacher = make_teacher()
+    teacher.forward = None
+    _, log = trained(tmp_path, teacher=teacher, losses={"kd": 0, "cosine": 0, "mlm": 1})
+    assert log[0]["loss"] == pytest.approx(log[0]["mlm_loss"], abs=1e-3)
+    assert "kd_loss" not in log[0]
+
+
+def test_widths_may_differ_without_the_cosine(tmp_path) -> None:
+    teacher = make_teacher(hidden_size=32, num_attention_heads=4)
+    _, log = trained(
+        tmp_path, steps=30, teacher=teacher, losses={"cosine": 0, "relation": 1, "relation_heads": 2}
+    )
+    losses = [entry["loss"] for entry in log if "mlm_loss" in entry]
+    assert sum(losses[-5:]) < sum(losses[:5])
+
+
+def test_nan_stops_training(tmp_path) -> None:
+    with pytest.raises(NumericsError, match="step"):
+        trained(tmp_path, steps=30, learning_rate=1e30, optim="sgd", max_grad_norm=0)
+
+
+@pytest.mark.parametrize(
+    ("weight", "middle", "end"),
+    [
+        ({"first": 4, "last": 0}, 3.0, 0.0),
+        ({"first": 4, "last": 0, "schedule": "cosine"}, 4 * 0.8535534, 0.0),
+        ({"first": 4, "last": 0, "schedule": "constant"}, 4.0, 4.0),
+        ({"first": 4}, 4.0, 4.0),
+    ],
+)
+def test_weights_over_time(weight, middle, end) -> None:
+    found = [weight_at(LossWeight.model_validate(weight), progress) for progress in (0.0, 0.25, 1.0)]
+    assert found == pytest.approx([4.0, middle, end])

@@ -1,0 +1,72 @@
+"""The recipe `extract`: what it takes, and what it says of what it does not take."""
+
+import pytest
+
+from polydistill.config import ExtractRecipe, load_recipe, parse_recipe
+from polydistill.errors import RecipeError
+
+SHORTEST = {"recipe": "extract", "name": "x", "teacher": "folder", "language": "tr", "text": "a.txt"}
+
+
+def test_the_shortest_recipe_has_the_papers_losses() -> None:
+    recipe = parse_recipe(SHORTEST)
+    assert isinstance(recipe, ExtractRecipe)
+    losses = recipe.losses
+    assert [w.first for w in (losses.kd, losses.mlm, losses.cosine, losses.relation)] == [5, 2, 1, 0]
+    assert (losses.temperature, losses.positions, recipe.student.init, recipe.trim.when) == (
+        2, "attended", "stride", "before",
+    )  # fmt: skip
+    assert (recipe.teacher.model, recipe.text[0].path) == ("folder", "a.txt")
+
+
+def test_the_preset_is_the_paper() -> None:
+    recipe = load_recipe("eliquare", ["language=sl", "text=sl.txt"])
+    assert (recipe.training["learning_rate"], recipe.training["max_steps"]) == (5e-4, 20_000)
+    assert recipe.student.num_layers is None
+    assert recipe.trim.when == "after"
+
+
+def test_a_recipe_that_is_written_out_is_read_as_the_same() -> None:
+    recipe = parse_recipe(SHORTEST | {"losses": {"kd": {"first": 5, "last": 0}, "mlm": 1}})
+    assert parse_recipe(recipe.model_dump(mode="json")) == recipe
+
+
+def test_what_a_weight_comes_to_at_most() -> None:
+    losses = parse_recipe(
+        SHORTEST
+        | {"losses": {"kd": {"first": 0, "last": 3}, "mlm": 2, "cosine": {"first": 0, "last": 9, "schedule": "constant"}}}
+    ).losses  # fmt: skip
+    assert [w.highest for w in (losses.kd, losses.mlm, losses.cosine, losses.relation)] == [3, 2, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("change", "wanted"),
+    [
+        ({"losses": {"kd": -1}}, ["losses.kd.first -1", "greater than or equal to 0"]),
+        ({"losses": {"kd": "much"}}, ["losses.kd 'much'", "neither a number nor"]),
+        ({"losses": {"kd": True}}, ["losses.kd True", "neither a number nor"]),
+        (
+            {"losses": {"kd": {"first": 5, "shedule": "linear"}}},
+            ["losses.kd.shedule", "did you mean 'schedule'"],
+        ),
+        ({"losses": {"kd": 0, "mlm": 0, "cosine": 0}}, ["nothing to learn", "give one a weight"]),
+        ({"losses": {"temperature": 0}}, ["losses.temperature 0"]),
+        ({"losses": {"positions": "all"}}, ["losses.positions 'all'", "attended"]),
+        ({"student": {"init": "strid"}}, ["student.init 'strid'", "stride, distilbert"]),
+        ({"student": {"init": [0, -1]}}, ["student.init [0, -1]", "[0, 2, 4]"]),
+        ({"student": {"init": []}}, ["student.init []"]),
+        ({"student": {"init": [1, 1]}}, ["layer 1 stands twice"]),
+        ({"student": {"init": [0, 1], "num_layers": 3}}, ["num_layers 3", "names 2 layers"]),
+        ({"student": {"num_layers": 0}}, ["student.num_layers 0"]),
+        ({"trim": {"when": "later"}}, ["trim.when 'later'", "before"]),
+        ({"trim": {"size": 9, "min_document_share": 0.1}}, ["size 9", "give one of the two"]),
+        ({"trim": {"min_document_share": 0}}, ["trim.min_document_share 0"]),
+        ({"language": "../x"}, ["language '../x'"]),
+        ({"teachers": {"a": "b"}}, ["teachers: unknown key", "did you mean 'teacher'"]),
+    ],
+)
+def test_what_is_refused(change, wanted) -> None:
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe(SHORTEST | change)
+    for part in wanted:
+        assert part in str(caught.value)
