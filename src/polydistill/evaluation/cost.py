@@ -19,7 +19,7 @@ import psutil
 import torch
 
 from polydistill.errors import ModelError
-from polydistill.models import device, load_masked_lm, model_config, weights_size
+from polydistill.models import build_student, device, load_masked_lm, model_config, weights_size
 from polydistill.tokenization.load import max_positions
 
 Part = Literal["encoder", "model"]
@@ -97,10 +97,13 @@ def _in_a_process(model: str, batch: int, length: int, part: str, calls: int) ->
 @torch.inference_mode()
 def measure_cost(model: str, batch: int, length: int, part: Part, calls: int) -> dict[str, float]:
     """Median seconds of a forward pass of this process, and the most memory that it has taken so far for the model."""
+    config = model_config(model)
+    # Without weights: the architecture's code, which takes more than a small model, is in memory before it counts.
+    build_student(config, seed=0, field="model", device="meta")
     before = psutil.Process().memory_info().rss
     loaded = load_masked_lm(model).to(device())
     runs = loaded.base_model if part == "encoder" else loaded
-    length = min(length, max_positions(model_config(model)))
+    length = min(length, max_positions(config))
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(0, loaded.config.vocab_size, (batch, length), generator=generator).to(device())
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
