@@ -114,6 +114,22 @@ def compare(
 
 
 @app.command()
+def cost(
+    models: Annotated[
+        list[str],
+        typer.Argument(help="Folders or hub names of models; the first is what others are measured by."),
+    ],
+    rounds: Annotated[int, typer.Option(min=1, help="Fresh processes for each figure.")] = 3,
+    calls: Annotated[int, typer.Option(min=1, help="Passes that are timed in each process.")] = 5,
+    output: Annotated[Path | None, typer.Option(help="A JSON file for the figures.")] = None,
+) -> None:
+    """Measure what serving models costs: size, latency and peak memory at 32 x 512 and 1 x 128 tokens."""
+    from polydistill.recipes import print_cost
+
+    print_cost(models, console, rounds=rounds, calls=calls, output=output)
+
+
+@app.command()
 def pretrain(recipe: RecipeArgument, set_: SetOption = [], update: UpdateOption = False) -> None:  # noqa: B006
     """Pre-train a small masked language model and its WordPiece from text (`recipe: pretrain`)."""
     from polydistill.recipes import results_table

@@ -1,6 +1,7 @@
 """Recipes: each composes the stages. These functions are the Python API and what the commands call."""
 
 from polydistill.recipes.compare import compare_runs
+from polydistill.recipes.cost import print_cost
 from polydistill.recipes.demo import run_demo
 from polydistill.recipes.inspect import inspect_store, inspect_vocabulary, unite_models, verify_stores
 from polydistill.recipes.plan import plan_recipe
@@ -10,6 +11,6 @@ from polydistill.recipes.run import run_recipe
 from polydistill.recipes.trim import trim_vocabulary
 
 __all__ = [
-    "compare_runs", "inspect_store", "inspect_vocabulary", "plan_recipe", "print_profile", "profile_recipe",
+    "compare_runs", "inspect_store", "inspect_vocabulary", "plan_recipe", "print_cost", "print_profile", "profile_recipe",
     "results_table", "run_demo", "run_recipe", "trim_vocabulary", "unite_models", "verify_stores",
 ]  # fmt: skip
