@@ -45,7 +45,7 @@ def dense(student, teacher, gold, kd_weight, mlm_weight, temperature):
 def test_value_and_gradients_equal_the_dense_formula(
     monkeypatch, temperature, chunk, cache_rows, scale
 ) -> None:
-    monkeypatch.setattr("polydistill.losses.sparse.CACHE_BYTES", cache_rows * 53 * 8)
+    monkeypatch.setattr("polydistill.losses.chunks.CACHE_BYTES", cache_rows * 53 * 8)
     values = problem()
     student, teacher, _, _, mlm_weight = values
     expected, kd, mlm = dense(*values, temperature)

@@ -47,7 +47,7 @@ def test_value_and_gradients_equal_dense_formula(chunk: int, with_tail: bool) ->
 @pytest.mark.parametrize("with_tail", [False, True])
 def test_rows_that_go_through_the_cache_in_turn_give_the_same(monkeypatch, with_tail: bool) -> None:
     """Two rows at a time, of chunks of five, and a gradient of one, which takes the way without a scale."""
-    monkeypatch.setattr("polydistill.losses.sparse.CACHE_BYTES", 2 * 53 * 8)
+    monkeypatch.setattr("polydistill.losses.chunks.CACHE_BYTES", 2 * 53 * 8)
     features, weight, bias, ids, target = problem(11)
     tail = torch.rand(11, dtype=torch.float64) if with_tail else None
     expected = dense(features, weight, bias, ids, target, tail)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from polydistill.losses.sparse import CHUNK_BYTES, rows_at_once
+from polydistill.losses.chunks import CHUNK_BYTES, Gradients, Reader, pass_through
 
 # Stands for minus infinity in scores: its softmax is 0, and 0 times a difference of two such is 0.
 NEVER = -1e9
@@ -75,7 +75,7 @@ def live_distillation(
 
 
 class _Live(torch.autograd.Function):
-    """Gradients are made in the forward pass, as in `losses.sparse`: products by chunks, the rest within the cache."""
+    """Gradients are made in the forward pass, as in `losses.sparse`."""
 
     @staticmethod
     def forward(
@@ -91,55 +91,37 @@ class _Live(torch.autograd.Function):
         temperature: float,
         chunk_positions: int,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        needs = [tensor is not None and tensor.requires_grad for tensor in (features, weight, bias)]
         compute = torch.float64 if features.dtype == torch.float64 else torch.float32
-        matrix = weight.detach().to(features.dtype)
         theirs = teacher.weight.detach().to(teacher.features.dtype)
         offset = None if bias is None else bias.detach().to(compute)
         their_offset = None if teacher.bias is None else teacher.bias.detach().to(compute)
         targets = _Targets(gold, kd_weight.to(compute), mlm_weight.to(compute), masked, temperature)
         kd = torch.zeros(len(gold), dtype=compute, device=features.device)
         mlm = torch.zeros_like(kd)
-        grad_features = torch.empty_like(features) if needs[0] else None
-        grad_weight: Tensor | None = torch.zeros_like(weight) if needs[1] and not len(gold) else None
-        grad_bias = torch.zeros(len(weight), dtype=compute, device=features.device) if needs[2] else None
-        block = rows_at_once(features.device, len(weight), compute)
-        for start in range(0, len(gold), chunk_positions):
-            rows = slice(start, min(len(gold), start + chunk_positions))
-            chunk = features.detach()[rows]
-            products = chunk @ matrix.t()
+
+        def open_chunk(rows: slice) -> Reader:
             their_products = teacher.features.detach()[rows] @ theirs.t()
-            for first in range(rows.start, rows.stop, block):
-                part = slice(first, min(rows.stop, first + block))
-                within = slice(part.start - rows.start, part.stop - rows.start)
-                gradient = _loss_rows(
-                    _logits(products[within], offset, compute),
+
+            def read(products: Tensor, part: slice, within: slice) -> Tensor:
+                return _loss_rows(
+                    _logits(products, offset, compute),
                     _logits(their_products[within], their_offset, compute),
                     targets, part, kd, mlm,
                 )  # fmt: skip
-                if grad_bias is not None:
-                    grad_bias += gradient.sum(0)
-                # The logits are done with: their memory takes the gradient.
-                products[within] = gradient
-            if grad_features is not None:
-                torch.mm(products, matrix, out=grad_features[rows])
-            if needs[1]:
-                product = products.t() @ chunk
-                grad_weight = product.to(weight.dtype) if grad_weight is None else grad_weight.add_(product)
-        if grad_bias is not None and bias is not None:
-            grad_bias = grad_bias.to(bias.dtype)
-        ctx.save_for_backward(grad_features, grad_weight, grad_bias)
+
+            return read
+
+        gradients = pass_through(
+            features, weight, bias, chunk_positions=chunk_positions, open_chunk=open_chunk
+        )
+        ctx.save_for_backward(*gradients)
         ctx.mark_non_differentiable(kd, mlm)
         return (targets.kd_weight * kd + targets.mlm_weight * mlm).sum(), kd, mlm
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        scale = gradients[0]
-        made = ctx.saved_tensors
-        # On a processor the look costs nothing, and a pass over [V, E] does.
-        if scale.device.type != "cpu" or float(scale) != 1.0:
-            made = tuple(None if tensor is None else tensor * scale.to(tensor.dtype) for tensor in made)
-        return (*made, None, None, None, None, None, None, None)
+        nothing = (None,) * 7
+        return (*Gradients(*ctx.saved_tensors).scaled(gradients[0]), *nothing)
 
 
 class _Targets(NamedTuple):

@@ -7,10 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-# Products with the vocabulary held at once: the larger, the fewer passes over the weight's gradient.
-CHUNK_BYTES = 256 * 2**20
-# Logits in float32 that stay in a processor's cache between two passes over them.
-CACHE_BYTES = 2 * 2**20
+from polydistill.losses.chunks import CHUNK_BYTES, Gradients, pass_through
 
 
 class SparseLoss(NamedTuple):
@@ -60,11 +57,7 @@ def sparse_soft_cross_entropy(
 
 
 class _Sparse(torch.autograd.Function):
-    """Gradients are made in the forward pass, chunk by chunk, while the chunk's logits are at hand.
-
-    The loss is one number, so the backward pass only scales them. Matrix products take a chunk at once;
-    everything between them is memory traffic, so it goes through a few rows at a time, which stay in cache.
-    """
+    """Gradients are made in the forward pass, chunk by chunk, while the chunk's logits are at hand."""
 
     @staticmethod
     def forward(
@@ -78,52 +71,27 @@ class _Sparse(torch.autograd.Function):
         top: slice,
         chunk_positions: int,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        needs = [tensor is not None and tensor.requires_grad for tensor in (features, weight, bias)]
         compute = torch.float64 if features.dtype == torch.float64 else torch.float32
-        matrix = weight.detach().to(features.dtype)
+        needed = any(tensor is not None and tensor.requires_grad for tensor in (features, weight, bias))
         targets = _Targets(ids, target.to(compute), None if tail is None else tail.to(compute), top)
         offset = None if bias is None else bias.detach().to(compute)
         loss = torch.zeros((), dtype=compute, device=features.device)
         logprobs = torch.empty(ids.shape, dtype=compute, device=features.device)
         tail_loss = torch.zeros(len(ids), dtype=compute, device=features.device)
-        grad_features = torch.empty_like(features) if needs[0] else None
-        grad_weight: Tensor | None = torch.zeros_like(weight) if needs[1] and not len(ids) else None
-        grad_bias = torch.zeros(len(weight), dtype=compute, device=features.device) if needs[2] else None
-        block = rows_at_once(features.device, len(weight), compute)
-        for start in range(0, len(ids), chunk_positions):
-            rows = slice(start, min(len(ids), start + chunk_positions))
-            chunk = features.detach()[rows]
-            products = chunk @ matrix.t()
-            for first in range(rows.start, rows.stop, block):
-                part = slice(first, min(rows.stop, first + block))
-                within = slice(part.start - rows.start, part.stop - rows.start)
-                gradient = _loss_rows(
-                    products[within], offset, targets, part, loss, logprobs, tail_loss, any(needs)
-                )
-                if gradient is not None:
-                    if grad_bias is not None:
-                        grad_bias += gradient.sum(0)
-                    # The logits are done with: their memory takes the gradient.
-                    products[within] = gradient
-            if grad_features is not None:
-                torch.mm(products, matrix, out=grad_features[rows])
-            if needs[1]:
-                product = products.t() @ chunk
-                grad_weight = product.to(weight.dtype) if grad_weight is None else grad_weight.add_(product)
-        if grad_bias is not None and bias is not None:
-            grad_bias = grad_bias.to(bias.dtype)
-        ctx.save_for_backward(grad_features, grad_weight, grad_bias)
+
+        def read(products: Tensor, rows: slice, _: slice) -> Tensor | None:
+            return _loss_rows(products, offset, targets, rows, loss, logprobs, tail_loss, needed)
+
+        gradients = pass_through(
+            features, weight, bias, chunk_positions=chunk_positions, open_chunk=lambda _: read
+        )
+        ctx.save_for_backward(*gradients)
         ctx.mark_non_differentiable(logprobs, tail_loss)
         return loss, logprobs, tail_loss
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        scale = gradients[0]
-        # On a processor the look costs nothing, and a pass over [V, E] does.
-        if scale.device.type == "cpu" and float(scale) == 1.0:
-            return (*ctx.saved_tensors, None, None, None, None, None)
-        made = [None if tensor is None else tensor * scale.to(tensor.dtype) for tensor in ctx.saved_tensors]
-        return (*made, None, None, None, None, None)
+        return (*Gradients(*ctx.saved_tensors).scaled(gradients[0]), None, None, None, None, None)
 
 
 class _Targets(NamedTuple):
@@ -174,9 +142,3 @@ def _loss_rows(
     # and for the tail: - tail * softmax within it
     gradient = log_softmax.exp_().mul_(total + tail).scatter_add_(1, ids, -target)
     return gradient.sub_((others - outside).exp_().nan_to_num_(0.0).mul_(tail))
-
-
-def rows_at_once(device: torch.device, vocabulary_size: int, dtype: torch.dtype) -> int:
-    """Rows of logits to go through at once: on a processor as many as its cache holds, elsewhere a chunk."""
-    size = CACHE_BYTES if device.type == "cpu" else CHUNK_BYTES
-    return max(1, size // (vocabulary_size * dtype.itemsize))
