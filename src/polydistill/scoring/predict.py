@@ -18,6 +18,7 @@ from polydistill.masking import Masked, uniform
 from polydistill.models import masked_features, output_layer, pad_batch
 
 _DRAW = 9
+ROWS_MULTIPLE = 64
 # Pieces whose maximum is looked at before they are.
 GROUP = 64
 
@@ -60,12 +61,14 @@ def predict(
     width = input_ids.shape[1]
     counts = [len(example.positions) for example in examples]
     flat = np.concatenate([row * width + example.positions for row, example in enumerate(examples)])
+    # Numbers of rows that come again: oneDNN compiles and keeps a product for each shape that it meets.
+    padded = np.pad(flat, (0, -len(flat) % ROWS_MULTIPLE))
     gold = torch.from_numpy(np.concatenate([example.gold for example in examples])).to(device)
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
         features = masked_features(
             model,
             {"input_ids": input_ids.to(device), "attention_mask": attention.to(device)},
-            torch.from_numpy(flat).to(device),
+            torch.from_numpy(padded).to(device),
         )
     weight, bias = output_layer(model)
     weight, features = weight.to(dtype), features.to(dtype)
@@ -81,8 +84,8 @@ def predict(
         chunk_positions = max(1, CHUNK_BYTES // (len(weight) * features.element_size()))
     block = rows_at_once(features.device, len(weight), torch.float32)
     parts = []
-    for start in range(0, len(features), chunk_positions):
-        products = features[start : start + chunk_positions] @ weight.t()
+    for start in range(0, len(flat), chunk_positions):
+        products = (features[start : start + chunk_positions] @ weight.t())[: len(flat) - start]
         # Everything after the products is memory traffic: a few rows at a time stay in the cache.
         for first in range(0, len(products), block):
             rows_of = slice(start + first, start + min(len(products), first + block))
