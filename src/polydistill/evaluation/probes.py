@@ -8,8 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-from seqeval.metrics import f1_score as entity_f1
-from sklearn.metrics import f1_score as macro_f1
 from torch import Tensor, nn
 
 # Of Adam's step, for features of mean 0 and variance 1; it falls to zero in a straight line.
@@ -104,6 +102,10 @@ def score_tags(
     flat = [tag for tags in predicted for tag in tags]
     scores = {"accuracy": float(np.mean([one == other for one, other in zip(flat_gold, flat, strict=True)]))}
     if task == "ner":
+        # Here, for they take a second to import, which every command would wait for.
+        from seqeval.metrics import f1_score as entity_f1
+        from sklearn.metrics import f1_score as macro_f1
+
         scores["macro_f1"] = float(macro_f1(flat_gold, flat, average="macro", zero_division=0.0))
         scores["entity_f1"] = float(
             entity_f1([list(t) for t in gold], [list(t) for t in predicted], zero_division=0.0)
