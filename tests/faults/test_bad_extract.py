@@ -16,18 +16,24 @@ from polydistill.files import write_json
 from polydistill.recipes import plan_recipe, run_recipe
 
 
-def refused(values: dict, *wanted: str) -> None:
-    """Both `run` and `plan` say it; nothing was trained."""
+def refusals(values: dict) -> dict[str, str]:
+    """What `run` and `plan` say of a recipe that cannot run; nothing is trained."""
     with pytest.raises(UserError) as caught:
         run_recipe(parse_recipe(values), until="train", show=lambda line: None)
-    assert caught.value.remedy
     console = Console(record=True, width=400, file=io.StringIO())
     conflicts = plan_recipe(parse_recipe(values), (), console)
-    planned = "\n".join(f"{conflict.what}; {conflict.remedy}" for conflict in conflicts)
-    for part in wanted:
-        assert part in str(caught.value)
-        assert part in planned
     assert not (Path(values["output"]) / "student" / "final").exists()
+    return {
+        "run": str(caught.value),
+        "plan": "\n".join(f"{conflict.what}; {conflict.remedy}" for conflict in conflicts),
+    }
+
+
+def lacking(values: dict, *wanted: str) -> list[tuple[str, str]]:
+    """(command, part) of each wanted part that a command's refusal does not say."""
+    return [
+        (command, part) for command, said in refusals(values).items() for part in wanted if part not in said
+    ]
 
 
 @pytest.mark.parametrize(
@@ -49,7 +55,7 @@ def refused(values: dict, *wanted: str) -> None:
     ],
 )
 def test_refusals(extract_values, change, wanted) -> None:
-    refused(extract_values | change, *wanted)
+    assert lacking(extract_values | change, *wanted) == []
 
 
 def copy_of(teacher: Path, folder: Path) -> tuple[Path, dict]:
@@ -63,21 +69,23 @@ def test_albert_shares_its_layers(extract_values, multilingual_teacher, tmp_path
         AlbertConfig(vocab_size=config["vocab_size"], hidden_size=32, embedding_size=16, num_hidden_layers=4,
                      num_attention_heads=2, intermediate_size=64, max_position_embeddings=64)
     ).save_pretrained(folder)  # fmt: skip
-    refused(extract_values | {"teacher": str(folder)}, "teacher", "albert shares one layer", "vocab trim")
+    values = extract_values | {"teacher": str(folder)}
+    assert lacking(values, "teacher", "albert shares one layer", "vocab trim") == []
 
 
 def test_electras_discriminator(extract_values, multilingual_teacher, tmp_path) -> None:
     folder, config = copy_of(multilingual_teacher, tmp_path / "electra")
     changed = {"model_type": "electra", "architectures": ["ElectraForPreTraining"], "embedding_size": 32}
     write_json(folder / "config.json", config | changed)
-    refused(extract_values | {"teacher": str(folder)}, "discriminator", "generator")
+    assert lacking(extract_values | {"teacher": str(folder)}, "discriminator", "generator") == []
 
 
 def test_a_teacher_without_a_head(extract_values, multilingual_teacher, tmp_path) -> None:
     folder, _ = copy_of(multilingual_teacher, tmp_path / "headless")
     weights = {k: v for k, v in load_file(folder / "model.safetensors").items() if not k.startswith("cls.")}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    refused(extract_values | {"teacher": str(folder)}, "teacher", "lacks weights", "cls.predictions")
+    values = extract_values | {"teacher": str(folder)}
+    assert lacking(values, "teacher", "lacks weights", "cls.predictions") == []
 
 
 def test_plan_of_what_can_run(extract_values) -> None:

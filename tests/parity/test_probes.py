@@ -148,6 +148,10 @@ def test_a_probe_run_finds_what_can_be_found_and_does_nothing_twice(probe_values
     run_recipe(parse_recipe(probe_values), show=said.append)
     assert said == []
     assert {path: path.stat().st_mtime_ns for path in before} == before
+    # Another run takes them where it is told of them.
+    other = probe_values | {"output": str(folder.with_name("other")), "reuse": [str(folder)]}
+    assert not list(run_recipe(parse_recipe(other), show=said.append).rglob("*.npy"))
+    said.clear()
     # More probes need no new features.
     more = probe_values | {"probing": probe_values["probing"] | {"num_seeds": 3}}
     run_recipe(parse_recipe(more), show=said.append, update=True)

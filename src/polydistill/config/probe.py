@@ -54,7 +54,11 @@ class ProbeRecipe(Settings):
     recipe: Literal["probe"] = "probe"
     name: Name = Field(description="The run's name.")
     output: str = Field("", description="The run's folder; empty: `runs/<name>`.")
-    reuse: list[str] = Field(default_factory=list, description="Folders of other runs.")
+    reuse: list[str] = Field(
+        default_factory=list,
+        description="Folders of other probe runs, whose features are taken where they are what this run needs: same "
+        "name, weights, tokenizer and text.",
+    )
     seed: int = Field(0, ge=0, lt=2**32, description="Seed of everything that is random.")
     models: dict[
         Name, Annotated[ProbedModel, BeforeValidator(lambda v: {"model": v} if isinstance(v, str) else v)]

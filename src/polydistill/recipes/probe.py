@@ -131,9 +131,11 @@ class _Probed:
 
     def features(self, text: _Texts, split: str) -> npt.NDArray[np.float16]:
         """[words, H] of all words of a split, in order, from disk where they are there."""
-        target = self.run.path / "features" / text.task / self.name / f"{text.language}-{split}"
+        place = f"features/{text.task}/{self.name}/{text.language}-{split}"
+        target = self.run.path / place
         inputs = {"stage": "features", "split": split, **self.identity(text)}
-        if not is_current(target, inputs):
+        found = self.run.find(place, inputs)
+        if found is None:
             tokenizer = probed_tokenizer(self.settings, text.language)
             words = [sentence.words for sentence in text.sentences[split]]
             windows = split_into_windows(words, tokenizer, min(self.probing.max_length, tokenizer.max_length))
@@ -143,13 +145,13 @@ class _Probed:
                     folder / "features.npy", mode="w+", dtype=np.float16,
                     shape=(int(starts[-1]), self.encoder.config.hidden_size),
                 )  # fmt: skip
-                for index, found in word_features(
+                for index, states in word_features(
                     self.encoder, windows, tokenizer.special_ids["pad"],
                     batch_tokens=self.probing.batch_tokens, dtype=self.dtype,
                 ):  # fmt: skip
-                    rows[starts[index] : starts[index + 1]] = found
+                    rows[starts[index] : starts[index + 1]] = states
                 rows.flush()
-        loaded: npt.NDArray[np.float16] = np.load(target / "features.npy", mmap_mode="r")
+        loaded: npt.NDArray[np.float16] = np.load((found or target) / "features.npy", mmap_mode="r")
         return loaded
 
 

@@ -57,21 +57,11 @@ def predict(
     Raises NumericsError if a logit is not finite.
     """
     device = next(model.parameters()).device
-    input_ids, attention = pad_batch([example.input_ids for example in examples], pad_id)
-    width = input_ids.shape[1]
     counts = [len(example.positions) for example in examples]
-    flat = np.concatenate([row * width + example.positions for row, example in enumerate(examples)])
-    # Numbers of rows that come again: oneDNN compiles and keeps a product for each shape that it meets.
-    padded = np.pad(flat, (0, -len(flat) % ROWS_MULTIPLE))
     gold = torch.from_numpy(np.concatenate([example.gold for example in examples])).to(device)
-    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-        features = masked_features(
-            model,
-            {"input_ids": input_ids.to(device), "attention_mask": attention.to(device)},
-            torch.from_numpy(padded).to(device),
-        )
+    features = _features(model, examples, pad_id, dtype)
     weight, bias = output_layer(model)
-    weight, features = weight.to(dtype), features.to(dtype)
+    weight = weight.to(dtype)
     offset = None if bias is None else bias.float()
     draws = None
     if sampling == "random":
@@ -84,8 +74,8 @@ def predict(
         chunk_positions = max(1, CHUNK_BYTES // (len(weight) * features.element_size()))
     block = rows_at_once(features.device, len(weight), torch.float32)
     parts = []
-    for start in range(0, len(flat), chunk_positions):
-        products = (features[start : start + chunk_positions] @ weight.t())[: len(flat) - start]
+    for start in range(0, len(gold), chunk_positions):
+        products = (features[start : start + chunk_positions] @ weight.t())[: len(gold) - start]
         # Everything after the products is memory traffic: a few rows at a time stay in the cache.
         for first in range(0, len(products), block):
             rows_of = slice(start + first, start + min(len(products), first + block))
@@ -107,6 +97,26 @@ def predict(
         )
     ends = np.cumsum([0, *counts])
     return [Predictions(gold_all[a:b], ids_all[a:b], logprobs_all[a:b]) for a, b in pairwise(ends)]
+
+
+def _features(model: Any, examples: Sequence[Masked], pad_id: int, dtype: torch.dtype) -> Tensor:
+    """[N, E] what the output layer sees at the examples' masked positions, in order, and rows that mean nothing behind.
+
+    The rows behind bring N to a multiple of ROWS_MULTIPLE: oneDNN compiles and keeps a product for each shape that it
+    meets, so numbers have to come again.
+    """
+    device = next(model.parameters()).device
+    input_ids, attention = pad_batch([example.input_ids for example in examples], pad_id)
+    width = input_ids.shape[1]
+    flat = np.concatenate([row * width + example.positions for row, example in enumerate(examples)])
+    padded = np.pad(flat, (0, -len(flat) % ROWS_MULTIPLE))
+    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        features = masked_features(
+            model,
+            {"input_ids": input_ids.to(device), "attention_mask": attention.to(device)},
+            torch.from_numpy(padded).to(device),
+        )
+    return features.to(dtype)
 
 
 def _read_rows(
