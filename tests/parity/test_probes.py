@@ -190,3 +190,27 @@ def test_a_plan_says_what_probes_cannot_tell(probe_values, teachers, tmp_path) -
     assert not any("russian reads" in what and "of ru" in what for what in said)
     assert f"{len(found)} conflicts" in console.export_text()
     assert not (tmp_path / "run").exists()
+
+
+def test_words_of_a_byte_level_tokenizer_are_those_of_the_text(tmp_path) -> None:
+    """A word within a sentence has its blank: the tokens are those of the sentence as it is written."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    from polydistill.tokenization import LoadedTokenizer
+
+    sentence = ["the", "cat", "then", "the", "caterpillar"]
+    backend = Tokenizer(models.BPE(unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    roles = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
+    backend.train_from_iterator(
+        [" ".join(sentence)] * 9,
+        trainers.BpeTrainer(
+            vocab_size=300, special_tokens=["<pad>", "<unk>", "<s>", "</s>", "<mask>"],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        ),
+    )  # fmt: skip
+    tokenizer = LoadedTokenizer("t", backend, roles, 64)
+    assert tokenizer.kind == "byte_level"
+    window = split_into_windows([sentence], tokenizer, 64)[0]
+    assert window.ids == backend.encode(" ".join(sentence)).ids
+    assert [backend.id_to_token(window.ids[place])[0] for place in window.firsts] == ["t", "Ġ", "Ġ", "Ġ", "Ġ"]

@@ -230,3 +230,17 @@ def test_union_of_wordpiece_and_a_published_unigram(shared, tmp_path) -> None:
         assert own.encode(text).ids == union.maps[1][backend.encode(text).ids].tolist()
     merged = union_tokenizer(union, [base, e5])
     assert np.mean([1 in merged.encode(text).ids for text in real_lines(shared, "en", 100)]) < 0.2
+
+
+def test_many_texts_are_encoded_as_each_alone(teachers) -> None:
+    """More texts than are encoded at once."""
+    from polydistill.tokenization.encode import ENCODED_AT_ONCE, encode
+
+    backend = load_tokenizer(str(teachers["en"])).backend
+    texts = [f"number {index} of many" for index in range(2 * ENCODED_AT_ONCE + 3)]
+    together = encode(backend, texts, 16)
+    assert len(together) == len(texts)
+    for index in (0, ENCODED_AT_ONCE - 1, ENCODED_AT_ONCE, 2 * ENCODED_AT_ONCE + 2):
+        alone = encode(backend, [texts[index]], 16)[0]
+        assert np.array_equal(together[index].ids, alone.ids)
+        assert np.array_equal(together[index].starts, alone.starts)

@@ -54,6 +54,8 @@ def test_columns(tmp_path) -> None:
     assert second.words == ("1",)
     path.write_text("New York\tB-LOC\nis\tO\n#\tO\n# \tO\n", "utf-8")
     assert read_tagged(path, field="x")[0].words == ("New York", "is", "#", "#")
+    path.write_text("#\tO\nhash\tO\n", "utf-8")
+    assert read_tagged(path, field="x")[0].words == ("#", "hash")
 
 
 @pytest.mark.parametrize(
