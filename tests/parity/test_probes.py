@@ -1,6 +1,7 @@
 """Probes against scikit-learn on the same features, word features against the plain model, scores by hand."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -138,6 +139,14 @@ def test_a_probe_run_finds_what_can_be_found_and_does_nothing_twice(probe_values
     assert min(scores["russian"]["ru"]["ru"]["entity_f1"]) > 0.95
     assert max(scores["english"]["ru"]["ru"]["macro_f1"]) < min(scores["russian"]["ru"]["ru"]["macro_f1"])
     assert len(said) == 8
+    across = [
+        seeds
+        for found in scores.values()
+        for row in found.values()
+        for m in row.values()
+        for seeds in m.values()
+    ]
+    assert any(len(set(seeds)) > 1 for seeds in across), "each probe has a seed of its own"
     assert set(results["summary"]["pos"]["accuracy"]["english"]) == {"all", "low"}
     page = (folder / "report" / "index.html").read_text("utf-8")
     assert page.count("<svg") == 3 * 2
@@ -158,6 +167,12 @@ def test_a_probe_run_finds_what_can_be_found_and_does_nothing_twice(probe_values
     assert {path: path.stat().st_mtime_ns for path in before} == before
     results = json.loads((folder / "evaluation" / "probes.json").read_text("utf-8"))
     assert len(results["scores"]["pos"]["english"]["en"]["ru"]["accuracy"]) == 3
+    # Other text: what hangs on it is done again, and nothing else.
+    said.clear()
+    path = Path(probe_values["tasks"]["pos"]["ru"]["test"])
+    path.write_text(path.read_text("utf-8") + "арбуз\tO\n", "utf-8")
+    run_recipe(parse_recipe(more), show=said.append, update=True)
+    assert [line.split(":")[0] for line in said] == ["pos/english"] * 2 + ["pos/russian"] * 2
 
 
 def test_bad_probes_are_refused_before_anything_is_written(probe_values, tmp_path) -> None:
