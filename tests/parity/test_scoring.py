@@ -104,9 +104,15 @@ def test_predictions_do_not_depend_on_chunks(teachers, monkeypatch, sampling) ->
         assert [len(one.gold_logprobs) for one in found] == [5, 9, 3]
         return [np.concatenate([getattr(one, name) for one in found]) for name in found[0].__annotations__]
 
+    module = sys.modules["polydistill.scoring.predict"]
+    seen = []
+    real = module.masked_features
+    monkeypatch.setattr(module, "masked_features", lambda m, i, p: seen.append(len(p)) or real(m, i, p))
     whole = predicted()
+    # Numbers of rows come again, whatever is masked: 17 positions here.
+    assert seen == [64]
     # The package has a function of the module's name.
-    monkeypatch.setattr(sys.modules["polydistill.scoring.predict"], "rows_at_once", lambda *_: 2)
+    monkeypatch.setattr(module, "rows_at_once", lambda *_: 2)
     parts = predicted(chunk_positions=5)
     np.testing.assert_allclose(parts[0], whole[0], atol=1e-5)
     assert np.array_equal(parts[1], whole[1])
