@@ -118,7 +118,7 @@ def extract_values(multilingual_teacher: Path, texts: dict[str, Path], tmp_path:
     """An extraction that runs in seconds."""
     return {
         "recipe": "extract", "name": "russian", "output": str(tmp_path / "run"), "teacher": str(multilingual_teacher),
-        "language": "ru", "text": str(texts["ru"]),
+        "language": "ru", "text": str(texts["ru"]), "cost": {"rounds": 0},
         "corpora": {"max_length": 32, "block_lines": 16, "held_out_share": 0.1},
         "training": {"max_steps": 6, "per_device_train_batch_size": 8, "logging_steps": 2, "save_steps": 3, "bf16": False},
         "evaluation": {"max_examples": 20, "precision": "float32", "num_samples": 2},

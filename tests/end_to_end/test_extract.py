@@ -12,6 +12,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from polydistill.config import parse_recipe
 from polydistill.recipes import run_recipe
+from polydistill.store import Store
 
 LOADS = """
 import sys
@@ -34,10 +35,11 @@ def run(values: dict) -> Path:
 def test_run_makes_a_student_that_transformers_loads_and_a_second_run_does_nothing(
     tmp_path, extract_values
 ) -> None:
-    recipe = write_recipe(tmp_path, extract_values)
+    cost = {"rounds": 1, "calls": 1, "shapes": [[1, 8]]}
+    recipe = write_recipe(tmp_path, extract_values | {"cost": cost})
     first = polydistill("run", recipe)
     assert first.returncode == 0, first.stderr
-    for wanted in ("2 of 4 layers from layers 0 2", "kd ", "cosine ", "pieces stay"):
+    for wanted in ("2 of 4 layers from layers 0 2", "kd ", "cosine ", "pieces stay", "1 x 8", "with MLM head"):
         assert wanted in first.stdout
     folder = Path(extract_values["output"])
     loaded = subprocess.run(
@@ -57,8 +59,14 @@ def test_run_makes_a_student_that_transformers_loads_and_a_second_run_does_nothi
     assert rows[0]["loss"] == pytest.approx(rows[2]["loss"], abs=0.05)
     assert rows[0]["mrr_teacher_pieces"] >= rows[0]["mrr"]
     assert results["summary"]["D"] == pytest.approx(rows[1]["mrr"] - rows[0]["mrr_teacher_pieces"])
+    measured = json.loads((folder / "cost" / "cost.json").read_text("utf-8"))
+    assert [(row["model"], row["part"]) for row in measured] == [
+        ("teacher", "encoder"), ("student", "encoder"), ("teacher", "model"), ("student", "model"),
+    ]  # fmt: skip
+    assert all(row["seconds"] > 0 for row in measured)
+    assert measured[1]["pieces"] == len(kept) < measured[0]["pieces"]
     page = (folder / "report" / "index.html").read_text("utf-8")
-    for wanted in ("<svg", "KD", "MLM", "cosine", "MRR", "0 2"):
+    for wanted in ("<svg", "Cost of serving", "1 × 8", "KD", "MLM", "cosine", "MRR", "0 2"):
         assert wanted in page
     assert "<script" not in page
     card = (folder / "student" / "final" / "README.md").read_text("utf-8")
@@ -102,6 +110,27 @@ def test_cut_after_training_the_student_is_the_trained_one_with_fewer_pieces(ext
     record = json.loads((folder / "student" / "final" / "initialisation.json").read_text("utf-8"))
     assert record["layers"] == [3, 1, 0]
     assert record["models"]["student"]["rows"] == len(kept)
+
+
+def test_stored_predictions_teach_without_the_teacher_beside(extract_values, tmp_path) -> None:
+    stored = {"losses": {"predictions": "stored", "kd": {"first": 3, "last": 1}}, "scoring": {"top_k": 4}}
+    folder = run(extract_values | stored)
+    kept = json.loads((folder / "student" / "final" / "kept.json").read_text("utf-8"))
+    store = Store(folder / "store" / "ru" / "teacher")
+    # The teacher scored with the kept pieces alone.
+    assert store.identity["vocabulary_size"] == len(kept)
+    assert max(int(store.row(row).top_ids.max()) for row in range(len(store))) < len(kept)
+    log = json.loads((folder / "student" / "log.json").read_text("utf-8"))["log"]
+    assert log[0].keys() >= {"kd_loss", "mlm_loss", "kd_weight"}
+    assert log[0]["kd_weight"] > log[1]["kd_weight"] > 1
+    # Another run takes the store, whatever else it learns by.
+    again = run(
+        extract_values
+        | {"losses": {"predictions": "stored", "kd": 1}, "scoring": {"top_k": 4}, "output": str(tmp_path / "again"),
+           "reuse": [str(folder)]}
+    )  # fmt: skip
+    assert not (again / "store").exists()
+    assert (again / "student" / "final" / "model.safetensors").is_file()
 
 
 def test_the_whole_vocabulary_and_random_weights(extract_values, texts) -> None:

@@ -31,6 +31,14 @@ def test_a_recipe_that_is_written_out_is_read_as_the_same() -> None:
     assert parse_recipe(recipe.model_dump(mode="json")) == recipe
 
 
+def test_stored_predictions_leave_what_needs_a_live_teacher_out() -> None:
+    recipe = parse_recipe(SHORTEST | {"losses": {"predictions": "stored", "kd": 1}})
+    losses = recipe.losses
+    assert [w.first for w in (losses.kd, losses.mlm, losses.cosine, losses.relation)] == [1, 2, 0, 0]
+    assert (losses.temperature, losses.positions) == (1, "masked")
+    assert parse_recipe(recipe.model_dump(mode="json")) == recipe
+
+
 def test_what_a_weight_comes_to_at_most() -> None:
     losses = parse_recipe(
         SHORTEST
@@ -52,6 +60,17 @@ def test_what_a_weight_comes_to_at_most() -> None:
         ({"losses": {"kd": 0, "mlm": 0, "cosine": 0}}, ["nothing to learn", "give one a weight"]),
         ({"losses": {"temperature": 0}}, ["losses.temperature 0"]),
         ({"losses": {"positions": "all"}}, ["losses.positions 'all'", "attended"]),
+        (
+            {"losses": {"predictions": "stored", "cosine": 1}},
+            ["losses", "cosine 1", "it can only be 0", "predictions: live"],
+        ),
+        ({"losses": {"predictions": "stored", "temperature": 2}}, ["temperature 2", "it can only be 1"]),
+        ({"losses": {"predictions": "stored", "positions": "attended"}}, ["positions 'attended'", "masked"]),
+        (
+            {"losses": {"predictions": "stored", "relation": {"first": 0, "last": 1}}},
+            ["relation", "it can only be 0"],
+        ),
+        ({"cost": {"shapes": []}}, ["cost.shapes"]),
         ({"student": {"init": "strid"}}, ["student.init 'strid'", "stride, distilbert"]),
         ({"student": {"init": [0, -1]}}, ["student.init [0, -1]", "[0, 2, 4]"]),
         ({"student": {"init": []}}, ["student.init []"]),

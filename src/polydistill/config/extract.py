@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from polydistill.config.models import Name, Recipe, Settings, Share, Sources, Teacher
+from polydistill.config.models import Name, Recipe, Scoring, Settings, Share, Sources, Teacher
 
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -43,9 +43,25 @@ def _constant(weight: float) -> Any:
     return lambda: LossWeight(first=weight, last=None, schedule="constant")
 
 
+# What predictions that were stored can be learned by: see `Losses.predictions`.
+STORED = {"cosine": 0, "relation": 0, "temperature": 1, "positions": "masked"}
+
+
 class Losses(Settings):
     """What the student minimises: a weighted sum, each weight a number or `{first, last, schedule}`."""
 
+    predictions: Literal["live", "stored"] = Field(
+        "live",
+        description="`live`: the teacher runs beside the student, on new masks in every epoch. `stored`: it scores the "
+        "text once, as in a merge, and the most probable pieces of every masked token are kept (`scoring`), the same "
+        "masks in every epoch. There are no hidden states then: `cosine` and `relation` become 0, `temperature` 1, "
+        "`positions` masked, and cannot be else.",
+    )
+    tail: Literal["renormalise", "bucket", "raw", "gold"] = Field(
+        "bucket",
+        description="With stored predictions: what becomes of the probability outside the stored pieces, see "
+        "`distillation.tail`.",
+    )
     kd: ScheduledWeight = Field(
         default_factory=_constant(5.0),
         description="Weight of the teacher's predictions: temperature² times KL(teacher ‖ student), both softmaxes at "
@@ -78,6 +94,21 @@ class Losses(Settings):
         description="Relation heads of MiniLMv2's loss, which must divide both widths; empty: the teacher's number "
         "of attention heads.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _stored(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or values.get("predictions") != "stored":
+            return values
+        for name, only in STORED.items():
+            given = values.get(name, only)
+            constant = isinstance(given, dict) and not (given.get("first") or given.get("last"))
+            if given != only and not constant:
+                raise ValueError(
+                    f"{name} {given!r}: with stored predictions it can only be {only}; leave it out, or set "
+                    "predictions: live"
+                )
+        return STORED | values
 
     @model_validator(mode="after")
     def _something(self) -> Losses:
@@ -157,6 +188,21 @@ class Trim(Settings):
         return self
 
 
+class Cost(Settings):
+    """What serving teacher and student costs, measured in fresh processes that take turns."""
+
+    rounds: int = Field(
+        3, ge=0, description="Processes for each figure, of which the median counts; 0: not measured."
+    )
+    calls: int = Field(5, ge=1, description="Passes that are timed in each process.")
+    shapes: list[tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]] = Field(
+        [(32, 512), (1, 128)],
+        min_length=1,
+        description="Batches that are timed, as (texts, tokens); a model that takes fewer tokens gets as many as it "
+        "takes. The paper's table 3, and what a service sees.",
+    )
+
+
 class ExtractRecipe(Recipe):
     """One multilingual teacher in, one small monolingual student out (Eliquare, 2022)."""
 
@@ -171,4 +217,8 @@ class ExtractRecipe(Recipe):
     )
     student: ExtractedStudent = Field(default_factory=ExtractedStudent)
     losses: Losses = Field(default_factory=Losses)
+    scoring: Scoring = Field(
+        default_factory=Scoring, description="How predictions are stored, with `losses.predictions: stored`."
+    )
+    cost: Cost = Field(default_factory=Cost)
     trim: Trim = Field(default_factory=Trim)

@@ -1,6 +1,6 @@
 """What serving a model costs: latency and peak memory, each measured in a process of its own.
 
-`python -m polydistill.evaluation.cost MODEL BATCH LENGTH PART CALLS` prints one measurement as JSON.
+`python -m polydistill.evaluation.cost MODEL BATCH LENGTH PART CALLS OPTIONS` prints one measurement as JSON.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,17 +35,20 @@ def compare_cost(
     shapes: Sequence[tuple[int, int]] = SHAPES,
     rounds: int = 3,
     calls: int = 5,
+    loading: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> list[dict[str, Any]]:
     """A row for each model, shape and part: medians over fresh processes, in turns, so that a machine that grows warm
     or busy does so for all.
 
     shapes  (texts, tokens); a model that takes fewer tokens gets as many as it takes
     rounds  processes for each row; calls  forward passes timed in each, after one that warms up
+    loading  for models that need it, `revision` and `allow_pickle` of `load_masked_lm`
     Rows hold `seconds` and `peak_bytes` (beyond what the process had before the model), None where logits would not
     fit into memory; `parameters`, `embedding_parameters`, `file_bytes`. On a processor in float32.
     Raises ModelError for a model that cannot be loaded.
     """
-    facts = {model: describe(model) for model in models}
+    options = {model: dict((loading or {}).get(model, {})) for model in models}
+    facts = {model: describe(model, **options[model]) for model in models}
     rows = []
     for batch, length in shapes:
         for part in ("encoder", "model"):
@@ -53,7 +56,9 @@ def compare_cost(
             for _ in range(rounds):
                 for model in models:
                     if part == "encoder" or _fits(facts[model], batch, length):
-                        found[model].append(_in_a_process(model, batch, length, part, calls))
+                        found[model].append(
+                            _in_a_process(model, batch, length, part, calls, json.dumps(options[model]))
+                        )
             for model in models:
                 each = found[model]
                 medians = {
@@ -67,13 +72,13 @@ def compare_cost(
     return rows
 
 
-def describe(model: str) -> dict[str, Any]:
+def describe(model: str, *, revision: str | None = None, allow_pickle: bool = False) -> dict[str, Any]:
     """Parameters, those of them in tables with a row a piece, bytes of the weights' files, pieces, most tokens."""
-    loaded = load_masked_lm(model)
+    loaded = load_masked_lm(model, revision=revision, allow_pickle=allow_pickle)
     rows = loaded.config.vocab_size
     tables = [p.numel() for p in loaded.parameters() if p.dim() == 2 and rows in p.shape]
     return {
-        "parameters": loaded.num_parameters(), "embedding_parameters": sum(tables), "file_bytes": weights_size(model),
+        "parameters": loaded.num_parameters(), "embedding_parameters": sum(tables), "file_bytes": weights_size(model, revision=revision),
         "pieces": rows, "max_tokens": max_positions(loaded.config),
     }  # fmt: skip
 
@@ -82,8 +87,10 @@ def _fits(facts: dict[str, Any], batch: int, length: int) -> bool:
     return float(batch * length * facts["pieces"] * 4) < MEMORY_SHARE * psutil.virtual_memory().available
 
 
-def _in_a_process(model: str, batch: int, length: int, part: str, calls: int) -> dict[str, float]:
-    arguments = [sys.executable, "-m", __name__, model, str(batch), str(length), part, str(calls)]
+def _in_a_process(
+    model: str, batch: int, length: int, part: str, calls: int, options: str
+) -> dict[str, float]:
+    arguments = [sys.executable, "-m", __name__, model, str(batch), str(length), part, str(calls), options]
     done = subprocess.run(arguments, capture_output=True, text=True, check=False)
     if done.returncode:
         raise ModelError(
@@ -95,13 +102,22 @@ def _in_a_process(model: str, batch: int, length: int, part: str, calls: int) ->
 
 
 @torch.inference_mode()
-def measure_cost(model: str, batch: int, length: int, part: Part, calls: int) -> dict[str, float]:
+def measure_cost(
+    model: str,
+    batch: int,
+    length: int,
+    part: Part,
+    calls: int,
+    *,
+    revision: str | None = None,
+    allow_pickle: bool = False,
+) -> dict[str, float]:
     """Median seconds of a forward pass of this process, and the most memory that it has taken so far for the model."""
-    config = model_config(model)
+    config = model_config(model, revision=revision)
     # Without weights: the architecture's code, which takes more than a small model, is in memory before it counts.
     build_student(config, seed=0, field="model", device="meta")
     before = psutil.Process().memory_info().rss
-    loaded = load_masked_lm(model).to(device())
+    loaded = load_masked_lm(model, revision=revision, allow_pickle=allow_pickle).to(device())
     runs = loaded.base_model if part == "encoder" else loaded
     length = min(length, max_positions(config))
     generator = torch.Generator().manual_seed(0)
@@ -133,5 +149,6 @@ def _high_water() -> int:
 
 
 if __name__ == "__main__":
-    name, size, tokens, what, number = sys.argv[1:]
-    print(json.dumps(measure_cost(name, int(size), int(tokens), what, int(number))))  # type: ignore[arg-type]
+    name, size, tokens, what, number, how = sys.argv[1:]
+    result = measure_cost(name, int(size), int(tokens), what, int(number), **json.loads(how))  # type: ignore[arg-type]
+    print(json.dumps(result))

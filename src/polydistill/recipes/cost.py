@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, Group
 from rich.table import Table
 
 from polydistill.evaluation.cost import SHAPES, compare_cost
@@ -22,8 +22,7 @@ def print_cost(
     output  a JSON file for the rows
     """
     rows = compare_cost(models, shapes=SHAPES, rounds=rounds, calls=calls)
-    console.print(_sizes(rows))
-    console.print(_times(rows))
+    console.print(cost_tables(rows))
     console.print(
         f"medians of {rounds} fresh processes, in turns, {calls} passes each; memory beyond what a process has before "
         "the model; float32 on a processor",
@@ -32,6 +31,11 @@ def print_cost(
     if output is not None:
         write_json(output, rows)
     return rows
+
+
+def cost_tables(rows: Sequence[dict[str, Any]]) -> Group:
+    """Sizes, then times and memory; rows as `compare_cost` gives them, the first model's being what 1 / it goes by."""
+    return Group(_sizes(rows), _times(rows))
 
 
 def _sizes(rows: Sequence[dict[str, Any]]) -> Table:

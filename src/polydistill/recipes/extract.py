@@ -1,6 +1,6 @@
 """Extract: one multilingual teacher in, one small monolingual student out (Eliquare, 2022).
 
-Corpora → tokenizer (which pieces stay) → training → evaluation → report; each stage is skipped if its artefact is
+Corpora → tokenizer (which pieces stay) → stored predictions, if any → training → evaluation, cost → report; each stage is skipped if its artefact is
 there and was made from the same inputs. The weights of dropped pieces go before training or after it.
 """
 
@@ -12,7 +12,8 @@ from pathlib import Path
 
 from polydistill.config import ExtractRecipe
 from polydistill.recipes.corpus import prepare_corpus
-from polydistill.recipes.extract_evaluation import evaluate_models
+from polydistill.recipes.extract_evaluation import evaluate_models, measure_serving
+from polydistill.recipes.extract_scoring import score_teacher
 from polydistill.recipes.extract_state import Extract, of_the_text, prepare
 from polydistill.recipes.extract_tokenizer import build_tokenizer
 from polydistill.recipes.extract_training import train_student
@@ -20,7 +21,7 @@ from polydistill.recipes.run_folder import Run
 from polydistill.reports import build_report
 from polydistill.training import check_arguments, training_arguments
 
-STAGES = ("corpora", "tokenizer", "train", "evaluate", "report")
+STAGES = ("corpora", "tokenizer", "score", "train", "evaluate", "report")
 
 
 def run_extract(recipe: ExtractRecipe, run: Run, *, until: str = "report") -> Path:
@@ -34,8 +35,9 @@ def run_extract(recipe: ExtractRecipe, run: Run, *, until: str = "report") -> Pa
         stages: tuple[Callable[[Extract], None], ...] = (
             build_corpus,
             build_tokenizer,
+            score_teacher,
             partial(train_student, arguments=arguments),
-            evaluate_models,
+            evaluate,
             write_report,
         )
         for stage in stages[: last + 1]:
@@ -51,6 +53,12 @@ def build_corpus(state: Extract) -> None:
             state.run, recipe.language, text=recipe.text, evaluation=recipe.evaluation_texts,
             settings=recipe.corpora, tokenizers=[state.original], field="recipe",
         )  # fmt: skip
+
+
+def evaluate(state: Extract) -> None:
+    """MRR of teacher and student, and what serving them costs."""
+    evaluate_models(state)
+    measure_serving(state)
 
 
 def write_report(state: Extract) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from polydistill.corpora import Examples
+from polydistill.evaluation.cost import compare_cost
 from polydistill.files import artefact, fingerprint, hash_folder, is_current, write_json
 from polydistill.models import device, load_masked_lm, resolve_dtype
 from polydistill.recipes.evaluate import Reader, evaluate_language, sample_guesses, text_files
@@ -57,6 +58,34 @@ def evaluate_models(state: Extract) -> None:
         np.savez_compressed(
             folder / "ranks.npz", **{f"{recipe.language}/{key}": value for key, value in ranks.items()}
         )
+
+
+def measure_serving(state: Extract) -> None:
+    """Size, latency and peak memory of teacher and student, to cost/cost.json: beside the evaluation, whose bytes are
+    the same on every run.
+    """
+    recipe, run = state.recipe, state.run
+    if not recipe.cost.rounds:
+        return
+    final = run.path / "student" / "final"
+    target = run.path / "cost"
+    inputs = {
+        "stage": "cost",
+        "student": hash_folder(final, pattern="*.safetensors"),
+        "teacher": state.weights,
+        "settings": recipe.cost.model_dump(mode="json"),
+    }
+    if is_current(target, inputs):
+        return
+    with run.stage("cost"), artefact(target, inputs) as folder:
+        run.say("measuring latency and memory of teacher and student")
+        names = {recipe.teacher.model: "teacher", str(final): "student"}
+        rows = compare_cost(
+            list(names), shapes=recipe.cost.shapes, rounds=recipe.cost.rounds, calls=recipe.cost.calls,
+            loading={recipe.teacher.model: recipe.teacher.model_dump(include={"revision", "allow_pickle"})},
+        )  # fmt: skip
+        # Names and no paths: the folder is read on other machines too.
+        write_json(folder / "cost.json", [row | {"model": names[row["model"]]} for row in rows])
 
 
 def make_readers(state: Extract) -> list[Reader]:

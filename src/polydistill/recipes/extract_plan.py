@@ -34,7 +34,16 @@ from polydistill.recipes.extract_state import (
     trim_choice,
 )
 from polydistill.recipes.extract_training import model_size
-from polydistill.recipes.plan import Conflict, LanguageSize, collect, measure_text, median_seconds
+from polydistill.recipes.plan import (
+    Conflict,
+    LanguageSize,
+    collect,
+    measure_text,
+    median_seconds,
+    scoring_speed,
+    step_seconds,
+    store_bytes,
+)
 from polydistill.recipes.run_folder import open_run
 from polydistill.tokenization import (
     LoadedTokenizer,
@@ -74,7 +83,7 @@ def plan_extract(recipe: ExtractRecipe, arguments: dict[str, Any], console: Cons
     if states and selections:
         collect(
             {"times": states["student"]},
-            lambda _, state: _print_models(state, selections["trim"], arguments, console),
+            lambda _, state: _print_models(state, selections["trim"], size, arguments, console),
             found,
         )
     return found
@@ -137,7 +146,11 @@ def _conflicts(
 
 
 def _print_models(
-    state: Extract, selection: Selection | None, arguments: dict[str, Any], console: Console
+    state: Extract,
+    selection: Selection | None,
+    text: LanguageSize | None,
+    arguments: dict[str, Any],
+    console: Console,
 ) -> None:
     """Sizes of teacher and student, and the time of a few steps scaled up."""
     recipe = state.recipe
@@ -157,7 +170,12 @@ def _print_models(
             f"{size['parameters']:,} parameters, {size['embeddings']:,} of them embeddings",
             markup=False,
         )
-    seconds = _step_seconds(recipe, student, teacher, arguments)
+    if recipe.losses.predictions == "stored":
+        if text is not None:
+            _print_scoring(recipe, teacher.to(device()), tokenizer, text, console)
+        seconds = step_seconds(recipe, student, arguments)
+    else:
+        seconds = _live_step_seconds(recipe, student, teacher, arguments)
     steps = arguments["max_steps"] * arguments["gradient_accumulation_steps"]
     console.print(
         f"train {arguments['max_steps']:,} steps: {seconds:.2f} s each micro-batch of "
@@ -167,7 +185,19 @@ def _print_models(
     )
 
 
-def _step_seconds(recipe: ExtractRecipe, student: Any, teacher: Any, arguments: dict[str, Any]) -> float:
+def _print_scoring(
+    recipe: ExtractRecipe, teacher: Any, tokenizer: LoadedTokenizer, text: LanguageSize, console: Console
+) -> None:
+    """Size of the store of the teacher's predictions, and the time of scoring."""
+    speed = scoring_speed(recipe, teacher, tokenizer, text.texts)
+    size = store_bytes(text.tokens, recipe, tokenizer.size)
+    console.print(
+        f"score {recipe.language}: {speed:,.0f} tokens/s, {clock(text.tokens / speed)}, store of {size / 2**20:,.0f} MiB",
+        markup=False,
+    )
+
+
+def _live_step_seconds(recipe: ExtractRecipe, student: Any, teacher: Any, arguments: dict[str, Any]) -> float:
     """Seconds of a micro-batch: both forward passes, the predictions' loss, the backward pass, the optimizer."""
     where = device()
     live = LiveTeacher(teacher, recipe.losses, resolve_dtype("auto")).to(where)

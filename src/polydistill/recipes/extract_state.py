@@ -40,6 +40,7 @@ class Extract:
     original  the teacher's tokenizer
     depth, layers  of the student, see `models.choose_layers`
     corpus    (folder, what it was made from), once it is there
+    store     the folder of the teacher's stored predictions, once it is there
     """
 
     recipe: ExtractRecipe
@@ -48,6 +49,7 @@ class Extract:
     depth: int
     layers: list[int] | None
     corpus: tuple[Path, dict[str, Any]] | None = None
+    store: Path | None = None
 
     @property
     def trims(self) -> bool:

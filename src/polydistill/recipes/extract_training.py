@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,9 +28,20 @@ from polydistill.recipes.extract_tokenizer import corpus_of, held_out_texts
 from polydistill.recipes.pretrain import Masker
 from polydistill.recipes.trim import prove_logits
 from polydistill.reports import model_card
+from polydistill.store import Store
 from polydistill.tokenization import compare_trimmed
 from polydistill.tokenization.selection import Selection
-from polydistill.training import LiveTeacher, LiveTrainer, MaskedTexts, portable, train
+from polydistill.training import (
+    DistillationTrainer,
+    LiveTeacher,
+    LiveTrainer,
+    MaskedTexts,
+    StoredExamples,
+    StoredTrainer,
+    choose_copies,
+    portable,
+    train,
+)
 
 
 def train_student(state: Extract, arguments: dict[str, Any]) -> None:
@@ -71,6 +83,7 @@ def training_inputs(state: Extract, arguments: dict[str, Any]) -> dict[str, Any]
         "tokenizer": state.trained_tokenizer.fingerprint,
         "student": recipe.student.model_dump(mode="json"),
         "losses": recipe.losses.model_dump(mode="json"),
+        "store": fingerprint(Store(state.store).identity) if state.store else None,
         "masking": recipe.masking.model_dump(mode="json"),
         "training": portable(arguments),
         "seed": recipe.seed,
@@ -117,8 +130,13 @@ def cut(state: Extract, model: Any) -> tuple[Any, dict[str, Any]]:
     return trimmed, prove_logits(model, trimmed, state.original, selection, {language: held})
 
 
-def training_data(state: Extract) -> MaskedTexts:
-    """The language's examples, masked anew in every epoch."""
+def training_data(state: Extract) -> MaskedTexts | StoredExamples:
+    """The language's examples: masked anew in every epoch, or as their store has them."""
+    if state.store is not None:
+        store = Store(state.store)
+        # The teacher that scored has the student's ids.
+        same = np.arange(state.trained_tokenizer.size)
+        return StoredExamples([store], [same], choose_copies([store], "all", ["teacher"]))
     examples = Examples(corpus_of(state)[0] / "train.arrow")
     masker = Masker(state.recipe, state.trained_tokenizer, examples)
     return MaskedTexts(examples.num_tokens.astype(np.int64), masker)
@@ -136,13 +154,18 @@ def _train(state: Extract, arguments: dict[str, Any], inputs: dict[str, Any], ta
         f"student: {state.depth} of {models['teacher']['layers']} layers from {layers}, "
         f"{models['student']['parameters']:,} of {models['teacher']['parameters']:,} parameters"
     )
-    live = LiveTeacher(teacher, recipe.losses, resolve_dtype("auto"))
+    make_trainer: Callable[..., DistillationTrainer]
+    if state.store is None:
+        live = LiveTeacher(teacher, recipe.losses, resolve_dtype("auto"))
+        make_trainer = partial(LiveTrainer, teacher=live)
+    else:
+        make_trainer = partial(StoredTrainer, losses=recipe.losses)
     with run.stage("train"), explain_disk_errors(checkpoints):
         log = train(
             student, {recipe.language: training_data(state)}, [1.0], folder=checkpoints, arguments=arguments,
             distillation=Distillation(labels="gold"), pad_id=state.trained_tokenizer.special_ids["pad"],
             max_length=recipe.corpora.max_length, seed=recipe.seed, say=run.say,
-            make_trainer=partial(LiveTrainer, teacher=live),
+            make_trainer=make_trainer,
         )  # fmt: skip
     # Before the model: whoever finds the model whole finds its log too.
     write_json(run.path / "student" / "log.json", {"log": log, "probabilities": {recipe.language: 1.0}})

@@ -252,7 +252,7 @@ def _print_languages(
     console.print(table)
 
 
-def store_bytes(tokens: int, recipe: MergeRecipe, vocabulary_size: int) -> float:
+def store_bytes(tokens: int, recipe: MergeRecipe | ExtractRecipe, vocabulary_size: int) -> float:
     """About how large a store of so many tokens is (see store.schema)."""
     length, k = recipe.corpora.max_length, recipe.scoring.top_k
     id_bytes = numpy_dtype(id_type(vocabulary_size)).itemsize
@@ -302,7 +302,7 @@ def _print_times(
             teacher.model, name=name, revision=teacher.revision, allow_pickle=teacher.allow_pickle
         ).to(device())
         for language in languages:
-            speed = _scoring_speed(recipe, model, tokenizers[name], sizes[language].texts)
+            speed = scoring_speed(recipe, model, tokenizers[name], sizes[language].texts)
             seconds = sizes[language].tokens / speed
             scored += seconds
             console.print(
@@ -310,7 +310,7 @@ def _print_times(
                 f"{clock(seconds)}",
                 markup=False,
             )
-    step = _step_seconds(recipe, student, arguments)
+    step = step_seconds(recipe, student, arguments)
     trained = step * arguments["max_steps"] * arguments["gradient_accumulation_steps"]
     batch = (
         arguments["per_device_train_batch_size"]
@@ -325,7 +325,9 @@ def _print_times(
     console.print(f"in all about {clock(scored + trained)}, evaluation and corpora not counted", markup=False)
 
 
-def _scoring_speed(recipe: MergeRecipe, model: Any, tokenizer: LoadedTokenizer, texts: list[str]) -> float:
+def scoring_speed(
+    recipe: MergeRecipe | ExtractRecipe, model: Any, tokenizer: LoadedTokenizer, texts: list[str]
+) -> float:
     """Tokens a second of scoring, the median of a few small batches."""
     length = recipe.corpora.max_length
     joined = "\n".join(texts)
@@ -349,7 +351,7 @@ def _scoring_speed(recipe: MergeRecipe, model: Any, tokenizer: LoadedTokenizer, 
     )  # fmt: skip
 
 
-def _step_seconds(recipe: MergeRecipe, student: Any, arguments: dict[str, Any]) -> float:
+def step_seconds(recipe: MergeRecipe | ExtractRecipe, student: Any, arguments: dict[str, Any]) -> float:
     """Seconds of one micro-batch's forward and backward pass, on random tokens, and of the optimizer."""
     size, length = arguments["per_device_train_batch_size"], recipe.corpora.max_length
     model = student.to(device()).train()

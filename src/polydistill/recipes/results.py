@@ -9,6 +9,7 @@ from rich.console import Group
 from rich.table import Table
 
 from polydistill.files import read_json
+from polydistill.recipes.cost import cost_tables
 from polydistill.recipes.probe import probe_tables
 
 CAPTION = """MRR: mean of 1/rank of the masked token. MRR*: ranked among the pieces that both have.
@@ -16,7 +17,9 @@ Unigram: MRR of pieces ranked by their frequency, context unread."""
 
 
 def results_table(path: Path) -> Table | Group:
-    """A run's evaluation: probes' tables, or one row for each language, text, model and tokenizer, 80 columns wide."""
+    """A run's evaluation: probes' tables, or one row for each language, text, model and tokenizer, 80 columns wide; of
+    an extraction, what serving costs too.
+    """
     if not (path / "evaluation" / "mlm.json").is_file() and (path / "evaluation" / "probes.json").is_file():
         return Group(*probe_tables(path))
     results = read_json(path / "evaluation" / "mlm.json")
@@ -47,4 +50,5 @@ def results_table(path: Path) -> Table | Group:
                 f"{row['unigram_mrr']:.3f}",
             )
         table.add_section()
-    return table
+    cost = path / "cost" / "cost.json"
+    return Group(table, cost_tables(read_json(cost))) if cost.is_file() else table

@@ -37,8 +37,24 @@ def gather_extract(run: Path) -> dict[str, Any]:
         "samples": read_json(run / "evaluation" / "samples.json")[recipe["language"]],
         "initialisation": read_json(run / "student" / "final" / "initialisation.json"),
         "vocabulary": read_json(run / "tokenizer" / "vocabulary.json"),
+        "cost": _cost(run / "cost" / "cost.json"),
         "statistics": read_json(corpus / "statistics.json"),
     }
+
+
+def _cost(path: Path) -> list[dict[str, Any]]:
+    """Teacher's and student's figures side by side, for each size of batch and part of the model; [] if not measured."""
+    if not path.is_file():
+        return []
+    rows: dict[tuple[int, int, str], dict[str, Any]] = {}
+    for row in read_json(path):
+        pair = rows.setdefault((row["batch"], row["length"], row["part"]), {})
+        pair[row["model"]] = row
+    return [
+        {"texts": texts, "tokens": tokens, "part": "encoder" if part == "encoder" else "with MLM head"} | pair
+        for (texts, tokens, part), pair in rows.items()
+        if len(pair) == 2 and all(one["seconds"] is not None for one in pair.values())
+    ]
 
 
 def _points(log: list[dict[str, float]], name: str) -> tuple[list[float], list[float]] | None:

@@ -26,6 +26,12 @@ from polydistill.training.trainer import DistillationTrainer
 NAMES = ("kd", "mlm", "cosine", "relation")
 
 
+def loss_weights(losses: Losses, trainer: DistillationTrainer) -> dict[str, float]:
+    """Each loss's weight at the trainer's step."""
+    progress = min(1.0, trainer.state.global_step / max(1, trainer.state.max_steps - 1))
+    return {name: weight_at(getattr(losses, name), progress) for name in NAMES}
+
+
 class LiveTeacher:
     """A teacher that runs beside its student, without gradients.
 
@@ -89,8 +95,7 @@ class LiveTrainer(DistillationTrainer):
 
     def weights(self) -> dict[str, float]:
         """Each loss's weight at this step."""
-        progress = min(1.0, self.state.global_step / max(1, self.state.max_steps - 1))
-        return {name: weight_at(getattr(self.teacher.losses, name), progress) for name in NAMES}
+        return loss_weights(self.teacher.losses, self)
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
         attended = torch.tensor(

@@ -84,6 +84,10 @@ class DistillationTrainer(Trainer):
             schedule=settings.schedule,
         )
 
+    def loss_scale(self) -> float:
+        """What the whole loss is multiplied by at this step."""
+        return 1.0
+
     def teacher_weights(self) -> list[float]:
         """Each language's lambda at this step."""
         known = {"both": self.annealed_weight(), "soft": 1.0, "gold": 0.0}
@@ -126,7 +130,7 @@ class DistillationTrainer(Trainer):
         count = num_items_in_batch if num_items_in_batch is not None else len(ids)
         # Data parallelism averages gradients over processes; the count is of all of them. It divides the
         # target rather than the loss, so that the gradient of [V, E] needs no pass of its own.
-        each = self.accelerator.num_processes / count
+        each = self.loss_scale() * self.accelerator.num_processes / count
         with torch.autocast(features.device.type, enabled=False), record_function(LOSS):
             result = sparse_soft_cross_entropy(
                 features, weight, bias, ids, target * each,

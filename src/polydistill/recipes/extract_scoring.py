@@ -1,0 +1,30 @@
+"""The scoring stage of an extraction: the teacher's predictions for the language, where they are stored."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from polydistill.models import device
+from polydistill.recipes.extract_state import Extract, load_teacher
+from polydistill.recipes.extract_tokenizer import corpus_of
+from polydistill.recipes.extract_training import cut
+from polydistill.recipes.stores import scored_store
+
+
+def score_teacher(state: Extract) -> None:
+    """The teacher's store over the text, by the vocabulary that the student trains with; nothing for a live teacher."""
+    recipe = state.recipe
+    if recipe.losses.predictions == "live":
+        return
+    state.store = scored_store(
+        recipe, state.run, language=recipe.language, teacher="teacher", weights=state.weights,
+        tokenizer=state.trained_tokenizer, corpus=corpus_of(state), load=lambda: _load(state),
+    )  # fmt: skip
+
+
+def _load(state: Extract) -> Any:
+    """The teacher as the student meets it: with the kept pieces alone if they are chosen before training."""
+    teacher = load_teacher(state.recipe)
+    if state.recipe.trim.when == "before":
+        teacher, _ = cut(state, teacher)
+    return teacher.to(device())

@@ -1,0 +1,123 @@
+"""The store of one teacher over one language: found where it is there already, else scored."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from polydistill.config import ExtractRecipe, MergeRecipe
+from polydistill.corpora import Examples
+from polydistill.files import artefact, fingerprint
+from polydistill.models import resolve_dtype
+from polydistill.recipes.run_folder import Run
+from polydistill.scoring import score
+from polydistill.store import Store
+from polydistill.tokenization import LoadedTokenizer
+from polydistill.training import clock
+
+
+def scored_store(
+    recipe: MergeRecipe | ExtractRecipe,
+    run: Run,
+    *,
+    language: str,
+    teacher: str,
+    weights: str,
+    tokenizer: LoadedTokenizer,
+    corpus: tuple[Path, dict[str, Any]],
+    load: Callable[[], Any],
+) -> Path:
+    """The folder of the store, scored if neither this run nor one that it may reuse has it.
+
+    weights  the fingerprint of the teacher's
+    corpus   (folder, what it was made from)
+    load     gives the model, on its device; called only if something is left to score
+    """
+    place = f"store/{language}/{teacher}"
+    identity, found = _find(recipe, run, place, language, teacher, weights, tokenizer, corpus[1])
+    if found is not None:
+        Store(found).check_identity(identity, field=f"languages.{language}")
+        return run.use(place, found)
+    model = load()
+    examples = Examples(corpus[0] / "train.arrow")
+    target = run.path / "store" / language / teacher
+    with (
+        run.stage(f"score/{language}/{teacher}"),
+        artefact(target, identity, keep_partial=True) as folder,
+    ):
+        result = score(
+            folder, identity, examples, tokenizer, model,
+            scoring=recipe.scoring, masking=recipe.masking, max_length=recipe.corpora.max_length,
+            dtype=resolve_dtype(recipe.scoring.precision), seed=recipe.seed,
+            progress=_counter(run, f"score/{language}/{teacher}", len(examples)),
+        )  # fmt: skip
+    store = Store(target)
+    speed = result["tokens_scored"] / result["seconds"] if result["seconds"] else 0
+    run.say(
+        f"{place}: {store.num_masked:,} masked positions, {store.num_bytes / 2**20:.1f} MiB, {speed:,.0f} tokens/s"
+    )
+    return run.use(place, target)
+
+
+def _find(
+    recipe: MergeRecipe | ExtractRecipe,
+    run: Run,
+    place: str,
+    language: str,
+    teacher: str,
+    weights: str,
+    tokenizer: LoadedTokenizer,
+    made_from: dict[str, Any],
+) -> tuple[dict[str, Any], Path | None]:
+    """(what the store has to be, its folder if it is there).
+
+    With `precision: auto` a store that another machine computed in the other precision is as good.
+    """
+    same = {
+        "language": language,
+        "teacher": teacher,
+        "weights": weights,
+        "tokenizer": tokenizer.fingerprint,
+        "corpus": fingerprint(made_from),
+        "masking": recipe.masking.model_dump(mode="json"),
+        "top_k": recipe.scoring.top_k,
+        "sampling": recipe.scoring.sampling,
+        "max_length": recipe.corpora.max_length,
+        "vocabulary_size": tokenizer.size,
+        "shard_examples": recipe.scoring.shard_examples,
+        "batch_tokens": recipe.scoring.batch_tokens,
+        "seed": recipe.seed,
+    }
+    wanted = resolve_dtype(recipe.scoring.precision)
+    others = [dtype for dtype in (torch.bfloat16, torch.float32) if dtype != wanted]
+    identities = [
+        same | {"precision": str(dtype).removeprefix("torch.")}
+        for dtype in (wanted, *(others if recipe.scoring.precision == "auto" else []))
+    ]
+    for identity in identities:
+        found = run.find(place, identity)
+        if found is not None:
+            return identity, found
+    return identities[0], None
+
+
+def _counter(run: Run, name: str, total: int) -> Any:
+    """A progress callback that says every tenth of the way how far it is and the time left."""
+    state = {"done": 0, "fresh": 0, "said": 0, "started": time.perf_counter()}
+
+    def progress(examples: int, tokens: int) -> None:
+        state["done"] += examples
+        if tokens:
+            state["fresh"] += examples
+        tenth = state["done"] * 10 // max(1, total)
+        if tenth > state["said"] and state["fresh"]:
+            state["said"] = tenth
+            seconds = time.perf_counter() - state["started"]
+            left = seconds / state["fresh"] * (total - state["done"])
+            run.say(f"{name}: {state['done']:,}/{total:,} examples, {clock(left)} left")
+
+    return progress
