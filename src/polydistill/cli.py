@@ -38,11 +38,16 @@ UpdateOption = Annotated[bool, typer.Option(help="Let the recipe of an existing 
 console = Console(highlight=False, soft_wrap=True)
 
 
-def _run(recipe: str, overrides: list[str], until: str, update: bool) -> Path:
+def _run(recipe: str, overrides: list[str], until: str, update: bool, probe: list[str] | None = None) -> Path:
     from polydistill.recipes import run_recipe
 
     return run_recipe(
-        recipe, overrides, until=until, update=update, show=lambda line: console.print(line, markup=False)
+        recipe,
+        overrides,
+        until=until,
+        update=update,
+        probe=probe or None,
+        show=lambda line: console.print(line, markup=False),
     )
 
 
@@ -93,11 +98,21 @@ def train(
 
 
 @app.command()
-def evaluate(recipe: RecipeArgument, set_: SetOption = [], update: UpdateOption = False) -> None:  # noqa: B006
+def evaluate(
+    recipe: RecipeArgument,
+    set_: SetOption = [],  # noqa: B006
+    update: UpdateOption = False,
+    probe: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A task of a balance recipe's probes, pos or ner; by default all. Several: give it again."
+        ),
+    ] = None,
+) -> None:
     """Run a recipe as far as the evaluation, and print its table."""
     from polydistill.recipes import results_table
 
-    console.print(results_table(_run(recipe, set_, "evaluate", update)))
+    console.print(results_table(_run(recipe, set_, "evaluate", update, probe)))
 
 
 @app.command()

@@ -39,7 +39,14 @@ def test_run_makes_a_student_that_transformers_loads_and_a_second_run_does_nothi
     recipe = write_recipe(tmp_path, extract_values | {"cost": cost})
     first = polydistill("run", recipe)
     assert first.returncode == 0, first.stderr
-    for wanted in ("2 of 4 layers from layers 0 2", "kd ", "cosine ", "pieces stay", "1 x 8", "with MLM head"):
+    for wanted in (
+        "2 of 4 layers from layers 0 2",
+        "kd ",
+        "cosine ",
+        "pieces stay",
+        "1 x 8",
+        "with MLM head",
+    ):
         assert wanted in first.stdout
     folder = Path(extract_values["output"])
     loaded = subprocess.run(

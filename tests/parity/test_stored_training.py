@@ -32,7 +32,9 @@ def test_the_first_loss_is_the_dense_formula(tmp_path, tail) -> None:
     sampler = LanguageSampler([ROWS.lengths], [1.0], batch_size=8, num_batches=1, seed=7)
     batch = collate([ROWS.example(row, epoch, language) for language, row, epoch in sampler], 0)
     with torch.no_grad():
-        logits = make_model().eval()(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+        logits = (
+            make_model().eval()(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+        )
     logprobs = logits.flatten(0, 1)[batch["positions"]].double().log_softmax(-1).numpy()
     probabilities = np.exp(batch["logprobs"].double().numpy())
     rest = 1 - probabilities.sum(1)

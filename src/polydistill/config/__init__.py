@@ -1,11 +1,12 @@
 """Recipes: their settings, and how they are read."""
 
+from polydistill.config.balance import BalanceRecipe
 from polydistill.config.extract import ExtractRecipe
 from polydistill.config.load import AnyRecipe, load_recipe, parse_recipe, presets
 from polydistill.config.models import MergeRecipe, PretrainRecipe, Source
 from polydistill.config.probe import ProbeRecipe
 
 __all__ = [
-    "AnyRecipe", "ExtractRecipe", "MergeRecipe", "PretrainRecipe", "ProbeRecipe", "Source", "load_recipe", "parse_recipe",
+    "AnyRecipe", "BalanceRecipe", "ExtractRecipe", "MergeRecipe", "PretrainRecipe", "ProbeRecipe", "Source", "load_recipe", "parse_recipe",
     "presets",
 ]  # fmt: skip

@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from polydistill.config.balance import BalanceRecipe
 from polydistill.config.extract import ExtractRecipe
 from polydistill.config.models import MergeRecipe, PretrainRecipe
 from polydistill.config.probe import ProbeRecipe
@@ -19,10 +20,11 @@ from polydistill.errors import RecipeError
 
 MAX_RECIPE_BYTES = 1 << 20
 MAX_ALIASES = 100
-AnyRecipe = MergeRecipe | ExtractRecipe | PretrainRecipe | ProbeRecipe
+AnyRecipe = MergeRecipe | ExtractRecipe | BalanceRecipe | PretrainRecipe | ProbeRecipe
 KINDS: dict[str, type[AnyRecipe]] = {
     "merge": MergeRecipe,
     "extract": ExtractRecipe,
+    "balance": BalanceRecipe,
     "pretrain": PretrainRecipe,
     "probe": ProbeRecipe,
 }

@@ -7,7 +7,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+import regex
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+)
 
 # A name becomes a folder's name, so it must not be able to leave the run's folder.
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
@@ -224,13 +233,26 @@ class Model(Settings):
     )
 
 
+def as_script(name: str) -> str:
+    """A script's name, if Unicode has one of that name; ValueError otherwise."""
+    try:
+        regex.compile(rf"\p{{Script={name}}}")
+    except regex.error:
+        raise ValueError(
+            f"{name!r}: Unicode has no script of that name; write, say, Latin, Cyrillic, Greek"
+        ) from None
+    return name
+
+
 class WordPiece(Settings):
     """The WordPiece vocabulary that is trained on the text."""
 
     size: int = Field(30_000, ge=100, description="Number of pieces.")
     lowercase: bool = Field(True, description="Lower-case text.")
-    strip_accents: bool | None = Field(
-        None, description="Strip accents; empty: as `lowercase`, as BERT does."
+    strip_accents: bool | list[Annotated[str, AfterValidator(as_script)]] | None = Field(
+        None,
+        description="Strip accents; empty: as `lowercase`, as BERT does. Or a list of the scripts where they are stripped, "
+        "such as `[Latin, Greek]`: elsewhere marks are vowels (Devanagari) or a letter's parts (Hangul).",
     )
     min_frequency: int = Field(2, ge=1, description="A piece must occur so often.")
     limit_alphabet: int = Field(6000, ge=10, description="Most distinct characters.")

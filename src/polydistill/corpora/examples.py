@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from polydistill.errors import CorpusError
 from polydistill.files import hash_text
@@ -44,6 +45,17 @@ class Examples:
     def num_tokens(self) -> npt.NDArray[np.uint32]:
         """[N] tokens of each example, special tokens left out, by the tokenizer that makes most of it."""
         return np.asarray(self.table["num_tokens"].to_numpy())
+
+    @cached_property
+    def num_characters(self) -> npt.NDArray[np.int64]:
+        """[N] characters of each example."""
+        return np.asarray(pc.utf8_length(self.table["text"]).to_numpy(), dtype=np.int64)
+
+    def take(self, rows: npt.NDArray[np.int64]) -> Examples:
+        """These rows alone, in memory."""
+        part = object.__new__(Examples)
+        part.table = self.table.take(pa.array(rows))
+        return part
 
     def texts(self, rows: slice | npt.NDArray[np.int64]) -> list[str]:
         """The texts at rows."""

@@ -39,11 +39,9 @@ from polydistill.recipes.plan import (
     LanguageSize,
     collect,
     measure_text,
-    median_seconds,
-    scoring_speed,
-    step_seconds,
     store_bytes,
 )
+from polydistill.recipes.plan_times import median_seconds, scoring_speed, step_seconds
 from polydistill.recipes.run_folder import open_run
 from polydistill.tokenization import (
     LoadedTokenizer,

@@ -2,41 +2,37 @@
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import numpy as np
-import torch
 import yaml
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from polydistill.config import AnyRecipe, ExtractRecipe, MergeRecipe, ProbeRecipe, Source, load_recipe
+from polydistill.config import (
+    AnyRecipe,
+    BalanceRecipe,
+    ExtractRecipe,
+    MergeRecipe,
+    ProbeRecipe,
+    Source,
+    load_recipe,
+)
 from polydistill.corpora import sample_texts
 from polydistill.errors import UserError
-from polydistill.losses import sparse_soft_cross_entropy
 from polydistill.models import (
-    attention_for,
     build_student,
     check_encoder,
     device,
-    keep_freed_memory,
-    length_batches,
     load_masked_lm,
-    mask_texts,
-    masked_features,
     model_config,
-    output_layer,
-    pad_batch,
     resolve_dtype,
     student_config,
 )
+from polydistill.recipes.plan_times import scoring_speed, step_seconds
 from polydistill.recipes.probe_plan import plan_probe
-from polydistill.scoring import predict
 from polydistill.store.schema import id_type, numpy_dtype, position_type
 from polydistill.tokenization import (
     LoadedTokenizer,
@@ -51,7 +47,6 @@ from polydistill.tokenization import (
 from polydistill.training import check_arguments, clock
 
 SAMPLE_CHARACTERS = 400_000
-TIMED_BATCHES = 3
 LARGE_VOCABULARY = 300_000
 LARGE_DRIFT = 0.10
 LARGE_UNKNOWN = 0.02
@@ -99,6 +94,10 @@ def plan_recipe(recipe: str | AnyRecipe, overrides: Sequence[str], console: Cons
         from polydistill.recipes.extract_plan import plan_extract
 
         return report_conflicts(plan_extract(loaded, arguments, console), console)
+    if isinstance(loaded, BalanceRecipe):
+        from polydistill.recipes.balance_plan import plan_balance
+
+        return report_conflicts(plan_balance(loaded, console), console)
     if not isinstance(loaded, MergeRecipe):
         console.print(
             "a pre-training recipe: its vocabulary and model are made from the text, gold labels only"
@@ -323,73 +322,3 @@ def _print_times(
         markup=False,
     )
     console.print(f"in all about {clock(scored + trained)}, evaluation and corpora not counted", markup=False)
-
-
-def scoring_speed(
-    recipe: MergeRecipe | ExtractRecipe, model: Any, tokenizer: LoadedTokenizer, texts: list[str]
-) -> float:
-    """Tokens a second of scoring, the median of a few small batches."""
-    length = recipe.corpora.max_length
-    joined = "\n".join(texts)
-    # Pieces of text about as long as an example will be.
-    step = max(1, round(len(joined) / max(1, sum(count_tokens([tokenizer.backend], texts))) * length))
-    pieces = [joined[place : place + step] for place in range(0, min(len(joined), 200 * step), step)]
-    masked = mask_texts(
-        pieces, range(len(pieces)), tokenizer, max_length=length, masking=recipe.masking, seed=recipe.seed
-    )
-    batch = length_batches(
-        [len(example.input_ids) for example in masked], min(2048, recipe.scoring.batch_tokens)
-    )[0]
-    chosen = [masked[row] for row in batch if len(masked[row].positions)]
-    tokens = sum(len(example.input_ids) for example in chosen)
-    return tokens / median_seconds(
-        lambda: predict(
-            model, chosen, ids=list(range(len(chosen))), pad_id=tokenizer.special_ids["pad"],
-            vocabulary_size=tokenizer.size, top_k=recipe.scoring.top_k,
-            sampling=recipe.scoring.sampling, dtype=resolve_dtype(recipe.scoring.precision), seed=recipe.seed,
-        )
-    )  # fmt: skip
-
-
-def step_seconds(recipe: MergeRecipe | ExtractRecipe, student: Any, arguments: dict[str, Any]) -> float:
-    """Seconds of one micro-batch's forward and backward pass, on random tokens, and of the optimizer."""
-    size, length = arguments["per_device_train_batch_size"], recipe.corpora.max_length
-    model = student.to(device()).train()
-    draw = np.random.default_rng(0)
-    ids, attention = pad_batch(list(draw.integers(5, 50, (size, length))), 0)
-    positions = torch.arange(0, ids.numel(), max(1, round(1 / recipe.masking.probability)))
-    columns = recipe.scoring.top_k + 1
-    top = torch.randint(5, 50, (len(positions), columns))
-    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
-    where = device()
-
-    def step() -> None:
-        with torch.autocast(where.type, torch.bfloat16, enabled=bool(arguments["bf16"])):
-            features = masked_features(
-                model,
-                {"input_ids": ids.to(where), "attention_mask": attention.to(where)},
-                positions.to(where),
-            )
-        weight, bias = output_layer(model)
-        target = torch.full((len(positions), columns), 1.0 / columns, device=where)
-        sparse_soft_cross_entropy(features, weight, bias, top.to(where), target / len(target)).loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        optimizer.zero_grad()
-
-    if where.type == "cpu":
-        keep_freed_memory()
-    with attention_for(where, length):
-        return median_seconds(step)
-
-
-def median_seconds(work: Callable[[], Any]) -> float:
-    """The median time of a few calls, after one that warms up."""
-    work()
-    seconds = []
-    for _ in range(TIMED_BATCHES):
-        started = time.perf_counter()
-        work()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - started)
-    return statistics.median(seconds)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from polydistill.config import PretrainRecipe
+from polydistill.config import BalanceRecipe, PretrainRecipe
 from polydistill.config.models import Distillation, Recipe
 from polydistill.corpora import Examples, build_corpus, smoothed_probabilities, source_identity
 from polydistill.files import (
@@ -62,7 +62,7 @@ def run_pretrain(recipe: PretrainRecipe, run: Run, *, until: str = "evaluate") -
     return run.path
 
 
-def build_tokenizer(recipe: PretrainRecipe, run: Run) -> LoadedTokenizer:
+def build_tokenizer(recipe: PretrainRecipe | BalanceRecipe, run: Run) -> LoadedTokenizer:
     """The WordPiece of all languages' text, held-out text left out."""
     target = run.path / "tokenizer"
     inputs = {
@@ -98,7 +98,12 @@ def build_tokenizer(recipe: PretrainRecipe, run: Run) -> LoadedTokenizer:
             shutil.rmtree(folder / "raw")
             save_tokenizer(trained, folder, specials=STUDENT_SPECIALS, max_length=recipe.corpora.max_length)
         run.say(f"tokenizer: WordPiece of {trained.get_vocab_size():,} pieces")
-    backend = Tokenizer.from_file(str(target / "tokenizer.json"))
+    return shared_tokenizer(recipe, target)
+
+
+def shared_tokenizer(recipe: PretrainRecipe | BalanceRecipe, folder: Path) -> LoadedTokenizer:
+    """A tokenizer of ours, with its special tokens, from a run's folder."""
+    backend = Tokenizer.from_file(str(folder / "tokenizer.json"))
     vocabulary = backend.get_vocab()
     ids = {role: vocabulary[token] for role, token in STUDENT_SPECIALS.items()}
     return LoadedTokenizer(recipe.name, backend, ids, recipe.corpora.max_length)
@@ -146,7 +151,7 @@ def train_model(
         write_text(folder / "README.md", model_card(recipe, {"init": "random"}))
 
 
-def initial_model(recipe: PretrainRecipe, tokenizer: LoadedTokenizer) -> Any:
+def initial_model(recipe: PretrainRecipe | BalanceRecipe, tokenizer: LoadedTokenizer) -> Any:
     """The model before training."""
     config = student_config(
         recipe.model.model_type, recipe.model.config, vocabulary_size=tokenizer.size,
@@ -170,7 +175,7 @@ def training_data(
 
 
 def prepare_corpora(
-    recipe: PretrainRecipe, run: Run, tokenizer: LoadedTokenizer
+    recipe: PretrainRecipe | BalanceRecipe, run: Run, tokenizer: LoadedTokenizer
 ) -> dict[str, tuple[Path, dict[str, Any]]]:
     """Each language's corpus: its folder, and what it was made from."""
     return {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -33,32 +33,46 @@ SPLITS = ("train", "test")
 def run_probe(recipe: ProbeRecipe, run: Run, *, until: str = "report") -> Path:
     """Probe every model on every task; returns the run's folder. Scores are in evaluation/probes.json."""
     with run.claim():
-        texts = {
-            task: {language: _Texts(task, language, data) for language, data in languages.items()}
-            for task, languages in recipe.tasks.items()
-        }
-        for languages in texts.values():
-            for text in languages.values():
-                text.check()
+        check_tasks(recipe.tasks)
         run.record_recipe()
-        scores: dict[str, dict[str, Any]] = {task: {} for task in texts}
-        for name, settings in recipe.models.items():
-            model = _Probed(name, settings, recipe, run)
-            for task, languages in texts.items():
-                scores[task][name] = _probe(recipe, run, model, task, languages)
-        write_json(run.path / "evaluation" / "probes.json", {
-            "scores": scores,
-            "summary": {
-                task: {
-                    metric: {name: summarise(found, metric, recipe.groups) for name, found in models.items()}
-                    for metric in METRICS[task]
-                }
-                for task, models in scores.items()
-            },
-        })  # fmt: skip
+        probe_models(recipe, run)
         if until == "report":
             build_report(run.path)
     return run.path
+
+
+def check_tasks(tasks: Mapping[Any, Mapping[str, TaggedData]]) -> None:
+    """Raise CorpusError before any work for a tagged file that cannot be used."""
+    for languages in _texts(tasks).values():
+        for text in languages.values():
+            text.check()
+
+
+def probe_models(recipe: ProbeRecipe, run: Run) -> None:
+    """Probe every model on every task in a run that is claimed, to evaluation/probes.json."""
+    texts = _texts(recipe.tasks)
+    scores: dict[str, dict[str, Any]] = {task: {} for task in texts}
+    for name, settings in recipe.models.items():
+        model = _Probed(name, settings, recipe, run)
+        for task, languages in texts.items():
+            scores[task][name] = _probe(recipe, run, model, task, languages)
+    write_json(run.path / "evaluation" / "probes.json", {
+        "scores": scores,
+        "summary": {
+            task: {
+                metric: {name: summarise(found, metric, recipe.groups) for name, found in models.items()}
+                for metric in METRICS[task]
+            }
+            for task, models in scores.items()
+        },
+    })  # fmt: skip
+
+
+def _texts(tasks: Mapping[Any, Mapping[str, TaggedData]]) -> dict[str, dict[str, _Texts]]:
+    return {
+        task: {language: _Texts(task, language, data) for language, data in languages.items()}
+        for task, languages in tasks.items()
+    }
 
 
 @dataclass

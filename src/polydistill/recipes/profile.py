@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from polydistill.config import ExtractRecipe, MergeRecipe, ProbeRecipe, load_recipe
+from polydistill.config import BalanceRecipe, ExtractRecipe, MergeRecipe, ProbeRecipe, load_recipe
 from polydistill.config.models import Distillation
 from polydistill.errors import RecipeError
 from polydistill.files import write_json
@@ -40,7 +40,7 @@ def profile_recipe(
         raise RecipeError(
             "recipe", loaded.recipe, "this kind trains no model", "profile a merge or a pre-training"
         )
-    if isinstance(loaded, ExtractRecipe):
+    if isinstance(loaded, ExtractRecipe | BalanceRecipe):
         raise RecipeError(
             "recipe", loaded.recipe, "is not profiled yet", "run `polydistill plan`, which times a step"
         )

@@ -25,7 +25,7 @@ def results_table(path: Path) -> Table | Group:
     results = read_json(path / "evaluation" / "mlm.json")
     difference = results["summary"].get("D")
     caption = CAPTION
-    if difference is not None:
+    if isinstance(difference, float):
         caption += f"\nD, mean over languages of student - best teacher on held-out text: {difference:+.3f}"
     table = Table(
         title=str(path), caption=caption, caption_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0)
@@ -50,5 +50,27 @@ def results_table(path: Path) -> Table | Group:
                 f"{row['unigram_mrr']:.3f}",
             )
         table.add_section()
+    if isinstance(difference, dict):
+        probes = probe_tables(path) if (path / "evaluation" / "probes.json").is_file() else []
+        return Group(table, _balance_table(difference), *probes)
     cost = path / "cost" / "cost.json"
     return Group(table, cost_tables(read_json(cost))) if cost.is_file() else table
+
+
+def _balance_table(difference: dict[str, dict[str, dict[str, float]]]) -> Table:
+    """D of each student and group of languages, in hundredths of MRR."""
+    table = Table(
+        box=box.SIMPLE, caption_justify="left",
+        caption="D: mean over languages of a student's MRR minus the language's teacher's, in hundredths, with a 95 % "
+        "interval.\nIt knows the chance of the texts, not of the seed.",
+    )  # fmt: skip
+    table.add_column("D")
+    for group in next(iter(difference.values())):
+        table.add_column(group, justify="right")
+    for student, groups in difference.items():
+        cells = [
+            f"{100 * cell['value']:+.1f} ({100 * cell['low']:+.1f} to {100 * cell['high']:+.1f})"
+            for cell in groups.values()
+        ]
+        table.add_row(student, *cells)
+    return table

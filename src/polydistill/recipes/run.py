@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from polydistill.config import AnyRecipe, ExtractRecipe, MergeRecipe, ProbeRecipe, load_recipe
+from polydistill.config import AnyRecipe, BalanceRecipe, ExtractRecipe, MergeRecipe, ProbeRecipe, load_recipe
 from polydistill.errors import RecipeError
-from polydistill.recipes import extract, merge, pretrain, probe
+from polydistill.recipes import balance, extract, merge, pretrain
+from polydistill.recipes import probe as probes
 from polydistill.recipes.run_folder import open_run
 
 
@@ -17,6 +18,7 @@ def run_recipe(
     *,
     until: str = "report",
     update: bool = False,
+    probe: Sequence[str] | None = None,
     show: Callable[[str], None] = print,
 ) -> Path:
     """Run a recipe up to a stage (`corpora`, `tokenizer`, `score`, `train`, `evaluate`, `report`).
@@ -24,12 +26,14 @@ def run_recipe(
     recipe     a YAML file, a preset's name, or a recipe that is loaded already
     overrides  `a.b=c` strings
     update     let the recipe of an existing folder change; what depends on the change is done again
+    probe      tasks of a balance recipe's probes to run; by default all
     show       where lines for people go
     Returns the run's folder; what is done there already is not done again.
     """
     loaded = load_recipe(recipe, overrides) if isinstance(recipe, str | Path) else recipe
     known = {
-        "merge": merge.STAGES, "extract": extract.STAGES, "pretrain": pretrain.STAGES, "probe": probe.STAGES,
+        "merge": merge.STAGES, "extract": extract.STAGES, "balance": balance.STAGES,
+        "pretrain": pretrain.STAGES, "probe": probes.STAGES,
     }  # fmt: skip
     stages = known[loaded.recipe]
     if until not in stages:
@@ -38,11 +42,18 @@ def run_recipe(
                 "recipe", loaded.recipe, f"this kind has no stage {until!r}", f"it has {', '.join(stages)}"
             )
         until = stages[-1]
+    if probe is not None and not isinstance(loaded, BalanceRecipe):
+        raise RecipeError(
+            "--probe", ", ".join(probe), f"a {loaded.recipe} has no probes of its own",
+            "write a recipe of kind probe, with the models' folders and the tasks",
+        )  # fmt: skip
     run = open_run(loaded, show=show, update=update)
     if isinstance(loaded, MergeRecipe):
         return merge.run_merge(loaded, run, until=until)
     if isinstance(loaded, ExtractRecipe):
         return extract.run_extract(loaded, run, until=until)
+    if isinstance(loaded, BalanceRecipe):
+        return balance.run_balance(loaded, run, until=until, probe=probe)
     if isinstance(loaded, ProbeRecipe):
-        return probe.run_probe(loaded, run, until=until)
+        return probes.run_probe(loaded, run, until=until)
     return pretrain.run_pretrain(loaded, run, until=until)

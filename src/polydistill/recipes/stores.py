@@ -7,9 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
-from polydistill.config import ExtractRecipe, MergeRecipe
+from polydistill.config import BalanceRecipe, ExtractRecipe, MergeRecipe
 from polydistill.corpora import Examples
 from polydistill.files import artefact, fingerprint
 from polydistill.models import resolve_dtype
@@ -21,7 +23,7 @@ from polydistill.training import clock
 
 
 def scored_store(
-    recipe: MergeRecipe | ExtractRecipe,
+    recipe: MergeRecipe | ExtractRecipe | BalanceRecipe,
     run: Run,
     *,
     language: str,
@@ -30,20 +32,25 @@ def scored_store(
     tokenizer: LoadedTokenizer,
     corpus: tuple[Path, dict[str, Any]],
     load: Callable[[], Any],
+    rows: npt.NDArray[np.int64] | None = None,
 ) -> Path:
     """The folder of the store, scored if neither this run nor one that it may reuse has it.
 
     weights  the fingerprint of the teacher's
     corpus   (folder, what it was made from)
     load     gives the model, on its device; called only if something is left to score
+    rows     [n] the examples to score; by default all
     """
     place = f"store/{language}/{teacher}"
-    identity, found = _find(recipe, run, place, language, teacher, weights, tokenizer, corpus[1])
+    made_from: Any = corpus[1] if rows is None else [corpus[1], rows.tolist()]
+    identity, found = _find(recipe, run, place, language, teacher, weights, tokenizer, made_from)
     if found is not None:
         Store(found).check_identity(identity, field=f"languages.{language}")
         return run.use(place, found)
     model = load()
     examples = Examples(corpus[0] / "train.arrow")
+    if rows is not None:
+        examples = examples.take(rows)
     target = run.path / "store" / language / teacher
     with (
         run.stage(f"score/{language}/{teacher}"),
@@ -64,14 +71,14 @@ def scored_store(
 
 
 def _find(
-    recipe: MergeRecipe | ExtractRecipe,
+    recipe: MergeRecipe | ExtractRecipe | BalanceRecipe,
     run: Run,
     place: str,
     language: str,
     teacher: str,
     weights: str,
     tokenizer: LoadedTokenizer,
-    made_from: dict[str, Any],
+    made_from: Any,
 ) -> tuple[dict[str, Any], Path | None]:
     """(what the store has to be, its folder if it is there).
 

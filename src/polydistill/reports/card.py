@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from polydistill import __version__
-from polydistill.config import ExtractRecipe, MergeRecipe, PretrainRecipe
+from polydistill.config import BalanceRecipe, ExtractRecipe, MergeRecipe, PretrainRecipe
 
 
 def extract_card(recipe: ExtractRecipe, record: dict[str, Any]) -> str:
@@ -98,6 +99,30 @@ def model_card(recipe: MergeRecipe | ExtractRecipe | PretrainRecipe, record: dic
         "## Licence and data", "",
         "A student inherits the terms of its teachers' weights and of its training text: state them here before "
         "you publish it.", "",
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def balance_card(
+    recipe: BalanceRecipe, languages: Sequence[str], what: str, characters: Mapping[str, int]
+) -> str:
+    """Markdown of a teacher's or student's card of a balance run, with the hub's metadata block.
+
+    characters  language → characters of the text that the model saw
+    """
+    lines = ["---", "language:", *(f"- {language}" for language in languages), "library_name: transformers",
+             "pipeline_tag: fill-mask", "tags:", "- polydistill", "- masked-lm", "---", "", f"# {recipe.name}: {what}", ""]  # fmt: skip
+    lines += [
+        f"A masked language model for {', '.join(languages)}, made by polydistill {__version__} (after Limisiewicz et al., "
+        "2022).", "", "| language | characters of text |", "|---|---|",
+        *(f"| {language} | {characters[language]:,} |" for language in languages), "",
+        "```python",
+        "from transformers import AutoModelForMaskedLM, AutoTokenizer", "",
+        'model = AutoModelForMaskedLM.from_pretrained("FOLDER")',
+        'tokenizer = AutoTokenizer.from_pretrained("FOLDER")',
+        "```", "",
+        "## Licence and data", "",
+        "A model inherits the terms of its training text: state them here before you publish it.", "",
     ]  # fmt: skip
     return "\n".join(lines)
 

@@ -12,13 +12,14 @@ from markupsafe import Markup
 from polydistill import __version__
 from polydistill.errors import RunFolderError
 from polydistill.files import read_json, write_text
+from polydistill.reports.balance_page import gather_balance
 from polydistill.reports.extract_page import gather_extract
 from polydistill.reports.figures import curves, grouped_bars
 from polydistill.reports.probe_page import gather_probes
 
 
 def build_report(run: Path) -> Path:
-    """Write `report/index.html` of the folder of a merge, an extraction or of probes and return its path.
+    """Write `report/index.html` of the folder of a merge, an extraction, a balance run or of probes; return its path.
 
     Raises RunFolderError if the run has not been evaluated.
     """
@@ -34,6 +35,8 @@ def build_report(run: Path) -> Path:
         return _write(run, "extract.html.jinja", gather_extract(run))
     if kind == "probe":
         return _write(run, "probe.html.jinja", gather_probes(run))
+    if kind == "balance":
+        return _write(run, "balance.html.jinja", gather_balance(run))
     raise RunFolderError(
         "folder", str(run), f"is a run of recipe {kind}, which has no report", "see evaluation/mlm.json"
     )

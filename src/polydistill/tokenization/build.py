@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 from polydistill.errors import TokenizerError
@@ -109,20 +109,19 @@ def train_wordpiece(
     *,
     size: int,
     lowercase: bool,
-    strip_accents: bool | None,
+    strip_accents: bool | Sequence[str] | None,
     min_frequency: int = 2,
     limit_alphabet: int = 6000,
 ) -> Tokenizer:
     """A WordPiece with BERT's normalisation, trained on text; special tokens have the ids of ROLES' order.
 
     texts  gives the text from its beginning, each time it is called: characters are counted first
+    strip_accents  None as `lowercase`; or the names of the scripts where accents are stripped
 
     The same text gives the same vocabulary. `tokenizers` alone numbers the characters within words by the order
     of a hash table, which differs from process to process, and breaks ties between merges by those numbers.
     """
-    normalizer = normalizers.BertNormalizer(
-        clean_text=True, handle_chinese_chars=True, lowercase=lowercase, strip_accents=strip_accents
-    )
+    normalizer = _normalizer(lowercase, strip_accents)
     splitter = pre_tokenizers.BertPreTokenizer()
     counts: Counter[str] = Counter()
     within: set[str] = set()
@@ -179,6 +178,20 @@ def save_tokenizer(
 def special_strings(teacher: LoadedTokenizer) -> dict[str, str]:
     """Role → the teacher's own string for it."""
     return {role: str(teacher.backend.id_to_token(index)) for role, index in teacher.special_ids.items()}
+
+
+def _normalizer(lowercase: bool, strip_accents: bool | Sequence[str] | None) -> Any:
+    """BERT's normaliser; with scripts named, one that takes marks off their letters alone."""
+    stripped = strip_accents if strip_accents is None or isinstance(strip_accents, bool) else False
+    plain = normalizers.BertNormalizer(
+        clean_text=True, handle_chinese_chars=True, lowercase=lowercase, strip_accents=stripped
+    )
+    if strip_accents is None or isinstance(strip_accents, bool) or not strip_accents:
+        return plain
+    letters = "".join(rf"\p{{{script}}}" for script in strip_accents)
+    marks = normalizers.Replace(Regex(rf"(?<=[{letters}])\p{{Mn}}+"), "")
+    # Marks stand apart from their letters only when decomposed; what keeps its marks is put together again.
+    return normalizers.Sequence([plain, normalizers.NFD(), marks, normalizers.NFC()])
 
 
 def _wordpiece(vocabulary: dict[str, int]) -> Tokenizer:

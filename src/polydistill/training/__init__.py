@@ -13,12 +13,13 @@ from polydistill.training.data import (
 from polydistill.training.live import LiveTeacher, LiveTrainer
 from polydistill.training.profile import WARM_UP_STEPS, StepProfiler
 from polydistill.training.progress import clock
-from polydistill.training.run import train
+from polydistill.training.run import EarlyStopping, train
 from polydistill.training.stored import StoredTrainer
+from polydistill.training.teachers import TeachersTrainer
 from polydistill.training.trainer import DistillationTrainer, last_checkpoint
 
 __all__ = [
-    "WARM_UP_STEPS", "DistillationTrainer", "LanguageSampler", "LiveTeacher", "LiveTrainer", "MaskedTexts", "StepProfiler", "StoredExamples", "StoredTrainer",
+    "WARM_UP_STEPS", "DistillationTrainer", "EarlyStopping", "LanguageSampler", "LiveTeacher", "LiveTrainer", "MaskedTexts", "StepProfiler", "StoredExamples", "StoredTrainer", "TeachersTrainer",
     "TrainingExample", "check_arguments", "choose_copies", "clock", "collate", "last_checkpoint", "portable", "train",
     "training_arguments",
 ]  # fmt: skip

@@ -87,17 +87,21 @@ class MaskedTexts:
 
     lengths  [N] tokens of each text
     make     (row, epoch) → a masked text in the student's ids
+    rows     [n] the texts to train on; by default all
     """
 
-    def __init__(self, lengths: npt.NDArray[np.int64], make: Any) -> None:
-        self.lengths, self.make = lengths, make
+    def __init__(
+        self, lengths: npt.NDArray[np.int64], make: Any, rows: npt.NDArray[np.int64] | None = None
+    ) -> None:
+        self.lengths = lengths if rows is None else lengths[rows]
+        self.make, self.rows = make, rows
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     def example(self, row: int, epoch: int, language: int) -> TrainingExample:
         """The example at a row, masked for an epoch."""
-        masked: Masked = self.make(row, epoch)
+        masked: Masked = self.make(row if self.rows is None else int(self.rows[row]), epoch)
         none = np.zeros((len(masked.positions), 0))
         return TrainingExample(
             language,

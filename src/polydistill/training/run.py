@@ -4,18 +4,43 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from transformers import PrinterCallback, ProgressCallback, TrainerCallback
+from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, TrainerCallback
 
 from polydistill.config.models import Distillation
 from polydistill.models import attention_for, keep_freed_memory
 from polydistill.training.arguments import training_arguments
-from polydistill.training.data import LanguageData, LanguageDataset, LanguageSampler, collate
+from polydistill.training.data import LanguageData, LanguageDataset, LanguageSampler, TrainingExample, collate
 from polydistill.training.progress import Progress
 from polydistill.training.trainer import DistillationTrainer, last_checkpoint
+
+
+@dataclass(frozen=True)
+class EarlyStopping:
+    """Stop when held-out examples are no longer predicted better, and keep the best weights.
+
+    examples     masked once, the same at every measurement
+    patience     so many measurements without a better one
+    evaluations  measurements over the whole training, evenly spaced
+    """
+
+    examples: Sequence[TrainingExample]
+    patience: int
+    evaluations: int
+
+    def arguments(self, max_steps: int) -> dict[str, Any]:
+        """Of TrainingArguments; a checkpoint comes with every measurement, for the best has to be there at the end."""
+        every = max(1, max_steps // self.evaluations)
+        return {
+            "eval_strategy": "steps", "eval_steps": every, "save_strategy": "steps", "save_steps": every,
+            "load_best_model_at_end": True, "metric_for_best_model": "eval_loss", "greater_is_better": False,
+            # The count of measurements without a better one goes on after a crash.
+            "restore_callback_states_from_checkpoint": True,
+        }  # fmt: skip
 
 
 def train(
@@ -33,6 +58,7 @@ def train(
     labels: Mapping[str, str] | None = None,
     callbacks: Sequence[TrainerCallback] = (),
     make_trainer: Callable[..., DistillationTrainer] = DistillationTrainer,
+    stopping: EarlyStopping | None = None,
 ) -> list[dict[str, float]]:
     """Train `model` in place; return the log, a dictionary for each logged step.
 
@@ -43,7 +69,11 @@ def train(
     labels         of languages that learn from other labels than `distillation.labels`
     callbacks      more of transformers' callbacks
     make_trainer   what makes the trainer of DistillationTrainer's arguments
+    stopping       when to stop before `max_steps`
     """
+    if stopping is not None:
+        arguments = arguments | stopping.arguments(arguments["max_steps"])
+        callbacks = [*callbacks, EarlyStoppingCallback(stopping.patience)]
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder / "tensorboard")
     settings = training_arguments(arguments, folder, seed=seed)
     # Several GPUs are for torchrun: Trainer would wrap the model in DataParallel by itself.
@@ -64,6 +94,7 @@ def train(
         model=model,
         args=settings,
         train_dataset=LanguageDataset(list(languages.values()), len(sampler)),
+        eval_dataset=None if stopping is None else list(stopping.examples),
         data_collator=partial(collate, pad_id=pad_id),
         callbacks=[Progress(say), *callbacks],
     )

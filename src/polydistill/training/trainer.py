@@ -137,11 +137,25 @@ class DistillationTrainer(Trainer):
                 tail=share[:, 0] * tail * each if bucket else None, top=slice(1, None),
             )  # fmt: skip
         loss = result.loss
-        self._check(loss, inputs)
-        self._record(
-            result.logprobs, result.tail_loss, soft, tail if bucket else None, inputs["language"], share[:, 0]
-        )
+        if model.training:
+            self._check(loss, inputs)
+            self._record(
+                result.logprobs,
+                result.tail_loss,
+                soft,
+                tail if bucket else None,
+                inputs["language"],
+                share[:, 0],
+            )
         return (loss, None) if return_outputs else loss
+
+    def prediction_step(
+        self, model: Any, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
+    ) -> tuple[Any, None, None]:
+        """A batch's loss on held-out examples, which early stopping goes by: a mean over its masked positions."""
+        with torch.no_grad(), self.compute_loss_context_manager():
+            loss = self.compute_loss(model, self._prepare_inputs(inputs))
+        return loss.detach(), None, None
 
     def log(self, logs: dict[str, float], *arguments: Any, **keywords: Any) -> None:
         """Add both loss terms and each language's loss in nats for a masked token, and the share of the time that

@@ -1,0 +1,193 @@
+"""The recipe `balance`: every setting, with its default and what it means."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from polydistill.config.models import (
+    Model,
+    Name,
+    Recipe,
+    Scoring,
+    Settings,
+    Share,
+    Sources,
+    WordPiece,
+    as_script,
+)
+from polydistill.config.probe import Probing, TaggedData
+
+Epochs = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class BalancedLanguage(Settings):
+    """One language: its text, and as much of it as there shall be."""
+
+    text: Sources = Field(description="One or more sources of text.")
+    max_characters: int | None = Field(
+        None,
+        ge=1,
+        description="Take random examples of the training text up to so many characters; refused if the text has fewer. "
+        "Empty: all of it.",
+    )
+    teacher: str | None = Field(
+        None,
+        description="A folder with a teacher of this language that is there already, of the run's own vocabulary (see "
+        "`tokenizer.vocabulary`); empty: one is trained.",
+    )
+    evaluation: dict[Name, Sources] = Field(
+        default_factory=dict, description="Further evaluation texts, by name."
+    )
+
+
+class SharedWordPiece(WordPiece):
+    """The WordPiece vocabulary of all languages, that teachers and students share."""
+
+    strip_accents: bool | list[Annotated[str, AfterValidator(as_script)]] | None = Field(
+        ["Latin", "Greek", "Cyrillic"],
+        description="Scripts whose accents are stripped: elsewhere marks are vowels (Devanagari, Telugu, Arabic) or a "
+        "letter's parts (Hangul). `true`: all; `false`: none.",
+    )
+    vocabulary: str | None = Field(
+        None, description="A folder with a tokenizer of an earlier run, used as it is; empty: one is trained."
+    )
+
+
+class TeacherTraining(Settings):
+    """How each language's teacher is trained, on gold labels."""
+
+    epochs: Epochs | None = Field(
+        None, description="Times that it sees its text; empty: `training.max_steps` steps."
+    )
+    training: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Arguments of `transformers.TrainingArguments` in place of the recipe's.",
+    )
+    patience: int = Field(
+        3,
+        ge=0,
+        description="Stop after so many measurements on held-out text without a better one, and keep the best; 0: train "
+        "to the end.",
+    )
+    evaluations: int = Field(
+        10, ge=1, description="Measurements on held-out text over the whole training, evenly spaced."
+    )
+
+
+class BalancedStudent(Settings):
+    """One multilingual model: what it learns from."""
+
+    labels: Literal["soft", "gold", "both"] = Field(
+        "soft", description="The teachers' predictions, the text's own tokens, or both."
+    )
+    teacher_weight: Share = Field(
+        0.5, description="With `labels: both`: weight of the teachers' predictions; the tokens get the rest."
+    )
+    truncate: Literal["smallest", "none"] | Annotated[int, Field(ge=1)] = Field(
+        "smallest",
+        description="How much of each language's text: as many characters as the smallest language has, all (`none`), or at "
+        "most so many characters.",
+    )
+    smoothing_alpha: Share | None = Field(
+        None, description="Instead of `corpora.smoothing_alpha`, for this student."
+    )
+    predictions: Literal["live", "stored"] = Field(
+        "live",
+        description="`live`: the teacher of an example's language runs beside the student: exact, new masks in every epoch. "
+        "`stored`: it scores its text once, the most probable pieces are kept (`scoring`), the same masks in every epoch.",
+    )
+    tail: Literal["renormalise", "bucket", "raw", "gold"] = Field(
+        "bucket",
+        description="With stored predictions: what becomes of the rest of the probability, see `distillation.tail`.",
+    )
+    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+        1.0,
+        description="With live predictions: temperature of both softmaxes; the loss is multiplied by its square.",
+    )
+    epochs: Epochs | None = Field(
+        None, description="Times that it sees its text; empty: `training.max_steps` steps."
+    )
+    training: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Arguments of `transformers.TrainingArguments` in place of the recipe's.",
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> BalancedStudent:
+        if self.predictions == "stored" and self.temperature != 1:
+            raise ValueError(
+                f"temperature {self.temperature:g}: predictions that were stored are learned at 1; leave it out, or set "
+                "predictions: live"
+            )
+        return self
+
+
+# The paper's three: its own method, hard labels on all text, hard labels on the same text as its own.
+PAPER = {
+    "ours": {"labels": "soft", "truncate": "smallest"},
+    "HL": {"labels": "gold", "truncate": "none"},
+    "HL-balanced": {"labels": "gold", "truncate": "smallest"},
+}
+
+
+class ProbeTasks(Settings):
+    """Probes of teachers' and students' encoders, see `recipe: probe`."""
+
+    tasks: dict[Literal["pos", "ner"], dict[Name, TaggedData]] = Field(
+        default_factory=dict, description="For each task its languages' data."
+    )
+    probing: Probing = Field(default_factory=Probing)
+
+
+class BalanceRecipe(Recipe):
+    """Monolingual teachers of one vocabulary in, multilingual students out (Limisiewicz et al. 2022)."""
+
+    recipe: Literal["balance"] = "balance"
+    languages: dict[Name, BalancedLanguage] = Field(min_length=1)
+    groups: dict[Name, list[Name]] = Field(
+        default_factory=dict, description="Languages to average over beside all, such as `low: [tr, eu]`."
+    )
+    tokenizer: SharedWordPiece = Field(default_factory=SharedWordPiece)
+    model: Model = Field(
+        default_factory=Model, description="The architecture of teachers and students alike."
+    )
+    teachers: TeacherTraining = Field(default_factory=TeacherTraining)
+    students: dict[Name, BalancedStudent] = Field(
+        default_factory=lambda: {
+            name: BalancedStudent.model_validate(values) for name, values in PAPER.items()
+        },
+        min_length=1,
+        description="The models to train and compare; by default the paper's method and its two baselines.",
+    )
+    scoring: Scoring = Field(
+        default_factory=Scoring, description="How predictions are stored, for students that say so."
+    )
+    probe: ProbeTasks = Field(default_factory=ProbeTasks)
+
+    @model_validator(mode="after")
+    def _names(self) -> BalanceRecipe:
+        known = ", ".join(self.languages)
+        for group, members in self.groups.items():
+            if group == "all":
+                raise ValueError("groups.all: the name stands for all languages; name it otherwise")
+            if not members:
+                raise ValueError(f"groups.{group}: names no language; the recipe has {known}")
+            for index, language in enumerate(members):
+                if language not in self.languages:
+                    raise ValueError(
+                        f"groups.{group}[{index}] {language!r}: not a language of this recipe; it has {known}"
+                    )
+        for name in self.students:
+            if name == "teacher":
+                raise ValueError(
+                    "students.teacher: the name stands for the teachers in the results; name it otherwise"
+                )
+        for task, languages in self.probe.tasks.items():
+            for language in languages:
+                if language not in self.languages:
+                    raise ValueError(
+                        f"probe.tasks.{task}.{language}: not a language of this recipe; it has {known}"
+                    )
+        return self

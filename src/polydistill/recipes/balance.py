@@ -1,0 +1,105 @@
+"""Balance: monolingual teachers of one vocabulary in, multilingual students out (Limisiewicz et al. 2022).
+
+Vocabulary → corpora → teachers → students → evaluation, probes → report; every model is a stage that is skipped if it
+is there and was made from the same inputs.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from polydistill.config import BalanceRecipe
+from polydistill.errors import RecipeError
+from polydistill.files import artefact, is_current
+from polydistill.recipes.balance_evaluation import evaluate_models, probe_students
+from polydistill.recipes.balance_state import Balance
+from polydistill.recipes.balance_training import score_teachers, train_students, train_teachers
+from polydistill.recipes.pretrain import build_tokenizer, initial_model, prepare_corpora, shared_tokenizer
+from polydistill.recipes.probe import check_tasks
+from polydistill.recipes.run_folder import Run
+from polydistill.reports import build_report
+from polydistill.tokenization import LoadedTokenizer
+from polydistill.training import check_arguments, training_arguments
+
+STAGES = ("corpora", "tokenizer", "score", "train", "evaluate", "report")
+
+
+def run_balance(
+    recipe: BalanceRecipe, run: Run, *, until: str = "report", probe: Sequence[str] | None = None
+) -> Path:
+    """Run a balance recipe up to a stage of STAGES; returns the run's folder.
+
+    probe  with `until: evaluate`, the probes' tasks to run; by default all of the recipe's
+    Models are in teachers/<language>/final and students/<name>/final. Corpora are packed by the shared vocabulary, so
+    `corpora` makes that too; `score` trains the teachers first.
+    """
+    last = STAGES.index(until)
+    check_training(recipe, run)
+    _check_tasks(recipe, probe)
+    with run.claim():
+        check_tasks(recipe.probe.tasks)
+        run.record_recipe()
+        tokenizer = vocabulary(recipe, run)
+        # An architecture that is refused is so before any text is read.
+        initial_model(recipe, tokenizer)
+        state = Balance(recipe, run, tokenizer, prepare_corpora(recipe, run, tokenizer))
+        for language, text in state.texts.items():
+            state.held_out(language)
+            run.say(f"{language}: {text.total:,} characters in {text.taken:,} examples")
+        if last >= STAGES.index("score"):
+            train_teachers(state)
+        if until == "score":
+            score_teachers(state)
+        if last >= STAGES.index("train"):
+            train_students(state)
+        if last >= STAGES.index("evaluate"):
+            evaluate_models(state)
+            probe_students(state, probe)
+        if last >= STAGES.index("report"):
+            with run.stage("report"):
+                path = build_report(run.path)
+            run.say(f"report: {path}")
+    return run.path
+
+
+def check_training(recipe: BalanceRecipe, run: Run) -> None:
+    """Raise RecipeError for arguments of training that cannot be."""
+    for arguments in (recipe.teachers.training, *(student.training for student in recipe.students.values())):
+        training_arguments(
+            check_arguments(recipe.training | arguments), run.path / "checkpoints", seed=recipe.seed
+        )
+
+
+def vocabulary(recipe: BalanceRecipe, run: Run) -> LoadedTokenizer:
+    """The tokenizer of all models: trained on all text, or of an earlier run."""
+    folder = recipe.tokenizer.vocabulary
+    if folder is None:
+        return build_tokenizer(recipe, run)
+    try:
+        source = shared_tokenizer(recipe, Path(folder))
+    except Exception as error:  # `tokenizers` raises plain Exception
+        raise RecipeError(
+            "tokenizer.vocabulary", folder, f"holds no tokenizer of an earlier run ({error})",
+            "name a run's `tokenizer` folder or one of its models' folders, or leave it out",
+        ) from error
+    target = run.path / "tokenizer"
+    inputs = {"stage": "vocabulary", "tokenizer": source.fingerprint}
+    if not is_current(target, inputs):
+        with artefact(target, inputs) as copy:
+            for name in ("tokenizer.json", "tokenizer_config.json"):
+                shutil.copy(Path(folder) / name, copy)
+    return shared_tokenizer(recipe, target)
+
+
+def _check_tasks(recipe: BalanceRecipe, probe: Sequence[str] | None) -> None:
+    known = ", ".join(recipe.probe.tasks) or "none"
+    for task in probe or ():
+        if task not in recipe.probe.tasks:
+            raise RecipeError(
+                "--probe",
+                task,
+                f"the recipe's probe.tasks have {known}",
+                "name one of these, or add it there",
+            )

@@ -1,0 +1,105 @@
+"""What the page of a balance run shows: teachers and students by group and language, data sizes, curves, probes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from markupsafe import Markup
+
+from polydistill.files import read_json
+from polydistill.reports.figures import curves, grouped_bars
+from polydistill.reports.probe_page import gather_probes
+
+TEACHER = "teacher"
+
+
+def gather_balance(run: Path) -> dict[str, Any]:
+    """What this page shows beside what every page does, read from the run's JSON files."""
+    recipe = yaml.safe_load((run / "recipe.yaml").read_text("utf-8"))
+    evaluation = read_json(run / "evaluation" / "mlm.json")
+    summary, students = evaluation["summary"], list(recipe["students"])
+    logs = {name: read_json(run / "students" / name / "log.json") for name in students}
+    held_out = {
+        language: {row["model"]: row for row in rows if row["text"] == "held_out"}
+        for language, rows in evaluation["languages"].items()
+    }
+    groups = list(summary["mrr"][TEACHER])
+    return {
+        "students": students,
+        "groups": groups,
+        "summary": summary,
+        "held_out": held_out,
+        "results": evaluation["languages"],
+        "logs": logs,
+        "group_figure": Markup(_group_figure(summary, held_out, students)),
+        "language_figures": [
+            Markup(_language_figure({language: held_out[language] for language in some}, students))
+            for some in _by_fours(list(held_out))
+        ],
+        "size_figures": [
+            (language, Markup(figure))
+            for language in held_out
+            if (figure := _size_figure(recipe, logs, held_out[language], language))
+        ],
+        "loss_figure": Markup(
+            curves(
+                {name: points for name in students if (points := _losses(logs[name]["log"]))},
+                xlabel="step", ylabel="MLM loss, nats",
+            )
+        ),
+        "probes": gather_probes(run)["tasks"] if (run / "evaluation" / "probes.json").is_file() else [],
+    }  # fmt: skip
+
+
+def _by_fours(names: list[str]) -> list[list[str]]:
+    """A figure of many languages would be too wide for a page."""
+    return [names[start : start + 4] for start in range(0, len(names), 4)]
+
+
+def _group_figure(summary: dict[str, Any], held_out: dict[str, dict[str, Any]], students: list[str]) -> str:
+    """The paper's figure 1: MRR of each model in each group of languages."""
+    groups = list(summary["mrr"][TEACHER])
+    return grouped_bars(
+        groups,
+        {name: [summary["mrr"][name][group] for group in groups] for name in (TEACHER, *students)},
+        ylabel="MRR",
+    )
+
+
+def _language_figure(held_out: dict[str, dict[str, Any]], students: list[str]) -> str:
+    """MRR of each language: baseline, teacher, students."""
+    series: dict[str, list[float | None]] = {
+        "unigram": [models[TEACHER]["unigram_mrr"] for models in held_out.values()]
+    }
+    for name in (TEACHER, *students):
+        series[name] = [models[name]["mrr"] for models in held_out.values()]
+    return grouped_bars(list(held_out), series, ylabel="MRR")
+
+
+def _size_figure(
+    recipe: dict[str, Any], logs: dict[str, Any], models: dict[str, Any], language: str
+) -> str | None:
+    """The paper's figure 3: MRR against the characters that students saw, a line for each kind of labels; None unless
+    students of one kind differ in size.
+    """
+    points: dict[str, list[tuple[float, float]]] = {}
+    for name, settings in recipe["students"].items():
+        size = logs[name]["characters"][language] / 1e6
+        points.setdefault(f"{settings['labels']} labels", []).append((size, models[name]["mrr"]))
+    lines = {kind: sorted(found) for kind, found in points.items() if len({x for x, _ in found}) > 2}
+    if not lines:
+        return None
+    series = {kind: ([x for x, _ in found], [y for _, y in found]) for kind, found in lines.items()}
+    widest = [
+        min(x for xs, _ in series.values() for x in xs),
+        max(x for xs, _ in series.values() for x in xs),
+    ]
+    series[TEACHER] = (widest, [models[TEACHER]["mrr"]] * 2)
+    return curves(series, xlabel="million characters", ylabel="MRR")
+
+
+def _losses(log: list[dict[str, float]]) -> tuple[list[float], list[float]] | None:
+    points = [(entry["step"], entry["mlm_loss"]) for entry in log if "mlm_loss" in entry]
+    return ([x for x, _ in points], [y for _, y in points]) if points else None

@@ -1,0 +1,169 @@
+"""A balance run, as a process and within this one: teachers, students, evaluation, probes, report."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.end_to_end.test_merge import polydistill, write_recipe
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+from polydistill.config import parse_recipe
+from polydistill.corpora import Examples
+from polydistill.recipes import run_recipe
+
+
+def balance_values(texts: dict[str, Path], output: Path) -> dict:
+    return {
+        "recipe": "balance",
+        "name": "small",
+        "output": str(output),
+        "languages": {
+            "en": {"text": str(texts["en"]), "max_characters": 50_000},
+            "ru": {"text": str(texts["ru"]), "max_characters": 20_000},
+        },
+        "groups": {"low": ["ru"], "high": ["en"]},
+        "corpora": {"max_length": 32, "block_lines": 16, "held_out_share": 0.1},
+        "tokenizer": {"size": 500},
+        "model": {
+            "model_type": "bert",
+            "config": {
+                "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32,
+                "max_position_embeddings": 64,
+            },
+        },
+        "teachers": {"epochs": 1, "evaluations": 4, "patience": 1},
+        "training": {
+            "max_steps": 12, "per_device_train_batch_size": 16, "learning_rate": 5e-3, "bf16": False, "logging_steps": 4,
+            "report_to": [],
+        },
+        "evaluation": {"max_examples": 30, "precision": "float32"},
+    }  # fmt: skip
+
+
+def treebank(path: Path, words: list[str]) -> str:
+    rows = [f"{n}\t{word}\t_\t{'NOUN' if n % 2 else 'VERB'}" + "\t_" * 6 for n, word in enumerate(words, 1)]
+    path.write_text(("\n".join(rows) + "\n\n") * 4, "utf-8")
+    return str(path)
+
+
+def characters(run: Path, student: str) -> dict[str, int]:
+    return json.loads((run / "students" / student / "log.json").read_text("utf-8"))["characters"]
+
+
+def test_a_run_trains_teachers_and_the_papers_three_students_and_a_second_run_does_nothing(
+    tmp_path, texts
+) -> None:
+    values = balance_values(texts, tmp_path / "run")
+    pos = {
+        "en": {
+            split: treebank(tmp_path / f"en-{split}.conllu", ["the", "house", "stands"])
+            for split in ("train", "test")
+        },
+        "ru": {
+            split: treebank(tmp_path / f"ru-{split}.conllu", ["дом", "стоит", "там"])
+            for split in ("train", "test")
+        },
+    }
+    values["probe"] = {"tasks": {"pos": pos}, "probing": {"num_seeds": 2, "epochs": 2, "precision": "float32"}}
+    recipe = write_recipe(tmp_path, values)
+    done = polydistill("run", recipe)
+    assert done.returncode == 0, done.stderr
+    for wanted in ("teachers/en: ", "students/HL-balanced: ", "D", "pos/ours: from en"):
+        assert wanted in done.stdout, wanted
+    run = tmp_path / "run"
+    for model in ("teachers/ru", "students/ours", "students/HL", "students/HL-balanced"):
+        loaded = AutoModelForMaskedLM.from_pretrained(run / model / "final")
+        assert loaded.config.vocab_size == len(AutoTokenizer.from_pretrained(run / model / "final"))
+    ours, everything = characters(run, "ours"), characters(run, "HL")
+    assert 19_000 < ours["ru"] <= 20_000
+    assert ours["ru"] - 300 < ours["en"] <= ours["ru"]
+    assert everything["ru"] == ours["ru"]
+    assert 49_000 < everything["en"] <= 50_000
+    results = json.loads((run / "evaluation" / "mlm.json").read_text("utf-8"))
+    rows = {language: {row["model"]: row for row in rows} for language, rows in results["languages"].items()}
+    assert list(rows["ru"]) == ["teacher", "ours", "HL", "HL-balanced"]
+    assert len({row["num_masked"] for row in rows["ru"].values()}) == 1
+    found = results["summary"]["D"]["HL"]
+    each = {name: rows[name]["HL"]["mrr"] - rows[name]["teacher"]["mrr"] for name in ("en", "ru")}
+    assert found["low"]["value"] == pytest.approx(each["ru"], abs=1e-6)
+    assert found["all"]["value"] == pytest.approx((each["en"] + each["ru"]) / 2, abs=1e-6)
+    assert found["all"]["low"] < found["all"]["value"] < found["all"]["high"]
+    page = (run / "report" / "index.html").read_text("utf-8")
+    for wanted in ("<svg", "D over all languages", "HL-balanced", "Parts of speech"):
+        assert wanted in page, wanted
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*.safetensors")}
+    assert len(before) == 5
+    again = polydistill("evaluate", recipe, "--probe", "pos")
+    assert again.returncode == 0, again.stderr
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*.safetensors")} == before
+    refused = polydistill("evaluate", recipe, "--probe", "ner")
+    assert refused.returncode == 2
+    assert "probe.tasks have pos" in refused.stderr
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, texts) -> Path:
+    """A run with one student of each way of learning."""
+    values = balance_values(texts, tmp_path_factory.mktemp("balance") / "run")
+    values["students"] = {
+        "live": {"labels": "both"},
+        "stored": {"labels": "soft", "predictions": "stored", "truncate": 10_000},
+        "smoothed": {"labels": "gold", "truncate": "none", "smoothing_alpha": 0.0},
+    }
+    return run_recipe(parse_recipe(values), show=lambda line: None)
+
+
+def test_students_learn_in_the_ways_that_they_say(finished) -> None:
+    logs = {
+        name: json.loads((finished / "students" / name / "log.json").read_text("utf-8"))
+        for name in ("live", "stored", "smoothed")
+    }
+    assert logs["live"]["log"][0]["teacher_weight"] == 0.5
+    assert "kd_loss" in logs["stored"]["log"][0]
+    assert "kd_loss" not in logs["smoothed"]["log"][0]
+    assert logs["smoothed"]["probabilities"] == {"en": 0.5, "ru": 0.5}
+    assert max(logs["stored"]["characters"].values()) <= 10_000
+    # The store holds what the student sees, and no more.
+    from polydistill.store import Store
+
+    store = Store(finished / "store" / "en" / "teacher")
+    train = Examples(finished / "corpora" / "en" / "train.arrow")
+    seen = set(store.examples.tolist())
+    size = sum(int(n) for n, one in zip(train.num_characters, train.ids, strict=True) if int(one) in seen)
+    assert 9_000 < size <= 10_000
+
+
+def test_a_teacher_of_before_is_not_trained_again(finished, texts, tmp_path) -> None:
+    values = balance_values(texts, tmp_path / "run")
+    values["tokenizer"] = {"vocabulary": str(finished / "tokenizer")}
+    values["languages"]["ru"]["teacher"] = str(finished / "teachers" / "ru" / "final")
+    values["students"] = {"ours": {}}
+    said = []
+    run = run_recipe(parse_recipe(values), show=said.append)
+    assert not (run / "teachers" / "ru").exists()
+    assert (run / "teachers" / "en" / "final").is_dir()
+    assert not any(line.startswith("teachers/ru") for line in said)
+
+
+def test_the_same_recipe_twice_gives_the_same_bytes(texts, tmp_path) -> None:
+    students = []
+    for name in ("one", "two"):
+        values = balance_values(texts, tmp_path / name)
+        values["students"] = {"ours": {}}
+        run = run_recipe(parse_recipe(values), until="train", show=lambda line: None)
+        students.append((run / "students" / "ours" / "final" / "model.safetensors").read_bytes())
+    assert students[0] == students[1]
+
+
+def test_parts_of_a_text_lie_within_larger_parts(finished) -> None:
+    from polydistill.recipes.balance_state import LanguageText
+
+    text = LanguageText(Examples(finished / "corpora" / "en" / "train.arrow"), 0)
+    small, large = text.upto(5_000), text.upto(20_000)
+    assert set(small.rows) < set(large.rows) < set(text.rows)
+    assert small.total <= 5_000 < small.total + 400
+    assert small.upto(20_000).total == small.total
+    # In random order: not the beginning of the file.
+    assert small.rows.max() > 2 * len(small.rows)
+    assert np.array_equal(LanguageText(text.examples, 0, 5_000).rows, small.rows)
