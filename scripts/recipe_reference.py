@@ -9,7 +9,16 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from polydistill.config import ExtractRecipe, MergeRecipe, PretrainRecipe, ProbeRecipe, Source, presets
+from polydistill.config import (
+    BalanceRecipe,
+    ExtractRecipe,
+    MergeRecipe,
+    PretrainRecipe,
+    ProbeRecipe,
+    Source,
+    presets,
+)
+from polydistill.config.balance import BalancedLanguage, BalancedStudent
 from polydistill.config.extract import LossWeight
 from polydistill.config.models import Language, PretrainLanguage, Teacher
 from polydistill.config.probe import ProbedModel, TaggedData
@@ -53,6 +62,8 @@ def default(field: Any) -> str:
         return f"`{value.first:g}`"
     if isinstance(value, BaseModel):
         return "see below"
+    if isinstance(value, dict) and any(isinstance(one, BaseModel) for one in value.values()):
+        return ", ".join(f"`{name}`" for name in value)
     if value is None or value is PydanticUndefined or value == "":
         return "empty"
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
@@ -96,6 +107,8 @@ def reference() -> str:
         *table(MergeRecipe, ""), *table(Teacher, "teachers.NAME"), *table(Language, "languages.NAME"),
         *table(Source, "languages.NAME.text[i]"),
         "", "# `recipe: extract`", "", *table(ExtractRecipe, ""), *table(LossWeight, "losses.NAME"),
+        "", "# `recipe: balance`", "", *table(BalanceRecipe, ""), *table(BalancedLanguage, "languages.NAME (balance)"),
+        *table(BalancedStudent, "students.NAME"),
         "", "# `recipe: pretrain`", "", *table(PretrainRecipe, ""), *table(PretrainLanguage, "languages.NAME (pretrain)"),
         "", "# `recipe: probe`", "", *table(ProbeRecipe, ""), *table(ProbedModel, "models.NAME"), *table(TaggedData, "tasks.TASK.LANGUAGE"),
         "\n## `training`\n",

@@ -65,7 +65,10 @@ def test_a_run_trains_teachers_and_the_papers_three_students_and_a_second_run_do
             for split in ("train", "test")
         },
     }
-    values["probe"] = {"tasks": {"pos": pos}, "probing": {"num_seeds": 2, "epochs": 2, "precision": "float32"}}
+    values["probe"] = {
+        "tasks": {"pos": pos},
+        "probing": {"num_seeds": 2, "epochs": 2, "precision": "float32"},
+    }
     recipe = write_recipe(tmp_path, values)
     done = polydistill("run", recipe)
     assert done.returncode == 0, done.stderr

@@ -81,7 +81,9 @@ def vocabulary(recipe: BalanceRecipe, run: Run) -> LoadedTokenizer:
         source = shared_tokenizer(recipe, Path(folder))
     except Exception as error:  # `tokenizers` raises plain Exception
         raise RecipeError(
-            "tokenizer.vocabulary", folder, f"holds no tokenizer of an earlier run ({error})",
+            "tokenizer.vocabulary",
+            folder,
+            f"holds no tokenizer of an earlier run ({error})",
             "name a run's `tokenizer` folder or one of its models' folders, or leave it out",
         ) from error
     target = run.path / "tokenizer"

@@ -61,15 +61,15 @@ def _balance_table(difference: dict[str, dict[str, dict[str, float]]]) -> Table:
     """D of each student and group of languages, in hundredths of MRR."""
     table = Table(
         box=box.SIMPLE, caption_justify="left",
-        caption="D: mean over languages of a student's MRR minus the language's teacher's, in hundredths, with a 95 % "
-        "interval.\nIt knows the chance of the texts, not of the seed.",
+        caption="D: mean over languages of a student's MRR minus the language's teacher's, in hundredths; ± makes a "
+        "95 % interval,\nwhich knows the chance of the texts, not of the seed.",
     )  # fmt: skip
     table.add_column("D")
     for group in next(iter(difference.values())):
         table.add_column(group, justify="right")
     for student, groups in difference.items():
         cells = [
-            f"{100 * cell['value']:+.1f} ({100 * cell['low']:+.1f} to {100 * cell['high']:+.1f})"
+            f"{100 * cell['value']:+.1f} ± {50 * (cell['high'] - cell['low']):.1f}"
             for cell in groups.values()
         ]
         table.add_row(student, *cells)

@@ -87,7 +87,9 @@ def _size_figure(
     points: dict[str, list[tuple[float, float]]] = {}
     for name, settings in recipe["students"].items():
         size = logs[name]["characters"][language] / 1e6
-        points.setdefault(f"{settings['labels']} labels", []).append((size, models[name]["mrr"]))
+        stored = settings["labels"] != "gold" and settings["predictions"] == "stored"
+        kind = f"{settings['labels']} labels{', stored' if stored else ''}"
+        points.setdefault(kind, []).append((size, models[name]["mrr"]))
     lines = {kind: sorted(found) for kind, found in points.items() if len({x for x, _ in found}) > 2}
     if not lines:
         return None

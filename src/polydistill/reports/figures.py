@@ -35,7 +35,10 @@ def curves(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, xla
         figure = Figure(figsize=(6.4, 3.2), layout="constrained")
         axes = figure.subplots()
         for index, (name, (x, y)) in enumerate(series.items()):
-            axes.plot(x, y, label=name, color=COLOURS[index % len(COLOURS)], linewidth=1.8)
+            # A few points are a measurement each, and shown as such.
+            marker = "o" if len(x) < 10 else None
+            colour = COLOURS[index % len(COLOURS)]
+            axes.plot(x, y, label=name, color=colour, linewidth=1.8, marker=marker, markersize=4)
         axes.set_xlabel(xlabel)
         axes.set_ylabel(ylabel)
         if len(series) > 1:

@@ -189,7 +189,15 @@ def _normalizer(lowercase: bool, strip_accents: bool | Sequence[str] | None) -> 
     if strip_accents is None or isinstance(strip_accents, bool) or not strip_accents:
         return plain
     letters = "".join(rf"\p{{{script}}}" for script in strip_accents)
-    marks = normalizers.Replace(Regex(rf"(?<=[{letters}])\p{{Mn}}+"), "")
+    try:
+        marks = normalizers.Replace(Regex(rf"(?<=[{letters}])\p{{Mn}}+"), "")
+    except Exception as error:  # `tokenizers` raises plain Exception
+        raise TokenizerError(
+            "tokenizer.strip_accents",
+            str(list(strip_accents)),
+            f"a script is not known ({error})",
+            "name scripts as Unicode does, such as Latin, Greek, Cyrillic",
+        ) from error
     # Marks stand apart from their letters only when decomposed; what keeps its marks is put together again.
     return normalizers.Sequence([plain, normalizers.NFD(), marks, normalizers.NFC()])
 

@@ -28,6 +28,8 @@ class Progress(TrainerCallback):
     def on_log(
         self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any
     ) -> None:
+        if logs and "eval_loss" in logs:
+            self.say(f"step {state.global_step}/{state.max_steps}  held-out loss {logs['eval_loss']:.3f}")
         if not logs or "loss" not in logs:
             return
         done = state.global_step - self.first_step
@@ -46,6 +48,11 @@ class Progress(TrainerCallback):
             f"step {state.global_step}/{state.max_steps}  {kd}mlm {logs.get('mlm_loss', logs['loss']):.3f}  "
             f"{states}{languages}{clock(left)} left"
         )
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if args.load_best_model_at_end and state.best_global_step is not None:
+            early = f"stopped at step {state.global_step}: " if state.global_step < state.max_steps else ""
+            self.say(f"{early}the weights of step {state.best_global_step} are the best on held-out text")
 
 
 def clock(seconds: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -72,6 +73,8 @@ def train(
     stopping       when to stop before `max_steps`
     """
     if stopping is not None:
+        # It warns of tied weights that a checkpoint holds once.
+        logging.getLogger("transformers.trainer").setLevel(logging.ERROR)
         arguments = arguments | stopping.arguments(arguments["max_steps"])
         callbacks = [*callbacks, EarlyStoppingCallback(stopping.patience)]
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder / "tensorboard")

@@ -1,0 +1,75 @@
+"""The recipe `balance`: what it takes, and what it says of what it does not take."""
+
+import pytest
+
+from polydistill.config import BalanceRecipe, load_recipe, parse_recipe
+from polydistill.errors import RecipeError
+
+SHORTEST = {"recipe": "balance", "name": "x", "languages": {"tr": {"text": "a.txt"}, "eu": {"text": "b.txt"}}}
+
+
+def test_the_shortest_recipe_is_the_papers_method_and_its_two_baselines() -> None:
+    recipe = parse_recipe(SHORTEST)
+    assert isinstance(recipe, BalanceRecipe)
+    assert {name: (s.labels, s.truncate) for name, s in recipe.students.items()} == {
+        "ours": ("soft", "smallest"), "HL": ("gold", "none"), "HL-balanced": ("gold", "smallest"),
+    }  # fmt: skip
+    assert recipe.tokenizer.strip_accents == ["Latin", "Greek", "Cyrillic"]
+    assert recipe.tokenizer.lowercase
+    assert recipe.teachers.patience == 3
+
+
+def test_a_recipe_that_is_written_out_is_read_as_the_same() -> None:
+    recipe = parse_recipe(
+        SHORTEST
+        | {"students": {"a": {"truncate": 10_000}, "b": {"labels": "both"}}, "groups": {"low": ["eu"]},
+           "tokenizer": {"strip_accents": False}}
+    )  # fmt: skip
+    assert parse_recipe(recipe.model_dump(mode="json")) == recipe
+
+
+@pytest.mark.parametrize("name", ["balanced-shared", "balanced-diverse"])
+def test_the_presets_are_the_papers_two_sets(name) -> None:
+    recipe = load_recipe(name)
+    sizes = [language.max_characters for language in recipe.languages.values()]
+    assert sizes == [n * 10**6 for n in (100, 100, 50, 30, 20, 10, 10)]
+    # The text has 50 and 100 for high-resource languages, and 10 to 30 for the others.
+    assert [len(recipe.groups[group]) for group in ("low", "high")] == [4, 3]
+    config = recipe.model.config
+    assert (config["num_hidden_layers"], config["num_attention_heads"], config["hidden_size"]) == (6, 4, 512)
+    assert recipe.corpora.max_length == 128
+    assert recipe.training["learning_rate"] == 5e-5
+
+
+@pytest.mark.parametrize(
+    ("change", "wanted"),
+    [
+        ({"languages": {}}, ["languages"]),
+        ({"groups": {"low": ["sw"]}}, ["groups.low[0] 'sw'", "it has tr, eu"]),
+        ({"groups": {"low": []}}, ["groups.low: names no language"]),
+        ({"groups": {"all": ["tr"]}}, ["groups.all", "name it otherwise"]),
+        ({"students": {"teacher": {}}}, ["students.teacher", "name it otherwise"]),
+        ({"students": {"a": {"truncate": "half"}}}, ["students.a.truncate", "half"]),
+        ({"students": {"a": {"truncate": 0}}}, ["students.a.truncate"]),
+        ({"students": {"a": {"labels": "hard"}}}, ["students.a.labels 'hard'", "gold"]),
+        (
+            {"students": {"a": {"predictions": "stored", "temperature": 2}}},
+            ["students.a", "temperature 2", "predictions: live"],
+        ),
+        (
+            {"tokenizer": {"strip_accents": ["Latin", "Elvish"]}},
+            ["strip_accents", "Elvish", "no script of that name"],
+        ),
+        ({"teachers": {"epochs": 0}}, ["teachers.epochs 0"]),
+        (
+            {"probe": {"tasks": {"pos": {"sw": {"train": "a.conllu", "test": "b.conllu"}}}}},
+            ["probe.tasks.pos.sw", "not a language of this recipe"],
+        ),
+        ({"languages": {"../x": {"text": "a"}}}, ["languages", "../x"]),
+    ],
+)
+def test_what_is_refused(change, wanted) -> None:
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe(SHORTEST | change)
+    for part in wanted:
+        assert part in str(caught.value), str(caught.value)
