@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from polydistill.config import (
@@ -48,9 +49,11 @@ def kind(annotation: Any) -> str:
     inner = [
         kind(argument)
         for argument in get_args(annotation)
-        if argument is not type(None) and not hasattr(argument, "pattern")
+        if argument is not type(None)
+        and not isinstance(argument, FieldInfo)
+        and not hasattr(argument, "pattern")
     ]
-    return inner[0] if inner else str(annotation)
+    return " or ".join(dict.fromkeys(inner)) if inner else str(annotation)
 
 
 def default(field: Any) -> str:

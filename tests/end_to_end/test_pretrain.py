@@ -69,11 +69,19 @@ def test_vocabulary_commands(tmp_path, teachers) -> None:
     assert "Traceback" not in missing.stderr
 
 
-def test_profile_says_where_a_step_goes_and_keeps_nothing_of_it(tmp_path, texts, recipe_values) -> None:
-    """For a merge and for pre-training: the parts make up the step, and no student and no checkpoint is left."""
+def test_profile_says_where_a_step_goes_and_keeps_nothing_of_it(
+    tmp_path, texts, recipe_values, extract_values
+) -> None:
+    """Whatever trains: the parts make up the step, and no student and no checkpoint is left."""
     merge = Path(recipe_values["output"])
     alone = tmp_path / "alone"
-    for recipe, folder in ((recipe_values, merge), (pretrain_recipe(texts, alone), alone)):
+    extract = extract_values | {"output": str(tmp_path / "extract")}
+    recipes = (
+        (recipe_values, merge),
+        (pretrain_recipe(texts, alone), alone),
+        (extract, tmp_path / "extract"),
+    )
+    for recipe, folder in recipes:
         done = polydistill("train", write_recipe(tmp_path, recipe), "--profile")
         assert done.returncode == 0, done.stderr
         assert "waiting for a batch" in done.stdout

@@ -95,3 +95,12 @@ def test_plan_of_what_can_run(extract_values) -> None:
     for wanted in ("student: 2 layers", "teacher: 4 layers, 700 pieces", "train 6 steps", "no conflicts"):
         assert wanted in shown
     assert not Path(extract_values["output"]).exists()
+
+
+def test_plan_of_stored_predictions_says_what_the_store_takes(extract_values) -> None:
+    console = Console(record=True, width=400, file=io.StringIO())
+    values = extract_values | {"losses": {"predictions": "stored"}}
+    assert plan_recipe(parse_recipe(values), (), console) == []
+    shown = console.export_text()
+    assert "score ru: " in shown
+    assert "store of " in shown

@@ -17,7 +17,7 @@ from polydistill.recipes.balance_evaluation import evaluate_models, probe_studen
 from polydistill.recipes.balance_state import Balance
 from polydistill.recipes.balance_training import score_teachers, train_students, train_teachers
 from polydistill.recipes.pretrain import build_tokenizer, initial_model, prepare_corpora, shared_tokenizer
-from polydistill.recipes.probe import check_tasks
+from polydistill.recipes.probe import read_tasks
 from polydistill.recipes.run_folder import Run
 from polydistill.reports import build_report
 from polydistill.tokenization import LoadedTokenizer
@@ -39,7 +39,8 @@ def run_balance(
     check_training(recipe, run)
     _check_tasks(recipe, probe)
     with run.claim():
-        check_tasks(recipe.probe.tasks)
+        # All of it: a broken row is found now, and not when hours of training are over.
+        read_tasks(recipe.probe.tasks, field="probe.tasks")
         run.record_recipe()
         tokenizer = vocabulary(recipe, run)
         # An architecture that is refused is so before any text is read.

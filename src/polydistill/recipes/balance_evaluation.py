@@ -14,7 +14,7 @@ from polydistill.files import artefact, fingerprint, hash_folder, is_current, re
 from polydistill.models import device, load_masked_lm, resolve_dtype, weights_fingerprint
 from polydistill.recipes.balance_state import Balance
 from polydistill.recipes.evaluate import Reader, evaluate_language, text_files
-from polydistill.recipes.probe import probe_models
+from polydistill.recipes.probe import probe_models, read_tasks
 
 TEACHER = "teacher"
 # A normal distribution's 95 % interval, in standard deviations.
@@ -150,4 +150,5 @@ def probe_students(state: Balance, tasks: Sequence[str] | None = None) -> None:
             "probing": recipe.probe.probing.model_dump(mode="json"),
         }),
         run,
+        read_tasks(chosen, field="probe.tasks"),
     )  # fmt: skip

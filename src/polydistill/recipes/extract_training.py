@@ -105,6 +105,15 @@ def initial_models(state: Extract) -> tuple[Any, Any, dict[str, Any]]:
     return teacher, student, record | ({} if proof is None else {"trim": proof})
 
 
+def make_models(state: Extract) -> tuple[Any, dict[str, Any], Callable[..., DistillationTrainer]]:
+    """(student before training, record of where its weights came from, what makes its trainer)."""
+    teacher, student, record = initial_models(state)
+    losses = state.recipe.losses
+    if state.store is not None:
+        return student, record, partial(StoredTrainer, losses=losses)
+    return student, record, partial(LiveTrainer, teacher=LiveTeacher(teacher, losses, resolve_dtype("auto")))
+
+
 def model_size(model: Any) -> dict[str, int]:
     """Layers, parameters, those of them that hang on the vocabulary's rows, and the rows."""
     tables = {
@@ -147,25 +156,18 @@ def _train(state: Extract, arguments: dict[str, Any], inputs: dict[str, Any], ta
     checkpoints = run.path / "student" / "checkpoints"
     # Checkpoints of other settings must not be gone on from.
     clear_unless_current(checkpoints, inputs)
-    teacher, student, record = initial_models(state)
+    student, record, make_trainer = make_models(state)
     layers = "random weights" if state.layers is None else f"layers {' '.join(map(str, state.layers))}"
     models = record["models"]
     run.say(
         f"student: {state.depth} of {models['teacher']['layers']} layers from {layers}, "
         f"{models['student']['parameters']:,} of {models['teacher']['parameters']:,} parameters"
     )
-    make_trainer: Callable[..., DistillationTrainer]
-    if state.store is None:
-        live = LiveTeacher(teacher, recipe.losses, resolve_dtype("auto"))
-        make_trainer = partial(LiveTrainer, teacher=live)
-    else:
-        make_trainer = partial(StoredTrainer, losses=recipe.losses)
     with run.stage("train"), explain_disk_errors(checkpoints):
         log = train(
             student, {recipe.language: training_data(state)}, [1.0], folder=checkpoints, arguments=arguments,
             distillation=Distillation(labels="gold"), pad_id=state.trained_tokenizer.special_ids["pad"],
-            max_length=recipe.corpora.max_length, seed=recipe.seed, say=run.say,
-            make_trainer=make_trainer,
+            max_length=recipe.corpora.max_length, seed=recipe.seed, say=run.say, make_trainer=make_trainer,
         )  # fmt: skip
     # Before the model: whoever finds the model whole finds its log too.
     write_json(run.path / "student" / "log.json", {"log": log, "probabilities": {recipe.language: 1.0}})

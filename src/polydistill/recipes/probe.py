@@ -33,24 +33,37 @@ SPLITS = ("train", "test")
 def run_probe(recipe: ProbeRecipe, run: Run, *, until: str = "report") -> Path:
     """Probe every model on every task; returns the run's folder. Scores are in evaluation/probes.json."""
     with run.claim():
-        check_tasks(recipe.tasks)
+        texts = read_tasks(recipe.tasks)
         run.record_recipe()
-        probe_models(recipe, run)
+        probe_models(recipe, run, texts)
         if until == "report":
             build_report(run.path)
     return run.path
 
 
-def check_tasks(tasks: Mapping[Any, Mapping[str, TaggedData]]) -> None:
-    """Raise CorpusError before any work for a tagged file that cannot be used."""
-    for languages in _texts(tasks).values():
+Texts = dict[str, dict[str, "_Texts"]]
+
+
+def read_tasks(tasks: Mapping[Any, Mapping[str, TaggedData]], *, field: str = "tasks") -> Texts:
+    """Task → language → tagged sentences, all of them read: a file that cannot be used is a CorpusError before any work.
+
+    field  where the tasks stand in the recipe
+    """
+    texts = {
+        task: {
+            language: _Texts(f"{field}.{task}.{language}", task, language, data)
+            for language, data in languages.items()
+        }
+        for task, languages in tasks.items()
+    }
+    for languages in texts.values():
         for text in languages.values():
-            text.check()
+            text.read()
+    return texts
 
 
-def probe_models(recipe: ProbeRecipe, run: Run) -> None:
+def probe_models(recipe: ProbeRecipe, run: Run, texts: Texts) -> None:
     """Probe every model on every task in a run that is claimed, to evaluation/probes.json."""
-    texts = _texts(recipe.tasks)
     scores: dict[str, dict[str, Any]] = {task: {} for task in texts}
     for name, settings in recipe.models.items():
         model = _Probed(name, settings, recipe, run)
@@ -68,25 +81,18 @@ def probe_models(recipe: ProbeRecipe, run: Run) -> None:
     })  # fmt: skip
 
 
-def _texts(tasks: Mapping[Any, Mapping[str, TaggedData]]) -> dict[str, dict[str, _Texts]]:
-    return {
-        task: {language: _Texts(task, language, data) for language, data in languages.items()}
-        for task, languages in tasks.items()
-    }
-
-
 @dataclass
 class _Texts:
     """The tagged sentences of one language for one task."""
 
+    field: str
     task: str
     language: str
     data: TaggedData
 
-    def check(self) -> None:
-        """Raise CorpusError before any work for a file that cannot be used."""
-        for split in SPLITS:
-            read_tagged(self._path(split), field=self._field(split), max_sentences=1)
+    def read(self) -> None:
+        """Raise CorpusError for a file that cannot be used."""
+        _ = self.sentences
 
     @cached_property
     def sentences(self) -> dict[str, list[TaggedSentence]]:
@@ -107,7 +113,7 @@ class _Texts:
         return Path(self.data.train if split == "train" else self.data.test)
 
     def _field(self, split: str) -> str:
-        return f"tasks.{self.task}.{self.language}.{split}"
+        return f"{self.field}.{split}"
 
 
 def probed_tokenizer(settings: ProbedModel, language: str) -> LoadedTokenizer:

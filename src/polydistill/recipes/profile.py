@@ -10,11 +10,23 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from polydistill.config import BalanceRecipe, ExtractRecipe, MergeRecipe, ProbeRecipe, load_recipe
+from polydistill.config import (
+    BalanceRecipe,
+    ExtractRecipe,
+    MergeRecipe,
+    PretrainRecipe,
+    ProbeRecipe,
+    load_recipe,
+)
 from polydistill.config.models import Distillation
 from polydistill.errors import RecipeError
 from polydistill.files import write_json
-from polydistill.recipes import merge, pretrain
+from polydistill.recipes import extract, merge, pretrain
+from polydistill.recipes.extract_scoring import score_teacher
+from polydistill.recipes.extract_state import prepare
+from polydistill.recipes.extract_tokenizer import build_tokenizer as build_extract_tokenizer
+from polydistill.recipes.extract_training import make_models
+from polydistill.recipes.extract_training import training_data as extract_data
 from polydistill.recipes.merge_scoring import score_teachers
 from polydistill.recipes.merge_training import initial_student, language_labels, training_data
 from polydistill.recipes.run_folder import Run, open_run
@@ -40,41 +52,65 @@ def profile_recipe(
         raise RecipeError(
             "recipe", loaded.recipe, "this kind trains no model", "profile a merge or a pre-training"
         )
-    if isinstance(loaded, ExtractRecipe | BalanceRecipe):
+    if isinstance(loaded, BalanceRecipe):
         raise RecipeError(
-            "recipe", loaded.recipe, "is not profiled yet", "run `polydistill plan`, which times a step"
+            "recipe",
+            loaded.recipe,
+            "trains many models",
+            "profile a pre-training or a merge of the same architecture",
         )
     run = open_run(loaded, show=show, update=update)
     arguments = check_arguments(loaded.training)
     with run.claim():
-        if isinstance(loaded, MergeRecipe):
-            state = merge.prepare(loaded, run, arguments)
-            run.record_recipe()
-            for stage in (merge.build_corpora, merge.build_tokenizers, score_teachers):
-                stage(state)
-            model, _ = initial_student(state)
-            data: Any
-            data, probabilities = training_data(state)
-            distillation, pad_id = loaded.distillation, state.union.special_ids["pad"]
-        else:
-            run.record_recipe()
-            tokenizer = pretrain.build_tokenizer(loaded, run)
-            corpora = pretrain.prepare_corpora(loaded, run, tokenizer)
-            model = pretrain.initial_model(loaded, tokenizer)
-            data, probabilities = pretrain.training_data(loaded, tokenizer, corpora)
-            distillation, pad_id = Distillation(labels="gold"), tokenizer.special_ids["pad"]
+        parts = _prepare(loaded, run, arguments)
         profiler = StepProfiler(steps)
         few = arguments | {
             "max_steps": steps + WARM_UP_STEPS, "save_strategy": "no", "report_to": [], "logging_steps": 10**6,
         }  # fmt: skip
         with tempfile.TemporaryDirectory() as folder:
             train(
-                model, data, [probabilities[language] for language in data], folder=Path(folder),
-                arguments=few, distillation=distillation, pad_id=pad_id, max_length=loaded.corpora.max_length,
-                seed=loaded.seed, say=run.say, callbacks=[profiler],
-                labels=language_labels(loaded) if isinstance(loaded, MergeRecipe) else None,
+                folder=Path(folder), arguments=few, max_length=loaded.corpora.max_length, seed=loaded.seed,
+                say=run.say, callbacks=[profiler], **parts,
             )  # fmt: skip
         return _write(run, profiler)
+
+
+def _prepare(
+    loaded: MergeRecipe | ExtractRecipe | PretrainRecipe, run: Run, arguments: dict[str, Any]
+) -> dict[str, Any]:
+    """What `train` is given, beside the settings of the profile; all stages before training are run."""
+    if isinstance(loaded, ExtractRecipe):
+        state = prepare(loaded, run)
+        run.record_recipe()
+        for stage in (extract.build_corpus, build_extract_tokenizer, score_teacher):
+            stage(state)
+        model, _, make_trainer = make_models(state)
+        return {
+            "model": model, "languages": {loaded.language: extract_data(state)}, "probabilities": [1.0],
+            "distillation": Distillation(labels="gold"), "pad_id": state.trained_tokenizer.special_ids["pad"],
+            "make_trainer": make_trainer,
+        }  # fmt: skip
+    data: Any
+    if isinstance(loaded, MergeRecipe):
+        merged = merge.prepare(loaded, run, arguments)
+        run.record_recipe()
+        for build in (merge.build_corpora, merge.build_tokenizers, score_teachers):
+            build(merged)
+        model, _ = initial_student(merged)
+        data, probabilities = training_data(merged)
+        distillation, pad_id = loaded.distillation, merged.union.special_ids["pad"]
+    else:
+        run.record_recipe()
+        tokenizer = pretrain.build_tokenizer(loaded, run)
+        corpora = pretrain.prepare_corpora(loaded, run, tokenizer)
+        model = pretrain.initial_model(loaded, tokenizer)
+        data, probabilities = pretrain.training_data(loaded, tokenizer, corpora)
+        distillation, pad_id = Distillation(labels="gold"), tokenizer.special_ids["pad"]
+    return {
+        "model": model, "languages": data, "probabilities": [probabilities[language] for language in data],
+        "distillation": distillation, "pad_id": pad_id,
+        "labels": language_labels(loaded) if isinstance(loaded, MergeRecipe) else None,
+    }  # fmt: skip
 
 
 def _write(run: Run, profiler: StepProfiler) -> dict[str, Any]:
