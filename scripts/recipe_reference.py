@@ -105,7 +105,7 @@ def reference() -> str:
         "# Recipe reference", "",
         "Made by `scripts/recipe_reference.py` from the models in `src/polydistill/config`; `make check` says when it "
         "is out of date. `polydistill plan RECIPE` prints every setting that a recipe resolves to.", "",
-        "A recipe may extend a preset or another file: `extends: NAME`. `--set a.b=c` overrides one setting. Presets:", "",
+        "A recipe may extend a preset or another file: `extends: NAME`. `null` takes away an entry that the extended one has, such as a student. `--set a.b=c` overrides one setting. Presets:", "",
         *(f"- `{name}`: {line}" for name, line in presets().items()), "", "# `recipe: merge`", "",
         *table(MergeRecipe, ""), *table(Teacher, "teachers.NAME"), *table(Language, "languages.NAME"),
         *table(Source, "languages.NAME.text[i]"),

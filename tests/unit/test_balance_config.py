@@ -73,3 +73,20 @@ def test_what_is_refused(change, wanted) -> None:
         parse_recipe(SHORTEST | change)
     for part in wanted:
         assert part in str(caught.value), str(caught.value)
+
+
+def test_null_takes_away_what_the_extended_recipe_has(tmp_path) -> None:
+    (tmp_path / "base.yaml").write_text(
+        "recipe: balance\nname: x\nlanguages: {tr: {text: a.txt}, eu: {text: b.txt}}\n"
+        "students: {a: {labels: gold}, b: {}}\nteachers: {epochs: 3}\n",
+        "utf-8",
+    )
+    (tmp_path / "top.yaml").write_text(
+        "extends: base.yaml\nstudents: {a: null, c: {labels: both}}\nlanguages: {eu: null}\nteachers: {epochs: null}\n",
+        "utf-8",
+    )
+    recipe = load_recipe(tmp_path / "top.yaml")
+    assert isinstance(recipe, BalanceRecipe)
+    assert list(recipe.students) == ["b", "c"]
+    assert list(recipe.languages) == ["tr"]
+    assert recipe.teachers.epochs is None
