@@ -269,6 +269,18 @@ class Evaluation(Settings):
     num_samples: int = Field(3, ge=0, description="Masked sentences a language that the report shows.")
 
 
+class Card(Settings):
+    """What the model card says that no run can know."""
+
+    license: str | None = Field(
+        None,
+        description="The licence that you publish the model under, by the hub's name, such as `cc-by-sa-4.0`.",
+    )
+    datasets: list[str] = Field(
+        default_factory=list, description="Names of the training text's data sets, as the hub has them."
+    )
+
+
 class Recipe(Settings):
     """What every recipe has."""
 
@@ -286,6 +298,7 @@ class Recipe(Settings):
         description="Arguments of `transformers.TrainingArguments`, by their own names.",
     )
     evaluation: Evaluation = Field(default_factory=Evaluation)
+    card: Card = Field(default_factory=Card)
 
 
 class MergeRecipe(Recipe):

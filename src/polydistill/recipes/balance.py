@@ -12,7 +12,7 @@ from pathlib import Path
 
 from polydistill.config import BalanceRecipe
 from polydistill.errors import RecipeError
-from polydistill.files import artefact, is_current
+from polydistill.files import artefact, is_current, read_json, write_text
 from polydistill.recipes.balance_evaluation import evaluate_models, probe_students
 from polydistill.recipes.balance_state import Balance
 from polydistill.recipes.balance_training import score_teachers, train_students, train_teachers
@@ -20,6 +20,7 @@ from polydistill.recipes.pretrain import build_tokenizer, initial_model, prepare
 from polydistill.recipes.probe import read_tasks
 from polydistill.recipes.run_folder import Run
 from polydistill.reports import build_report
+from polydistill.reports.card import with_results
 from polydistill.tokenization import LoadedTokenizer
 from polydistill.training import check_arguments, training_arguments
 
@@ -60,9 +61,24 @@ def run_balance(
             probe_students(state, probe)
         if last >= STAGES.index("report"):
             with run.stage("report"):
+                _write_cards(state)
                 path = build_report(run.path)
             run.say(f"report: {path}")
     return run.path
+
+
+def _write_cards(state: Balance) -> None:
+    """Every model's card, with what was measured."""
+    languages = read_json(state.run.path / "evaluation" / "mlm.json")["languages"]
+    for name in state.recipe.students:
+        readme = state.run.path / "students" / name / "final" / "README.md"
+        write_text(readme, with_results(readme.read_text("utf-8"), languages, name))
+    for language in state.recipe.languages:
+        readme = state.run.path / "teachers" / language / "final" / "README.md"
+        # A teacher of another run has that run's card.
+        if readme.is_file():
+            card = with_results(readme.read_text("utf-8"), {language: languages[language]}, "teacher")
+            write_text(readme, card)
 
 
 def check_training(recipe: BalanceRecipe, run: Run) -> None:

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from polydistill.config import ExtractRecipe
+from polydistill.files import read_json, write_text
 from polydistill.recipes.corpus import prepare_corpus
 from polydistill.recipes.extract_evaluation import evaluate_models, measure_serving
 from polydistill.recipes.extract_scoring import score_teacher
@@ -18,7 +19,8 @@ from polydistill.recipes.extract_state import Extract, of_the_text, prepare
 from polydistill.recipes.extract_tokenizer import build_tokenizer
 from polydistill.recipes.extract_training import train_student
 from polydistill.recipes.run_folder import Run
-from polydistill.reports import build_report
+from polydistill.reports import build_report, model_card
+from polydistill.reports.card import with_results
 from polydistill.training import check_arguments, training_arguments
 
 STAGES = ("corpora", "tokenizer", "score", "train", "evaluate", "report")
@@ -62,7 +64,12 @@ def evaluate(state: Extract) -> None:
 
 
 def write_report(state: Extract) -> None:
-    """The report's page."""
-    with state.run.stage("report"):
-        path = build_report(state.run.path)
+    """The report's page, and the card with what was measured."""
+    run = state.run
+    with run.stage("report"):
+        final = run.path / "student" / "final"
+        card = model_card(state.recipe, read_json(final / "initialisation.json"))
+        languages = read_json(run.path / "evaluation" / "mlm.json")["languages"]
+        write_text(final / "README.md", with_results(card, languages, "student"))
+        path = build_report(run.path)
     state.run.say(f"report: {path}")

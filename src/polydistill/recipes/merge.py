@@ -17,7 +17,9 @@ from polydistill.errors import RecipeError
 from polydistill.files import (
     artefact,
     is_current,
+    read_json,
     write_json,
+    write_text,
 )
 from polydistill.models import (
     build_student,
@@ -30,7 +32,8 @@ from polydistill.recipes.merge_scoring import score_teachers
 from polydistill.recipes.merge_state import Merge, corpora_fingerprints
 from polydistill.recipes.merge_training import resolve_student, train_student
 from polydistill.recipes.run_folder import Run
-from polydistill.reports import build_report
+from polydistill.reports import build_report, model_card
+from polydistill.reports.card import with_results
 from polydistill.tokenization import (
     language_tokenizer,
     load_tokenizer,
@@ -168,9 +171,14 @@ def build_tokenizers(merge: Merge) -> None:
 
 
 def write_report(merge: Merge) -> None:
-    """The report's page."""
-    with merge.run.stage("report"):
-        path = build_report(merge.run.path)
+    """The report's page, and the card with what was measured."""
+    recipe, run = merge.recipe, merge.run
+    with run.stage("report"):
+        final = run.path / "student" / "final"
+        card = model_card(recipe, read_json(final / "initialisation.json"))
+        languages = read_json(run.path / "evaluation" / "mlm.json")["languages"]
+        write_text(final / "README.md", with_results(card, languages, "student"))
+        path = build_report(run.path)
     merge.run.say(f"report: {path}")
 
 

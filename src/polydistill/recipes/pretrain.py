@@ -30,6 +30,7 @@ from polydistill.recipes.corpus import prepare_corpus
 from polydistill.recipes.evaluate import Reader, evaluate_language, text_files
 from polydistill.recipes.run_folder import Run
 from polydistill.reports import model_card
+from polydistill.reports.card import with_results
 from polydistill.tokenization import (
     Encoded,
     LoadedTokenizer,
@@ -216,6 +217,8 @@ def evaluate_model(
                 dtype=resolve_dtype(recipe.evaluation.precision), seed=recipe.seed,
             )  # fmt: skip
         write_json(folder / "mlm.json", {"languages": rows, "summary": {}, "ties": "mean rank"})
+    card = with_results(model_card(recipe, {"init": "random"}), rows, "student")
+    write_text(run.path / "student" / "final" / "README.md", card)
 
 
 class Masker:

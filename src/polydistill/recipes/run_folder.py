@@ -17,8 +17,8 @@ import psutil
 import torch
 import yaml
 
-from polydistill.config import AnyRecipe
-from polydistill.errors import DiskError, RunFolderError
+from polydistill.config import AnyRecipe, parse_recipe
+from polydistill.errors import DiskError, RecipeError, RunFolderError
 from polydistill.files import explain_disk_errors, is_current, lock, read_json, write_json, write_text
 
 LOG_BYTES = 16 << 20
@@ -112,7 +112,7 @@ def _check_owner(path: Path, resolved: dict[str, Any], *, update: bool) -> None:
     """Raise RunFolderError if a folder belongs to another recipe, or is no run's."""
     existing = path / "recipe.yaml"
     if existing.is_file():
-        previous = yaml.safe_load(existing.read_text("utf-8"))
+        previous = _resolved_anew(yaml.safe_load(existing.read_text("utf-8")))
         changed = _differences(previous, resolved)
         if changed and not update:
             shown = "; ".join(f"{key}: {_short(old)} → {_short(new)}" for key, old, new in changed[:4])
@@ -126,6 +126,14 @@ def _check_owner(path: Path, resolved: dict[str, Any], *, update: bool) -> None:
         raise RunFolderError(
             "output", str(path), "is not empty and not a run's folder", "choose another `output`"
         )
+
+
+def _resolved_anew(previous: Any) -> Any:
+    """A run's recipe with the defaults of settings that came after it; as it is where it can no longer be read."""
+    try:
+        return parse_recipe(dict(previous)).model_dump(mode="json")
+    except (RecipeError, TypeError, ValueError):
+        return previous
 
 
 def environment() -> dict[str, Any]:

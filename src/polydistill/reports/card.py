@@ -8,6 +8,34 @@ from typing import Any
 
 from polydistill import __version__
 from polydistill.config import BalanceRecipe, ExtractRecipe, MergeRecipe, PretrainRecipe
+from polydistill.config.models import Card
+
+
+def _front(languages: Sequence[str], card: Card, teachers: Sequence[str]) -> list[str]:
+    """The hub's metadata block."""
+    lines = ["---", "language:", *(f"- {language}" for language in languages)]
+    lines += [] if card.license is None else [f"license: {card.license}"]
+    lines += [
+        "library_name: transformers",
+        "pipeline_tag: fill-mask",
+        "tags:",
+        "- polydistill",
+        "- masked-lm",
+    ]
+    public = [teacher for teacher in teachers if not _is_local(teacher)]
+    lines += ["base_model:", *(f"- {name}" for name in public)] if public else []
+    lines += ["datasets:", *(f"- {name}" for name in card.datasets)] if card.datasets else []
+    return [*lines, "---", ""]
+
+
+def _licence(card: Card, what: str) -> list[str]:
+    """The section on terms; what: whose the model inherits."""
+    stated = (
+        "State them here before you publish it (`card.license`)."
+        if card.license is None
+        else f"Published under {card.license}."
+    )
+    return ["## Licence and data", "", f"{what} {stated}", ""]
 
 
 def extract_card(recipe: ExtractRecipe, record: dict[str, Any]) -> str:
@@ -15,10 +43,8 @@ def extract_card(recipe: ExtractRecipe, record: dict[str, Any]) -> str:
 
     record  what initialisation.json holds
     """
-    lines = ["---", "language:", f"- {recipe.language}", "library_name: transformers", "pipeline_tag: fill-mask", "tags:",
-             "- polydistill", "- masked-lm"]  # fmt: skip
     local = _is_local(recipe.teacher.model)
-    lines += [] if local else ["base_model:", f"- {recipe.teacher.model}"]
+    lines = _front([recipe.language], recipe.card, [recipe.teacher.model])
     name = Path(recipe.teacher.model).name if local else recipe.teacher.model
     teacher, student = record["models"]["teacher"], record["models"]["student"]
     layers = (
@@ -32,7 +58,7 @@ def extract_card(recipe: ExtractRecipe, record: dict[str, Any]) -> str:
         if getattr(recipe.losses, loss).highest
     )
     lines += [
-        "---", "", f"# {recipe.name}", "",
+        f"# {recipe.name}", "",
         f"A masked language model for {recipe.language}, extracted from {name} by polydistill {__version__} (after "
         f"Eliquare, 2022): {student['layers']} of {teacher['layers']} layers, {student['rows']:,} of {teacher['rows']:,} "
         f"pieces, {student['parameters']:,} of {teacher['parameters']:,} parameters.", "",
@@ -47,9 +73,7 @@ def extract_card(recipe: ExtractRecipe, record: dict[str, Any]) -> str:
         'model = AutoModelForMaskedLM.from_pretrained("FOLDER")',
         'tokenizer = AutoTokenizer.from_pretrained("FOLDER")',
         "```", "",
-        "## Licence and data", "",
-        "A student inherits the terms of its teacher's weights and of its training text: state them here before you "
-        "publish it.", "",
+        *_licence(recipe.card, "A student inherits the terms of its teacher's weights and of its training text."),
     ]  # fmt: skip
     return "\n".join(lines)
 
@@ -63,12 +87,8 @@ def model_card(recipe: MergeRecipe | ExtractRecipe | PretrainRecipe, record: dic
     if isinstance(recipe, ExtractRecipe):
         return extract_card(recipe, record)
     languages = list(recipe.languages)
-    lines = ["---", "language:", *(f"- {language}" for language in languages), "library_name: transformers",
-             "pipeline_tag: fill-mask", "tags:", "- polydistill", "- masked-lm"]  # fmt: skip
-    if isinstance(recipe, MergeRecipe):
-        names = [teacher.model for teacher in recipe.teachers.values() if not _is_local(teacher.model)]
-        lines += ["base_model:", *(f"- {name}" for name in names)] if names else []
-    lines += ["---", "", f"# {recipe.name}", ""]
+    teachers = [one.model for one in recipe.teachers.values()] if isinstance(recipe, MergeRecipe) else []
+    lines = [*_front(languages, recipe.card, teachers), f"# {recipe.name}", ""]
     if isinstance(recipe, MergeRecipe):
         lines.append(
             f"A multilingual masked language model for {', '.join(languages)}, merged from "
@@ -96,9 +116,7 @@ def model_card(recipe: MergeRecipe | ExtractRecipe | PretrainRecipe, record: dic
         )
     lines += [
         "```", "",
-        "## Licence and data", "",
-        "A student inherits the terms of its teachers' weights and of its training text: state them here before "
-        "you publish it.", "",
+        *_licence(recipe.card, "A student inherits the terms of its teachers' weights and of its training text."),
     ]  # fmt: skip
     return "\n".join(lines)
 
@@ -110,9 +128,9 @@ def balance_card(
 
     characters  language → characters of the text that the model saw
     """
-    lines = ["---", "language:", *(f"- {language}" for language in languages), "library_name: transformers",
-             "pipeline_tag: fill-mask", "tags:", "- polydistill", "- masked-lm", "---", "", f"# {recipe.name}: {what}", ""]  # fmt: skip
+    lines = _front(languages, recipe.card, [])
     lines += [
+        f"# {recipe.name}: {what}", "",
         f"A masked language model for {', '.join(languages)}, made by polydistill {__version__} (after Limisiewicz et al., "
         "2022).", "", "| language | characters of text |", "|---|---|",
         *(f"| {language} | {characters[language]:,} |" for language in languages), "",
@@ -121,8 +139,7 @@ def balance_card(
         'model = AutoModelForMaskedLM.from_pretrained("FOLDER")',
         'tokenizer = AutoTokenizer.from_pretrained("FOLDER")',
         "```", "",
-        "## Licence and data", "",
-        "A model inherits the terms of its training text: state them here before you publish it.", "",
+        *_licence(recipe.card, "A model inherits the terms of its training text."),
     ]  # fmt: skip
     return "\n".join(lines)
 
@@ -134,12 +151,10 @@ def trim_card(record: dict[str, Any]) -> str:
     """
     languages = record["languages"]
     logits = record["logits"]
-    lines = ["---", "language:", *(f"- {language}" for language in languages), "library_name: transformers",
-             "pipeline_tag: fill-mask", "tags:", "- polydistill", "- masked-lm"]  # fmt: skip
-    lines += [] if _is_local(record["model"]) else ["base_model:", f"- {record['model']}"]
+    lines = _front(list(languages), Card(), [record["model"]])
     name = Path(record["model"]).name if _is_local(record["model"]) else record["model"]
     lines += [
-        "---", "", f"# {name}, trimmed to {', '.join(languages)}", "",
+        f"# {name}, trimmed to {', '.join(languages)}", "",
         f"The weights of {name} with {record['pieces']:,} of its {record['original_pieces']:,} pieces, chosen on text by "
         f"polydistill {record['polydistill']}: {record['parameters']:,} of {record['original_parameters']:,} parameters. "
         "Nothing was trained.", "",
@@ -165,6 +180,46 @@ def trim_card(record: dict[str, Any]) -> str:
         f"The terms of {name} hold for this part of it: state them here before you publish it.", "",
     ]  # fmt: skip
     return "\n".join(lines)
+
+
+RESULTS, LICENCE = "## Results", "## Licence"
+
+
+def with_results(card: str, languages: Mapping[str, Sequence[Mapping[str, Any]]], model: str) -> str:
+    """A card with a table of what the model was measured at, in the place of one that is there already.
+
+    languages  language → rows of evaluation/mlm.json
+    model      its name in the rows
+    The teacher's figure is on the same masked tokens, among the pieces that both have where the student has fewer.
+    """
+    start, end = card.find(RESULTS), card.find(LICENCE)
+    end = len(card) if end < 0 else end
+    before, after = card[: start if 0 <= start < end else end], card[end:]
+    lines = [
+        RESULTS, "", "Mean reciprocal rank of masked tokens on held-out and further text; unigram: pieces ranked by their "
+        "frequency alone.", "", "| language | text | tokenizer | MRR | teacher | unigram | top-1 | masked tokens |",
+        "|---|---|---|---|---|---|---|---|",
+    ]  # fmt: skip
+    for language, rows in languages.items():
+        for row in rows:
+            if row["model"] != model:
+                continue
+            place = (row["text"], row["tokenizer"], row["teacher"])
+            teacher = next(
+                (
+                    f"{other.get('mrr_teacher_pieces', other['mrr']):.3f}"
+                    for other in rows
+                    if other["model"] in ("teacher", row["teacher"])
+                    and (other["text"], other["tokenizer"], other["teacher"]) == place
+                    and other["model"] != model
+                ),
+                "",
+            )
+            lines.append(
+                f"| {language} | {row['text']} | {row['tokenizer']} | {row['mrr']:.3f} | {teacher} | "
+                f"{row['unigram_mrr']:.3f} | {row['top1']:.3f} | {row['num_masked']:,} |"
+            )
+    return "\n".join([before.rstrip(), "", *lines, "", after])
 
 
 def _is_local(name: str) -> bool:
