@@ -228,6 +228,17 @@ def test_folder_of_another_recipe(recipe_values) -> None:
     assert {path: path.read_bytes() for path in before} == before
 
 
+def test_a_folder_of_an_earlier_version_goes_on(recipe_values) -> None:
+    """Settings that came after it count as their defaults, and a default that is changed still shows."""
+    folder = run_recipe(parse_recipe(recipe_values), until="corpora", show=lambda line: None)
+    path = folder / "recipe.yaml"
+    old = yaml.safe_load(path.read_text("utf-8"))
+    del old["card"]
+    path.write_text(yaml.safe_dump(old), "utf-8")
+    expect_refusal(recipe_values | {"card": {"license": "mit"}}, "output", "card.license", "mit")
+    assert run_recipe(parse_recipe(recipe_values), until="corpora", show=lambda line: None) == folder
+
+
 def test_folder_that_is_no_run(recipe_values) -> None:
     folder = Path(recipe_values["output"])
     folder.mkdir()
