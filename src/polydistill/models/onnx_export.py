@@ -58,6 +58,19 @@ def takes_token_types(model: Any, tokenizer_inputs: Sequence[str]) -> bool:
     )
 
 
+def check_opset(opset: int) -> None:
+    """Raise RecipeError for an opset that torch's exporter cannot write or onnx does not have."""
+    require_onnx()
+    import onnx
+
+    newest = onnx.defs.onnx_opset_version()
+    if not OPSET <= opset <= newest:
+        raise RecipeError(
+            "opset", opset, f"torch's exporter writes none below {OPSET}, and onnx has {newest} at most",
+            f"give {OPSET}, which every onnxruntime since 1.14 reads",
+        )  # fmt: skip
+
+
 def export_onnx(model: Any, path: Path, *, token_types: bool, opset: int = OPSET) -> None:
     """Write a masked language model's graph: input_ids, attention_mask (and token_type_ids) [batch, tokens] int64 →
     logits [batch, tokens, V] float32, any batch and length.
@@ -66,9 +79,7 @@ def export_onnx(model: Any, path: Path, *, token_types: bool, opset: int = OPSET
     opset  of ONNX's own operators, from 18 on
     Raises RecipeError for an opset that cannot be written, ModelError for an architecture that cannot be traced.
     """
-    require_onnx()
-    if opset < OPSET:
-        raise RecipeError("opset", opset, "torch's exporter writes none below 18", f"give {OPSET} or more")
+    check_opset(opset)
     names = ["input_ids", "attention_mask", *(["token_type_ids"] if token_types else [])]
     generator = torch.Generator().manual_seed(0)
     # No dimension is 1 and none is another's: the exporter would take that for a rule.

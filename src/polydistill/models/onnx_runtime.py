@@ -31,7 +31,7 @@ class OnnxModel:
     """An exported masked language model, run on the processor.
 
     path     its .onnx file, external data beside it
-    threads  within an operator; 0: onnxruntime's own choice
+    threads  within an operator; 0: as many as PyTorch has, which knows OMP_NUM_THREADS
     Raises ModelError for a file that onnxruntime does not take.
     """
 
@@ -40,7 +40,7 @@ class OnnxModel:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = threads or torch.get_num_threads()
         options.log_severity_level = 3
         try:
             self._session: Any = onnxruntime.InferenceSession(

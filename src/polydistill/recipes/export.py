@@ -26,12 +26,11 @@ from polydistill.models import (
     export_onnx,
     load_masked_lm,
     quantise_onnx,
-    require_onnx,
     takes_token_types,
     weights_fingerprint,
     weights_size,
 )
-from polydistill.models.onnx_export import OPSET
+from polydistill.models.onnx_export import OPSET, check_opset
 from polydistill.recipes.export_proof import TOLERANCE, choose_lines, compare_mrr, proof_batches, prove_logits
 from polydistill.reports.card import export_card
 from polydistill.tokenization import LoadedTokenizer, load_tokenizer, save_tokenizer, special_strings
@@ -75,7 +74,7 @@ def export_model(
     Returns the record that export.json holds. Raises a UserError for what cannot be read or exported, for packages
     that are not there and for logits that differ; then nothing is written.
     """
-    require_onnx()
+    check_opset(opset)
     output = free_folder(output)
     if lines < 1:
         raise RecipeError("lines", lines, "leaves nothing to compare on", "give 1 or more")

@@ -73,7 +73,7 @@ def prove_logits(
                 "please report this architecture; nothing was written",
             )  # fmt: skip
         batch, tokens = inputs.ids.shape
-        row = {
+        row: dict[str, Any] = {
             "batch": batch, "tokens": tokens, "attended": int(inputs.attention.sum()), "max_logit": own.largest,
         }  # fmt: skip
         for key, one in found.items():
