@@ -89,7 +89,7 @@ def test_latency_as_a_command(tmp_path, teachers) -> None:
         "1",
     )
     assert done.returncode == 0, done.stderr
-    assert "1 threads for all" in done.stdout
+    assert "threads for all: 1" in done.stdout
     rows = json.loads((tmp_path / "out" / "export.json").read_text("utf-8"))["latency"]["rows"]
     shapes = [(1, 64), (1, 64), (32, 64), (32, 64)]
     assert [(row["batch"], row["length"]) for row in rows] == shapes

@@ -62,7 +62,7 @@ def measure_in_turns(
 
     facts    model → what its rows hold beside the figures, `pieces` and `max_tokens` among it; a name that ends in
              `.onnx` is an exported model, which has no encoder of its own
-    threads  of each process; 0: as many as it takes
+    threads  of each process, which then stays on the processor; 0: as many as it takes, on the accelerator if there is one
     """
     rows = []
     for batch, length in shapes:
@@ -130,18 +130,19 @@ def measure_cost(
     # Without weights: the architecture's code, which takes more than a small model, is in memory before it counts.
     build_student(config, seed=0, field="model", device="meta")
     before = psutil.Process().memory_info().rss
-    loaded = load_masked_lm(model).to(device())
+    where = torch.device("cpu") if threads else device()
+    on_gpu = where.type == "cuda"
+    loaded = load_masked_lm(model).to(where)
     runs = loaded.base_model if part == "encoder" else loaded
-    ids = _random_ids(loaded.config.vocab_size, batch, min(length, max_positions(config))).to(device())
+    ids = _random_ids(loaded.config.vocab_size, batch, min(length, max_positions(config))).to(where)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
     def call() -> None:
         runs(**inputs)
-        if torch.cuda.is_available():
+        if on_gpu:
             torch.cuda.synchronize()
 
     seconds = _median_seconds(call, calls)
-    on_gpu = torch.cuda.is_available()
     peak = torch.cuda.max_memory_allocated() if on_gpu else max(0, _high_water() - before)
     return {"seconds": seconds, "peak_bytes": float(peak)}
 

@@ -186,7 +186,7 @@ def _print(record: Mapping[str, Any], console: Console) -> None:
         timed = record["latency"]
         console.print(
             f"with the MLM head at all positions; medians of {timed['rounds']} fresh processes, in turns, "
-            f"{timed['calls']} passes each; {timed['threads']} threads for all",
+            f"{timed['calls']} passes each; on the processor, threads for all: {timed['threads']}",
             markup=False,
         )
 
