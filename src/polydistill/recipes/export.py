@@ -31,6 +31,7 @@ from polydistill.models import (
     weights_size,
 )
 from polydistill.models.onnx_export import OPSET, check_opset
+from polydistill.models.onnx_int8 import Tables
 from polydistill.recipes.export_proof import TOLERANCE, choose_lines, compare_mrr, proof_batches, prove_logits
 from polydistill.reports.card import export_card
 from polydistill.tokenization import LoadedTokenizer, load_tokenizer, save_tokenizer, special_strings
@@ -56,6 +57,7 @@ def export_model(
     console: Console,
     *,
     int8: bool = False,
+    tables: Tables = "float16",
     texts: Sequence[str] = (),
     lines: int = 400,
     opset: int = OPSET,
@@ -67,7 +69,7 @@ def export_model(
 
     model    a folder or a hub name of a masked language model; its weights are taken in float32
     output   a folder that is not there yet, or empty
-    int8     write a dynamically quantised model too
+    int8     write a dynamically quantised model too; tables: what its tables of pieces become (see `quantise_onnx`)
     texts    files, folders or globs; on `lines` of their lines logits and MRR are compared, else logits alone, on
              random pieces
     latency  how to time; None: not at all
@@ -92,10 +94,12 @@ def export_model(
     }  # fmt: skip
     inputs = {
         **facts, "weights": weights_fingerprint(model, revision=revision), "tokenizer": tokenizer.fingerprint,
-        "text": identity, "int8": int8,
+        "text": identity, "int8": int8, "tables": tables,
     }  # fmt: skip
     with artefact_or_nothing(output, inputs) as folder:
-        record = facts | _write(folder, model, tokenizer, original, int8=int8, opset=opset)
+        record = facts | _write(
+            folder, model, tokenizer, original, tables=tables if int8 else None, opset=opset
+        )
         exported = {name: OnnxModel(folder / FILES[name]) for name in record["files"]}
         record["tolerance"] = TOLERANCE
         batches = proof_batches(tokenizer, chosen, token_types="token_type_ids" in record["inputs"])
@@ -111,7 +115,7 @@ def export_model(
 
 
 def _write(
-    folder: Path, model: str, tokenizer: LoadedTokenizer, original: Any, *, int8: bool, opset: int
+    folder: Path, model: str, tokenizer: LoadedTokenizer, original: Any, *, tables: Tables | None, opset: int
 ) -> dict[str, Any]:
     """Write the tokenizer's files, config.json and the graphs. Returns the graphs' inputs and sizes in bytes."""
     save_tokenizer(
@@ -125,12 +129,14 @@ def _write(
     token_types = takes_token_types(original, tokenizer.settings["model_input_names"])
     export_onnx(original, folder / FILES["onnx"], token_types=token_types, opset=opset)
     names = ["onnx"]
-    if int8:
-        quantise_onnx(folder / FILES["onnx"], folder / FILES["int8"], rows=original.config.vocab_size)
+    if tables is not None:
+        rows = original.config.vocab_size
+        quantise_onnx(folder / FILES["onnx"], folder / FILES["int8"], rows=rows, tables=tables)
         names.append("int8")
     sizes = {name: sum(path.stat().st_size for path in folder.glob(FILES[name] + "*")) for name in names}
     return {
         "inputs": ["input_ids", "attention_mask", *(["token_type_ids"] if token_types else [])], "files": sizes,
+        "int8_tables": tables,
     }  # fmt: skip
 
 
