@@ -134,9 +134,6 @@ def export(
     model: Annotated[str, typer.Argument(help="A folder or hub name of a masked language model.")],
     output: Annotated[Path, typer.Option(help="Folder for the exported model and its tokenizer.")],
     int8: Annotated[bool, typer.Option("--int8", help="Write a model with int8 weights too.")] = False,
-    int8_tables: Annotated[
-        bool, typer.Option("--int8-tables", help="The table of pieces in int8 too: smaller, costs some MRR.")
-    ] = False,
     text: Annotated[
         list[str],
         typer.Option(
@@ -160,7 +157,7 @@ def export(
     from polydistill.recipes import Latency, export_model
 
     export_model(
-        model, output, console, int8=int8 or int8_tables, tables="int8" if int8_tables else "float16", texts=text, lines=lines, opset=opset,
+        model, output, console, int8=int8, texts=text, lines=lines, opset=opset,
         latency=Latency(rounds, calls, threads) if latency else None, revision=revision, allow_pickle=allow_pickle,
     )  # fmt: skip
 

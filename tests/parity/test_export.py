@@ -52,7 +52,7 @@ def bert(tmp_path_factory):
     model, folder = make("bert"), tmp_path_factory.mktemp("bert")
     assert takes_token_types(model, ["input_ids", "token_type_ids"])
     export_onnx(model, folder / "model.onnx", token_types=True)
-    quantise_onnx(folder / "model.onnx", folder / "model.int8.onnx", rows=ROWS, tables="int8")
+    quantise_onnx(folder / "model.onnx", folder / "model.int8.onnx", rows=ROWS)
     model.config.save_pretrained(folder)
     return model, folder / "model.onnx", folder / "model.int8.onnx"
 
@@ -183,18 +183,18 @@ def test_two_tables_and_weights_beyond_the_limit(tmp_path, monkeypatch) -> None:
     torch.manual_seed(0)
     model = AutoModelForMaskedLM.from_config(config).eval()
     export_onnx(model, tmp_path / "model.onnx", token_types=False)
-    quantise_onnx(tmp_path / "model.onnx", tmp_path / "halves.onnx", rows=ROWS)
-    quantise_onnx(tmp_path / "model.onnx", tmp_path / "int8.onnx", rows=ROWS, tables="int8")
+    quantise_onnx(tmp_path / "model.onnx", tmp_path / "floats.onnx", rows=ROWS, tables=False)
+    quantise_onnx(tmp_path / "model.onnx", tmp_path / "int8.onnx", rows=ROWS)
     sizes = {path.name: path.stat().st_size for path in tmp_path.iterdir()}
     assert sorted(sizes) == [
-        f"{name}.onnx{end}" for name in ("halves", "int8", "model") for end in ("", ".data")
+        f"{name}.onnx{end}" for name in ("floats", "int8", "model") for end in ("", ".data")
     ]
     assert sizes["model.onnx.data"] > 2 * 4 * 32 * ROWS > 2 * sizes["model.onnx"]
-    assert sizes["halves.onnx.data"] > 3 * 32 * ROWS > sizes["int8.onnx.data"]
+    assert sizes["floats.onnx.data"] > 5 * 32 * ROWS > sizes["int8.onnx.data"]
     ids, attention = padded([17, 9])
     exact, *near = compare_onnx(
         model,
-        [OnnxModel(tmp_path / f"{name}.onnx") for name in ("model", "halves", "int8")],
+        [OnnxModel(tmp_path / f"{name}.onnx") for name in ("model", "floats", "int8")],
         Inputs(ids, attention, None),
     )
     assert exact.relative < 1e-5

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,16 +14,15 @@ from polydistill.models.onnx_export import INLINE_BYTES
 from polydistill.models.onnx_runtime import quiet, require_onnx
 
 FOLDED = "_columns"
-Tables = Literal["float16", "int8"]
 
 
-def quantise_onnx(source: Path, target: Path, *, rows: int, tables: Tables = "float16") -> None:
+def quantise_onnx(source: Path, target: Path, *, rows: int, tables: bool = True) -> None:
     """Write an exported model with int8 weights.
 
     rows    the vocabulary's size V
-    tables  what tables of V rows become: `float16`, which keeps the MRR, or `int8`, each row with a scale of its own
-    Matrices have a scale a column, symmetric; activations get a scale a tensor when the model runs. With `int8` a table
-    that is also the output layer stays one: its rows are that layer's columns, so one copy serves both.
+    tables  quantise tables of V rows too, each row with a scale of its own
+    Matrices have a scale a column, symmetric; activations get a scale a tensor when the model runs. A table that
+    is also the output layer stays one: its rows are that layer's columns, so one int8 copy serves both.
     """
     require_onnx()
     import onnx
@@ -42,11 +40,9 @@ def quantise_onnx(source: Path, target: Path, *, rows: int, tables: Tables = "fl
             weight_type=QuantType.QInt8, use_external_data_format=big,
         )  # fmt: skip
         model = onnx.load(quantised)
-        for name in _tables(model.graph, rows):
-            if tables == "int8":
+        if tables:
+            for name in _tables(model.graph, rows):
                 _quantise_table(model.graph, name, folded.get(name, ""))
-            else:
-                _halve_table(model.graph, name)
         big = _weight_bytes(model.graph) > INLINE_BYTES
         onnx.save_model(model, target, save_as_external_data=big, location=target.name + ".data")
     for written in target.parent.glob(target.name + "*"):
@@ -89,7 +85,7 @@ def _tables(graph: Any, rows: int) -> list[str]:
 
 def _quantise_table(graph: Any, name: str, columns: str) -> None:
     """Replace a table [V, E] by int8 and a scale a row; `columns` [E, V], if it is there in int8, becomes its transpose."""
-    from onnx import TensorProto, helper, numpy_helper
+    from onnx import helper, numpy_helper
 
     weights = {weight.name: weight for weight in graph.initializer}
     matrix, scales = weights.get(f"{columns}_quantized"), weights.get(f"{columns}_scale")
@@ -104,38 +100,18 @@ def _quantise_table(graph: Any, name: str, columns: str) -> None:
     graph.initializer.remove(weights[name])
     graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(values), whole))
     graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(scale)[:, None], scale_name))
-    for ids, made, place in _lookups(graph, name):
+    for node in [node for node in graph.node if node.op_type == "Gather" and node.input[0] == name]:
+        place, made = list(graph.node).index(node), node.output[0]
+        ids = node.input[1]
+        graph.node.remove(node)
         new = [
             helper.make_node("Gather", [whole, ids], [made + "_int8"], axis=0),
-            helper.make_node("Cast", [made + "_int8"], [made + "_cast"], to=TensorProto.FLOAT),
+            helper.make_node("Cast", [made + "_int8"], [made + "_cast"], to=1),
             helper.make_node("Gather", [scale_name, ids], [made + "_scale"], axis=0),
             helper.make_node("Mul", [made + "_cast", made + "_scale"], [made]),
         ]
         for offset, each in enumerate(new):
             graph.node.insert(place + offset, each)
-
-
-def _halve_table(graph: Any, name: str) -> None:
-    """Replace a table [V, E] by float16; what is looked up is float32 again."""
-    from onnx import TensorProto, helper, numpy_helper
-
-    table = next(weight for weight in graph.initializer if weight.name == name)
-    values = numpy_helper.to_array(table)
-    limit = np.finfo(np.float16).max
-    graph.initializer.remove(table)
-    half = numpy_helper.from_array(np.clip(values, -limit, limit).astype(np.float16), name + "_half")
-    graph.initializer.append(half)
-    for ids, made, place in _lookups(graph, name):
-        graph.node.insert(place, helper.make_node("Gather", [half.name, ids], [made + "_half"], axis=0))
-        graph.node.insert(place + 1, helper.make_node("Cast", [made + "_half"], [made], to=TensorProto.FLOAT))
-
-
-def _lookups(graph: Any, name: str) -> Iterator[tuple[str, str, int]]:
-    """Take out what looks up in a table: the ids' name, the result's, and the place in the graph."""
-    for node in [node for node in graph.node if node.op_type == "Gather" and node.input[0] == name]:
-        place = list(graph.node).index(node)
-        graph.node.remove(node)
-        yield node.input[1], node.output[0], place
 
 
 def quantise_rows(table: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:

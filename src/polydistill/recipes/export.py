@@ -31,7 +31,6 @@ from polydistill.models import (
     weights_size,
 )
 from polydistill.models.onnx_export import OPSET, check_opset
-from polydistill.models.onnx_int8 import Tables
 from polydistill.recipes.export_proof import TOLERANCE, choose_lines, compare_mrr, proof_batches, prove_logits
 from polydistill.reports.card import export_card
 from polydistill.tokenization import LoadedTokenizer, load_tokenizer, save_tokenizer, special_strings
@@ -57,7 +56,6 @@ def export_model(
     console: Console,
     *,
     int8: bool = False,
-    tables: Tables = "float16",
     texts: Sequence[str] = (),
     lines: int = 400,
     opset: int = OPSET,
@@ -69,7 +67,7 @@ def export_model(
 
     model    a folder or a hub name of a masked language model; its weights are taken in float32
     output   a folder that is not there yet, or empty
-    int8     write a dynamically quantised model too; tables: what its tables of pieces become (see `quantise_onnx`)
+    int8     write a dynamically quantised model too
     texts    files, folders or globs; on `lines` of their lines logits and MRR are compared, else logits alone, on
              random pieces
     latency  how to time; None: not at all
@@ -94,12 +92,10 @@ def export_model(
     }  # fmt: skip
     inputs = {
         **facts, "weights": weights_fingerprint(model, revision=revision), "tokenizer": tokenizer.fingerprint,
-        "text": identity, "int8": int8, "tables": tables,
+        "text": identity, "int8": int8,
     }  # fmt: skip
     with artefact_or_nothing(output, inputs) as folder:
-        record = facts | _write(
-            folder, model, tokenizer, original, tables=tables if int8 else None, opset=opset
-        )
+        record = facts | _write(folder, model, tokenizer, original, int8=int8, opset=opset)
         exported = {name: OnnxModel(folder / FILES[name]) for name in record["files"]}
         record["tolerance"] = TOLERANCE
         batches = proof_batches(tokenizer, chosen, token_types="token_type_ids" in record["inputs"])
@@ -115,7 +111,7 @@ def export_model(
 
 
 def _write(
-    folder: Path, model: str, tokenizer: LoadedTokenizer, original: Any, *, tables: Tables | None, opset: int
+    folder: Path, model: str, tokenizer: LoadedTokenizer, original: Any, *, int8: bool, opset: int
 ) -> dict[str, Any]:
     """Write the tokenizer's files, config.json and the graphs. Returns the graphs' inputs and sizes in bytes."""
     save_tokenizer(
@@ -129,14 +125,12 @@ def _write(
     token_types = takes_token_types(original, tokenizer.settings["model_input_names"])
     export_onnx(original, folder / FILES["onnx"], token_types=token_types, opset=opset)
     names = ["onnx"]
-    if tables is not None:
-        rows = original.config.vocab_size
-        quantise_onnx(folder / FILES["onnx"], folder / FILES["int8"], rows=rows, tables=tables)
+    if int8:
+        quantise_onnx(folder / FILES["onnx"], folder / FILES["int8"], rows=original.config.vocab_size)
         names.append("int8")
     sizes = {name: sum(path.stat().st_size for path in folder.glob(FILES[name] + "*")) for name in names}
     return {
         "inputs": ["input_ids", "attention_mask", *(["token_type_ids"] if token_types else [])], "files": sizes,
-        "int8_tables": tables,
     }  # fmt: skip
 
 
