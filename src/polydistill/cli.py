@@ -145,6 +145,39 @@ def cost(
 
 
 @app.command()
+def export(
+    model: Annotated[str, typer.Argument(help="A folder or hub name of a masked language model.")],
+    output: Annotated[Path, typer.Option(help="Folder for the exported model and its tokenizer.")],
+    int8: Annotated[bool, typer.Option("--int8", help="Write a model with int8 weights too.")] = False,
+    text: Annotated[
+        list[str],
+        typer.Option(
+            help="A file, folder or glob of text to compare on, MRR included. Several: give it again."
+        ),
+    ] = [],  # noqa: B006
+    lines: Annotated[int, typer.Option(help="How many of the text's lines to compare on.")] = 400,
+    opset: Annotated[int, typer.Option(help="ONNX's operators, from 18 on.")] = 18,
+    latency: Annotated[bool, typer.Option(help="Measure latency and memory beside PyTorch.")] = True,
+    rounds: Annotated[int, typer.Option(min=1, help="Fresh processes for each latency.")] = 3,
+    calls: Annotated[int, typer.Option(min=1, help="Passes that are timed in each process.")] = 5,
+    threads: Annotated[int, typer.Option(min=0, help="Threads of all; 0: as PyTorch has them.")] = 0,
+    revision: Annotated[
+        str | None, typer.Option(help="The hub's revision: a branch, a tag or a commit.")
+    ] = None,
+    allow_pickle: Annotated[
+        bool, typer.Option(help="Accept weights that are only there as a pickle.")
+    ] = False,
+) -> None:
+    """Export a model to ONNX, prove that its logits are the same, and measure what it saves."""
+    from polydistill.recipes import Latency, export_model
+
+    export_model(
+        model, output, console, int8=int8, texts=text, lines=lines, opset=opset,
+        latency=Latency(rounds, calls, threads) if latency else None, revision=revision, allow_pickle=allow_pickle,
+    )  # fmt: skip
+
+
+@app.command()
 def pretrain(recipe: RecipeArgument, set_: SetOption = [], update: UpdateOption = False) -> None:  # noqa: B006
     """Pre-train a small masked language model and its WordPiece from text (`recipe: pretrain`)."""
     from polydistill.recipes import results_table

@@ -105,6 +105,27 @@ def artefact(folder: Path, inputs: Any, *, keep_partial: bool = False) -> Iterat
         replace_folder(partial, folder)
 
 
+@contextmanager
+def artefact_or_nothing(folder: Path, inputs: Any) -> Iterator[Path]:
+    """As `artefact`, but what a failed block has written is removed."""
+    try:
+        with artefact(folder, inputs) as partial:
+            yield partial
+    except BaseException:
+        shutil.rmtree(folder.with_name(folder.name + PARTIAL), ignore_errors=True)
+        raise
+
+
+def free_folder(output: Path) -> Path:
+    """The absolute path of a folder that is not there yet, or empty; raises RunFolderError for any other."""
+    output = output.expanduser().absolute()
+    if output.is_file() or (output.is_dir() and any(output.iterdir())):
+        raise RunFolderError(
+            "output", str(output), "is there and not empty", "choose another folder, or remove that one"
+        )
+    return output
+
+
 def clear_unless_current(folder: Path, inputs: Any) -> None:
     """Keep a folder that work with these inputs left behind; empty and stamp it anew if it was other work's."""
     if not is_current(folder, inputs):

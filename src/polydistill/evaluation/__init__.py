@@ -5,6 +5,7 @@ from polydistill.evaluation.mlm import (
     guesses,
     mean_reciprocal_rank,
     measure,
+    measure_logits,
     ranks_of,
     unigram_ranks,
 )
@@ -14,5 +15,6 @@ from polydistill.evaluation.words import Window, split_into_windows, word_featur
 
 __all__ = [
     "Difference", "Measures", "Probe", "Window", "fit_probe", "guesses", "mean_reciprocal_rank", "measure",
-    "paired_difference", "ranks_of", "score_tags", "split_into_windows", "standard_error", "unigram_ranks", "word_features",
+    "measure_logits", "paired_difference", "ranks_of", "score_tags", "split_into_windows", "standard_error", "unigram_ranks",
+    "word_features",
 ]  # fmt: skip

@@ -11,7 +11,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +19,7 @@ import psutil
 import torch
 
 from polydistill.errors import ModelError
-from polydistill.models import build_student, device, load_masked_lm, model_config, weights_size
+from polydistill.models import OnnxModel, build_student, device, load_masked_lm, model_config, weights_size
 from polydistill.tokenization.load import max_positions
 
 Part = Literal["encoder", "model"]
@@ -47,27 +47,46 @@ def compare_cost(
     fit into memory; `parameters`, `embedding_parameters`, `file_bytes`. On a processor in float32.
     Raises ModelError for a model that cannot be loaded.
     """
-    options = {model: dict((loading or {}).get(model, {})) for model in models}
-    facts = {model: describe(model, **options[model]) for model in models}
+    facts = {model: describe(model, **(loading or {}).get(model, {})) for model in models}
+    return measure_in_turns(facts, shapes=shapes, rounds=rounds, calls=calls, loading=loading)
+
+
+def measure_in_turns(
+    facts: Mapping[str, Mapping[str, Any]],
+    *,
+    shapes: Sequence[tuple[int, int]],
+    rounds: int,
+    calls: int,
+    parts: Sequence[Part] = ("encoder", "model"),
+    threads: int = 0,
+    loading: Mapping[str, Mapping[str, Any]] | None = None,
+) -> list[dict[str, Any]]:
+    """`compare_cost` for models of which `describe` or somebody else has said what they are.
+
+    facts    model → what its rows hold beside the figures, `pieces` and `max_tokens` among it; a name that ends in
+             `.onnx` is an exported model, which has no encoder of its own
+    threads  of each process, which then stays on the processor; 0: as many as it takes, on the accelerator if there is one
+    """
     rows = []
+    options = {model: {"threads": threads, **(loading or {}).get(model, {})} for model in facts}
     for batch, length in shapes:
-        for part in ("encoder", "model"):
-            found: dict[str, list[dict[str, float]]] = {model: [] for model in models}
+        for part in parts:
+            found: dict[str, list[dict[str, float]]] = {model: [] for model in facts}
             for _ in range(rounds):
-                for model in models:
-                    if part == "encoder" or _fits(facts[model], batch, length):
-                        found[model].append(
-                            _in_a_process(model, batch, length, part, calls, json.dumps(options[model]))
-                        )
-            for model in models:
-                each = found[model]
+                for model in facts:
+                    tokens = min(length, facts[model]["max_tokens"])
+                    if part == "encoder" or _fits(facts[model], batch, tokens):
+                        found[model].append(_in_a_process(model, batch, tokens, part, calls, options[model]))
+            for model, each in found.items():
                 medians = {
                     name: statistics.median(one[name] for one in each) if each else None
                     for name in ("seconds", "peak_bytes")
                 }
                 tokens = min(length, facts[model]["max_tokens"])
                 rows.append(
-                    {"model": model, "batch": batch, "length": tokens, "part": part} | medians | facts[model]
+                    {"model": model, "batch": batch, "length": tokens, "part": part}
+                    | medians
+                    | dict(facts[model])
                 )
     return rows
 
@@ -83,14 +102,15 @@ def describe(model: str, *, revision: str | None = None, allow_pickle: bool = Fa
     }  # fmt: skip
 
 
-def _fits(facts: dict[str, Any], batch: int, length: int) -> bool:
+def _fits(facts: Mapping[str, Any], batch: int, length: int) -> bool:
     return float(batch * length * facts["pieces"] * 4) < MEMORY_SHARE * psutil.virtual_memory().available
 
 
 def _in_a_process(
-    model: str, batch: int, length: int, part: str, calls: int, options: str
+    model: str, batch: int, length: int, part: str, calls: int, options: Mapping[str, Any]
 ) -> dict[str, float]:
-    arguments = [sys.executable, "-m", __name__, model, str(batch), str(length), part, str(calls), options]
+    what = [str(batch), str(length), part, str(calls), json.dumps(options)]
+    arguments = [sys.executable, "-m", __name__, model, *what]
     done = subprocess.run(arguments, capture_output=True, text=True, check=False)
     if done.returncode:
         raise ModelError(
@@ -109,30 +129,60 @@ def measure_cost(
     part: Part,
     calls: int,
     *,
+    threads: int = 0,
     revision: str | None = None,
     allow_pickle: bool = False,
 ) -> dict[str, float]:
     """Median seconds of a forward pass of this process, and the most memory that it has taken so far for the model."""
+    if threads:
+        torch.set_num_threads(threads)
+    if model.endswith(".onnx"):
+        return _measure_onnx(Path(model), batch, length, calls, threads)
     config = model_config(model, revision=revision)
     # Without weights: the architecture's code, which takes more than a small model, is in memory before it counts.
     build_student(config, seed=0, field="model", device="meta")
     before = psutil.Process().memory_info().rss
-    loaded = load_masked_lm(model, revision=revision, allow_pickle=allow_pickle).to(device())
+    where = torch.device("cpu") if threads else device()
+    on_gpu = where.type == "cuda"
+    loaded = load_masked_lm(model, revision=revision, allow_pickle=allow_pickle).to(where)
     runs = loaded.base_model if part == "encoder" else loaded
-    length = min(length, max_positions(config))
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(0, loaded.config.vocab_size, (batch, length), generator=generator).to(device())
+    ids = _random_ids(loaded.config.vocab_size, batch, min(length, max_positions(config))).to(where)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+    def call() -> None:
+        runs(**inputs)
+        if on_gpu:
+            torch.cuda.synchronize()
+
+    seconds = _median_seconds(call, calls)
+    peak = torch.cuda.max_memory_allocated() if on_gpu else max(0, _high_water() - before)
+    return {"seconds": seconds, "peak_bytes": float(peak)}
+
+
+def _measure_onnx(path: Path, batch: int, length: int, calls: int, threads: int) -> dict[str, float]:
+    import onnxruntime  # noqa: F401 - its code is in memory before it counts
+
+    config = model_config(str(path.parent))
+    before = psutil.Process().memory_info().rss
+    loaded = OnnxModel(path, threads=threads)
+    ids = _random_ids(config.vocab_size, batch, min(length, max_positions(config)))
+    attention = torch.ones_like(ids)
+    seconds = _median_seconds(lambda: loaded.logits(ids, attention), calls)
+    return {"seconds": seconds, "peak_bytes": float(max(0, _high_water() - before))}
+
+
+def _random_ids(rows: int, batch: int, length: int) -> torch.Tensor:
+    return torch.randint(0, rows, (batch, length), generator=torch.Generator().manual_seed(0))
+
+
+def _median_seconds(call: Callable[[], object], calls: int) -> float:
+    """Of so many calls, after one that warms up."""
     seconds = []
     for _ in range(1 + calls):
         started = time.perf_counter()
-        runs(**inputs)
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
+        call()
         seconds.append(time.perf_counter() - started)
-    on_gpu = torch.cuda.is_available()
-    peak = torch.cuda.max_memory_allocated() if on_gpu else max(0, _high_water() - before)
-    return {"seconds": statistics.median(seconds[1:]), "peak_bytes": float(peak)}
+    return statistics.median(seconds[1:])
 
 
 def _high_water() -> int:

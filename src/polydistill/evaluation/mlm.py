@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,10 @@ from torch import Tensor
 from polydistill.evaluation.uncertainty import standard_error
 from polydistill.masking import Masked
 from polydistill.models import masked_features, output_layer, pad_batch
+
+# (ids [B, L], attention mask [B, L], places [N] in the flattened batch) → logits at these places, in order, as one
+# or more float32 tensors [n, V], which the receiver may write into.
+LogitsAt = Callable[[Tensor, Tensor, Tensor], Iterable[Tensor]]
 
 
 @dataclass
@@ -81,7 +85,30 @@ def measure(
     device = next(model.parameters()).device
     weight, bias = output_layer(model)
     weight = weight.to(dtype)
-    allowed = None if restrict is None else torch.from_numpy(restrict).to(device)
+
+    def head(input_ids: Tensor, attention: Tensor, positions: Tensor) -> Iterator[Tensor]:
+        inputs = {"input_ids": input_ids.to(device), "attention_mask": attention.to(device)}
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            features = masked_features(model, inputs, positions.to(device)).to(dtype)
+        for start in range(0, len(features), chunk_positions):
+            logits = (features[start : start + chunk_positions] @ weight.t()).float()
+            if bias is not None:
+                logits += bias.float()
+            yield logits
+
+    return measure_logits(head, examples, pad_id=pad_id, batches=batches, restrict=restrict)
+
+
+@torch.no_grad()
+def measure_logits(
+    logits_at: LogitsAt,
+    examples: Sequence[Masked],
+    *,
+    pad_id: int,
+    batches: Sequence[Sequence[int]],
+    restrict: npt.NDArray[np.bool_] | None = None,
+) -> Measures:
+    """Measure whatever makes logits on masked examples, every masked token once (see `measure` and `LogitsAt`)."""
     found: dict[int, list[npt.NDArray[np.float64]]] = {}
     for batch in batches:
         chosen = [index for index in batch if len(examples[index].positions)]
@@ -90,24 +117,16 @@ def measure(
         input_ids, attention = pad_batch([examples[index].input_ids for index in chosen], pad_id)
         width = input_ids.shape[1]
         flat = np.concatenate([row * width + examples[index].positions for row, index in enumerate(chosen)])
-        gold = torch.from_numpy(np.concatenate([examples[index].gold for index in chosen])).to(device)
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            features = masked_features(
-                model,
-                {"input_ids": input_ids.to(device), "attention_mask": attention.to(device)},
-                torch.from_numpy(flat).to(device),
-            ).to(dtype)
-        parts = []
-        for start in range(0, len(features), chunk_positions):
-            rows = slice(start, start + chunk_positions)
-            logits = (features[rows] @ weight.t()).float()
-            if bias is not None:
-                logits += bias.float()
-            golden = gold[rows]
+        gold = torch.from_numpy(np.concatenate([examples[index].gold for index in chosen]))
+        parts, start = [], 0
+        for logits in logits_at(input_ids, attention, torch.from_numpy(flat)):
+            golden = gold[start : start + len(logits)].to(logits.device)
+            start += len(logits)
             loss = logits.logsumexp(-1) - logits.gather(1, golden[:, None])[:, 0]
             ranks = ranks_of(logits, golden)
             restricted = ranks
-            if allowed is not None:
+            if restrict is not None:
+                allowed = torch.from_numpy(restrict).to(logits.device)
                 own = logits.gather(1, golden[:, None])
                 logits.masked_fill_(~allowed, -torch.inf).scatter_(1, golden[:, None], own)
                 restricted = ranks_of(logits, golden)

@@ -18,6 +18,9 @@ from polydistill.models.features import (
 from polydistill.models.inputs import length_batches, mask_texts, pad_batch
 from polydistill.models.load import load_masked_lm, model_config, weights_fingerprint, weights_size
 from polydistill.models.memory import keep_freed_memory
+from polydistill.models.onnx_export import Inputs, compare_onnx, export_onnx, takes_token_types
+from polydistill.models.onnx_int8 import quantise_onnx
+from polydistill.models.onnx_runtime import OnnxModel, require_onnx
 from polydistill.models.precision import device, resolve_dtype
 from polydistill.models.student import (
     TeacherRows,
@@ -29,9 +32,10 @@ from polydistill.models.student import (
 from polydistill.models.trim import logits_difference, trim_model
 
 __all__ = [
-    "TeacherRows", "attention_for", "build_student", "check_encoder", "check_extractable", "check_extraction",
-    "choose_layers", "device", "extract_student", "extracted_config", "features_and_states", "keep_freed_memory",
-    "layer_list", "length_batches", "load_masked_lm", "logits_difference", "mask_texts", "masked_features", "model_config",
-    "output_layer", "pad_batch", "queries_keys_values", "resolve_dtype", "start_from_teachers", "student_config",
-    "trim_model", "weights_fingerprint", "weights_size",
+    "Inputs", "OnnxModel", "TeacherRows", "attention_for", "build_student", "check_encoder", "check_extractable",
+    "check_extraction", "choose_layers", "compare_onnx", "device", "export_onnx", "extract_student",
+    "extracted_config", "features_and_states", "keep_freed_memory", "layer_list", "length_batches",
+    "load_masked_lm", "logits_difference", "mask_texts", "masked_features", "model_config", "output_layer",
+    "pad_batch", "quantise_onnx", "queries_keys_values", "require_onnx", "resolve_dtype", "start_from_teachers",
+    "student_config", "takes_token_types", "trim_model", "weights_fingerprint", "weights_size",
 ]  # fmt: skip

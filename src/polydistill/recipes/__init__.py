@@ -3,6 +3,7 @@
 from polydistill.recipes.compare import compare_runs
 from polydistill.recipes.cost import print_cost
 from polydistill.recipes.demo import run_demo
+from polydistill.recipes.export import Latency, export_model
 from polydistill.recipes.inspect import inspect_store, inspect_vocabulary, unite_models, verify_stores
 from polydistill.recipes.plan import plan_recipe
 from polydistill.recipes.profile import print_profile, profile_recipe
@@ -11,6 +12,7 @@ from polydistill.recipes.run import run_recipe
 from polydistill.recipes.trim import trim_vocabulary
 
 __all__ = [
-    "compare_runs", "inspect_store", "inspect_vocabulary", "plan_recipe", "print_cost", "print_profile", "profile_recipe",
-    "results_table", "run_demo", "run_recipe", "trim_vocabulary", "unite_models", "verify_stores",
+    "Latency", "compare_runs", "export_model", "inspect_store", "inspect_vocabulary", "plan_recipe", "print_cost",
+    "print_profile", "profile_recipe", "results_table", "run_demo", "run_recipe", "trim_vocabulary", "unite_models",
+    "verify_stores",
 ]  # fmt: skip

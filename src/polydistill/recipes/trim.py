@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,8 +16,8 @@ from polydistill import __version__
 from polydistill.config import Source
 from polydistill.corpora import source_identity
 from polydistill.corpora.sources import read_documents
-from polydistill.errors import CorpusError, ModelError, RecipeError, RunFolderError, TokenizerError
-from polydistill.files import PARTIAL, artefact, hash_text, write_json, write_text
+from polydistill.errors import CorpusError, ModelError, RecipeError, TokenizerError
+from polydistill.files import artefact_or_nothing, free_folder, hash_text, write_json, write_text
 from polydistill.models import (
     load_masked_lm,
     logits_difference,
@@ -71,7 +70,7 @@ def trim_vocabulary(
     Returns the record that trim.json holds. Raises a UserError for what cannot be read or trimmed; then, and if the
     proof fails, nothing is written.
     """
-    output = _free_folder(output)
+    output = free_folder(output)
     if verify_lines < 1:
         raise RecipeError(
             "verify_lines", verify_lines, "leaves nothing to prove the trim on", "give 1 or more"
@@ -101,14 +100,10 @@ def trim_vocabulary(
         **facts, "weights": weights_fingerprint(model, revision=revision), "tokenizer": tokenizer.fingerprint,
         "text": identity, "verify_lines": verify_lines,
     }  # fmt: skip
-    try:
-        with artefact(output, inputs) as folder:
-            record = facts | _write(folder, tokenizer, original, selection, apart)
-            write_json(folder / "trim.json", record)
-            write_text(folder / "README.md", trim_card(record))
-    except BaseException:
-        shutil.rmtree(output.with_name(output.name + PARTIAL), ignore_errors=True)
-        raise
+    with artefact_or_nothing(output, inputs) as folder:
+        record = facts | _write(folder, tokenizer, original, selection, apart)
+        write_json(folder / "trim.json", record)
+        write_text(folder / "README.md", trim_card(record))
     _print(record, console)
     console.print(f"written to {output}", markup=False)
     return record
@@ -141,15 +136,6 @@ def _write(
     }  # fmt: skip
 
 
-def _free_folder(output: Path) -> Path:
-    output = output.expanduser().absolute()
-    if output.is_file() or (output.is_dir() and any(output.iterdir())):
-        raise RunFolderError(
-            "output", str(output), "is there and not empty", "choose another folder, or remove that one"
-        )
-    return output
-
-
 def _read(
     sources: Mapping[str, Sequence[Source]], tokenizer: LoadedTokenizer, verify_lines: int
 ) -> tuple[dict[str, Frequency], dict[str, list[str]]]:
@@ -157,7 +143,7 @@ def _read(
     frequencies, apart = {}, {}
     for language, found in sources.items():
         held: list[tuple[int, str]] = []
-        documents = _hold_apart(_texts(found, f"text.{language}"), held, verify_lines)
+        documents = _hold_apart(read_texts(found, f"text.{language}"), held, verify_lines)
         frequencies[language] = document_frequency(tokenizer.backend, documents, tokenizer.size)
         apart[language] = sorted({text for _, text in held})
         if not frequencies[language].num_documents or not apart[language]:
@@ -170,7 +156,8 @@ def _read(
     return frequencies, apart
 
 
-def _texts(sources: Sequence[Source], field: str) -> Iterator[str]:
+def read_texts(sources: Sequence[Source], field: str) -> Iterator[str]:
+    """Documents as single strings, blank ones left out."""
     for document in read_documents(sources, Counter(), field=field, block_lines=1):
         text = "\n".join(document.lines).strip()
         if text:

@@ -1,4 +1,4 @@
-"""Model cards, of students and of trimmed models: what it is, what it was made from, how to load it."""
+"""Model cards, of students, trimmed and exported models: what it is, what it was made from, how to load it."""
 
 from __future__ import annotations
 
@@ -220,6 +220,50 @@ def with_results(card: str, languages: Mapping[str, Sequence[Mapping[str, Any]]]
                 f"{row['unigram_mrr']:.3f} | {row['top1']:.3f} | {row['num_masked']:,} |"
             )
     return "\n".join([before.rstrip(), "", *lines, "", after])
+
+
+def export_card(record: dict[str, Any]) -> str:
+    """Markdown of an exported model's card, with the hub's metadata block.
+
+    record  what export.json holds
+    """
+    name = record["model"]
+    lines = ["---", "library_name: onnx", "pipeline_tag: fill-mask", "tags:", "- polydistill", "- masked-lm",
+             "- onnx"]  # fmt: skip
+    lines += [] if _is_local(name) else ["base_model:", f"- {name}"]
+    worst = max(row["onnx"]["relative_difference"] for row in record["logits"])
+    lines += [
+        "---", "", f"# {name}, as ONNX", "",
+        f"The weights of {name} ({record['architecture']}, {record['parameters']:,} parameters) as an ONNX graph of opset "
+        f"{record['opset']}, exported by polydistill {record['versions']['polydistill']}. Takes {', '.join(record['inputs'])} "
+        "(int64, batch x tokens), gives logits (float32, batch x tokens x pieces).", "",
+        f"Logits differ from PyTorch's by {worst:.1g} of the largest one at most. `export.json` has all figures.", "",
+    ]  # fmt: skip
+    if "int8" in record["files"]:
+        lines += [
+            "`model.int8.onnx` has int8 weights; activations are quantised as they come, with one scale a batch, so "
+            "that a text's logits change slightly with the texts beside it.", "",
+        ]  # fmt: skip
+    if record["mrr"]:
+        lines += ["| | MRR | top 1 | masked tokens |", "|---|---|---|---|"]
+        lines += [
+            f"| {key} | {row['mrr']:.4f} | {row['top1']:.3f} | {row['num_masked']} |"
+            for key, row in record["mrr"].items()
+        ]
+        lines += [""]
+    lines += [
+        "```python",
+        "import onnxruntime",
+        "from transformers import AutoTokenizer", "",
+        'tokenizer = AutoTokenizer.from_pretrained("FOLDER")',
+        'session = onnxruntime.InferenceSession("FOLDER/model.onnx")',
+        'batch = dict(tokenizer(["TEXT"], return_tensors="np", padding=True))',
+        'logits = session.run(["logits"], {one.name: batch[one.name] for one in session.get_inputs()})[0]',
+        "```", "",
+        "## Licence", "",
+        f"The terms of {name} hold for this form of it: state them here before you publish it.", "",
+    ]  # fmt: skip
+    return "\n".join(lines)
 
 
 def _is_local(name: str) -> bool:

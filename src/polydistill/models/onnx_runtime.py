@@ -1,0 +1,79 @@
+"""Exported models under onnxruntime; everything of `polydistill[onnx]` is imported when it is first needed."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from polydistill.errors import ModelError, UserError
+
+PACKAGES = ("onnx", "onnxruntime", "onnxscript")
+
+
+def require_onnx() -> None:
+    """Raise a UserError that says what to install, if a package of the extra `onnx` is not there."""
+    missing = [name for name in PACKAGES if find_spec(name) is None]
+    if missing:
+        raise UserError(
+            "export", None, f"{', '.join(missing)} cannot be imported", "pip install 'polydistill[onnx]'"
+        )
+
+
+class OnnxModel:
+    """An exported masked language model, run on the processor.
+
+    path     its .onnx file, external data beside it
+    threads  within an operator; 0: as many as PyTorch has, which knows OMP_NUM_THREADS
+    Raises ModelError for a file that onnxruntime does not take.
+    """
+
+    def __init__(self, path: Path, *, threads: int = 0) -> None:
+        require_onnx()
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or torch.get_num_threads()
+        options.log_severity_level = 3
+        try:
+            self._session: Any = onnxruntime.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # onnxruntime raises kinds of its own
+            raise ModelError(
+                "model", path.name, f"onnxruntime does not take it ({str(error).strip()[:200]})",
+                "see whether the file is whole, or export it with another opset",
+            ) from error  # fmt: skip
+        self.inputs = [one.name for one in self._session.get_inputs()]
+
+    def logits(self, input_ids: Tensor, attention: Tensor, token_types: Tensor | None = None) -> Tensor:
+        """[B, L, V] float32 logits of [B, L] ids, attention mask and token types (zeros if none are given)."""
+        feed = {"input_ids": input_ids.numpy(), "attention_mask": attention.numpy()}
+        if "token_type_ids" in self.inputs:
+            types = torch.zeros_like(input_ids) if token_types is None else token_types
+            feed["token_type_ids"] = types.numpy()
+        return torch.from_numpy(self._session.run(["logits"], feed)[0])
+
+    def logits_at(self, input_ids: Tensor, attention: Tensor, positions: Tensor) -> Iterator[Tensor]:
+        """Logits [N, V] at places [N] of the flattened batch, as `evaluation.measure_logits` wants them."""
+        yield self.logits(input_ids, attention).flatten(0, 1).index_select(0, positions)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the exporter's and the quantiser's notes to their own developers."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,225 @@
+"""Exported graphs against PyTorch: padding, token types, tied tables, int8, and the proof that must refuse."""
+
+import numpy as np
+import pytest
+import torch
+from tests.parity.test_models import ARCHITECTURES, SMALL
+from transformers import AutoConfig, AutoModelForMaskedLM
+
+from polydistill.errors import ModelError, RecipeError
+from polydistill.evaluation.cost import measure_cost, measure_in_turns
+from polydistill.models import Inputs, OnnxModel, compare_onnx, export_onnx, quantise_onnx, takes_token_types
+from polydistill.models.onnx_export import agreement
+from polydistill.models.onnx_int8 import quantise_rows
+from polydistill.recipes.export_proof import proof_batches, prove_logits
+from polydistill.tokenization import load_tokenizer
+
+onnx = pytest.importorskip("onnx")
+
+# Wide enough a vocabulary that a table stored twice would be most of the file.
+ROWS = 3000
+QUICK = ("modernbert",)
+NAMES = ("bert", "distilbert", "roberta", "xlm-roberta", "electra", "albert", "modernbert")
+
+
+def make(model_type: str, attention: str = "sdpa"):
+    torch.manual_seed(0)
+    fields = SMALL | ARCHITECTURES[model_type] | {"vocab_size": ROWS, "max_position_embeddings": 80}
+    if model_type == "modernbert":
+        # A window that is shorter than the texts.
+        fields |= {"local_attention": 8}
+    config = AutoConfig.for_model(model_type, **fields)
+    model = AutoModelForMaskedLM.from_config(config, attn_implementation=attention).eval()
+    with torch.no_grad():
+        # Freshly made layers hardly look at one another: a mask that is wrong must show.
+        for parameter in model.parameters():
+            if parameter.dim() == 2 and ROWS not in parameter.shape:
+                parameter.mul_(8)
+    return model
+
+
+def padded(lengths: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    torch.manual_seed(1)
+    ids = torch.randint(5, ROWS, (len(lengths), max(lengths)))
+    attention = (torch.arange(max(lengths))[None] < torch.tensor(lengths)[:, None]).long()
+    # Padding is id 0 in every one of these configurations.
+    return ids * attention, attention
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory):
+    """(model, its float32 graph, its int8 graph), with token types."""
+    model, folder = make("bert"), tmp_path_factory.mktemp("bert")
+    assert takes_token_types(model, ["input_ids", "token_type_ids"])
+    export_onnx(model, folder / "model.onnx", token_types=True)
+    quantise_onnx(folder / "model.onnx", folder / "model.int8.onnx", rows=ROWS)
+    model.config.save_pretrained(folder)
+    return model, folder / "model.onnx", folder / "model.int8.onnx"
+
+
+def check_against_rows_alone(model, path) -> None:
+    """Every row of a padded batch gets what PyTorch gives it alone, without padding or a mask."""
+    exported = OnnxModel(path)
+    for lengths in ([8], [17, 5, 11], [40, 33, 8, 3, 40, 21, 2, 1], [76]):
+        ids, attention = padded(lengths)
+        made = exported.logits(ids, attention)
+        for row, length in enumerate(lengths):
+            with torch.no_grad():
+                alone = model(input_ids=ids[row : row + 1, :length]).logits[0]
+            difference = float((alone - made[row, :length]).abs().max() / alone.abs().max())
+            assert difference < 1e-4, (lengths, row, difference)
+
+
+def check_size(model, path) -> None:
+    """A tied table is in the file once, and nothing of this machine is."""
+    needed = 4 * sum(parameter.numel() for parameter in model.parameters())
+    assert needed < path.stat().st_size < needed + 4 * ROWS * 16
+    assert b"site-packages" not in path.read_bytes()
+    assert b"modeling_" not in path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("model_type", "attention"),
+    [
+        pytest.param(name, kind, marks=[] if name in QUICK and kind == "sdpa" else pytest.mark.slow)
+        for name in NAMES
+        for kind in ("sdpa", "eager")
+    ],
+)
+def test_padded_rows_get_what_they_get_alone(tmp_path, model_type, attention) -> None:
+    model = make(model_type, attention)
+    export_onnx(model, tmp_path / "model.onnx", token_types=False)
+    check_against_rows_alone(model, tmp_path / "model.onnx")
+    check_size(model, tmp_path / "model.onnx")
+
+
+def test_token_types_are_an_input_where_they_are_used(bert) -> None:
+    model, path, _ = bert
+    check_against_rows_alone(model, path)
+    check_size(model, path)
+    exported = OnnxModel(path)
+    assert exported.inputs == ["input_ids", "attention_mask", "token_type_ids"]
+    ids, attention = padded([17, 9])
+    types = torch.zeros_like(ids)
+    types[:, 6:] = 1
+    (found,) = compare_onnx(model, [exported], Inputs(ids, attention, types))
+    assert found.relative < 1e-4
+    assert found.same == 1
+    (other,) = compare_onnx(model, [exported], Inputs(ids, attention, None))
+    assert other.largest != found.largest
+    # A tokenizer that writes none, a model that knows one type only, a model without any.
+    assert not takes_token_types(model, ["input_ids", "attention_mask"])
+    assert not takes_token_types(make("distilbert"), ["token_type_ids"])
+    roberta = make("roberta")
+    roberta.config.type_vocab_size = 1
+    assert not takes_token_types(roberta, ["token_type_ids"])
+
+
+def test_agreement_by_hand() -> None:
+    one = torch.tensor([[[1.0, -4.0, 2.0], [0.0, 1.0, 0.5], [9.0, 0.0, 0.0]]])
+    other = torch.tensor([[[1.0, -4.0, 2.5], [2.0, 1.0, 0.5], [torch.nan, 0.0, 0.0]]])
+    found = agreement(one, other, torch.tensor([[1, 1, 0]]))
+    assert found == (2.0, 4.0, 0.5)
+    assert found.relative == 0.5
+    assert np.isnan(agreement(one, other, torch.ones(1, 3, dtype=torch.long)).relative)
+
+
+@pytest.mark.parametrize("wrong", ["weights", "not a number"])
+def test_the_proof_refuses_another_model(bert, teachers, wrong) -> None:
+    """A change of 3e-4 of the largest logit is beyond the tolerance of 1e-4; one of 3e-5 is not."""
+    model, path, _ = bert
+    tokenizer = load_tokenizer(str(teachers["en"]))
+    exported = {"onnx": OnnxModel(path)}
+    batches = proof_batches(tokenizer, [], token_types=True)
+    assert [tuple(inputs.ids.shape) for inputs in batches] == [(1, 8), (3, 17), (8, 64), (1, 64)]
+    assert len({int(length) for length in batches[1].attention.sum(1)}) == 3
+    rows = prove_logits(model, "bert", exported, batches)
+    assert max(row["onnx"]["relative_difference"] for row in rows) < 1e-5
+    bias = model.cls.predictions.decoder.bias
+    before = bias.detach().clone()
+    try:
+        with torch.no_grad():
+            bias += 3e-5 * rows[0]["max_logit"]
+            prove_logits(model, "bert", exported, batches[:1])
+            bias += torch.nan if wrong == "not a number" else 3e-4 * rows[0]["max_logit"]
+        with pytest.raises(ModelError, match=r"differ by .*\(allowed: 0.0001\)"):
+            prove_logits(model, "bert", exported, batches)
+    finally:
+        bias.data.copy_(before)
+
+
+def test_rows_are_quantised_to_the_nearest() -> None:
+    table = np.random.default_rng(0).normal(size=(50, 16)).astype(np.float32)
+    table[7] = 0
+    values, scales = quantise_rows(table)
+    assert values.dtype == np.int8
+    assert np.abs(table - values * scales[:, None]).max() <= 0.5001 * scales.max()
+    for row in range(50):
+        step = np.abs(table[row]).max() / 127
+        assert np.abs(table[row] - values[row] * scales[row]).max() <= 0.5001 * step + 1e-30
+
+
+def test_int8_keeps_one_table_in_eight_bits_and_nearly_the_logits(bert) -> None:
+    model, path, small = bert
+    assert small.stat().st_size < 0.4 * path.stat().st_size
+    weights = onnx.load(small).graph.initializer
+    tables = [(one.name, one.data_type) for one in weights if sorted(one.dims) == [32, ROWS]]
+    assert [kind for _, kind in tables] == [onnx.TensorProto.INT8]
+    assert not [one.name for one in weights if len(one.dims) == 2 and min(one.dims) > 20
+                and one.data_type == onnx.TensorProto.FLOAT and 80 not in one.dims]  # fmt: skip
+    ids, attention = padded([17, 9, 12])
+    with torch.no_grad():
+        own = model(input_ids=ids, attention_mask=attention).logits[attention.bool()]
+    made = OnnxModel(small).logits(ids, attention)[attention.bool()]
+    correlation = float(torch.corrcoef(torch.stack([own.flatten(), made.flatten()]))[0, 1])
+    assert 0.98 < correlation < 1 - 1e-9
+
+
+def test_two_tables_and_weights_beyond_the_limit(tmp_path, monkeypatch) -> None:
+    """A model whose tables are not tied, and files whose weights lie beside the graph."""
+    monkeypatch.setattr("polydistill.models.onnx_export.INLINE_BYTES", 1000)
+    monkeypatch.setattr("polydistill.models.onnx_int8.INLINE_BYTES", 1000)
+    config = AutoConfig.for_model("bert", **(SMALL | {"vocab_size": ROWS, "tie_word_embeddings": False}))
+    torch.manual_seed(0)
+    model = AutoModelForMaskedLM.from_config(config).eval()
+    export_onnx(model, tmp_path / "model.onnx", token_types=False)
+    quantise_onnx(tmp_path / "model.onnx", tmp_path / "floats.onnx", rows=ROWS, tables=False)
+    quantise_onnx(tmp_path / "model.onnx", tmp_path / "int8.onnx", rows=ROWS)
+    sizes = {path.name: path.stat().st_size for path in tmp_path.iterdir()}
+    assert sorted(sizes) == [
+        f"{name}.onnx{end}" for name in ("floats", "int8", "model") for end in ("", ".data")
+    ]
+    assert sizes["model.onnx.data"] > 2 * 4 * 32 * ROWS > 2 * sizes["model.onnx"]
+    assert sizes["floats.onnx.data"] > 5 * 32 * ROWS > sizes["int8.onnx.data"]
+    ids, attention = padded([17, 9])
+    exact, *near = compare_onnx(
+        model,
+        [OnnxModel(tmp_path / f"{name}.onnx") for name in ("model", "floats", "int8")],
+        Inputs(ids, attention, None),
+    )
+    assert exact.relative < 1e-5
+    assert all(1e-4 < one.relative < 0.1 for one in near)
+
+
+def test_an_exported_model_is_timed_like_any_other(bert, monkeypatch) -> None:
+    path = str(bert[1])
+    measured = measure_cost(path, 2, 500, "model", 1, threads=1)
+    assert 0 < measured["seconds"] < 60
+    assert measured["peak_bytes"] >= 0
+    asked = []
+    monkeypatch.setattr(
+        "polydistill.evaluation.cost._in_a_process",
+        lambda *arguments: asked.append(arguments) or {"seconds": 1.0, "peak_bytes": 1.0},
+    )
+    facts = {"torch": {"pieces": ROWS, "max_tokens": 80}, path: {"pieces": ROWS, "max_tokens": 80}}
+    rows = measure_in_turns(facts, shapes=[(2, 500)], rounds=2, calls=3, parts=["model"], threads=1)
+    options = {"threads": 1}
+    assert asked == [("torch", 2, 80, "model", 3, options), (path, 2, 80, "model", 3, options)] * 2
+    assert [row["length"] for row in rows] == [80, 80]
+
+
+def test_opsets(bert, tmp_path) -> None:
+    for opset in (17, 999):
+        with pytest.raises(RecipeError, match=f"opset {opset}: "):
+            export_onnx(bert[0], tmp_path / "model.onnx", token_types=False, opset=opset)
+    assert not list(tmp_path.iterdir())
