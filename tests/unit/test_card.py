@@ -4,7 +4,7 @@ import yaml
 
 from polydistill.config import parse_recipe
 from polydistill.reports import model_card
-from polydistill.reports.card import with_results
+from polydistill.reports.card import metadata, with_results
 
 MERGE = {
     "name": "x",
@@ -49,3 +49,13 @@ def test_results_stand_before_the_licence_and_once() -> None:
     assert "| ko | held_out | own | 0.750 |  | 0.100 |" in again
     assert "0.250" not in again
     assert front(again) == front(card)
+
+
+def test_what_a_models_own_card_states_is_read_if_it_can_be(tmp_path) -> None:
+    assert metadata(str(tmp_path)) == {}
+    readme = tmp_path / "README.md"
+    readme.write_text("---\nlanguage: [ko]\nlicense: mit\ntags: [x]\n---\n# A --- B\n", "utf-8")
+    assert metadata(str(tmp_path)) == {"language": ["ko"], "license": "mit"}
+    for broken in ("# no front matter\n--- a\n--- b", "---\na: [\n---\n", "---\n- a\n---\n", ""):
+        readme.write_text(broken, "utf-8")
+        assert metadata(str(tmp_path)) == {}, broken

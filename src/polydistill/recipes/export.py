@@ -32,7 +32,7 @@ from polydistill.models import (
 )
 from polydistill.models.onnx_export import OPSET, check_opset
 from polydistill.recipes.export_proof import TOLERANCE, choose_lines, compare_mrr, proof_batches, prove_logits
-from polydistill.reports.card import export_card
+from polydistill.reports.card import export_card, metadata
 from polydistill.tokenization import LoadedTokenizer, load_tokenizer, save_tokenizer, special_strings
 from polydistill.tokenization.load import max_positions
 
@@ -103,6 +103,7 @@ def export_model(
         record["mrr"] = compare_mrr(original, exported, tokenizer, chosen) if chosen else None
         del exported
         record["latency"] = None if latency is None else _time(folder, original, record["files"], latency)
+        record["metadata"] = metadata(model)
         write_json(folder / "export.json", record)
         write_text(folder / "README.md", export_card(record))
     _print(record, console)

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from polydistill import __version__
 from polydistill.config import BalanceRecipe, ExtractRecipe, MergeRecipe, PretrainRecipe
 from polydistill.config.models import Card
@@ -182,6 +184,20 @@ def trim_card(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def metadata(model: str) -> dict[str, Any]:
+    """Languages, licence and data that the card of a model in a folder states; {} where it has no card."""
+    path = Path(model) / "README.md"
+    if not path.is_file():
+        return {}
+    parts = path.read_text("utf-8", errors="replace").split("---", 2)
+    try:
+        front = yaml.safe_load(parts[1]) if len(parts) == 3 and not parts[0].strip() else None
+    except yaml.YAMLError:
+        front = None
+    kept = ("language", "license", "datasets")
+    return {key: front[key] for key in kept if key in front} if isinstance(front, dict) else {}
+
+
 RESULTS, LICENCE = "## Results", "## Licence"
 
 
@@ -228,8 +244,17 @@ def export_card(record: dict[str, Any]) -> str:
     record  what export.json holds
     """
     name = record["model"]
-    lines = ["---", "library_name: onnx", "pipeline_tag: fill-mask", "tags:", "- polydistill", "- masked-lm",
-             "- onnx"]  # fmt: skip
+    lines = ["---"]
+    if record["metadata"]:
+        lines += yaml.safe_dump(record["metadata"], allow_unicode=True, sort_keys=False).splitlines()
+    lines += [
+        "library_name: onnx",
+        "pipeline_tag: fill-mask",
+        "tags:",
+        "- polydistill",
+        "- masked-lm",
+        "- onnx",
+    ]
     lines += [] if _is_local(name) else ["base_model:", f"- {name}"]
     worst = max(row["onnx"]["relative_difference"] for row in record["logits"])
     lines += [
