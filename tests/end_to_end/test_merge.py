@@ -64,7 +64,10 @@ def test_run_makes_a_student_that_transformers_loads_and_a_second_run_does_nothi
     assert {path: path.stat().st_mtime_ns for path in before} == before
     compared = polydistill("compare", str(run), str(run))
     assert compared.returncode == 0, compared.stderr
-    assert "+0.000" not in compared.stdout, "a run is not measured by itself"
+    own = [line for line in compared.stdout.splitlines() if line.strip().startswith(str(run))]
+    assert own and not any("*" in line or "+" in line for line in own), "a run is not measured by itself"
+    # The teacher is: its difference from the student's stands beside it.
+    assert any("teacher" in line and line.count("0.") > 2 for line in compared.stdout.splitlines())
     assert f"{results['languages']['en'][0]['mrr']:.3f}" in compared.stdout
     refused = polydistill("compare", str(run), str(tmp_path))
     assert refused.returncode == 2

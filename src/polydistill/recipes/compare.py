@@ -36,7 +36,9 @@ def compare_runs(folders: Sequence[Path], console: Console) -> list[dict[str, An
             "language": language, "text": text, "tokenizer": teacher or view, "masked": len(first),
         }  # fmt: skip
         if teacher:
-            row["teacher"] = mean_reciprocal_rank(found[0][f"{place}/{teacher}"].astype(np.float64))
+            theirs = found[0][f"{place}/{teacher}"].astype(np.float64)
+            row["teacher"] = mean_reciprocal_rank(theirs)
+            row[f"teacher - {names[0]}"] = paired_difference(1.0 / theirs, first, counts)._asdict()
         for folder, name, ranks in zip(folders, names, found, strict=True):
             own = ranks.get(key)
             if own is None or not np.array_equal(ranks[f"{place}/counts"], counts):
@@ -52,7 +54,7 @@ def compare_runs(folders: Sequence[Path], console: Console) -> list[dict[str, An
         rows.append(row)
     console.print(_table(rows, names))
     console.print(
-        f"MRR, the difference from {names[0]}'s, and its 95 % interval by a paired bootstrap over examples, "
+        f"MRR, the difference from that of {names[0]}, and its 95 % interval by a paired bootstrap over examples, "
         "* where it leaves zero out. The interval knows the chance of the texts, not of the training's seed.",
         markup=False,
     )
@@ -75,14 +77,15 @@ def _ranks(folder: Path) -> dict[str, Any]:
 def _table(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> Table:
     """A line for each model under each place: as many runs as there are, the table is as wide as a terminal."""
     table = Table(box=box.SIMPLE)
-    for heading in ("", "MRR", f"- {names[0]}", "from", "to"):
-        table.add_column(heading, no_wrap=True, justify="right" if heading else "left")
+    table.add_column("", overflow="fold")
+    for heading in ("MRR", "difference", "from", "to"):
+        table.add_column(heading, no_wrap=True, justify="right")
     for row in rows:
         place = f"{row['language']}, {row['text']}: {row['masked']:,} tokens of {row['tokenizer']}"
         table.add_row(f"[bold]{escape(place)}[/bold]")
-        if "teacher" in row:
-            table.add_row("  teacher", f"{row['teacher']:.3f}")
-        for name in names:
+        for name in ("teacher", *names):
+            if name not in row:
+                continue
             cells = [f"  {escape(name)}", f"{row[name]:.3f}"]
             difference = row.get(f"{name} - {names[0]}")
             if difference is not None:
