@@ -60,6 +60,23 @@ def test_a_broken_row_of_a_treebank_is_named_by_file_and_line(texts, tmp_path) -
     assert "bad.conllu" in planned(values)[1]
 
 
+def test_tagged_text_with_a_single_tag_and_tags_that_only_others_have(texts, tmp_path) -> None:
+    values = balance_values(texts, tmp_path / "run")
+    both = treebank(tmp_path / "both.conllu", ["the", "house"])
+    one = treebank(tmp_path / "one.conllu", ["house"])
+    values["probe"] = {"tasks": {"pos": {"en": {"train": one, "test": both}}}}
+    for said in (refused(values), planned(values)[1]):
+        assert "probe.tasks.pos.en.train" in said
+        assert "a single tag (NOUN)" in said
+    more = tmp_path / "more.conllu"
+    more.write_text(Path(both).read_text("utf-8") + "1\tred\t_\tADJ" + "\t_" * 6 + "\n\n", "utf-8")
+    values["probe"]["tasks"]["pos"] = {
+        "en": {"train": both, "test": both},
+        "ru": {"train": str(more), "test": both},
+    }
+    assert "probe.tasks.pos.en: its training file has no ADJ, which others have" in planned(values)[1]
+
+
 def test_a_folder_that_holds_no_vocabulary(texts, tmp_path) -> None:
     values = balance_values(texts, tmp_path / "run")
     values["tokenizer"] = {"vocabulary": str(tmp_path)}

@@ -13,7 +13,7 @@ from polydistill.models import build_student, student_config
 from polydistill.recipes.balance_state import steps_of
 from polydistill.recipes.plan import Conflict, LanguageSize, collect, measure_text
 from polydistill.recipes.plan_times import step_seconds
-from polydistill.recipes.probe import read_tasks
+from polydistill.recipes.probe_plan import plan_tasks
 from polydistill.tokenization.pieces import ROLES
 from polydistill.training import check_arguments, clock
 
@@ -41,7 +41,8 @@ def plan_balance(recipe: BalanceRecipe, console: Console) -> list[Conflict]:
                 Conflict(f"languages.{language}.max_characters {cap:,}: the text has about {there:,} to train on",
                          "ask for fewer, leave it out, or add text")
             )  # fmt: skip
-    collect({"probe": recipe.probe.tasks}, lambda _, tasks: read_tasks(tasks, field="probe.tasks"), found)
+    if recipe.probe.tasks:
+        found += [Conflict(*pair) for pair in plan_tasks(recipe.probe.tasks, console, field="probe.tasks")[2]]
     if len(sizes) < len(recipe.languages):
         return found
     students = collect({"model": recipe}, lambda _, r: _model(r), found)

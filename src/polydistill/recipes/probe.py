@@ -17,6 +17,7 @@ from rich.table import Table
 from polydistill.config import ProbeRecipe
 from polydistill.config.probe import ProbedModel, TaggedData
 from polydistill.corpora.tagged import TaggedSentence, read_tagged
+from polydistill.errors import CorpusError
 from polydistill.evaluation import fit_probe, score_tags, split_into_windows, word_features
 from polydistill.files import artefact, fingerprint, hash_file, is_current, read_json, write_json
 from polydistill.models import device, keep_freed_memory, load_masked_lm, resolve_dtype, weights_fingerprint
@@ -41,7 +42,7 @@ def run_probe(recipe: ProbeRecipe, run: Run, *, until: str = "report") -> Path:
     return run.path
 
 
-Texts = dict[str, dict[str, "_Texts"]]
+Texts = dict[str, dict[str, "TaggedText"]]
 
 
 def read_tasks(tasks: Mapping[Any, Mapping[str, TaggedData]], *, field: str = "tasks") -> Texts:
@@ -51,7 +52,7 @@ def read_tasks(tasks: Mapping[Any, Mapping[str, TaggedData]], *, field: str = "t
     """
     texts = {
         task: {
-            language: _Texts(f"{field}.{task}.{language}", task, language, data)
+            language: TaggedText(f"{field}.{task}.{language}", task, language, data)
             for language, data in languages.items()
         }
         for task, languages in tasks.items()
@@ -82,7 +83,7 @@ def probe_models(recipe: ProbeRecipe, run: Run, texts: Texts) -> None:
 
 
 @dataclass
-class _Texts:
+class TaggedText:
     """The tagged sentences of one language for one task."""
 
     field: str
@@ -92,7 +93,12 @@ class _Texts:
 
     def read(self) -> None:
         """Raise CorpusError for a file that cannot be used."""
-        _ = self.sentences
+        tags = {tag for sentence in self.sentences["train"] for tag in sentence.tags}
+        if len(tags) == 1:
+            raise CorpusError(
+                self._field("train"), self.data.train, f"has a single tag ({tags.pop()}): there is nothing to tell apart",
+                "use a file with its tags, or leave the language out",
+            )  # fmt: skip
 
     @cached_property
     def sentences(self) -> dict[str, list[TaggedSentence]]:
@@ -139,7 +145,7 @@ class _Probed:
         model = load_masked_lm(self.settings.model, revision=self.settings.revision).to(device())
         return model.base_model
 
-    def identity(self, text: _Texts) -> dict[str, Any]:
+    def identity(self, text: TaggedText) -> dict[str, Any]:
         """What features of a text hang on."""
         return {
             "weights": self.weights,
@@ -149,7 +155,7 @@ class _Probed:
             "precision": str(self.dtype).removeprefix("torch."),
         }
 
-    def features(self, text: _Texts, split: str) -> npt.NDArray[np.float16]:
+    def features(self, text: TaggedText, split: str) -> npt.NDArray[np.float16]:
         """[words, H] of all words of a split, in order, from disk where they are there."""
         place = f"features/{text.task}/{self.name}/{text.language}-{split}"
         target = self.run.path / place
@@ -176,7 +182,7 @@ class _Probed:
 
 
 def _probe(
-    recipe: ProbeRecipe, run: Run, model: _Probed, task: str, languages: dict[str, _Texts]
+    recipe: ProbeRecipe, run: Run, model: _Probed, task: str, languages: dict[str, TaggedText]
 ) -> dict[str, Any]:
     """source → target → metric → one score a seed."""
     target = run.path / "probes" / task / model.name
@@ -214,7 +220,7 @@ def _probe(
 def _transfer(
     probes: Sequence[Callable[..., npt.NDArray[np.int64]]],
     model: _Probed,
-    languages: dict[str, _Texts],
+    languages: dict[str, TaggedText],
     tags: Sequence[str],
 ) -> dict[str, dict[str, list[float]]]:
     """One source's probes on every target: target → metric → one score a seed."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
+from collections.abc import Mapping
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -11,11 +12,11 @@ from rich.table import Table
 
 from polydistill.config import ProbeRecipe
 from polydistill.config.probe import ProbedModel, TaggedData
-from polydistill.corpora.tagged import TaggedSentence, read_tagged
+from polydistill.corpora.tagged import TaggedSentence
 from polydistill.errors import UserError
 from polydistill.evaluation import split_into_windows
 from polydistill.models import model_config
-from polydistill.recipes.probe import probed_tokenizer
+from polydistill.recipes.probe import TaggedText, probed_tokenizer
 
 # Words whose first token is unknown have features that say nothing of them.
 LARGE_UNKNOWN = 0.05
@@ -24,36 +25,7 @@ SAMPLE_SENTENCES = 300
 
 def plan_probe(recipe: ProbeRecipe, console: Console) -> list[tuple[str, str]]:
     """Print sentences, words and tags of every file and what the features take on disk; returns (conflict, remedy)s."""
-    found: list[tuple[str, str]] = []
-    table = Table(box=box.SIMPLE)
-    for heading in ("task", "language", "sentences", "words", "tags", "words to test"):
-        table.add_column(heading, justify="left" if heading in ("task", "language") else "right")
-    samples: dict[str, list[TaggedSentence]] = {}
-    words = 0
-    for task, languages in recipe.tasks.items():
-        for language, data in languages.items():
-            try:
-                read = {split: _read(task, language, data, split) for split in ("train", "test")}
-            except UserError as error:
-                found.append(_mended(error))
-                continue
-            tags = {
-                split: Counter(tag for sentence in sentences for tag in sentence.tags)
-                for split, sentences in read.items()
-            }
-            totals = {split: counts.total() for split, counts in tags.items()}
-            words += sum(totals.values())
-            table.add_row(
-                task, language, f"{len(read['train']):,}", f"{totals['train']:,}", str(len(tags["train"])), f"{totals['test']:,}"
-            )  # fmt: skip
-            new = sorted(set(tags["test"]) - set(tags["train"]))
-            if new:
-                found.append((
-                    f"tasks.{task}.{language}: {', '.join(new[:5])} stand in the test file alone, and no probe can guess them "
-                    f"({sum(tags['test'][tag] for tag in new)} words)", "use files of one tag set"
-                ))  # fmt: skip
-            samples.setdefault(language, read["test"][:SAMPLE_SENTENCES])
-    console.print(table)
+    samples, words, found = plan_tasks(recipe.tasks, console)
     for name, settings in recipe.models.items():
         try:
             width = model_config(settings.model, revision=settings.revision).hidden_size
@@ -71,9 +43,59 @@ def plan_probe(recipe: ProbeRecipe, console: Console) -> list[tuple[str, str]]:
     return found
 
 
-def _read(task: str, language: str, data: TaggedData, split: str) -> list[TaggedSentence]:
-    path = Path(data.train if split == "train" else data.test)
-    return read_tagged(path, field=f"tasks.{task}.{language}.{split}", max_sentences=data.max_sentences)
+def plan_tasks(
+    tasks: Mapping[Any, Mapping[str, TaggedData]], console: Console, *, field: str = "tasks"
+) -> tuple[dict[str, list[TaggedSentence]], int, list[tuple[str, str]]]:
+    """Print sentences, words and tags of every file; returns (some sentences of each language, words, conflicts).
+
+    field  where the tasks stand in the recipe
+    """
+    found: list[tuple[str, str]] = []
+    table = Table(box=box.SIMPLE)
+    for heading in ("task", "language", "sentences", "words", "tags", "words to test"):
+        table.add_column(heading, justify="left" if heading in ("task", "language") else "right")
+    samples: dict[str, list[TaggedSentence]] = {}
+    words = 0
+    for task, languages in tasks.items():
+        known: dict[str, set[str]] = {}
+        for language, data in languages.items():
+            text = TaggedText(f"{field}.{task}.{language}", task, language, data)
+            try:
+                text.read()
+            except UserError as error:
+                found.append(_mended(error))
+                continue
+            tags = {
+                split: Counter(tag for sentence in sentences for tag in sentence.tags)
+                for split, sentences in text.sentences.items()
+            }
+            known[language] = set(tags["train"])
+            totals = {split: counts.total() for split, counts in tags.items()}
+            words += sum(totals.values())
+            table.add_row(
+                task, language, f"{len(text.sentences['train']):,}", f"{totals['train']:,}", str(len(tags["train"])),
+                f"{totals['test']:,}",
+            )  # fmt: skip
+            new = sorted(set(tags["test"]) - set(tags["train"]))
+            if new:
+                found.append((
+                    f"{text.field}: {', '.join(new[:5])} stand in the test file alone, and no probe can guess them "
+                    f"({sum(tags['test'][tag] for tag in new)} words)", "use files of one tag set"
+                ))  # fmt: skip
+            samples.setdefault(language, text.sentences["test"][:SAMPLE_SENTENCES])
+        found += _other_tags(f"{field}.{task}", known)
+    console.print(table)
+    return samples, words, found
+
+
+def _other_tags(field: str, known: Mapping[str, set[str]]) -> list[tuple[str, str]]:
+    """Languages that lack tags of others: zero-shot, a probe from there cannot guess them."""
+    every = set().union(*known.values())
+    return [
+        (f"{field}.{language}: its training file has no {', '.join(sorted(every - tags)[:5])}, which others have: a probe "
+         "from this language can never guess them", "use files of one tag set, or read its zero-shot scores with that in mind")
+        for language, tags in known.items() if every - tags
+    ]  # fmt: skip
 
 
 def _unknown(
