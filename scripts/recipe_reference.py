@@ -13,6 +13,7 @@ from pydantic_core import PydanticUndefined
 from polydistill.config import (
     BalanceRecipe,
     ExtractRecipe,
+    GridRecipe,
     MergeRecipe,
     PretrainRecipe,
     ProbeRecipe,
@@ -114,6 +115,7 @@ def reference() -> str:
         *table(BalancedStudent, "students.NAME"),
         "", "# `recipe: pretrain`", "", *table(PretrainRecipe, ""), *table(PretrainLanguage, "languages.NAME (pretrain)"),
         "", "# `recipe: probe`", "", *table(ProbeRecipe, ""), *table(ProbedModel, "models.NAME"), *table(TaggedData, "tasks.TASK.LANGUAGE"),
+        "", "# `recipe: grid`", "", *table(GridRecipe, ""),
         "\n## `training`\n",
         "Arguments of `transformers.TrainingArguments` by their own names. What a recipe does not set starts from:", "",
         "| argument | default |", "|---|---|",

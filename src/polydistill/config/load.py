@@ -14,19 +14,21 @@ from pydantic import BaseModel, ValidationError
 
 from polydistill.config.balance import BalanceRecipe
 from polydistill.config.extract import ExtractRecipe
+from polydistill.config.grid import GridRecipe
 from polydistill.config.models import MergeRecipe, PretrainRecipe
 from polydistill.config.probe import ProbeRecipe
 from polydistill.errors import RecipeError
 
 MAX_RECIPE_BYTES = 1 << 20
 MAX_ALIASES = 100
-AnyRecipe = MergeRecipe | ExtractRecipe | BalanceRecipe | PretrainRecipe | ProbeRecipe
+AnyRecipe = MergeRecipe | ExtractRecipe | BalanceRecipe | PretrainRecipe | ProbeRecipe | GridRecipe
 KINDS: dict[str, type[AnyRecipe]] = {
     "merge": MergeRecipe,
     "extract": ExtractRecipe,
     "balance": BalanceRecipe,
     "pretrain": PretrainRecipe,
     "probe": ProbeRecipe,
+    "grid": GridRecipe,
 }
 
 
@@ -92,25 +94,62 @@ def parse_recipe(
 
 def read_recipe(path: str | Path) -> dict[str, Any]:
     """The dictionary in a recipe's file or preset, with what it extends merged in."""
-    chain: list[str] = []
-    layers: list[dict[str, Any]] = []
-    current: str | None = str(path)
+    values = _extended(_read_yaml(str(path)), str(path))
+    if values.get("recipe") == "grid":
+        for place, changes in (("base", values.get("base")), *_entries(values.get("runs"))):
+            if isinstance(changes, dict) and "extends" in changes:
+                target = values if place == "base" else values["runs"]
+                # A file in a run of a grid counts from the grid's own folder, as `extends` does everywhere.
+                # What that file is called and where it writes is not the grid's.
+                target[place] = {
+                    key: value
+                    for key, value in _extended(changes, str(path)).items()
+                    if key not in ("name", "output") or key in changes
+                }
+    return values
+
+
+def grid_values(base: dict[str, Any], *changes: dict[str, Any]) -> dict[str, Any]:
+    """The values of one recipe of a grid: the base with changes, each of which wins over what is before it."""
+    for one in changes:
+        base = _merge(base, one)
+    return base
+
+
+def _entries(values: Any) -> list[tuple[str, Any]]:
+    return list(values.items()) if isinstance(values, dict) else []
+
+
+def _extended(values: dict[str, Any], origin: str) -> dict[str, Any]:
+    """Values with what they extend merged in.
+
+    origin  the file or preset that they stand in
+    """
+    chain = [origin]
+    layers = [values]
+    current = _parent(values, origin)
     while current is not None:
         if current in chain:
             raise RecipeError("extends", current, "the recipe extends itself", "break the circle")
         chain.append(current)
-        values = _read_yaml(current)
-        parent = values.pop("extends", None)
-        if parent is not None and not isinstance(parent, str):
-            raise RecipeError("extends", str(parent), "not a name", "give one preset or one file")
-        layers.append(values)
-        if parent is not None and not _is_preset(parent):
-            parent = str((Path(current).parent / parent) if not Path(parent).is_absolute() else Path(parent))
-        current = parent
+        layers.append(_read_yaml(current))
+        current = _parent(layers[-1], current)
     merged: dict[str, Any] = {}
     for layer in reversed(layers):
-        merged = _merge(merged, layer)
+        merged = _merge(merged, {key: value for key, value in layer.items() if key != "extends"})
     return merged
+
+
+def _parent(values: dict[str, Any], origin: str) -> str | None:
+    """The file or preset that values extend; a file counts from the folder of the one that names it."""
+    parent = values.get("extends")
+    if parent is None:
+        return None
+    if not isinstance(parent, str):
+        raise RecipeError("extends", str(parent), "not a name", "give one preset or one file")
+    if _is_preset(parent) or Path(parent).is_absolute():
+        return parent
+    return str(Path(origin).parent / parent)
 
 
 def presets() -> dict[str, str]:

@@ -15,6 +15,7 @@ from polydistill.config import (
     AnyRecipe,
     BalanceRecipe,
     ExtractRecipe,
+    GridRecipe,
     MergeRecipe,
     ProbeRecipe,
     Source,
@@ -31,6 +32,7 @@ from polydistill.models import (
     resolve_dtype,
     student_config,
 )
+from polydistill.recipes.grid import children_of
 from polydistill.recipes.plan_times import scoring_speed, step_seconds
 from polydistill.recipes.probe_plan import plan_probe
 from polydistill.store.schema import id_type, numpy_dtype, position_type
@@ -76,11 +78,18 @@ class LanguageSize:
 def plan_recipe(recipe: str | AnyRecipe, overrides: Sequence[str], console: Console) -> list[Conflict]:
     """Print the resolved settings, sizes, times and conflicts of a recipe; returns the conflicts."""
     loaded = load_recipe(recipe, overrides) if isinstance(recipe, str) else recipe
+    found: list[Conflict]
     if isinstance(loaded, ProbeRecipe):
         console.print(
             escape(yaml.safe_dump(loaded.model_dump(mode="json"), allow_unicode=True, sort_keys=False))
         )
         return report_conflicts([Conflict(*pair) for pair in plan_probe(loaded, console)], console)
+    if isinstance(loaded, GridRecipe):
+        found = []
+        for name, child in children_of(loaded).items():
+            console.rule(escape(name))
+            found += [Conflict(f"{name}: {one.what}", one.remedy) for one in plan_recipe(child, (), console)]
+        return report_conflicts(found, console)
     arguments = check_arguments(loaded.training)
     console.print(
         escape(
@@ -103,7 +112,7 @@ def plan_recipe(recipe: str | AnyRecipe, overrides: Sequence[str], console: Cons
             "a pre-training recipe: its vocabulary and model are made from the text, gold labels only"
         )
         return []
-    found: list[Conflict] = []
+    found = []
     tokenizers = collect(
         loaded.teachers,
         lambda name, t: load_tokenizer(t.model, name=name, tokenizer=t.tokenizer, revision=t.revision),

@@ -5,9 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from polydistill.config import AnyRecipe, BalanceRecipe, ExtractRecipe, MergeRecipe, ProbeRecipe, load_recipe
+from polydistill.config import (
+    AnyRecipe,
+    BalanceRecipe,
+    ExtractRecipe,
+    GridRecipe,
+    MergeRecipe,
+    ProbeRecipe,
+    load_recipe,
+)
 from polydistill.errors import RecipeError
-from polydistill.recipes import balance, extract, merge, pretrain
+from polydistill.recipes import balance, extract, grid, merge, pretrain
 from polydistill.recipes import probe as probes
 from polydistill.recipes.run_folder import open_run
 
@@ -33,7 +41,7 @@ def run_recipe(
     loaded = load_recipe(recipe, overrides) if isinstance(recipe, str | Path) else recipe
     known = {
         "merge": merge.STAGES, "extract": extract.STAGES, "balance": balance.STAGES,
-        "pretrain": pretrain.STAGES, "probe": probes.STAGES,
+        "pretrain": pretrain.STAGES, "probe": probes.STAGES, "grid": grid.STAGES,
     }  # fmt: skip
     stages = known[loaded.recipe]
     if until not in stages:
@@ -52,6 +60,12 @@ def run_recipe(
         return merge.run_merge(loaded, run, until=until)
     if isinstance(loaded, ExtractRecipe):
         return extract.run_extract(loaded, run, until=until)
+    if isinstance(loaded, GridRecipe):
+
+        def run_one(child: AnyRecipe, say: Callable[[str], None]) -> Path:
+            return run_recipe(child, update=update, show=say)
+
+        return grid.run_grid(loaded, run, run_one, until=until)
     if isinstance(loaded, BalanceRecipe):
         return balance.run_balance(loaded, run, until=until, probe=probe)
     if isinstance(loaded, ProbeRecipe):

@@ -15,6 +15,7 @@ from polydistill.files import read_json, write_text
 from polydistill.reports.balance_page import gather_balance
 from polydistill.reports.extract_page import gather_extract
 from polydistill.reports.figures import curves, grouped_bars
+from polydistill.reports.grid_page import gather_grid
 from polydistill.reports.probe_page import gather_probes
 
 
@@ -24,7 +25,7 @@ def build_report(run: Path) -> Path:
     Raises RunFolderError if the run has not been evaluated.
     """
     kind = _common(run)["recipe"]["recipe"] if (run / "recipe.yaml").is_file() else "none"
-    evaluated = "probes.json" if kind == "probe" else "mlm.json"
+    evaluated = {"probe": "probes.json", "grid": "grid.json"}.get(kind, "mlm.json")
     if not (run / "evaluation" / evaluated).is_file():
         raise RunFolderError(
             "folder", str(run), f"holds no evaluation/{evaluated}", "run `polydistill evaluate` first"
@@ -37,6 +38,8 @@ def build_report(run: Path) -> Path:
         return _write(run, "probe.html.jinja", gather_probes(run))
     if kind == "balance":
         return _write(run, "balance.html.jinja", gather_balance(run))
+    if kind == "grid":
+        return _write(run, "grid.html.jinja", gather_grid(run))
     raise RunFolderError(
         "folder", str(run), f"is a run of recipe {kind}, which has no report", "see evaluation/mlm.json"
     )

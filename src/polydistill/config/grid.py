@@ -1,0 +1,51 @@
+"""The recipe `grid`: recipes that belong together, run one after the other, and one table of them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from polydistill.config.models import Name, Settings
+
+
+def _as_changes(value: Any) -> Any:
+    return {} if value is None else value
+
+
+Changes = Annotated[dict[str, Any], BeforeValidator(_as_changes)]
+
+
+class GridRecipe(Settings):
+    """Recipes of any kind, run in order: they share corpora and stores, and end in one table."""
+
+    recipe: Literal["grid"] = "grid"
+    name: Name = Field(description="The grid's name.")
+    output: str = Field("", description="The grid's folder, which holds each run's; empty: `runs/<name>`.")
+    reuse: list[str] = Field(
+        default_factory=list,
+        description="Folders of other runs whose corpora and stores are taken where they fit; earlier runs of the grid "
+        "are always among them.",
+    )
+    base: Changes = Field(default_factory=dict, description="What all recipes have, `extends` among it.")
+    runs: dict[Name, Changes] = Field(
+        min_length=1,
+        description="Name → what this recipe has in place of the base's: settings, or `extends` and settings.",
+    )
+    variants: dict[Name, Changes] = Field(
+        default_factory=dict,
+        description="Name → further changes; with them every run is made in each variant, as RUN-VARIANT.",
+    )
+
+    @model_validator(mode="after")
+    def _reserved(self) -> GridRecipe:
+        for place, changes in {
+            "base": self.base, **{f"runs.{k}": v for k, v in self.runs.items()},
+            **{f"variants.{k}": v for k, v in self.variants.items()},
+        }.items():  # fmt: skip
+            for key in ("name", "output"):
+                if key in changes:
+                    raise ValueError(f"{place}.{key} {changes[key]!r}: the grid names its runs; leave it out")
+            if place.startswith("variants.") and "extends" in changes:
+                raise ValueError(f"{place}.extends: only base and runs can extend; leave it out")
+        return self

@@ -1,0 +1,124 @@
+"""A grid: recipes run one after the other, each in a folder of its own within the grid's, and one table of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from polydistill.config import AnyRecipe, GridRecipe, grid_values, parse_recipe
+from polydistill.errors import RecipeError
+from polydistill.files import read_json, write_json
+from polydistill.recipes.run_folder import Run
+from polydistill.reports import build_report
+
+STAGES = ("evaluate", "report")
+
+
+def run_grid(
+    recipe: GridRecipe, run: Run, run_one: Callable[[AnyRecipe, Callable[[str], None]], Path], *, until: str
+) -> Path:
+    """Run every recipe of a grid; returns its folder, which holds each run's by its name and evaluation/grid.json.
+
+    run_one  runs a recipe to its end; gets the recipe and where its lines go
+    A run that is done is not done again, so the same command goes on after a crash.
+    """
+    children = children_of(recipe)
+    with run.claim():
+        run.record_recipe()
+        for number, (name, child) in enumerate(children.items(), 1):
+            run.say(f"{name} ({number} of {len(children)}, {child.recipe})")
+            with run.stage(name):
+                run_one(child, lambda line, name=name: run.say(f"{name}: {line}"))  # type: ignore[misc]
+        rows = [row for name in children for row in grid_rows(Path(children[name].output), name)]
+        write_json(run.path / "evaluation" / "grid.json", {"rows": rows, "runs": list(children)})
+        if until == "report":
+            with run.stage("report"):
+                path = build_report(run.path)
+            run.say(f"report: {path}")
+    return run.path
+
+
+def children_of(recipe: GridRecipe) -> dict[str, AnyRecipe]:
+    """Name → recipe of every run, in order; RecipeError names the run whose recipe cannot be used."""
+    folder = Path(recipe.output or f"runs/{recipe.name}")
+    changes = {
+        name if variant is None else f"{name}-{variant}": (
+            of_run,
+            recipe.variants[variant] if variant else {},
+        )
+        for name, of_run in recipe.runs.items()
+        for variant in (recipe.variants or [None])
+    }
+    children: dict[str, AnyRecipe] = {}
+    for name, (of_run, of_variant) in changes.items():
+        values = grid_values(recipe.base, of_run, of_variant)
+        earlier = [str(folder / other) for other in children]
+        values = values | {
+            "name": name, "output": str(folder / name), "reuse": [*earlier, *recipe.reuse, *values.get("reuse", [])],
+        }  # fmt: skip
+        try:
+            child = parse_recipe(values, origin=f"runs.{name}")
+        except RecipeError as error:
+            # Of the recipe's own file they say the file; here it is a place in the grid.
+            raise RecipeError(
+                f"runs.{name}", error.value, f"{error.field}: {error.reason}", error.remedy
+            ) from error
+        if isinstance(child, GridRecipe):
+            raise RecipeError(f"runs.{name}.recipe", "grid", "a grid holds no grid", "write its runs here")
+        children[name] = child
+    return children
+
+
+def grid_rows(folder: Path, name: str) -> list[dict[str, Any]]:
+    """One row for each language, text, model and tokenizer of a run, or each task and group of its probes."""
+    mlm, probes = folder / "evaluation" / "mlm.json", folder / "evaluation" / "probes.json"
+    rows: list[dict[str, Any]] = []
+    if mlm.is_file():
+        rows += [
+            {"run": name, "place": f"{language}, {row['text']}", "model": row["model"], "tokenizer": row["tokenizer"],
+             "teacher": row["teacher"], "measure": "MRR", "value": row["mrr"], "error": row["mrr_error"],
+             "masked": row["num_masked"]}
+            for language, found in read_json(mlm)["languages"].items()
+            for row in found
+        ]  # fmt: skip
+    if probes.is_file():
+        rows += [
+            {"run": name, "place": f"{task}, {group}, {kind.replace('_', ' ')}", "model": model, "tokenizer": None,
+             "teacher": None, "measure": metric.replace("_", " "), "value": cell["mean"], "error": cell["deviation"]}
+            for task, metrics in read_json(probes)["summary"].items()
+            for metric, models in metrics.items()
+            for model, groups in models.items()
+            for group, kinds in groups.items()
+            for kind, cell in kinds.items()
+            if cell
+        ]  # fmt: skip
+    return rows
+
+
+def grid_table(folder: Path) -> Table:
+    """The grid's rows for people: a line for each place, model and tokenizer, a column for each run."""
+    found = read_json(folder / "evaluation" / "grid.json")
+    table = Table(box=box.SIMPLE, title=str(folder))
+    table.add_column("", overflow="fold")
+    for name in found["runs"]:
+        table.add_column(escape(name), justify="right", overflow="fold")
+    for place, cells in by_place(found["rows"]).items():
+        table.add_row(
+            escape(place), *(f"{cells[name]['value']:.3f}" if name in cells else "" for name in found["runs"])
+        )
+    return table
+
+
+def by_place(rows: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Place, model and measure in words → run → row."""
+    places: dict[str, dict[str, dict[str, Any]]] = {}
+    for row in rows:
+        read_by = "" if row["tokenizer"] is None else f", {row['teacher'] or row['tokenizer']}'s tokenizer"
+        key = f"{row['place']}: {row['measure']} of {row['model']}{read_by}"
+        places.setdefault(key, {})[row["run"]] = row
+    return places

@@ -1,0 +1,102 @@
+"""A grid of recipes: what its runs are, what they share, its table, and what it says of what cannot be."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from tests.end_to_end.test_merge import polydistill, write_recipe
+
+from polydistill.config import GridRecipe, load_recipe, parse_recipe
+from polydistill.errors import RecipeError
+from polydistill.recipes.grid import children_of
+
+MERGE = {"teachers": {"a": "x"}, "languages": {"ko": {"text": "a.txt", "teachers": "a"}}}
+
+
+def grid(**values) -> GridRecipe:
+    recipe = parse_recipe({"recipe": "grid", "name": "g", "base": MERGE, "runs": {"one": {}}} | values)
+    assert isinstance(recipe, GridRecipe)
+    return recipe
+
+
+def test_runs_and_variants_multiply_and_later_changes_win() -> None:
+    recipe = grid(
+        base=MERGE | {"training": {"max_steps": 5, "learning_rate": 1e-3}},
+        runs={"soft": None, "gold": {"distillation": {"labels": "gold"}, "training": {"max_steps": 7}}},
+        variants={"short": {"training": {"max_steps": 2}}, "long": None},
+        reuse=["other"],
+    )
+    children = children_of(recipe)
+    assert list(children) == ["soft-short", "soft-long", "gold-short", "gold-long"]
+    assert [child.training["max_steps"] for child in children.values()] == [2, 5, 2, 7]
+    assert {child.training["learning_rate"] for child in children.values()} == {1e-3}
+    assert [child.distillation.labels for child in children.values()] == ["both", "both", "gold", "gold"]
+    last = children["gold-long"]
+    assert (last.name, last.output) == ("gold-long", "runs/g/gold-long")
+    assert last.reuse == ["runs/g/soft-short", "runs/g/soft-long", "runs/g/gold-short", "other"]
+
+
+def test_runs_may_extend_files_and_be_of_other_kinds(tmp_path) -> None:
+    (tmp_path / "merge.yaml").write_text(
+        yaml.safe_dump(MERGE | {"name": "m", "output": "elsewhere"}), "utf-8"
+    )
+    (tmp_path / "alone.yaml").write_text(
+        yaml.safe_dump({"recipe": "pretrain", "name": "p", "languages": {"ko": {"text": "a.txt"}}}), "utf-8"
+    )
+    (tmp_path / "grid.yaml").write_text(
+        "recipe: grid\nname: g\nruns: {m: {extends: merge.yaml, seed: 3}, p: {extends: alone.yaml}}\n",
+        "utf-8",
+    )
+    children = children_of(load_recipe(tmp_path / "grid.yaml"))
+    assert {name: child.recipe for name, child in children.items()} == {"m": "merge", "p": "pretrain"}
+    assert (children["m"].seed, children["m"].output) == (3, "runs/g/m")
+
+
+@pytest.mark.parametrize(
+    ("change", "wanted"),
+    [
+        ({"runs": {}}, ["runs"]),
+        ({"runs": {"a": {"output": "x"}}}, ["runs.a.output 'x'", "the grid names its runs"]),
+        ({"variants": {"a": {"extends": "x"}}}, ["variants.a.extends", "only base and runs"]),
+        ({"runs": {"a": {"trainin": {}}}}, ["runs.a", "trainin", "did you mean 'training'"]),
+        ({"runs": {"a": {"recipe": "grid", "runs": {"b": {}}}}, "base": {}}, ["runs.a.recipe", "a grid holds no grid"]),
+    ],
+)  # fmt: skip
+def test_what_is_refused(change, wanted) -> None:
+    with pytest.raises(RecipeError) as caught:
+        children_of(grid(**change))
+    for part in wanted:
+        assert part in str(caught.value), str(caught.value)
+
+
+def test_a_grid_shares_stores_and_ends_in_a_table(tmp_path, recipe_values) -> None:
+    base = {key: value for key, value in recipe_values.items() if key not in ("name", "output")}
+    values = {
+        "recipe": "grid", "name": "labels", "output": str(tmp_path / "grid"), "base": base,
+        "runs": {"both": {}, "gold": {"distillation": {"labels": "gold"}}},
+    }  # fmt: skip
+    recipe = write_recipe(tmp_path, values)
+    planned = polydistill("plan", recipe)
+    assert planned.returncode == 0, planned.stderr
+    done = polydistill("run", recipe)
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "grid"
+    # Scored once, for the first.
+    assert (folder / "both" / "store").is_dir()
+    assert not (folder / "gold" / "store").exists()
+    found = json.loads((folder / "evaluation" / "grid.json").read_text("utf-8"))
+    assert found["runs"] == ["both", "gold"]
+    own = json.loads((folder / "gold" / "evaluation" / "mlm.json").read_text("utf-8"))["languages"]["ru"]
+    mine = [row["value"] for row in found["rows"] if row["run"] == "gold" and row["place"].startswith("ru")]
+    assert mine == [row["mrr"] for row in own]
+    for wanted in ("both", "gold", "ru, held_out: MRR of student"):
+        assert wanted in done.stdout, wanted
+    page = (folder / "report" / "index.html").read_text("utf-8")
+    assert '<a href="../gold/report/index.html">' in page
+    assert "<svg" in page
+    students = {path: path.stat().st_mtime_ns for path in folder.rglob("*.safetensors")}
+    again = polydistill("run", recipe)
+    assert again.returncode == 0, again.stderr
+    assert {path: path.stat().st_mtime_ns for path in students} == students
+    assert Path(folder / "both" / "student" / "final" / "model.safetensors") in students
