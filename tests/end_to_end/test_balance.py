@@ -170,3 +170,24 @@ def test_parts_of_a_text_lie_within_larger_parts(finished) -> None:
     # In random order: not the beginning of the file.
     assert small.rows.max() > 2 * len(small.rows)
     assert np.array_equal(LanguageText(text.examples, 0, 5_000).rows, small.rows)
+
+
+def test_what_stops_teachers_is_not_what_results_are_of(finished, texts) -> None:
+    from polydistill.recipes.balance import vocabulary
+    from polydistill.recipes.balance_state import Balance
+    from polydistill.recipes.pretrain import prepare_corpora
+    from polydistill.recipes.run_folder import open_run
+
+    recipe = parse_recipe(balance_values(texts, finished))
+    run = open_run(recipe, show=lambda line: None)
+    tokenizer = vocabulary(recipe, run)
+    state = Balance(recipe, run, tokenizer, prepare_corpora(recipe, run, tokenizer))
+    for_stopping, for_results = (set(part.ids.tolist()) for part in state.held_out("en"))
+    assert for_stopping.isdisjoint(for_results)
+    assert len(for_stopping) + len(for_results) == len(
+        Examples(finished / "corpora" / "en" / "held_out.arrow")
+    )
+    results = json.loads((finished / "evaluation" / "mlm.json").read_text("utf-8"))["languages"]["en"]
+    assert {row["num_examples"] for row in results if row["text"] == "held_out"} == {
+        min(30, len(for_results))
+    }
