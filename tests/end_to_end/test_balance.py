@@ -109,9 +109,12 @@ def test_a_run_trains_teachers_and_the_papers_three_students_and_a_second_run_do
 def finished(tmp_path_factory, texts) -> Path:
     """A run with one student of each way of learning."""
     values = balance_values(texts, tmp_path_factory.mktemp("balance") / "run")
+    # More than there are, so that all of what results are of is measured.
+    values["evaluation"]["max_examples"] = 500
     values["students"] = {
         "live": {"labels": "both"},
         "stored": {"labels": "soft", "predictions": "stored", "truncate": 10_000},
+        "less": {"labels": "soft", "predictions": "stored", "truncate": 5_000},
         "smoothed": {"labels": "gold", "truncate": "none", "smoothing_alpha": 0.0},
     }
     return run_recipe(parse_recipe(values), show=lambda line: None)
@@ -120,13 +123,14 @@ def finished(tmp_path_factory, texts) -> Path:
 def test_students_learn_in_the_ways_that_they_say(finished) -> None:
     logs = {
         name: json.loads((finished / "students" / name / "log.json").read_text("utf-8"))
-        for name in ("live", "stored", "smoothed")
+        for name in ("live", "stored", "less", "smoothed")
     }
     assert logs["live"]["log"][0]["teacher_weight"] == 0.5
     assert "kd_loss" in logs["stored"]["log"][0]
     assert "kd_loss" not in logs["smoothed"]["log"][0]
     assert logs["smoothed"]["probabilities"] == {"en": 0.5, "ru": 0.5}
     assert max(logs["stored"]["characters"].values()) <= 10_000
+    assert all(logs["less"]["examples"][name] < 0.7 * n for name, n in logs["stored"]["examples"].items())
     # The store holds what the student sees, and no more.
     from polydistill.store import Store
 

@@ -5,12 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tests.end_to_end.test_merge import polydistill, write_recipe
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from polydistill.config import parse_recipe
+from polydistill.models import load_masked_lm, trim_model
 from polydistill.recipes import run_recipe
 from polydistill.store import Store
 
@@ -120,20 +122,33 @@ def test_cut_after_training_the_student_is_the_trained_one_with_fewer_pieces(ext
 
 
 def test_stored_predictions_teach_without_the_teacher_beside(extract_values, tmp_path) -> None:
-    stored = {"losses": {"predictions": "stored", "kd": {"first": 3, "last": 1}}, "scoring": {"top_k": 4}}
+    stored = {
+        "losses": {"predictions": "stored", "kd": {"first": 3, "last": 1}},
+        "scoring": {"top_k": 4, "precision": "float32"},
+    }
     folder = run(extract_values | stored)
     kept = json.loads((folder / "student" / "final" / "kept.json").read_text("utf-8"))
     store = Store(folder / "store" / "ru" / "teacher")
     # The teacher scored with the kept pieces alone.
     assert store.identity["vocabulary_size"] == len(kept)
     assert max(int(store.row(row).top_ids.max()) for row in range(len(store))) < len(kept)
+    teacher = trim_model(load_masked_lm(extract_values["teacher"]), np.array(kept))
+    row = store.row(0)
+    with torch.no_grad():
+        logits = teacher(input_ids=torch.from_numpy(row.input_ids.astype(np.int64))[None]).logits[0]
+    logprobs = logits[torch.from_numpy(row.positions.astype(np.int64))].log_softmax(-1)
+    own = logprobs.gather(1, torch.from_numpy(row.top_ids.astype(np.int64)))
+    torch.testing.assert_close(
+        own, torch.from_numpy(row.top_logprobs.astype(np.float32)), atol=0.05, rtol=0.02
+    )
+    assert (own[:, 0] >= logprobs.max(-1).values - 0.05).all()
     log = json.loads((folder / "student" / "log.json").read_text("utf-8"))["log"]
     assert log[0].keys() >= {"kd_loss", "mlm_loss", "kd_weight"}
     assert log[0]["kd_weight"] > log[1]["kd_weight"] > 1
     # Another run takes the store, whatever else it learns by.
     again = run(
         extract_values
-        | {"losses": {"predictions": "stored", "kd": 1}, "scoring": {"top_k": 4}, "output": str(tmp_path / "again"),
+        | {"losses": {"predictions": "stored", "kd": 1}, "scoring": {"top_k": 4, "precision": "float32"}, "output": str(tmp_path / "again"),
            "reuse": [str(folder)]}
     )  # fmt: skip
     assert not (again / "store").exists()

@@ -195,7 +195,8 @@ def _train(
             make_trainer=make_trainer,
         )  # fmt: skip
     # Before the model: whoever finds the model whole finds its log too.
-    record = {"log": log, "probabilities": probabilities, **(facts or {})}
+    examples = {language: len(found) for language, found in data.items()}
+    record = {"log": log, "probabilities": probabilities, "examples": examples, **(facts or {})}
     write_json(run.path / place / "log.json", record)
     with artefact(run.path / place / "final", inputs) as folder:
         model.save_pretrained(folder)
