@@ -2,11 +2,12 @@
 
 from polydistill.config.balance import BalanceRecipe
 from polydistill.config.extract import ExtractRecipe
+from polydistill.config.finetune import FinetuneRecipe
 from polydistill.config.load import AnyRecipe, load_recipe, parse_recipe, presets
 from polydistill.config.models import MergeRecipe, PretrainRecipe, Source
 from polydistill.config.probe import ProbeRecipe
 
 __all__ = [
-    "AnyRecipe", "BalanceRecipe", "ExtractRecipe", "MergeRecipe", "PretrainRecipe", "ProbeRecipe", "Source", "load_recipe", "parse_recipe",
+    "AnyRecipe", "BalanceRecipe", "ExtractRecipe", "FinetuneRecipe", "MergeRecipe", "PretrainRecipe", "ProbeRecipe", "Source", "load_recipe", "parse_recipe",
     "presets",
 ]  # fmt: skip

@@ -14,19 +14,21 @@ from pydantic import BaseModel, ValidationError
 
 from polydistill.config.balance import BalanceRecipe
 from polydistill.config.extract import ExtractRecipe
+from polydistill.config.finetune import FinetuneRecipe
 from polydistill.config.models import MergeRecipe, PretrainRecipe
 from polydistill.config.probe import ProbeRecipe
 from polydistill.errors import RecipeError
 
 MAX_RECIPE_BYTES = 1 << 20
 MAX_ALIASES = 100
-AnyRecipe = MergeRecipe | ExtractRecipe | BalanceRecipe | PretrainRecipe | ProbeRecipe
+AnyRecipe = MergeRecipe | ExtractRecipe | BalanceRecipe | PretrainRecipe | ProbeRecipe | FinetuneRecipe
 KINDS: dict[str, type[AnyRecipe]] = {
     "merge": MergeRecipe,
     "extract": ExtractRecipe,
     "balance": BalanceRecipe,
     "pretrain": PretrainRecipe,
     "probe": ProbeRecipe,
+    "finetune": FinetuneRecipe,
 }
 
 

@@ -15,6 +15,7 @@ from polydistill.config import (
     AnyRecipe,
     BalanceRecipe,
     ExtractRecipe,
+    FinetuneRecipe,
     MergeRecipe,
     ProbeRecipe,
     Source,
@@ -81,6 +82,10 @@ def plan_recipe(recipe: str | AnyRecipe, overrides: Sequence[str], console: Cons
             escape(yaml.safe_dump(loaded.model_dump(mode="json"), allow_unicode=True, sort_keys=False))
         )
         return report_conflicts([Conflict(*pair) for pair in plan_probe(loaded, console)], console)
+    if isinstance(loaded, FinetuneRecipe):
+        from polydistill.recipes.finetune_plan import plan_finetune
+
+        return report_conflicts([Conflict(*pair) for pair in plan_finetune(loaded, console)], console)
     arguments = check_arguments(loaded.training)
     console.print(
         escape(

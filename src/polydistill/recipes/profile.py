@@ -13,6 +13,7 @@ from rich.table import Table
 from polydistill.config import (
     BalanceRecipe,
     ExtractRecipe,
+    FinetuneRecipe,
     MergeRecipe,
     PretrainRecipe,
     ProbeRecipe,
@@ -52,7 +53,7 @@ def profile_recipe(
         raise RecipeError(
             "recipe", loaded.recipe, "this kind trains no model", "profile a merge or a pre-training"
         )
-    if isinstance(loaded, BalanceRecipe):
+    if isinstance(loaded, BalanceRecipe | FinetuneRecipe):
         raise RecipeError(
             "recipe",
             loaded.recipe,
