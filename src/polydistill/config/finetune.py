@@ -60,6 +60,12 @@ class LabelledSource(Settings):
     dataset: str | None = Field(None, description="A data set that `datasets` loads, by name or local path.")
     config: str | None = Field(None, description="The data set's configuration, such as `PAN-X.sw`.")
     split: str = Field("train", description="The data set's split.")
+    first_example: int = Field(1, ge=1, description="The first example to read, counted from 1.")
+    num_examples: int | None = Field(
+        None,
+        ge=1,
+        description="How many to read: with `first_example`, a test set of a part of a training file that has no other.",
+    )
 
     @model_validator(mode="after")
     def _one_origin(self) -> LabelledSource:
@@ -69,15 +75,14 @@ class LabelledSource(Settings):
 
 
 _Source = Annotated[LabelledSource, BeforeValidator(_as_path)]
+_Perhaps = Annotated[LabelledSource | None, BeforeValidator(_as_path)]
 
 
 class TaskData(Settings):
     """One language's examples."""
 
-    train: _Source | None = Field(
-        None, description="What models learn from; a target of zero-shot needs none."
-    )
-    dev: _Source | None = Field(
+    train: _Perhaps = Field(None, description="What models learn from; a target of zero-shot needs none.")
+    dev: _Perhaps = Field(
         None,
         description="What decides when to stop and which checkpoint is best; empty: `dev_share` of `train`.",
     )

@@ -58,27 +58,32 @@ def read_labelled(
     field  where the source stands in the recipe
     Raises CorpusError, with file and line, for what is missing or cannot be used.
     """
-    if source.path is not None:
+    wanted = [size for size in (source.num_examples, max_examples) if size is not None]
+    first = source.first_example - 1
+    last = first + min(wanted) if wanted else None
+    rows = None
+    if source.path is None:
+        rows = _data_set(source, kind, columns, field)
+    else:
         path = Path(source.path).expanduser()
         if not path.is_file():
             raise CorpusError(
                 field, str(path), "no such file", f"check the path; it counts from {Path.cwd()}"
             )
-        if kind in ("ner", "pos"):
-            return read_tagged(path, field=field, max_sentences=max_examples)
-        if kind == "qa":
-            return read_squad(path, field=field)[:max_examples]
-        rows = _table(path, columns, field)
+        if kind not in ("ner", "pos", "qa"):
+            rows = _table(path, columns, field)
+    examples: Sequence[Example]
+    if rows is not None:
+        examples = [_MAKERS[kind](row, kind, columns, field) for row in islice(rows, first, last)]
+    elif kind == "qa":
+        examples = read_squad(path, field=field)[first:last]
     else:
-        rows = _data_set(source, kind, columns, field)
-    made: dict[str, Callable[[_Row, str, Columns, str], Example]] = {
-        "classification": _text, "pairs": _text, "choice": _choice, "qa": _question, "ner": _tagged, "pos": _tagged,
-    }  # fmt: skip
-    examples = [made[kind](row, kind, columns, field) for row in islice(rows, max_examples)]
+        examples = read_tagged(path, field=field, max_sentences=last)[first:]
     if not examples:
         raise CorpusError(
-            field, source.path or source.dataset, "holds no example", "check that it is the right file"
-        )
+            field, source.path or source.dataset, "holds no example" + (f" from {first + 1} on" if first else ""),
+            "check that it is the right file",
+        )  # fmt: skip
     return examples
 
 
@@ -212,6 +217,11 @@ def _tagged(row: _Row, kind: str, columns: Columns, field: str) -> TaggedSentenc
             field, row.where, "its words and tags are no lists of one length", "name the right `columns`"
         )
     return TaggedSentence(tuple(map(str, words)), tuple(map(str, tags)))
+
+
+_MAKERS: dict[str, Callable[[_Row, str, Columns, str], Example]] = {
+    "classification": _text, "pairs": _text, "choice": _choice, "qa": _question, "ner": _tagged, "pos": _tagged,
+}  # fmt: skip
 
 
 def _data_set(source: LabelledSource, kind: str, columns: Columns, field: str) -> Iterator[_Row]:

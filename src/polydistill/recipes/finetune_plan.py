@@ -23,7 +23,9 @@ from polydistill.recipes.probe_plan import mended
 from polydistill.training import clock, steps_of
 
 TIMED_STEPS = 2
-TIMED_EXAMPLES = 64
+TIMED_EXAMPLES = 32
+# A step is timed on so many of its examples, for a plan has to be quick.
+TIMED_BATCH = 4
 SHOWN_LABELS = 8
 
 
@@ -122,9 +124,8 @@ def _measure(job: Job) -> tuple[float, float]:
     features = coder.encode(sample, training=True)
     model = job.load()
     size = job.recipe_arguments["per_device_train_batch_size"]
-    batch = collate(
-        (features * (size // max(1, len(features)) + 1))[:size], pad_id=coder.tokenizer.special_ids["pad"]
-    )
+    chosen = features[:: max(1, len(features) // TIMED_BATCH)][: min(size, TIMED_BATCH)]
+    batch = collate(chosen, pad_id=coder.tokenizer.special_ids["pad"])
     inputs = {name: tensor.to(device()) for name, tensor in batch.items()}
     halves = bool(job.recipe_arguments.get("bf16"))
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0)
@@ -138,8 +139,8 @@ def _measure(job: Job) -> tuple[float, float]:
         optimizer.zero_grad()
 
     with attention_for(device(), coder.max_length):
-        training = _median(step) * job.recipe_arguments["gradient_accumulation_steps"]
-    testing = _median(lambda: job.rows(model, job.source, sample)) / len(sample)
+        training = _median(step) * size / len(chosen) * job.recipe_arguments["gradient_accumulation_steps"]
+    testing = _median(lambda: job.rows(model, job.source, sample[:TIMED_BATCH])) / len(sample[:TIMED_BATCH])
     return training, testing
 
 

@@ -122,6 +122,7 @@ class TaskTexts:
                     raise CorpusError(
                         field, None, "no question's answer stands in its text", "check the file"
                     )
+                self._check_answers()
                 continue
             if self.task.kind == "choice":
                 continue
@@ -139,6 +140,16 @@ class TaskTexts:
                         f"mend the files, or set tasks.{self.name}.unseen_labels: count, which counts them as wrong",
                     )  # fmt: skip
 
+    def _check_answers(self) -> None:
+        """Published test sets often come without their answers."""
+        for language, splits in self.splits.items():
+            for split, examples in splits.items():
+                if not any(text for example in examples for text in gold_of(example)):
+                    raise CorpusError(
+                        self.field(language, split), None, "none of its questions has an answer, so nothing can be scored",
+                        "name a file with answers, or a part of another (`first_example`, `num_examples`)",
+                    )  # fmt: skip
+
     def unseen(self, source: str, target: str) -> Counter[str]:
         """How often labels that a source's training file lacks occur in a target's test file."""
         known = set(self.labels(source))
@@ -151,6 +162,13 @@ class TaskTexts:
         """What users should know of the files: counted, not dropped silently."""
         said = []
         for source in self.task.sources:
+            known = {fingerprint(asdict(example)) for example in self.splits[source]["train"]}
+            for target in self.task.targets(source):
+                tests = self.splits[target]["test"]
+                if shared := sum(fingerprint(asdict(example)) in known for example in tests):
+                    said.append(
+                        f"{self.field(target, 'test')}: {shared} of {len(tests)} examples stand in {source}'s training set too"
+                    )
             for target in self.task.targets(source):
                 unseen = self.unseen(source, target)
                 if unseen:
