@@ -17,6 +17,7 @@ from polydistill.recipes.finetune_features import Coder, best_span
 from polydistill.recipes.finetune_jobs import all_jobs
 from polydistill.recipes.finetune_tasks import read_tasks
 from polydistill.tokenization import load_tokenizer
+from polydistill.training import check_finetuning, fine_tune
 
 
 def coder(kind: str, path, labels=(), max_length=32, segments=True, **more) -> Coder:
@@ -101,7 +102,7 @@ def test_an_answer_is_where_its_tokens_are_in_each_window(teachers, answer) -> N
             starts[feature["start_positions"]] = ends[feature["end_positions"]] = 5.0
         outputs.append((index, (starts, ends)))
     assert reader.decode([question], plain, outputs) == [answer]
-    absent = Question("q", "who", CONTEXT, (Answer(0, "nobody"),))
+    absent = Question("q", "who was it", CONTEXT, (Answer(0, "nobody"),))
     assert reader.encode([absent], training=True) == []
     assert len(reader.encode([absent])) == len(plain)
 
@@ -216,3 +217,33 @@ def test_a_preset_s_warm_up_that_a_small_set_would_never_leave_is_cut(tmp_path, 
     values["training"]["warmup_steps"] = 500
     recipe = parse_recipe(values)
     assert all_jobs(recipe, read_tasks(recipe))[0].arguments(320) == (job.recipe_arguments, None)
+
+
+def test_training_stops_when_the_dev_set_says_so_and_names_the_best_checkpoint(tmp_path, teachers) -> None:
+    """Scores by hand: the second is the best, two without a better one end it; an equal one is no better."""
+    scores = iter([0.1, 0.9, 0.9, 0.2, 1.0])
+    reader = coder("pairs", teachers["en"], ["no", "yes"])
+    made = reader.encode([LabelledText(("the house", "of that"), "yes")] * 4)
+    arguments = check_finetuning({
+        "learning_rate": 1e-3, "num_train_epochs": 5, "warmup_steps": 0.1, "per_device_train_batch_size": 2, "bf16": False,
+    })  # fmt: skip
+    said: list[str] = []
+
+    def tune() -> dict:
+        return fine_tune(
+            load_with_head(str(teachers["en"]), "pairs", num_labels=2, seed=0), made, folder=tmp_path, arguments=arguments,
+            measure=lambda model: next(scores), patience=2, evaluations_per_epoch=1, max_length=32, pad_id=0, seed=0, say=said.append,
+        )  # fmt: skip
+
+    record = tune()
+    assert (record["best"], record["score"], record["steps"], record["max_steps"]) == (
+        "checkpoint-4",
+        0.9,
+        8,
+        10,
+    )
+    assert (tmp_path / "checkpoint-4" / "complete.json").is_file()
+    assert len(said) == 4
+    # Killed before this was noted, it does not go on: the fifth measurement would be a better one.
+    assert tune() == record
+    assert next(scores) == 1.0

@@ -213,29 +213,16 @@ def run_job(job: Job, run: Run) -> Path:
     if found is not None:
         return found
     target = run.path / job.place
-    splits = job.texts.splits
     with (
         run.stage(f"{job.texts.name}/{job.model.name}"),
         artefact(target, job.inputs, keep_partial=True) as folder,
     ):
         if not (folder / "training.json").is_file():
             _train(job, run, folder)
-        record = read_json(folder / "training.json")
-        model = job.load(str(folder / CHECKPOINTS / record["best"]))
-        scores: dict[str, Any] = {}
-        for language in job.targets:
-            rows = job.rows(model, language, splits[language]["test"])
-            write_text(
-                folder / "predictions" / f"{language}.jsonl",
-                "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows),
-            )
-            scores[language] = {"items": len(rows), **job.scores(rows, language)}
-        write_json(folder / "scores.json", {
-            "scores": scores, "dev": record["score"], "best_step": record["step"], "steps": record["steps"],
-            "labels": job.texts.labels(job.source),
-        })  # fmt: skip
+        if not (folder / "scores.json").is_file():
+            _test(job, folder)
         # Weights are many times what a job's results take.
-        shutil.rmtree(folder / CHECKPOINTS)
+        shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
     return target
 
 
@@ -259,6 +246,24 @@ def _train(job: Job, run: Run, folder: Path) -> None:
         say=lambda line: run.say(f"{name}: {line}"),
     )  # fmt: skip
     write_json(folder / "training.json", record)
+
+
+def _test(job: Job, folder: Path) -> None:
+    """Leaves a file of predictions for each language, and scores.json, which says that all of them are there."""
+    record = read_json(folder / "training.json")
+    model = job.load(str(folder / CHECKPOINTS / record["best"]))
+    scores: dict[str, Any] = {}
+    for language in job.targets:
+        rows = job.rows(model, language, job.texts.splits[language]["test"])
+        write_text(
+            folder / "predictions" / f"{language}.jsonl",
+            "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows),
+        )
+        scores[language] = {"items": len(rows), **job.scores(rows, language)}
+    write_json(folder / "scores.json", {
+        "scores": scores, "dev": record["score"], "best_step": record["step"], "steps": record["steps"],
+        "labels": job.texts.labels(job.source),
+    })  # fmt: skip
 
 
 def stored_rows(folder: Path, language: str) -> list[dict[str, Any]]:

@@ -9,7 +9,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, Trainer, TrainerCallback
+from transformers import (
+    EarlyStoppingCallback,
+    PrinterCallback,
+    ProgressCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerState,
+)
 
 from polydistill.errors import NumericsError
 from polydistill.models import attention_for, collate, keep_freed_memory
@@ -145,14 +152,32 @@ def fine_tune(
     if settings.device.type == "cpu":
         keep_freed_memory()
     checkpoint = last_checkpoint(folder)
-    with attention_for(settings.device, max_length):
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    state = trainer.state
+    state = _finished(checkpoint, total, patience)
+    if state is None:
+        with attention_for(settings.device, max_length):
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        state = trainer.state
     return {
         "best": f"checkpoint-{state.best_global_step}",
         "score": state.best_metric,
         "step": state.best_global_step,
         "steps": state.global_step,
         "max_steps": total,
-        "log": [{name: entry[name] for name in KEPT if name in entry} for entry in state.log_history],
+        "log": [
+            {name: entry[name] for name in KEPT if name in entry}
+            for entry in state.log_history
+            if "loss" in entry or "eval_score" in entry
+        ],
     }
+
+
+def _finished(checkpoint: Path | None, total: int, patience: int) -> Any:
+    """The state of a checkpoint that is a training's last; None if there is more to train. Trainer itself forgets on
+    resuming that it had stopped early, and would go on.
+    """
+    if checkpoint is None:
+        return None
+    state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    stopping = state.stateful_callbacks.get("EarlyStoppingCallback", {}).get("attributes", {})
+    stopped = 0 < patience <= stopping.get("early_stopping_patience_counter", 0)
+    return state if stopped or state.global_step >= total else None
