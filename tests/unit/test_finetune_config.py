@@ -6,6 +6,7 @@ from tests.finetuning import recipe_values, task
 from polydistill.config import parse_recipe
 from polydistill.config.finetune import Columns, FinetuneRecipe
 from polydistill.errors import RecipeError
+from polydistill.recipes.finetune_tasks import read_tasks
 from polydistill.training import check_finetuning, steps_of
 
 
@@ -83,6 +84,24 @@ def test_sources_targets_and_teachers(tmp_path) -> None:
 )  # fmt: skip
 def test_what_is_refused(tmp_path, change, said) -> None:
     assert said in refused(tmp_path, change)
+
+
+def test_fewer_examples_are_drawn_from_all_over_a_file(tmp_path) -> None:
+    """Some files are sorted by label; every model and seed gets the same ones."""
+    values = recipe_values(
+        tmp_path, {"one": tmp_path}, {"t": task(tmp_path, "classification", max_examples=9)}
+    )
+    whole = recipe_values(tmp_path, {"one": tmp_path}, {"t": task(tmp_path, "classification")})
+    some, again, everything = (
+        read_tasks(parse_recipe(v))["t"].splits["en"]["test"] for v in (values, values, whole)
+    )
+    assert some == again
+    assert len(some) == 9
+    places = [everything.index(example) for example in some]
+    assert places == sorted(places)
+    assert places[-1] > 12
+    other = read_tasks(parse_recipe(values | {"seed": 1}))["t"].splits["en"]["test"]
+    assert other != some
 
 
 def test_arguments_of_training() -> None:

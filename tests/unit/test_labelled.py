@@ -51,16 +51,15 @@ def test_a_part_of_a_file(tmp_path) -> None:
     tags = tmp_path / "a.bio"
     tags.write_text("".join(f"w\t{n}\n\n" for n in range(6)), "utf-8")
 
-    def part(name, kind, first, number, limit=None):
+    def part(name, kind, first, number):
         source = LabelledSource(path=str(name), first_example=first, num_examples=number)
-        found = read_labelled(source, kind, Columns(), field="f", max_examples=limit)
+        found = read_labelled(source, kind, Columns(), field="f")
         return "".join(one.label if kind == "classification" else one.tags[0] for one in found)
 
     for name, kind in ((path, "classification"), (tags, "ner")):
         assert part(name, kind, 1, 4) == "0123"
         assert part(name, kind, 5, None) == "45"
         assert part(name, kind, 3, 2) == "23"
-        assert part(name, kind, 3, 3, limit=1) == "2"
         with pytest.raises(CorpusError, match="holds no example from 7 on"):
             part(name, kind, 7, None)
 

@@ -139,7 +139,7 @@ class Task(Settings):
     max_length: int | None = Field(
         None, ge=8, description="Most tokens of a sequence; empty: as the preset has it."
     )
-    max_examples: int | None = Field(None, ge=1, description="Most examples of each file.")
+    max_examples: int | None = Field(None, ge=1, description="Most examples of each file, drawn at random.")
     dev_share: Annotated[float, Field(gt=0, lt=0.5)] = Field(
         0.1, description="Share of the training examples that are set apart where a language has no `dev`."
     )

@@ -49,18 +49,15 @@ class _Row(NamedTuple):
     values: dict[str, Any]
 
 
-def read_labelled(
-    source: LabelledSource, kind: str, columns: Columns, *, field: str, max_examples: int | None = None
-) -> Sequence[Example]:
+def read_labelled(source: LabelledSource, kind: str, columns: Columns, *, field: str) -> Sequence[Example]:
     """The examples of a file or data set.
 
     kind   of the task: `ner`, `pos`, `classification`, `pairs`, `choice`, `qa`
     field  where the source stands in the recipe
     Raises CorpusError, with file and line, for what is missing or cannot be used.
     """
-    wanted = [size for size in (source.num_examples, max_examples) if size is not None]
     first = source.first_example - 1
-    last = first + min(wanted) if wanted else None
+    last = None if source.num_examples is None else first + source.num_examples
     rows = None
     if source.path is None:
         rows = _data_set(source, kind, columns, field)

@@ -217,7 +217,11 @@ def finetune_tables(folder: Path) -> list[Table]:
 
 
 def _shown(cell: dict[str, Any] | None) -> str:
-    return f"{100 * cell['mean']:.1f} ± {100 * cell['deviation']:.1f}" if cell else ""
+    if not cell:
+        return ""
+    # One seed has no deviation.
+    spread = f" ± {100 * cell['deviation']:.1f}" if cell["seeds"] > 1 else ""
+    return f"{100 * cell['mean']:.1f}{spread}"
 
 
 def _percent(cell: dict[str, Any] | None) -> str:

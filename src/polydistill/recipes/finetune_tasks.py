@@ -71,10 +71,16 @@ class TaskTexts:
         }
 
     def _file(self, source: LabelledSource, language: str, split: str) -> Sequence[Example]:
-        return read_labelled(
-            source, self.task.kind, self.task.columns, field=self.field(language, split),
-            max_examples=self.task.max_examples,
-        )  # fmt: skip
+        examples = read_labelled(source, self.task.kind, self.task.columns, field=self.field(language, split))
+        limit = self.task.max_examples
+        if limit is None or len(examples) <= limit:
+            return examples
+        # Not the first: some files are sorted by label (SIB-200's test files).
+        drawn = self._generator(language, split).choice(len(examples), limit, replace=False)
+        return [examples[index] for index in sorted(drawn)]
+
+    def _generator(self, *names: str) -> np.random.Generator:
+        return np.random.default_rng([self.seed, hash_text("/".join((self.name, *names)))])
 
     def field(self, language: str, split: str) -> str:
         """Where a file stands in the recipe."""
@@ -88,9 +94,7 @@ class TaskTexts:
             if "dev" in found[source]:
                 continue
             examples = found[source]["train"]
-            order = np.random.default_rng([self.seed, hash_text(f"{self.name}/{source}")]).permutation(
-                len(examples)
-            )
+            order = self._generator(source).permutation(len(examples))
             size = round(len(examples) * self.task.dev_share)
             if not 1 <= size < len(examples):
                 raise CorpusError(
