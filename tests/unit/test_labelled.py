@@ -33,6 +33,10 @@ def test_tables_by_tabs_commas_and_json(tmp_path) -> None:
     quoted = tmp_path / "b.tsv"
     quoted.write_text('label\ttext\n1\t"a ""small"" room"\n', "utf-8")
     assert read(quoted, quotes=True) == [LabelledText(('a "small" room',), "1")]
+    # One file of a task may be written otherwise than the rest.
+    raw = LabelledSource(path=str(quoted), quotes=False)
+    found = read_labelled(raw, "classification", Columns(quotes=True), field="f")
+    assert found == [LabelledText(('"a ""small"" room"',), "1")]
     commas = tmp_path / "c.csv.gz"
     commas.write_bytes(gzip.compress(b'text,pair,label\n"one, two","over\nlines",yes\n'))
     assert read(commas, "pairs") == [LabelledText(("one, two", "over\nlines"), "yes")]

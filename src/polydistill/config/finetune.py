@@ -60,6 +60,7 @@ class LabelledSource(Settings):
     dataset: str | None = Field(None, description="A data set that `datasets` loads, by name or local path.")
     config: str | None = Field(None, description="The data set's configuration, such as `PAN-X.sw`.")
     split: str = Field("train", description="The data set's split.")
+    quotes: bool | None = Field(None, description="In place of the task's `columns.quotes`, for this file.")
     first_example: int = Field(1, ge=1, description="The first example to read, counted from 1.")
     num_examples: int | None = Field(
         None,

@@ -56,6 +56,8 @@ def read_labelled(source: LabelledSource, kind: str, columns: Columns, *, field:
     field  where the source stands in the recipe
     Raises CorpusError, with file and line, for what is missing or cannot be used.
     """
+    if source.quotes is not None:
+        columns = columns.model_copy(update={"quotes": source.quotes})
     first = source.first_example - 1
     last = None if source.num_examples is None else first + source.num_examples
     rows = None
