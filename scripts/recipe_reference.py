@@ -13,6 +13,7 @@ from pydantic_core import PydanticUndefined
 from polydistill.config import (
     BalanceRecipe,
     ExtractRecipe,
+    FinetuneRecipe,
     GridRecipe,
     MergeRecipe,
     PretrainRecipe,
@@ -22,6 +23,8 @@ from polydistill.config import (
 )
 from polydistill.config.balance import BalancedLanguage, BalancedStudent
 from polydistill.config.extract import LossWeight
+from polydistill.config.finetune import PRESETS as FINETUNING_PRESETS
+from polydistill.config.finetune import FinetunedModel, Task, TaskData
 from polydistill.config.models import Language, PretrainLanguage, Teacher
 from polydistill.config.probe import ProbedModel, TaggedData
 from polydistill.training.arguments import defaults
@@ -100,6 +103,28 @@ def table(model: type[BaseModel], prefix: str) -> list[str]:
     return lines
 
 
+def finetuning_presets() -> list[str]:
+    """The hyper-parameters that fine-tuning starts from."""
+    lines = [
+        "\n## `preset` (finetune)\n",
+        "| preset | kind | learning rate | epochs | warm-up | batch | length |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for preset, kinds in FINETUNING_PRESETS.items():
+        for kind, values in kinds.items():
+            names = (
+                "learning_rate",
+                "num_train_epochs",
+                "warmup_steps",
+                "per_device_train_batch_size",
+                "max_length",
+            )
+            lines.append(
+                f"| `{preset}` | `{kind}` | " + " | ".join(f"{values[name]:g}" for name in names) + " |"
+            )
+    return lines
+
+
 def reference() -> str:
     """The whole page."""
     lines = [
@@ -116,8 +141,11 @@ def reference() -> str:
         "", "# `recipe: pretrain`", "", *table(PretrainRecipe, ""), *table(PretrainLanguage, "languages.NAME (pretrain)"),
         "", "# `recipe: probe`", "", *table(ProbeRecipe, ""), *table(ProbedModel, "models.NAME"), *table(TaggedData, "tasks.TASK.LANGUAGE"),
         "", "# `recipe: grid`", "", *table(GridRecipe, ""),
+        "", "# `recipe: finetune`", "", *table(FinetuneRecipe, ""), *table(FinetunedModel, "models.NAME (finetune)"),
+        *table(Task, "tasks.NAME"), *table(TaskData, "tasks.NAME.data.LANGUAGE"),
+        *finetuning_presets(),
         "\n## `training`\n",
-        "Arguments of `transformers.TrainingArguments` by their own names. What a recipe does not set starts from:", "",
+        "Arguments of `transformers.TrainingArguments` by their own names. What a recipe does not set (but for `finetune`, whose presets stand above) starts from:", "",
         "| argument | default |", "|---|---|",
         *(f"| `{name}` | `{'where the machine computes in it' if name == 'bf16' else 'where there is no GPU' if name == 'use_cpu' else 'where there is a GPU' if name == 'dataloader_pin_memory' else value}` |" for name, value in defaults().items()),
         "",

@@ -186,6 +186,12 @@ def pretrain(recipe: RecipeArgument, set_: SetOption = [], update: UpdateOption 
 
 
 @app.command()
+def finetune(recipe: RecipeArgument, set_: SetOption = [], update: UpdateOption = False) -> None:  # noqa: B006
+    """Fine-tune models for tasks in a queue, with scores, RDT and a report (`recipe: finetune`); an alias of run."""
+    run(recipe, ["recipe=finetune", *set_], update)
+
+
+@app.command()
 def report(folder: Annotated[Path, typer.Argument(help="A run's folder.")]) -> None:
     """Write the report of a finished run again."""
     from polydistill.reports import build_report

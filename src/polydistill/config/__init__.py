@@ -2,12 +2,13 @@
 
 from polydistill.config.balance import BalanceRecipe
 from polydistill.config.extract import ExtractRecipe
+from polydistill.config.finetune import FinetuneRecipe
 from polydistill.config.grid import GridRecipe
 from polydistill.config.load import AnyRecipe, grid_values, load_recipe, parse_recipe, presets
 from polydistill.config.models import MergeRecipe, PretrainRecipe, Source
 from polydistill.config.probe import ProbeRecipe
 
 __all__ = [
-    "AnyRecipe", "BalanceRecipe", "ExtractRecipe", "GridRecipe", "MergeRecipe", "PretrainRecipe", "ProbeRecipe", "Source", "grid_values", "load_recipe", "parse_recipe",
+    "AnyRecipe", "BalanceRecipe", "ExtractRecipe", "FinetuneRecipe", "GridRecipe", "MergeRecipe", "PretrainRecipe", "ProbeRecipe", "Source", "grid_values", "load_recipe", "parse_recipe",
     "presets",
 ]  # fmt: skip

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from polydistill.config.balance import BalanceRecipe
 from polydistill.config.extract import ExtractRecipe
+from polydistill.config.finetune import FinetuneRecipe
 from polydistill.config.grid import GridRecipe
 from polydistill.config.models import MergeRecipe, PretrainRecipe
 from polydistill.config.probe import ProbeRecipe
@@ -21,7 +22,9 @@ from polydistill.errors import RecipeError
 
 MAX_RECIPE_BYTES = 1 << 20
 MAX_ALIASES = 100
-AnyRecipe = MergeRecipe | ExtractRecipe | BalanceRecipe | PretrainRecipe | ProbeRecipe | GridRecipe
+AnyRecipe = (
+    MergeRecipe | ExtractRecipe | BalanceRecipe | PretrainRecipe | ProbeRecipe | FinetuneRecipe | GridRecipe
+)
 KINDS: dict[str, type[AnyRecipe]] = {
     "merge": MergeRecipe,
     "extract": ExtractRecipe,
@@ -29,6 +32,7 @@ KINDS: dict[str, type[AnyRecipe]] = {
     "pretrain": PretrainRecipe,
     "probe": ProbeRecipe,
     "grid": GridRecipe,
+    "finetune": FinetuneRecipe,
 }
 
 

@@ -15,6 +15,7 @@ from polydistill.models.features import (
     output_layer,
     queries_keys_values,
 )
+from polydistill.models.heads import NO_LABEL, collate, load_with_head, predict, takes_segments
 from polydistill.models.inputs import length_batches, mask_texts, pad_batch
 from polydistill.models.load import load_masked_lm, model_config, weights_fingerprint, weights_size
 from polydistill.models.memory import keep_freed_memory
@@ -32,10 +33,44 @@ from polydistill.models.student import (
 from polydistill.models.trim import logits_difference, trim_model
 
 __all__ = [
-    "Inputs", "OnnxModel", "TeacherRows", "attention_for", "build_student", "check_encoder", "check_extractable",
-    "check_extraction", "choose_layers", "compare_onnx", "device", "export_onnx", "extract_student",
-    "extracted_config", "features_and_states", "keep_freed_memory", "layer_list", "length_batches",
-    "load_masked_lm", "logits_difference", "mask_texts", "masked_features", "model_config", "output_layer",
-    "pad_batch", "quantise_onnx", "queries_keys_values", "require_onnx", "resolve_dtype", "start_from_teachers",
-    "student_config", "takes_token_types", "trim_model", "weights_fingerprint", "weights_size",
+    "NO_LABEL",
+    "Inputs",
+    "OnnxModel",
+    "TeacherRows",
+    "attention_for",
+    "build_student",
+    "check_encoder",
+    "check_extractable",
+    "check_extraction",
+    "choose_layers",
+    "collate",
+    "compare_onnx",
+    "device",
+    "export_onnx",
+    "extract_student",
+    "extracted_config",
+    "features_and_states",
+    "keep_freed_memory",
+    "layer_list",
+    "length_batches",
+    "load_masked_lm",
+    "load_with_head",
+    "logits_difference",
+    "mask_texts",
+    "masked_features",
+    "model_config",
+    "output_layer",
+    "pad_batch",
+    "predict",
+    "quantise_onnx",
+    "queries_keys_values",
+    "require_onnx",
+    "resolve_dtype",
+    "start_from_teachers",
+    "student_config",
+    "takes_segments",
+    "takes_token_types",
+    "trim_model",
+    "weights_fingerprint",
+    "weights_size",
 ]  # fmt: skip

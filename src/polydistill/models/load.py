@@ -33,7 +33,7 @@ def load_masked_lm(
     no MLM head, or if the file leaves weights unset; NumericsError if a weight is not finite.
     """
     field = f"teachers.{name}" if name else "model"
-    _refuse_pickle(model, field, revision, allow_pickle)
+    refuse_pickle(model, field, revision, allow_pickle)
     try:
         loaded, info = AutoModelForMaskedLM.from_pretrained(
             model,
@@ -48,7 +48,7 @@ def load_masked_lm(
         raise ModelError(
             field,
             model,
-            f"cannot be loaded as a masked language model ({_first_line(error)})",
+            f"cannot be loaded as a masked language model ({first_line(error)})",
             "give a folder or a hub name of a model with an MLM head (such as BertForMaskedLM)",
         ) from error
     missing = sorted(info["missing_keys"]) + sorted(str(key) for key in info.get("mismatched_keys", []))
@@ -75,7 +75,7 @@ def model_config(model: str, *, name: str = "", revision: str | None = None) -> 
         raise ModelError(
             f"teachers.{name}" if name else "model",
             model,
-            f"cannot be loaded ({_first_line(error)})",
+            f"cannot be loaded ({first_line(error)})",
             "give a folder with config.json, or a name on the hub (and unset HF_HUB_OFFLINE)",
         ) from error
 
@@ -111,7 +111,8 @@ def _weight_files(model: str, revision: str | None) -> dict[str, Path | None]:
     return found
 
 
-def _refuse_pickle(model: str, field: str, revision: str | None, allow_pickle: bool) -> None:
+def refuse_pickle(model: str, field: str, revision: str | None, allow_pickle: bool) -> None:
+    """Raise ModelError if a model's weights are only there as a pickle, unless the recipe accepts that."""
     if any(_find(model, file, revision) for file in WEIGHT_FILES):
         return
     pickles = [file for file in PICKLE_FILES if _find(model, file, revision)]
@@ -136,5 +137,6 @@ def _find(model: str, file: str, revision: str | None) -> Path | None:
     return Path(found) if found else None
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What an error says, cut to a line."""
     return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__

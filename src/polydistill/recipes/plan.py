@@ -15,6 +15,7 @@ from polydistill.config import (
     AnyRecipe,
     BalanceRecipe,
     ExtractRecipe,
+    FinetuneRecipe,
     GridRecipe,
     MergeRecipe,
     ProbeRecipe,
@@ -90,6 +91,10 @@ def plan_recipe(recipe: str | AnyRecipe, overrides: Sequence[str], console: Cons
             console.rule(escape(name))
             found += [Conflict(f"{name}: {one.what}", one.remedy) for one in plan_recipe(child, (), console)]
         return report_conflicts(found, console)
+    if isinstance(loaded, FinetuneRecipe):
+        from polydistill.recipes.finetune_plan import plan_finetune
+
+        return report_conflicts([Conflict(*pair) for pair in plan_finetune(loaded, console)], console)
     arguments = check_arguments(loaded.training)
     console.print(
         escape(

@@ -39,7 +39,7 @@ def plan_probe(recipe: ProbeRecipe, console: Console) -> list[tuple[str, str]]:
                 for conflict in _unknown(name, settings, language, samples[language])
             ]
         except UserError as error:
-            found.append(_mended(error))
+            found.append(mended(error))
     return found
 
 
@@ -63,7 +63,7 @@ def plan_tasks(
             try:
                 text.read()
             except UserError as error:
-                found.append(_mended(error))
+                found.append(mended(error))
                 continue
             tags = {
                 split: Counter(tag for sentence in sentences for tag in sentence.tags)
@@ -114,6 +114,7 @@ def _unknown(
     )]  # fmt: skip
 
 
-def _mended(error: UserError) -> tuple[str, str]:
+def mended(error: UserError) -> tuple[str, str]:
+    """An error as a (conflict, remedy)."""
     value = "" if error.value is None else f" {error.value!r}"
     return f"{error.field}{value}: {error.reason}", error.remedy

@@ -13,6 +13,7 @@ from rich.table import Table
 from polydistill.config import (
     BalanceRecipe,
     ExtractRecipe,
+    FinetuneRecipe,
     GridRecipe,
     MergeRecipe,
     PretrainRecipe,
@@ -53,7 +54,7 @@ def profile_recipe(
         raise RecipeError(
             "recipe", loaded.recipe, "this kind trains no model", "profile a merge or a pre-training"
         )
-    if isinstance(loaded, BalanceRecipe | GridRecipe):
+    if isinstance(loaded, BalanceRecipe | FinetuneRecipe | GridRecipe):
         raise RecipeError(
             "recipe",
             loaded.recipe,

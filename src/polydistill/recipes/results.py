@@ -10,6 +10,7 @@ from rich.table import Table
 
 from polydistill.files import read_json
 from polydistill.recipes.cost import cost_tables
+from polydistill.recipes.finetune_results import finetune_tables
 from polydistill.recipes.grid import grid_table
 from polydistill.recipes.probe import probe_tables
 
@@ -18,13 +19,15 @@ Unigram: MRR of pieces ranked by their frequency, context unread."""
 
 
 def results_table(path: Path) -> Table | Group:
-    """A run's evaluation: probes' tables, or one row for each language, text, model and tokenizer, 80 columns wide; of
+    """A run's evaluation: probes' or fine-tuning's tables, or one row for each language, text, model and tokenizer, 80 columns wide; of
     an extraction, what serving costs too.
     """
     if (path / "evaluation" / "grid.json").is_file():
         return grid_table(path)
     if not (path / "evaluation" / "mlm.json").is_file() and (path / "evaluation" / "probes.json").is_file():
         return Group(*probe_tables(path))
+    if (path / "evaluation" / "finetune.json").is_file():
+        return Group(*finetune_tables(path))
     results = read_json(path / "evaluation" / "mlm.json")
     difference = results["summary"].get("D")
     caption = CAPTION

@@ -9,13 +9,14 @@ from polydistill.config import (
     AnyRecipe,
     BalanceRecipe,
     ExtractRecipe,
+    FinetuneRecipe,
     GridRecipe,
     MergeRecipe,
     ProbeRecipe,
     load_recipe,
 )
 from polydistill.errors import RecipeError
-from polydistill.recipes import balance, extract, grid, merge, pretrain
+from polydistill.recipes import balance, extract, finetune, grid, merge, pretrain
 from polydistill.recipes import probe as probes
 from polydistill.recipes.run_folder import open_run
 
@@ -41,7 +42,7 @@ def run_recipe(
     loaded = load_recipe(recipe, overrides) if isinstance(recipe, str | Path) else recipe
     known = {
         "merge": merge.STAGES, "extract": extract.STAGES, "balance": balance.STAGES,
-        "pretrain": pretrain.STAGES, "probe": probes.STAGES, "grid": grid.STAGES,
+        "pretrain": pretrain.STAGES, "probe": probes.STAGES, "finetune": finetune.STAGES, "grid": grid.STAGES,
     }  # fmt: skip
     stages = known[loaded.recipe]
     if until not in stages:
@@ -70,4 +71,6 @@ def run_recipe(
         return balance.run_balance(loaded, run, until=until, probe=probe)
     if isinstance(loaded, ProbeRecipe):
         return probes.run_probe(loaded, run, until=until)
+    if isinstance(loaded, FinetuneRecipe):
+        return finetune.run_finetune(loaded, run, until=until)
     return pretrain.run_pretrain(loaded, run, until=until)

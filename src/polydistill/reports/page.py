@@ -15,17 +15,20 @@ from polydistill.files import read_json, write_text
 from polydistill.reports.balance_page import gather_balance
 from polydistill.reports.extract_page import gather_extract
 from polydistill.reports.figures import curves, grouped_bars
+from polydistill.reports.finetune_page import gather_finetune
 from polydistill.reports.grid_page import gather_grid
 from polydistill.reports.probe_page import gather_probes
 
 
 def build_report(run: Path) -> Path:
-    """Write `report/index.html` of the folder of a merge, an extraction, a balance run or of probes; return its path.
+    """Write `report/index.html` of the folder of a merge, an extraction, a balance run, of probes or of fine-tuning; return its path.
 
     Raises RunFolderError if the run has not been evaluated.
     """
     kind = _common(run)["recipe"]["recipe"] if (run / "recipe.yaml").is_file() else "none"
-    evaluated = {"probe": "probes.json", "grid": "grid.json"}.get(kind, "mlm.json")
+    evaluated = {"probe": "probes.json", "finetune": "finetune.json", "grid": "grid.json"}.get(
+        kind, "mlm.json"
+    )
     if not (run / "evaluation" / evaluated).is_file():
         raise RunFolderError(
             "folder", str(run), f"holds no evaluation/{evaluated}", "run `polydistill evaluate` first"
@@ -40,6 +43,16 @@ def build_report(run: Path) -> Path:
         return _write(run, "balance.html.jinja", gather_balance(run))
     if kind == "grid":
         return _write(run, "grid.html.jinja", gather_grid(run))
+    if kind == "finetune":
+        values = read_json(run / "evaluation" / evaluated)
+        if "summary" not in values:
+            raise RunFolderError(
+                "folder",
+                str(run),
+                f"has done {values['done']} of {values['jobs']} jobs",
+                "run the recipe to its end",
+            )
+        return _write(run, "finetune.html.jinja", gather_finetune(run))
     raise RunFolderError(
         "folder", str(run), f"is a run of recipe {kind}, which has no report", "see evaluation/mlm.json"
     )

@@ -1,7 +1,7 @@
 """Training: the Trainer, its batches, and resuming."""
 
 from polydistill.training.arguments import check as check_arguments
-from polydistill.training.arguments import portable, training_arguments
+from polydistill.training.arguments import check_finetuning, portable, training_arguments
 from polydistill.training.data import (
     LanguageSampler,
     MaskedTexts,
@@ -10,6 +10,7 @@ from polydistill.training.data import (
     choose_copies,
     collate,
 )
+from polydistill.training.finetune import fine_tune, steps_of
 from polydistill.training.live import LiveTeacher, LiveTrainer
 from polydistill.training.profile import WARM_UP_STEPS, StepProfiler
 from polydistill.training.progress import clock
@@ -20,6 +21,6 @@ from polydistill.training.trainer import DistillationTrainer, last_checkpoint
 
 __all__ = [
     "WARM_UP_STEPS", "DistillationTrainer", "EarlyStopping", "LanguageSampler", "LiveTeacher", "LiveTrainer", "MaskedTexts", "StepProfiler", "StoredExamples", "StoredTrainer", "TeachersTrainer",
-    "TrainingExample", "check_arguments", "choose_copies", "clock", "collate", "last_checkpoint", "portable", "train",
+    "TrainingExample", "check_arguments", "check_finetuning", "choose_copies", "clock", "collate", "fine_tune", "last_checkpoint", "portable", "steps_of", "train",
     "training_arguments",
 ]  # fmt: skip

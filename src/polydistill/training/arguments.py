@@ -17,6 +17,16 @@ from polydistill.models.precision import computes_in_bfloat16
 RESERVED = {"output_dir", "seed", "data_seed", "remove_unused_columns", "do_train"}
 # What this loop does not do: it evaluates by itself at the end, and a checkpoint has to hold the optimizer.
 UNUSED = {"eval_strategy", "load_best_model_at_end", "save_only_model", "num_train_epochs", "eval_on_start"}
+# What fine-tuning sets itself: it measures on the dev set, and keeps what `evaluations_per_epoch` and `patience` say.
+MEASURED = {
+    "eval_steps", "save_strategy", "save_steps", "logging_steps", "save_total_limit", "metric_for_best_model",
+    "greater_is_better", "restore_callback_states_from_checkpoint",
+}  # fmt: skip
+# What every fine-tuning starts from; the papers say nothing of weight decay.
+FINETUNING = {
+    "gradient_accumulation_steps": 1, "lr_scheduler_type": "linear", "weight_decay": 0.0, "max_grad_norm": 1.0,
+    "report_to": [], "disable_tqdm": True,
+}  # fmt: skip
 # What the machine decides unless the recipe says otherwise: it does not change what a run is.
 MACHINE = {"use_cpu", "bf16", "dataloader_pin_memory"}
 
@@ -45,20 +55,7 @@ def defaults() -> dict[str, Any]:
 
 def check(values: dict[str, Any]) -> dict[str, Any]:
     """Defaults and a recipe's values together; RecipeError for a name that TrainingArguments lacks."""
-    fields = {field.name for field in dataclasses.fields(TrainingArguments) if field.init}
-    for name in values:
-        if name in RESERVED:
-            raise RecipeError(
-                f"training.{name}", values[name], "is set by the run itself", "use `output` and `seed`"
-            )
-        if name in UNUSED:
-            raise RecipeError(f"training.{name}", values[name], "does not apply here", "leave it out")
-        if name not in fields:
-            near = difflib.get_close_matches(name, fields, 1)
-            remedy = f"did you mean {near[0]!r}?" if near else "see transformers.TrainingArguments"
-            raise RecipeError(
-                f"training.{name}", values[name], "TrainingArguments has no such argument", remedy
-            )
+    _check_names(values, RESERVED, UNUSED)
     merged = defaults() | values
     if merged["max_steps"] is None or not isinstance(merged["max_steps"], int) or merged["max_steps"] < 1:
         raise RecipeError(
@@ -67,16 +64,57 @@ def check(values: dict[str, Any]) -> dict[str, Any]:
             "not a positive whole number",
             "say how many steps to train: languages are drawn for ever, so there are no epochs",
         )
-    for name in ("per_device_train_batch_size", "gradient_accumulation_steps", "save_total_limit"):
+    _check_numbers(merged, ("per_device_train_batch_size", "gradient_accumulation_steps", "save_total_limit"))
+    # One older whole checkpoint has to stay while a newer one is being written.
+    merged["save_total_limit"] = max(2, merged["save_total_limit"])
+    return merged
+
+
+def check_finetuning(values: dict[str, Any]) -> dict[str, Any]:
+    """Defaults and values of a fine-tuning together; RecipeError as `check` has it.
+
+    values  a preset's, which has learning rate, epochs, warm-up and batch size, and a recipe's
+    """
+    _check_names(values, RESERVED | MEASURED, UNUSED - {"num_train_epochs"})
+    machine = {name: value for name, value in defaults().items() if name in MACHINE}
+    merged = machine | FINETUNING | values
+    _check_numbers(merged, ("per_device_train_batch_size", "gradient_accumulation_steps"))
+    for name in ("num_train_epochs", "max_steps"):
+        value = merged.get(name)
+        if value is not None and (
+            isinstance(value, bool) or not isinstance(value, int | float) or value <= 0 or value != value
+        ):
+            raise RecipeError(f"training.{name}", value, "not a positive number", "give one, or leave it out")
+    if "max_steps" in merged and not isinstance(merged["max_steps"], int):
+        raise RecipeError("training.max_steps", merged["max_steps"], "not a whole number", "give one")
+    return merged
+
+
+def _check_names(values: dict[str, Any], reserved: set[str], unused: set[str]) -> None:
+    fields = {field.name for field in dataclasses.fields(TrainingArguments) if field.init}
+    for name in values:
+        if name in reserved:
+            raise RecipeError(
+                f"training.{name}", values[name], "is set by the run itself", "use `output` and `seed`"
+            )
+        if name in unused:
+            raise RecipeError(f"training.{name}", values[name], "does not apply here", "leave it out")
+        if name not in fields:
+            near = difflib.get_close_matches(name, fields, 1)
+            remedy = f"did you mean {near[0]!r}?" if near else "see transformers.TrainingArguments"
+            raise RecipeError(
+                f"training.{name}", values[name], "TrainingArguments has no such argument", remedy
+            )
+
+
+def _check_numbers(merged: dict[str, Any], names: tuple[str, ...]) -> None:
+    for name in names:
         if not isinstance(merged[name], int) or merged[name] < 1:
             raise RecipeError(f"training.{name}", merged[name], "not a positive whole number", "give one")
     if isinstance(merged["learning_rate"], bool) or not isinstance(merged["learning_rate"], int | float):
         raise RecipeError(
             "training.learning_rate", merged["learning_rate"], "not a number", "give one, such as 5e-4"
         )
-    # One older whole checkpoint has to stay while a newer one is being written.
-    merged["save_total_limit"] = max(2, merged["save_total_limit"])
-    return merged
 
 
 def portable(merged: dict[str, Any]) -> dict[str, Any]:

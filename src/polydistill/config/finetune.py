@@ -1,0 +1,302 @@
+"""The recipe `finetune`: models, tasks, languages and seeds, with the papers' hyper-parameters."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from polydistill.config.models import Name, Settings, Share
+from polydistill.config.probe import ProbedModel
+
+Kind = Literal["ner", "pos", "classification", "pairs", "choice", "qa"]
+Preset = Literal["mergedistill", "xtreme", "eliquare"]
+
+# Rows as the papers print them. MergeDistill's tables have no row for single texts and for choices, and Eliquare states
+# neither batch size nor length: those values are ours.
+_TAGS = {"num_train_epochs": 10, "warmup_steps": 0.1, "per_device_train_batch_size": 32}
+_ELIQUARE = {
+    "learning_rate": 5e-5,
+    "num_train_epochs": 5,
+    "warmup_steps": 500,
+    "per_device_train_batch_size": 32,
+}
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    # MergeDistill, table 7.
+    "mergedistill": {
+        kind: {**_TAGS, "learning_rate": 3e-5, "max_length": 384 if kind == "qa" else 256}
+        for kind in ("ner", "pos", "classification", "pairs", "choice", "qa")
+    },
+    # MergeDistill, table 11; `pairs` is XNLI's row, PAWS-X takes 5 epochs.
+    "xtreme": {
+        "ner": {**_TAGS, "learning_rate": 2e-5, "max_length": 128},
+        "pos": {**_TAGS, "learning_rate": 5e-6, "per_device_train_batch_size": 64, "max_length": 128},
+        "qa": {**_TAGS, "learning_rate": 3e-5, "num_train_epochs": 2, "max_length": 384},
+        **{
+            kind: {**_TAGS, "learning_rate": 2e-5, "num_train_epochs": 3, "max_length": 128}
+            for kind in ("classification", "pairs", "choice")
+        },
+    },
+    # Eliquare, section 3.
+    "eliquare": {
+        kind: {**_ELIQUARE, "max_length": 384 if kind == "qa" else 128}
+        for kind in ("ner", "pos", "classification", "pairs", "choice", "qa")
+    },
+}
+
+
+def _as_path(value: Any) -> Any:
+    return {"path": value} if isinstance(value, str) else value
+
+
+class LabelledSource(Settings):
+    """Where labelled examples come from. A plain string stands for `path`."""
+
+    path: str | None = Field(
+        None,
+        description="A file, also .gz, .xz or .zst: .conllu or columns (`ner`, `pos`), .tsv, .csv or .jsonl "
+        "(`classification`, `pairs`, `choice`), SQuAD's .json (`qa`).",
+    )
+    dataset: str | None = Field(None, description="A data set that `datasets` loads, by name or local path.")
+    config: str | None = Field(None, description="The data set's configuration, such as `PAN-X.sw`.")
+    split: str = Field("train", description="The data set's split.")
+    quotes: bool | None = Field(None, description="In place of the task's `columns.quotes`, for this file.")
+    first_example: int = Field(1, ge=1, description="The first example to read, counted from 1.")
+    num_examples: int | None = Field(
+        None,
+        ge=1,
+        description="How many to read: with `first_example`, a test set of a part of a training file that has no other.",
+    )
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> LabelledSource:
+        if (self.path is None) == (self.dataset is None):
+            raise ValueError("give either `path` or `dataset`")
+        return self
+
+
+_Source = Annotated[LabelledSource, BeforeValidator(_as_path)]
+_Perhaps = Annotated[LabelledSource | None, BeforeValidator(_as_path)]
+
+
+class TaskData(Settings):
+    """One language's examples."""
+
+    train: _Perhaps = Field(None, description="What models learn from; a target of zero-shot needs none.")
+    dev: _Perhaps = Field(
+        None,
+        description="What decides when to stop and which checkpoint is best; empty: `dev_share` of `train`.",
+    )
+    test: _Source = Field(description="What the scores are of.")
+
+
+class Columns(Settings):
+    """The columns of tables, the fields of JSON and of data sets."""
+
+    text: str = Field("text", description="The text, or a pair's first.")
+    pair: str = Field("pair", description="A pair's second text.")
+    label: str = Field("label", description="The class; of choices, the right one's place.")
+    premise: str = Field("premise", description="What the choices are about.")
+    question: str | None = Field(
+        None, description="Of choices: a field that is read behind the premise, such as XCOPA's `question`."
+    )
+    choices: list[str] = Field(
+        ["choice1", "choice2"], min_length=2, description="The choices' columns, in order."
+    )
+    first_choice: int = Field(0, description="The number that `label` has for the first choice.")
+    words: str = Field("tokens", description="`ner` and `pos` in data sets: the words.")
+    tags: str = Field("ner_tags", description="`ner` and `pos` in data sets: the words' tags.")
+    header: list[str] = Field(
+        default_factory=list,
+        description="Names of the columns of .tsv and .csv files that have no header line.",
+    )
+    quotes: bool | None = Field(
+        None,
+        description="Whether quotation marks around a field of .tsv and .csv are not part of it (and doubled within); empty: "
+        "in .csv files.",
+    )
+
+
+class Task(Settings):
+    """What models are trained for and measured by."""
+
+    kind: Kind = Field(
+        description="`ner`: entities; `pos`: a tag for every word; `classification`: a text's class; `pairs`: a pair's class "
+        "(NLI, paraphrase); `choice`: the right one of several; `qa`: a question's answer within a text."
+    )
+    data: dict[Name, TaskData] = Field(min_length=1, description="Each language's examples.")
+    setting: Literal["in_language", "zero_shot"] = Field(
+        "in_language",
+        description="`in_language`: trained and tested on each language by itself; `zero_shot`: trained on `source`, tested "
+        "on all languages.",
+    )
+    source: Name | None = Field(None, description="With `zero_shot`: the language that is trained on.")
+    columns: Columns = Field(default_factory=Columns)
+    preset: Preset | None = Field(None, description="In place of the recipe's.")
+    training: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Arguments of `transformers.TrainingArguments` in place of the recipe's.",
+    )
+    max_length: int | None = Field(
+        None, ge=8, description="Most tokens of a sequence; empty: as the preset has it."
+    )
+    max_examples: int | None = Field(None, ge=1, description="Most examples of each file, drawn at random.")
+    dev_share: Annotated[float, Field(gt=0, lt=0.5)] = Field(
+        0.1, description="Share of the training examples that are set apart where a language has no `dev`."
+    )
+    unseen_labels: Literal["refuse", "count"] = Field(
+        "refuse",
+        description="What becomes of labels of the test file that training never saw: refused, or counted as wrong and said.",
+    )
+    stride_tokens: int = Field(
+        128, ge=1, description="`qa`: tokens that neighbouring windows of a long text share."
+    )
+    max_answer_tokens: int = Field(30, ge=1, description="`qa`: most tokens of an answer.")
+    normalisation: Literal["auto", "squad", "mlqa"] = Field(
+        "auto",
+        description="`qa`: how answers are compared. `squad`: SQuAD v1.1's script; `mlqa`: MLQA's, with its articles of each "
+        "language; `auto`: MLQA's for languages that are written without spaces, else SQuAD's.",
+    )
+
+    @model_validator(mode="after")
+    def _sources(self) -> Task:
+        known = ", ".join(self.data)
+        if self.setting == "in_language":
+            if self.source is not None:
+                raise ValueError(
+                    f"source {self.source!r}: goes with setting: zero_shot; set that, or leave it out"
+                )
+            for language, data in self.data.items():
+                if data.train is None:
+                    raise ValueError(
+                        f"data.{language}.train: this language has no training set, which setting in_language needs; add it, "
+                        "or set setting: zero_shot and source"
+                    )
+            return self
+        if self.source is None:
+            raise ValueError(f"source: missing; name the language to train on, one of {known}")
+        if self.source not in self.data:
+            raise ValueError(f"source {self.source!r}: the task has no such language; it has {known}")
+        if self.data[self.source].train is None:
+            raise ValueError(f"data.{self.source}.train: the source has no training set; add it")
+        return self
+
+    @property
+    def sources(self) -> list[str]:
+        """Languages that are trained on."""
+        return list(self.data) if self.source is None else [self.source]
+
+    def targets(self, source: str) -> list[str]:
+        """Languages that a model trained on `source` is tested on."""
+        return [source] if self.source is None else list(self.data)
+
+
+class FinetunedModel(ProbedModel):
+    """A model to fine-tune. A plain string stands for `model`."""
+
+    languages: list[Name] | None = Field(
+        None, description="The languages that it is trained and tested on; empty: all."
+    )
+    allow_pickle: bool = Field(
+        False, description="Accept weights that are only there as a pickle (read with `weights_only=True`)."
+    )
+
+
+class FinetuneRecipe(Settings):
+    """Models x tasks x languages x seeds, fine-tuned one after another, with scores and their distance from a teacher's."""
+
+    recipe: Literal["finetune"] = "finetune"
+    name: Name = Field(description="The run's name.")
+    output: str = Field("", description="The run's folder; empty: `runs/<name>`.")
+    reuse: list[str] = Field(
+        default_factory=list,
+        description="Folders of other fine-tuning runs, whose finished jobs are taken where they are what this run needs.",
+    )
+    seed: int = Field(
+        0, ge=0, lt=2**32, description="The first seed; also of the dev sets that are set apart."
+    )
+    num_seeds: int = Field(
+        3,
+        ge=1,
+        le=100,
+        description="Trainings of each job, from other heads and in another order of the examples.",
+    )
+    models: dict[Name, Annotated[FinetunedModel, BeforeValidator(lambda v: {"model": v} if isinstance(v, str) else v)]] = (
+        Field(min_length=1)
+    )  # fmt: skip
+    teachers: dict[Name, Name] = Field(
+        default_factory=dict,
+        description="Language to the model that others are measured by (RDT), such as `{ko: bert-ko}`.",
+    )
+    baseline: Name | None = Field(
+        None, description="The model that others are measured by in languages that `teachers` does not name."
+    )
+    tasks: dict[Name, Task] = Field(min_length=1)
+    preset: Preset = Field(
+        "mergedistill",
+        description="Where hyper-parameters start from: `mergedistill` (its table 7: 3e-5, 10 epochs), `xtreme` (its table 11), "
+        "`eliquare` (section 3: 5e-5, 5 epochs, 500 steps of warm-up).",
+    )
+    training: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Arguments of `transformers.TrainingArguments` in place of the preset's.",
+    )
+    patience: int = Field(
+        3,
+        ge=0,
+        description="Stop after so many measurements of the dev set without a better one; 0: train to the end. The best "
+        "checkpoint is kept in either case.",
+    )
+    evaluations_per_epoch: int = Field(
+        1, ge=1, description="Measurements of the dev set; each leaves a checkpoint."
+    )
+    batch_tokens: int = Field(
+        4096, ge=64, description="Most tokens in a batch of predictions, padding included."
+    )
+    bootstrap_samples: int = Field(
+        1000, ge=100, description="Samples of test items and seeds for the intervals."
+    )
+    within_percent: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+        5.0, description="How far below its teacher a model may be to count as close to it."
+    )
+    level: Share = Field(0.95, description="What share of the samples an interval holds.")
+
+    @model_validator(mode="after")
+    def _names(self) -> FinetuneRecipe:
+        known = ", ".join(self.models)
+        languages = {language for task in self.tasks.values() for language in task.data}
+        for language, model in self.teachers.items():
+            if language not in languages:
+                raise ValueError(
+                    f"teachers.{language}: no task has this language; they have {', '.join(sorted(languages))}"
+                )
+            if model not in self.models:
+                raise ValueError(
+                    f"teachers.{language} {model!r}: no model of that name; the recipe defines {known}"
+                )
+        if self.baseline is not None and self.baseline not in self.models:
+            raise ValueError(f"baseline {self.baseline!r}: no model of that name; the recipe defines {known}")
+        for name, settings in self.models.items():
+            for index, language in enumerate(settings.languages or ()):
+                if language not in languages:
+                    raise ValueError(
+                        f"models.{name}.languages[{index}] {language!r}: no task has this language; they have "
+                        f"{', '.join(sorted(languages))}"
+                    )
+        return self
+
+    def teacher_of(self, language: str) -> str | None:
+        """The model that others are measured by in a language."""
+        return self.teachers.get(language, self.baseline)
+
+    def max_length(self, task: Task) -> int:
+        """Most tokens of a sequence of a task."""
+        preset: int = PRESETS[task.preset or self.preset][task.kind]["max_length"]
+        return task.max_length or preset
+
+    def arguments(self, task: Task) -> dict[str, Any]:
+        """A task's arguments of TrainingArguments: the preset's, the recipe's, its own."""
+        preset = {
+            k: v for k, v in PRESETS[task.preset or self.preset][task.kind].items() if k != "max_length"
+        }
+        return preset | self.training | task.training

@@ -1,0 +1,151 @@
+"""Encoders with a fresh head for a task, batches for them, and what they predict."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from transformers import (
+    AutoModelForMultipleChoice,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    set_seed,
+)
+
+from polydistill.errors import ModelError, NumericsError
+from polydistill.models.inputs import length_batches
+from polydistill.models.load import first_line, refuse_pickle
+
+HEADS = {
+    "ner": AutoModelForTokenClassification,
+    "pos": AutoModelForTokenClassification,
+    "classification": AutoModelForSequenceClassification,
+    "pairs": AutoModelForSequenceClassification,
+    "choice": AutoModelForMultipleChoice,
+    "qa": AutoModelForQuestionAnswering,
+}
+# The target of tokens that have none, which torch's cross-entropy leaves out.
+NO_LABEL = -100
+Feature = Mapping[str, Any]
+
+
+def load_with_head(
+    model: str,
+    kind: str,
+    *,
+    num_labels: int,
+    seed: int,
+    field: str = "model",
+    revision: str | None = None,
+    allow_pickle: bool = False,
+) -> Any:
+    """An encoder in float32 with a head for a kind of task; what the folder lacks of the head (and of a pooler, which
+    students have none of) is drawn from `seed`.
+
+    Raises ModelError if it cannot be loaded, if weights of the encoder itself are missing, or if they are only there as
+    a pickle; NumericsError if a weight is not finite.
+    """
+    refuse_pickle(model, field, revision, allow_pickle)
+    labels = {"num_labels": num_labels} if kind not in ("choice", "qa") else {}
+    # It reports the head that the folder lacks, which is what is meant here.
+    logging.getLogger("transformers.modeling_utils").setLevel(logging.ERROR)
+    set_seed(seed)
+    try:
+        loaded, info = HEADS[kind].from_pretrained(
+            model,
+            revision=revision,
+            dtype=torch.float32,
+            trust_remote_code=False,
+            use_safetensors=None if allow_pickle else True,
+            weights_only=True,
+            output_loading_info=True,
+            **labels,
+        )
+    except Exception as error:  # safetensors and pickle raise kinds of their own for a damaged file
+        raise ModelError(
+            field, model, f"cannot be loaded with a head for {kind} ({first_line(error)})",
+            "give a folder or a hub name of an encoder, such as a BERT",
+        ) from error  # fmt: skip
+    base = f"{loaded.base_model_prefix}."
+    own = [*info["missing_keys"], *(str(key) for key in info.get("mismatched_keys", []))]
+    missing = sorted(key for key in own if key.startswith(base) and "pooler" not in key)
+    if missing:
+        raise ModelError(
+            field, model, f"its file lacks weights of the encoder ({', '.join(missing[:3])})", "use a whole checkpoint"
+        )  # fmt: skip
+    for key, tensor in loaded.state_dict().items():
+        if not torch.isfinite(tensor).all():
+            raise NumericsError(
+                field, model, f"its weight {key} has NaN or infinity in it", "use an undamaged checkpoint"
+            )
+    return loaded
+
+
+def takes_segments(config: Any, input_names: Sequence[str]) -> bool:
+    """Whether a model is told a pair's second text by token types: it has two, and its tokenizer writes them."""
+    return int(getattr(config, "type_vocab_size", 0) or 0) > 1 and "token_type_ids" in input_names
+
+
+def collate(features: Sequence[Feature], *, pad_id: int) -> dict[str, Tensor]:
+    """A batch of features, padded to the longest.
+
+    features  `input_ids` [L], or [n, L] of choices; `token_type_ids` alike where the model takes them; `labels`: a number,
+              or one a token; `start_positions`, `end_positions`
+    """
+    nested = isinstance(features[0]["input_ids"][0], list)
+    choices = len(features[0]["input_ids"]) if nested else 1
+    batch = {}
+    for name, filler in (("input_ids", pad_id), ("token_type_ids", 0)):
+        if name in features[0]:
+            rows = [row for feature in features for row in (feature[name] if nested else [feature[name]])]
+            batch[name] = _padded(rows, filler)
+            if name == "input_ids":
+                batch["attention_mask"] = _padded([[1] * len(row) for row in rows], 0)
+    if nested:
+        batch = {name: tensor.view(len(features), choices, -1) for name, tensor in batch.items()}
+    for name in ("labels", "start_positions", "end_positions"):
+        if name in features[0]:
+            values = [feature[name] for feature in features]
+            batch[name] = _padded(values, NO_LABEL) if isinstance(values[0], list) else torch.tensor(values)
+    return batch
+
+
+def predict(
+    model: Any, features: Sequence[Feature], *, pad_id: int, batch_tokens: int, dtype: torch.dtype
+) -> Iterator[tuple[int, tuple[npt.NDArray[np.float32], ...]]]:
+    """(index of the feature, logits) of each feature, in the order in which they are computed; logits of tokens are cut
+    to the feature's own length. Of `qa` two arrays: starts and ends.
+    """
+    device = next(model.parameters()).device
+    model.eval()
+    for batch in length_batches([num_tokens(feature) for feature in features], batch_tokens):
+        inputs = collate([_unlabelled(features[index]) for index in batch], pad_id=pad_id)
+        with torch.no_grad(), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            out = model(**{name: tensor.to(device) for name, tensor in inputs.items()})
+        found = (out.start_logits, out.end_logits) if "start_logits" in out else (out.logits,)
+        rows = [tensor.float().cpu().numpy() for tensor in found]
+        tokens = "start_logits" in out or rows[0].ndim == 3
+        for place, index in enumerate(batch):
+            length = len(features[index]["input_ids"])
+            yield index, tuple(row[place, :length] if tokens else row[place] for row in rows)
+
+
+def num_tokens(feature: Feature) -> int:
+    """Tokens that a feature takes in a batch: of choices, the longest times their number."""
+    ids = feature["input_ids"]
+    return len(ids) * max(map(len, ids)) if isinstance(ids[0], list) else len(ids)
+
+
+def _unlabelled(feature: Feature) -> dict[str, Any]:
+    return {name: feature[name] for name in ("input_ids", "token_type_ids") if name in feature}
+
+
+def _padded(rows: Sequence[Sequence[int]], filler: int) -> Tensor:
+    longest = max(map(len, rows))
+    return torch.tensor([[*row, *[filler] * (longest - len(row))] for row in rows], dtype=torch.long)

@@ -1,0 +1,278 @@
+"""The queue's jobs: one training each, of one model for one task from one language and seed, and its tests."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from polydistill.config import FinetuneRecipe
+from polydistill.config.finetune import FinetunedModel
+from polydistill.corpora.labelled import Example
+from polydistill.errors import UserError
+from polydistill.evaluation.finetuned import METRICS, items_of
+from polydistill.evaluation.squad import uses_mlqa
+from polydistill.files import artefact, read_json, write_json, write_text
+from polydistill.models import (
+    device,
+    load_with_head,
+    model_config,
+    predict,
+    takes_segments,
+    weights_fingerprint,
+)
+from polydistill.recipes.finetune_features import Coder
+from polydistill.recipes.finetune_tasks import TaskTexts, gold_of
+from polydistill.recipes.probe import probed_tokenizer
+from polydistill.recipes.run_folder import Run
+from polydistill.tokenization import LoadedTokenizer
+from polydistill.training import check_finetuning, fine_tune, portable, steps_of
+
+CHECKPOINTS = "checkpoints"
+# A preset's warm-up that would be more than this share of the training is cut to WARM_UP of it.
+LONGEST_WARM_UP = 0.5
+WARM_UP = 0.1
+
+
+class Model:
+    """A model of the recipe: what it is by content, and how it reads each language."""
+
+    def __init__(self, name: str, settings: FinetunedModel) -> None:
+        self.name, self.settings = name, settings
+        self._tokenizers: dict[str, LoadedTokenizer] = {}
+
+    @property
+    def field(self) -> str:
+        """Where it stands in the recipe."""
+        return f"models.{self.name}"
+
+    @cached_property
+    def config(self) -> Any:
+        """Its configuration."""
+        try:
+            return model_config(self.settings.model, revision=self.settings.revision)
+        except UserError as error:
+            raise type(error)(self.field, error.value, error.reason, error.remedy) from error
+
+    @cached_property
+    def weights(self) -> str:
+        """A fingerprint of its weights."""
+        return weights_fingerprint(self.settings.model, revision=self.settings.revision)
+
+    def reads(self, language: str) -> bool:
+        """Whether it is trained and tested on a language."""
+        return self.settings.languages is None or language in self.settings.languages
+
+    def tokenizer(self, language: str) -> LoadedTokenizer:
+        """What it reads a language by."""
+        if language not in self._tokenizers:
+            try:
+                self._tokenizers[language] = probed_tokenizer(self.settings, language)
+            except UserError as error:
+                raise type(error)(self.field, error.value, error.reason, error.remedy) from error
+        return self._tokenizers[language]
+
+
+@dataclass
+class Job:
+    """One training and its tests."""
+
+    recipe: FinetuneRecipe
+    texts: TaskTexts
+    model: Model
+    source: str
+    seed: int
+
+    @property
+    def place(self) -> str:
+        """Its folder within the run's."""
+        return f"jobs/{self.texts.name}/{self.model.name}/{self.source}-{self.seed}"
+
+    @property
+    def targets(self) -> list[str]:
+        """The languages that it is tested on."""
+        return [target for target in self.texts.task.targets(self.source) if self.model.reads(target)]
+
+    @cached_property
+    def inputs(self) -> dict[str, Any]:
+        """All that its scores hang on."""
+        task = self.texts.task
+        read = {language: self.texts.identity(language, "test") for language in self.targets}
+        learned = {split: self.texts.identity(self.source, split) for split in ("train", "dev")}
+        return {
+            "stage": "finetune",
+            "kind": task.kind,
+            "weights": self.model.weights,
+            "tokenizers": {
+                language: self.model.tokenizer(language).fingerprint
+                for language in dict.fromkeys((self.source, *self.targets))
+            },
+            "source": {"language": self.source, **learned},
+            "targets": read,
+            # What names the file's fields does not change what is in them.
+            "labels": self.texts.labels(self.source),
+            "answers": [task.stride_tokens, task.max_answer_tokens, task.normalisation] if task.kind == "qa" else None,
+            "max_length": self.recipe.max_length(task),
+            "training": portable(self.recipe_arguments),
+            "patience": self.recipe.patience,
+            "evaluations_per_epoch": self.recipe.evaluations_per_epoch,
+            "seed": self.seed,
+        }  # fmt: skip
+
+    @cached_property
+    def recipe_arguments(self) -> dict[str, Any]:
+        """Arguments of TrainingArguments, checked; RecipeError for one that is wrong."""
+        return check_finetuning(self.recipe.arguments(self.texts.task))
+
+    def arguments(self, num_features: int) -> tuple[dict[str, Any], str | None]:
+        """The arguments for a training of so many features, and what was changed in them.
+
+        A preset's warm-up may be longer than a small set's training (Eliquare's 500 steps), whose learning rate would
+        never be reached: it is cut then. What the recipe itself says stays.
+        """
+        values = self.recipe_arguments
+        steps = steps_of(num_features, values)[1]
+        warm_up = values["warmup_steps"]
+        own = "warmup_steps" in (self.recipe.training | self.texts.task.training)
+        if own or warm_up < 1 or warm_up <= LONGEST_WARM_UP * steps:
+            return values, None
+        said = f"{warm_up} steps of warm-up are too many for a training of {steps}: {WARM_UP:.0%} of them instead"
+        return values | {"warmup_steps": WARM_UP}, said
+
+    def coder(self, language: str) -> Coder:
+        """How its model reads a language."""
+        tokenizer = self.model.tokenizer(language)
+        names = tokenizer.settings.get("model_input_names", ())
+        return Coder(
+            self.texts.task, tokenizer, self.texts.labels(self.source),
+            min(self.recipe.max_length(self.texts.task), tokenizer.max_length),
+            takes_segments(self.model.config, names),
+        )  # fmt: skip
+
+    def load(self, place: str | None = None) -> Any:
+        """The model with a fresh head, or as a checkpoint has it."""
+        settings = self.model.settings
+        return load_with_head(
+            place or settings.model, self.texts.task.kind, num_labels=len(self.texts.labels(self.source)),
+            seed=self.seed, field=self.model.field, revision=None if place else settings.revision,
+            allow_pickle=settings.allow_pickle,
+        ).to(device())  # fmt: skip
+
+    def rows(
+        self, model: Any, language: str, examples: Sequence[Example], features: Sequence[Any] | None = None
+    ) -> list[dict[str, Any]]:
+        """`gold` and `predicted` of each example."""
+        coder = self.coder(language)
+        encoded = list(features) if features is not None else coder.encode(examples)
+        dtype = torch.bfloat16 if self.recipe_arguments.get("bf16") else torch.float32
+        outputs = predict(
+            model, encoded, pad_id=coder.tokenizer.special_ids["pad"], batch_tokens=self.recipe.batch_tokens, dtype=dtype
+        )  # fmt: skip
+        predicted = coder.decode(examples, encoded, outputs)
+        return [
+            {"gold": gold_of(example), "predicted": one}
+            for example, one in zip(examples, predicted, strict=True)
+        ]
+
+    def scores(self, rows: Sequence[dict[str, Any]], language: str) -> dict[str, float]:
+        """Metric → score of predictions."""
+        task = self.texts.task
+        return items_of(task.kind, rows, language, mlqa=uses_mlqa(language, task.normalisation)).scores()
+
+
+def all_jobs(recipe: FinetuneRecipe, texts: dict[str, TaskTexts]) -> list[Job]:
+    """The queue: for each task a seed of all models before the next seed, so that what is there early can be compared.
+
+    Checks arguments, models and tokenizers; raises UserError for what cannot be used.
+    """
+    models = [Model(name, settings) for name, settings in recipe.models.items()]
+    found = [
+        Job(recipe, one, model, source, recipe.seed + index)
+        for one in texts.values()
+        for index in range(recipe.num_seeds)
+        for source in one.task.sources
+        for model in models
+        if model.reads(source)
+    ]
+    for job in found:
+        _ = job.recipe_arguments, job.model.config
+        for language in (job.source, *job.targets):
+            job.model.tokenizer(language)
+    return found
+
+
+def run_job(job: Job, run: Run) -> Path:
+    """Train and test, from where an interrupted run left it; returns the folder with scores.json and predictions/."""
+    found = run.find(job.place, job.inputs)
+    if found is not None:
+        return found
+    target = run.path / job.place
+    with (
+        run.stage(f"{job.texts.name}/{job.model.name}"),
+        artefact(target, job.inputs, keep_partial=True) as folder,
+    ):
+        if not (folder / "training.json").is_file():
+            _train(job, run, folder)
+        if not (folder / "scores.json").is_file():
+            _test(job, folder)
+        # Weights are many times what a job's results take.
+        shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+    return target
+
+
+def _train(job: Job, run: Run, folder: Path) -> None:
+    """Leaves the best checkpoint, and training.json, which says that training is over."""
+    coder = job.coder(job.source)
+    splits = job.texts.splits[job.source]
+    features = coder.encode(splits["train"], training=True)
+    dev = coder.encode(splits["dev"])
+    arguments, said = job.arguments(len(features))
+    name = f"{job.texts.name}/{job.model.name}/{job.source}-{job.seed}"
+    if said:
+        run.say(f"{name}: {said}")
+    metric = METRICS[job.texts.task.kind][0]
+    record = fine_tune(
+        job.load(), features,
+        folder=folder / CHECKPOINTS, arguments=arguments,
+        measure=lambda model: job.scores(job.rows(model, job.source, splits["dev"], dev), job.source)[metric],
+        patience=job.recipe.patience, evaluations_per_epoch=job.recipe.evaluations_per_epoch,
+        max_length=coder.max_length, pad_id=coder.tokenizer.special_ids["pad"], seed=job.seed,
+        say=lambda line: run.say(f"{name}: {line}"),
+    )  # fmt: skip
+    write_json(folder / "training.json", record)
+
+
+def _test(job: Job, folder: Path) -> None:
+    """Leaves a file of predictions for each language, and scores.json, which says that all of them are there."""
+    record = read_json(folder / "training.json")
+    model = job.load(str(folder / CHECKPOINTS / record["best"]))
+    scores: dict[str, Any] = {}
+    for language in job.targets:
+        rows = job.rows(model, language, job.texts.splits[language]["test"])
+        write_text(
+            folder / "predictions" / f"{language}.jsonl",
+            "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows),
+        )
+        scores[language] = {"items": len(rows), **job.scores(rows, language)}
+    write_json(folder / "scores.json", {
+        "scores": scores, "dev": record["score"], "best_step": record["step"], "steps": record["steps"],
+        "labels": job.texts.labels(job.source),
+    })  # fmt: skip
+
+
+def stored_rows(folder: Path, language: str) -> list[dict[str, Any]]:
+    """A finished job's predictions for a language."""
+    return list(_json_rows(folder / "predictions" / f"{language}.jsonl"))
+
+
+def _json_rows(path: Path) -> Iterator[dict[str, Any]]:
+    # Not splitlines: an answer may hold a line separator of Unicode.
+    for line in path.read_text("utf-8").split("\n"):
+        if line:
+            yield json.loads(line)

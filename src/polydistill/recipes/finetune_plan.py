@@ -1,0 +1,155 @@
+"""What a fine-tuning recipe would read, train and take, and what does not fit together, before anything is trained."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+import yaml
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from polydistill.config import FinetuneRecipe
+from polydistill.corpora.labelled import Example
+from polydistill.errors import UserError
+from polydistill.models import attention_for, collate, device
+from polydistill.recipes.finetune_jobs import Job, all_jobs
+from polydistill.recipes.finetune_tasks import TaskTexts
+from polydistill.recipes.probe_plan import mended
+from polydistill.training import clock, steps_of
+
+TIMED_STEPS = 2
+TIMED_EXAMPLES = 32
+# A step is timed on so many of its examples, for a plan has to be quick.
+TIMED_BATCH = 4
+SHOWN_LABELS = 8
+
+
+def plan_finetune(recipe: FinetuneRecipe, console: Console) -> list[tuple[str, str]]:
+    """Print settings, sizes, labels, jobs and times; returns (conflict, remedy)s."""
+    console.print(escape(yaml.safe_dump(recipe.model_dump(mode="json"), allow_unicode=True, sort_keys=False)))
+    found: list[tuple[str, str]] = []
+    table = Table(box=box.SIMPLE)
+    for heading in ("task", "language", "train", "dev", "test", "labels"):
+        table.add_column(heading, justify="right" if heading in ("train", "dev", "test") else "left")
+    read: dict[str, TaskTexts] = {}
+    for name, task in recipe.tasks.items():
+        texts = TaskTexts(name, task, recipe.seed)
+        try:
+            for language in task.data:
+                _add_row(table, texts, language)
+            texts.check()
+            found += [(note, "look at the file, or leave it so") for note in texts.notes()]
+            read[name] = texts
+        except UserError as error:
+            found.append(mended(error))
+    console.print(table)
+    if len(read) == len(recipe.tasks):
+        try:
+            found += _times(all_jobs(recipe, read), console)
+        except UserError as error:
+            found.append(mended(error))
+    return found
+
+
+def _add_row(table: Table, texts: TaskTexts, language: str) -> None:
+    sizes = {split: f"{len(examples):,}" for split, examples in texts.splits[language].items()}
+    labels = texts.labels(language) if language in texts.task.sources else []
+    shown = f"{len(labels)}: {', '.join(labels[:SHOWN_LABELS])}" if labels else ""
+    table.add_row(
+        texts.name, language, *(sizes.get(split, "") for split in ("train", "dev", "test")),
+        escape(shown + (", …" if len(labels) > SHOWN_LABELS else "")),
+    )  # fmt: skip
+
+
+def _times(jobs: Sequence[Job], console: Console) -> list[tuple[str, str]]:
+    """Print each model's and task's time; a few steps of the longest examples of the beginning of each file."""
+    said: list[tuple[str, str]] = []
+    table = Table(box=box.SIMPLE)
+    for heading in ("task", "model", "jobs", "steps", "a step", "in all"):
+        table.add_column(heading, justify="left" if heading in ("task", "model") else "right")
+    total = 0.0
+    groups: dict[tuple[str, str], list[Job]] = {}
+    for job in jobs:
+        groups.setdefault((job.texts.name, job.model.name), []).append(job)
+    for (task, model), own in groups.items():
+        step, example = _measure(own[0])
+        seconds, steps = 0.0, 0
+        for job in own:
+            splits = job.texts.splits
+            number = _num_features(job)
+            arguments, changed = job.arguments(number)
+            if changed and job.seed == own[0].seed:
+                said.append(
+                    (
+                        f"{task}/{model} from {job.source}: {changed}",
+                        "set training.warmup_steps to choose another",
+                    )
+                )
+            epoch, whole = steps_of(number, arguments)
+            tests = sum(len(splits[target]["test"]) for target in job.targets)
+            evaluations = whole / epoch * job.recipe.evaluations_per_epoch * len(splits[job.source]["dev"])
+            seconds += whole * step + (evaluations + tests) * example
+            steps += whole
+        total += seconds
+        table.add_row(task, model, str(len(own)), f"{steps:,}", f"{step:.2f} s", clock(seconds))
+    console.print(table)
+    console.print(
+        f"{len(jobs)} jobs, in all about {clock(total)} (the longest that it may take: early stopping shortens it)",
+        markup=False,
+    )
+    return said
+
+
+def _num_features(job: Job) -> int:
+    """Features of the training file: of a sample, and the others in proportion."""
+    train = job.texts.splits[job.source]["train"]
+    sample = _spread(train, 4 * TIMED_EXAMPLES)
+    return round(len(job.coder(job.source).encode(sample, training=True)) / len(sample) * len(train))
+
+
+def _spread(examples: Sequence[Example], number: int) -> list[Example]:
+    """Examples from all over a file: its beginning may be short ones."""
+    return list(examples[:: max(1, len(examples) // number)])[:number]
+
+
+def _measure(job: Job) -> tuple[float, float]:
+    """(seconds of a training step, seconds of an example's prediction)."""
+    coder = job.coder(job.source)
+    sample = _spread(job.texts.splits[job.source]["train"], TIMED_EXAMPLES)
+    features = coder.encode(sample, training=True)
+    model = job.load()
+    size = job.recipe_arguments["per_device_train_batch_size"]
+    chosen = features[:: max(1, len(features) // TIMED_BATCH)][: min(size, TIMED_BATCH)]
+    batch = collate(chosen, pad_id=coder.tokenizer.special_ids["pad"])
+    inputs = {name: tensor.to(device()) for name, tensor in batch.items()}
+    halves = bool(job.recipe_arguments.get("bf16"))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0)
+
+    def step() -> None:
+        model.train()
+        with torch.autocast(device().type, torch.bfloat16, enabled=halves):
+            loss = model(**inputs).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    with attention_for(device(), coder.max_length):
+        training = _median(step) * size / len(chosen) * job.recipe_arguments["gradient_accumulation_steps"]
+    testing = _median(lambda: job.rows(model, job.source, sample[:TIMED_BATCH])) / len(sample[:TIMED_BATCH])
+    return training, testing
+
+
+def _median(work: Callable[[], object]) -> float:
+    """Seconds of a piece of work, after one that warms up."""
+    work()
+    times = []
+    for _ in range(TIMED_STEPS):
+        started = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - started)
+    return statistics.median(times)

@@ -1,0 +1,231 @@
+"""Fine-tuned models' scores side by side: means over seeds, RDT, and how sure both are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from polydistill.config import FinetuneRecipe
+from polydistill.config.finetune import Task
+from polydistill.evaluation.finetuned import (
+    METRICS,
+    Items,
+    average_over_seeds,
+    deviation,
+    interval,
+    items_of,
+    relative_deviation,
+    resample,
+)
+from polydistill.evaluation.squad import uses_mlqa
+from polydistill.files import hash_text, read_json, write_json
+from polydistill.recipes.finetune_jobs import Job, stored_rows
+
+FILE = "finetune.json"
+Samples = npt.NDArray[np.float64]
+
+
+class Results:
+    """What finished jobs say together."""
+
+    def __init__(self, recipe: FinetuneRecipe, num_jobs: int, notes: list[str]) -> None:
+        self.recipe, self.num_jobs, self.notes = recipe, num_jobs, notes
+        self.jobs: list[tuple[Job, Path]] = []
+
+    def add(self, job: Job, folder: Path) -> None:
+        """A finished job."""
+        self.jobs.append((job, folder))
+
+    def write(self, run: Path, *, summarised: bool = False) -> None:
+        """Write evaluation/finetune.json: the scores so far; with `summarised` means, intervals and RDT as well."""
+        found: dict[str, Any] = {
+            "jobs": self.num_jobs,
+            "done": len(self.jobs),
+            "notes": self.notes,
+            "tasks": {
+                name: {"kind": task.kind, "setting": task.setting, "metrics": METRICS[task.kind]}
+                for name, task in self.recipe.tasks.items()
+            },
+            "scores": self._scores(),
+        }
+        if summarised:
+            found |= self._summary()
+        write_json(run / "evaluation" / FILE, found)
+
+    def _scores(self) -> dict[str, Any]:
+        """task → model → target → metric → one score a seed."""
+        found: dict[str, Any] = {}
+        for job, folder in self.jobs:
+            for target, scores in read_json(folder / "scores.json")["scores"].items():
+                cell = (
+                    found.setdefault(job.texts.name, {}).setdefault(job.model.name, {}).setdefault(target, {})
+                )
+                for metric in METRICS[job.texts.task.kind]:
+                    cell.setdefault(metric, []).append(scores[metric])
+                cell["items"] = scores["items"]
+        return found
+
+    def _summary(self) -> dict[str, Any]:
+        summary: dict[str, Any] = {}
+        rdt: dict[str, Any] = {}
+        # model → bootstrap samples of each task's average RDT by its first metric.
+        averages: dict[str, list[tuple[float, Samples]]] = {}
+        for name, task in self.recipe.tasks.items():
+            items = self._items(name, task)
+            for metric in METRICS[task.kind]:
+                samples = self._samples(name, task, items, metric)
+                means = {
+                    model: {
+                        target: float(np.mean([one.scores()[metric] for one in items[model][target]]))
+                        for target in targets
+                    }
+                    for model, targets in items.items()
+                }
+                summary.setdefault(name, {})[metric] = {
+                    model: {
+                        target: self._cell(means[model][target], items[model][target], metric, samples[model][target])
+                        for target in targets
+                    }
+                    for model, targets in items.items()
+                }  # fmt: skip
+                found, averaged = self._deviations(means, samples)
+                rdt.setdefault(name, {})[metric] = found
+                if metric == METRICS[task.kind][0]:
+                    for model, pair in averaged.items():
+                        averages.setdefault(model, []).append(pair)
+        return {
+            "summary": summary,
+            "rdt": rdt,
+            "rdt_average": {
+                model: self._deviation(
+                    float(np.mean([value for value, _ in pairs])), np.mean([drawn for _, drawn in pairs], axis=0)
+                )
+                | {"tasks": len(pairs)}
+                for model, pairs in averages.items()
+            },
+        }  # fmt: skip
+
+    def _items(self, name: str, task: Task) -> dict[str, dict[str, list[Items]]]:
+        """model → target → the items of each seed."""
+        found: dict[str, dict[str, list[Items]]] = {}
+        for job, folder in self.jobs:
+            if job.texts.name != name:
+                continue
+            for target in job.targets:
+                mlqa = uses_mlqa(target, task.normalisation)
+                one = items_of(task.kind, stored_rows(folder, target), target, mlqa=mlqa)
+                found.setdefault(job.model.name, {}).setdefault(target, []).append(one)
+        return found
+
+    def _samples(
+        self, name: str, task: Task, items: dict[str, dict[str, list[Items]]], metric: str
+    ) -> dict[str, dict[str, Samples]]:
+        """model → target → [B] means over seeds: the same test items for all models, seeds drawn for each."""
+        found: dict[str, dict[str, Samples]] = {model: {} for model in items}
+        for target in task.data:
+            owners = [(model, one) for model in items for one in items[model].get(target, [])]
+            if not owners:
+                continue
+            drawn = resample(
+                [one for _, one in owners], metric, samples=self.recipe.bootstrap_samples,
+                generator=self._generator(name, target),
+            )  # fmt: skip
+            for model in items:
+                columns = [index for index, (owner, _) in enumerate(owners) if owner == model]
+                if columns:
+                    # From one source the languages' scores are of one training, so its seeds are drawn for all together.
+                    source = task.source or target
+                    found[model][target] = average_over_seeds(
+                        drawn[:, columns], self._generator(name, model, source)
+                    )
+        return found
+
+    def _generator(self, *names: str) -> np.random.Generator:
+        return np.random.default_rng([self.recipe.seed, *(hash_text(name) for name in names)])
+
+    def _cell(self, mean: float, items: list[Items], metric: str, samples: Samples) -> dict[str, Any]:
+        each = [one.scores()[metric] for one in items]
+        low, high = interval(samples, self.recipe.level)
+        return {
+            "mean": mean, "deviation": float(np.std(each, ddof=1)) if len(each) > 1 else 0.0, "low": low, "high": high,
+            "seeds": len(each), "items": len(items[0]),
+        }  # fmt: skip
+
+    def _deviations(
+        self, means: dict[str, dict[str, float]], samples: dict[str, dict[str, Samples]]
+    ) -> tuple[dict[str, Any], dict[str, tuple[float, Samples]]]:
+        """(model → language, and `all`, → RDT; model → its average and that average's samples)."""
+        found: dict[str, Any] = {}
+        averages: dict[str, tuple[float, Samples]] = {}
+        for model, targets in means.items():
+            values, drawn = [], []
+            for target, mean in targets.items():
+                teacher = self.recipe.teacher_of(target)
+                if teacher is None or teacher == model or target not in means.get(teacher, {}):
+                    continue
+                base = means[teacher][target]
+                if base <= 0:
+                    found.setdefault(model, {})[target] = {"teacher": teacher, "value": None}
+                    continue
+                with np.errstate(divide="ignore", invalid="ignore"):
+                    ratio = 100 * (samples[model][target] / samples[teacher][target] - 1)
+                value = relative_deviation(mean, base)
+                found.setdefault(model, {})[target] = {"teacher": teacher, **self._deviation(value, ratio)}
+                values.append(value)
+                drawn.append(ratio)
+            if values:
+                averages[model] = float(np.mean(values)), np.mean(drawn, axis=0)
+                found[model]["all"] = {"languages": len(values), **self._deviation(*averages[model])}
+        return found, averages
+
+    def _deviation(self, value: float, samples: Samples) -> dict[str, Any]:
+        made = deviation(value, samples, level=self.recipe.level, within=self.recipe.within_percent)
+        return {"value": value} if made is None else made._asdict()
+
+
+def finetune_tables(folder: Path) -> list[Table]:
+    """Tables for people of a finished run: each task's scores by its metrics, with RDT beneath."""
+    results = read_json(folder / "evaluation" / FILE)
+    tables = []
+    for task, metrics in results.get("summary", {}).items():
+        kind = results["tasks"][task]
+        for metric, models in metrics.items():
+            languages = list(dict.fromkeys(language for found in models.values() for language in found))
+            title = f"{task} ({kind['setting'].replace('_', ' ')}), {metric.replace('_', ' ')}: mean ± deviation over seeds"
+            table = Table(title=title, box=box.SIMPLE)
+            table.add_column("", no_wrap=True)
+            for language in (*languages, "RDT"):
+                table.add_column(language, justify="right", no_wrap=True)
+            for model, found in models.items():
+                cells = [_shown(found.get(language)) for language in languages]
+                whole = results["rdt"][task][metric].get(model, {}).get("all")
+                table.add_row(escape(model), *cells, _percent(whole))
+            tables.append(table)
+    if tables:
+        tables[-1].caption = (
+            "RDT: mean over languages of 100 (student - teacher) / teacher, positive where the student is better, with its "
+            "interval\nover test items and seeds."
+        )
+        tables[-1].caption_justify = "left"
+    return tables
+
+
+def _shown(cell: dict[str, Any] | None) -> str:
+    if not cell:
+        return ""
+    # One seed has no deviation.
+    spread = f" ± {100 * cell['deviation']:.1f}" if cell["seeds"] > 1 else ""
+    return f"{100 * cell['mean']:.1f}{spread}"
+
+
+def _percent(cell: dict[str, Any] | None) -> str:
+    if not cell:
+        return ""
+    bounds = f" [{cell['low']:+.1f}, {cell['high']:+.1f}]" if "low" in cell else ""
+    return f"{cell['value']:+.1f}{bounds}"

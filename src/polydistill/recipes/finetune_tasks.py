@@ -1,0 +1,210 @@
+"""A task's examples: read, checked against each other, set apart for a dev set."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from dataclasses import field as dataclass_field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from polydistill.config import FinetuneRecipe
+from polydistill.config.finetune import LabelledSource, Task
+from polydistill.corpora.labelled import Choice, Example, LabelledText, read_labelled
+from polydistill.corpora.questions import Question, answer_faults, locate
+from polydistill.corpora.tagged import TaggedSentence
+from polydistill.errors import CorpusError
+from polydistill.files import fingerprint, hash_text
+
+FAULTS = {
+    "without": "have no answer",
+    "absent": "have an answer that their text does not hold",
+    "misplaced": "have an answer that stands elsewhere in their text than it says",
+}
+# Labels that a message names.
+NAMED = 5
+
+
+def read_tasks(recipe: FinetuneRecipe) -> dict[str, TaskTexts]:
+    """All examples of all tasks, checked: what cannot be used is a CorpusError before any work."""
+    texts = {name: TaskTexts(name, task, recipe.seed) for name, task in recipe.tasks.items()}
+    for one in texts.values():
+        one.check()
+    return texts
+
+
+def gold_of(example: Example) -> Any:
+    """What an example's prediction is compared with: a label, tags, or the texts of all answers."""
+    if isinstance(example, TaggedSentence):
+        return list(example.tags)
+    if isinstance(example, LabelledText):
+        return example.label
+    if isinstance(example, Choice):
+        return str(example.right)
+    return [answer.text for answer in example.answers]
+
+
+@dataclass
+class TaskTexts:
+    """The examples of one task in all its languages.
+
+    seed  of the dev sets that are set apart: the same for all models and trainings
+    """
+
+    name: str
+    task: Task
+    seed: int
+    _identities: dict[tuple[str, str], str] = dataclass_field(default_factory=dict)
+
+    @cached_property
+    def _read(self) -> dict[str, dict[str, Sequence[Example]]]:
+        return {
+            language: {
+                split: self._file(source, language, split)
+                for split, source in (("train", data.train), ("dev", data.dev), ("test", data.test))
+                if source is not None
+            }
+            for language, data in self.task.data.items()
+        }
+
+    def _file(self, source: LabelledSource, language: str, split: str) -> Sequence[Example]:
+        examples = read_labelled(source, self.task.kind, self.task.columns, field=self.field(language, split))
+        limit = self.task.max_examples
+        if limit is None or len(examples) <= limit:
+            return examples
+        # Not the first: some files are sorted by label (SIB-200's test files).
+        drawn = self._generator(language, split).choice(len(examples), limit, replace=False)
+        return [examples[index] for index in sorted(drawn)]
+
+    def _generator(self, *names: str) -> np.random.Generator:
+        return np.random.default_rng([self.seed, hash_text("/".join((self.name, *names)))])
+
+    def field(self, language: str, split: str) -> str:
+        """Where a file stands in the recipe."""
+        return f"tasks.{self.name}.data.{language}.{split}"
+
+    @cached_property
+    def splits(self) -> dict[str, dict[str, Sequence[Example]]]:
+        """Language → split → examples; a language that is trained on has `train` and `dev`, every one `test`."""
+        found = {language: dict(read) for language, read in self._read.items()}
+        for source in self.task.sources:
+            if "dev" in found[source]:
+                continue
+            examples = found[source]["train"]
+            order = self._generator(source).permutation(len(examples))
+            size = round(len(examples) * self.task.dev_share)
+            if not 1 <= size < len(examples):
+                raise CorpusError(
+                    self.field(source, "train"), None, f"{len(examples)} examples are too few to set a dev set apart",
+                    f"give more, or data.{source}.dev",
+                )  # fmt: skip
+            found[source]["dev"] = [examples[index] for index in sorted(order[:size])]
+            found[source]["train"] = [examples[index] for index in sorted(order[size:])]
+        return found
+
+    def labels(self, source: str) -> list[str]:
+        """The labels of a language's training file, sorted; of choices and answers none."""
+        return sorted(_labels(self._read[source]["train"])) if self.task.kind not in ("choice", "qa") else []
+
+    def identity(self, language: str, split: str) -> str:
+        """What examples are, by content: a file that is packed otherwise is the same."""
+        key = (language, split)
+        if key not in self._identities:
+            self._identities[key] = fingerprint([asdict(example) for example in self.splits[language][split]])
+        return self._identities[key]
+
+    def check(self) -> None:
+        """Raise CorpusError for what cannot be learned or scored; see `notes` for what is only said."""
+        for source in self.task.sources:
+            field = self.field(source, "train")
+            train = self.splits[source]["train"]
+            if self.task.kind == "qa":
+                if not any(isinstance(one, Question) and locate(one) for one in train):
+                    raise CorpusError(
+                        field, None, "no question's answer stands in its text", "check the file"
+                    )
+                self._check_answers()
+                continue
+            if self.task.kind == "choice":
+                continue
+            labels = self.labels(source)
+            if len(labels) < 2:
+                raise CorpusError(
+                    field, None, f"all examples have the one label {labels[0]!r}", "give examples of at least two"
+                )  # fmt: skip
+            for target in self.task.targets(source):
+                unseen = self.unseen(source, target)
+                if unseen and self.task.unseen_labels == "refuse":
+                    raise CorpusError(
+                        self.field(target, "test"), None,
+                        f"has labels that training on {source} never saw: {_named(unseen)}",
+                        f"mend the files, or set tasks.{self.name}.unseen_labels: count, which counts them as wrong",
+                    )  # fmt: skip
+
+    def _check_answers(self) -> None:
+        """Published test sets often come without their answers."""
+        for language, splits in self.splits.items():
+            for split, examples in splits.items():
+                if not any(text for example in examples for text in gold_of(example)):
+                    raise CorpusError(
+                        self.field(language, split), None, "none of its questions has an answer, so nothing can be scored",
+                        "name a file with answers, or a part of another (`first_example`, `num_examples`)",
+                    )  # fmt: skip
+
+    def unseen(self, source: str, target: str) -> Counter[str]:
+        """How often labels that a source's training file lacks occur in a target's test file."""
+        known = set(self.labels(source))
+        if not known:
+            return Counter()
+        counts = _labels(self.splits[target]["test"])
+        return Counter({label: count for label, count in counts.items() if label not in known})
+
+    def notes(self) -> list[str]:
+        """What users should know of the files: counted, not dropped silently."""
+        said = []
+        for source in self.task.sources:
+            known = {fingerprint(asdict(example)) for example in self.splits[source]["train"]}
+            for target in self.task.targets(source):
+                tests = self.splits[target]["test"]
+                if shared := sum(fingerprint(asdict(example)) in known for example in tests):
+                    said.append(
+                        f"{self.field(target, 'test')}: {shared} of {len(tests)} examples stand in {source}'s training set too"
+                    )
+            for target in self.task.targets(source):
+                unseen = self.unseen(source, target)
+                if unseen:
+                    said.append(
+                        f"{self.field(target, 'test')}: labels that training on {source} never saw count as wrong: "
+                        f"{_named(unseen)}"
+                    )
+        if self.task.kind != "qa":
+            return said
+        for language, splits in self.splits.items():
+            for split, examples in splits.items():
+                questions = [one for one in examples if isinstance(one, Question)]
+                for fault, count in answer_faults(questions).items():
+                    what = f"{count} of {len(questions)} questions {FAULTS[fault]}"
+                    said.append(f"{self.field(language, split)}: {what}{_consequence(fault, split)}")
+        return said
+
+
+def _consequence(fault: str, split: str) -> str:
+    if fault == "misplaced":
+        return ": the nearest is taken" if split == "train" else ""
+    return ": they are left out of training" if split == "train" else ": they are counted as all others"
+
+
+def _labels(examples: Sequence[Example]) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    for example in examples:
+        gold = gold_of(example)
+        counts.update(gold if isinstance(gold, list) else [gold])
+    return counts
+
+
+def _named(counts: Counter[str]) -> str:
+    shown = ", ".join(f"{label!r} ({count})" for label, count in counts.most_common(NAMED))
+    return shown + (f" and {len(counts) - NAMED} more" if len(counts) > NAMED else "")

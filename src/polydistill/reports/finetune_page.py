@@ -1,0 +1,94 @@
+"""What the page of a fine-tuning run shows: each task's scores coloured by RDT, and what papers printed beside them."""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from polydistill.files import read_json
+
+KINDS = {
+    "ner": "Entities", "pos": "Parts of speech", "classification": "Classes of texts", "pairs": "Pairs of texts",
+    "choice": "Choices", "qa": "Questions",
+}  # fmt: skip
+METRICS = {
+    "accuracy": ("accuracy", "Share of the items that are right."),
+    "macro_f1": ("macro-F1", "Mean over labels of each label's F1: rare ones count as much as common ones."),
+    "entity_f1": ("entity F1", "An entity counts as found if all of its words and its kind are right, and nothing beside them."),
+    "f1": ("F1", "Words that a predicted and the best fitting right answer share."),
+    "exact": ("exact match", "Share of the predicted answers that are equal to a right one."),
+}  # fmt: skip
+VERDICTS = {"within": "yes", "below": "no", "open": "open"}
+
+
+def gather_finetune(run: Path) -> dict[str, Any]:
+    """Tables of our models, and the published ones of the same kinds of tasks."""
+    results = read_json(run / "evaluation" / "finetune.json")
+    tasks = []
+    for task, metrics in results["summary"].items():
+        about = results["tasks"][task]
+        for metric, models in metrics.items():
+            languages = list(dict.fromkeys(language for found in models.values() for language in found))
+            rdt = results["rdt"][task][metric]
+            tasks.append({
+                "name": f"{task}: {METRICS[metric][0]}",
+                "meaning": f"{KINDS[about['kind']]}, {about['setting'].replace('_', ' ')}. {METRICS[metric][1]}",
+                "languages": languages,
+                "rows": {model: _row(found, rdt.get(model, {}), languages) for model, found in models.items()},
+                "has_rdt": bool(rdt),
+            })  # fmt: skip
+    kinds = {about["kind"] for about in results["tasks"].values()}
+    return {
+        "results": results,
+        "tasks": tasks,
+        "averages": results["rdt_average"],
+        "verdicts": VERDICTS,
+        "published": published_tables(kinds),
+        "shade": shade,
+    }
+
+
+def _row(found: dict[str, Any], rdt: dict[str, Any], languages: list[str]) -> dict[str, Any]:
+    return {
+        "cells": [{"score": found.get(language), "rdt": rdt.get(language)} for language in languages],
+        "all": rdt.get("all"),
+    }
+
+
+def published_tables(kinds: set[str]) -> list[dict[str, Any]]:
+    """Published tables, of the columns whose kinds of tasks are asked for, with RDT of each score that has a teacher's."""
+    text = (resources.files("polydistill.reports") / "published.json").read_text("utf-8")
+    made = []
+    for table in json.loads(text):
+        kept = [place for place, column in enumerate(table["columns"]) if column["kind"] in kinds]
+        groups = []
+        for group in table["groups"]:
+            scores = {row["model"]: row["scores"] for row in group["rows"]}
+            rows = []
+            for row in group["rows"]:
+                base = scores.get(row.get("teacher"))
+                cells = [
+                    {"score": row["scores"][place], "rdt": _rdt(row["scores"][place], base and base[place])}
+                    for place in kept
+                ]
+                if any(cell["score"] is not None for cell in cells):
+                    rows.append({"model": row["model"], "teacher": row.get("teacher"), "cells": cells})
+            if rows:
+                groups.append({"name": group["name"], "rows": rows})
+        if groups:
+            columns = [table["columns"][place]["name"] for place in kept]
+            made.append({**table, "columns": columns, "groups": groups})
+    return made
+
+
+def _rdt(score: float | None, teacher: float | None) -> float | None:
+    return None if score is None or teacher is None else 100 * (score - teacher) / teacher
+
+
+def shade(rdt: float | None) -> str:
+    """A cell's class by its RDT: better than its teacher, within five percent below it, worse."""
+    if rdt is None:
+        return ""
+    return "better" if rdt >= 0 else "near" if rdt >= -5 else "worse"

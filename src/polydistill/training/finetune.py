@@ -1,0 +1,183 @@
+"""Fine-tuning an encoder with a head, measured on a dev set as it goes, from the last whole checkpoint if there is one."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from transformers import (
+    EarlyStoppingCallback,
+    PrinterCallback,
+    ProgressCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerState,
+)
+
+from polydistill.errors import NumericsError
+from polydistill.models import attention_for, collate, keep_freed_memory
+from polydistill.training.arguments import training_arguments
+from polydistill.training.trainer import last_checkpoint, mark_complete
+
+# Of a log's entries; the others are times, which differ from run to run.
+KEPT = ("step", "epoch", "loss", "learning_rate", "grad_norm", "eval_score")
+
+
+class FineTuner(Trainer):
+    """Trainer whose evaluation is a function of the model.
+
+    measure  the model's score on the dev set, higher being better
+    """
+
+    def __init__(self, *, measure: Callable[[Any], float], **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.control: Any = self.control
+        self.measure = measure
+        # A head's loss is the mean of its micro-batch, which Trainer divides by their number: not all heads take the
+        # count that it would pass otherwise.
+        self.model_accepts_loss_kwargs = False
+
+    def evaluate(self, *arguments: Any, **keywords: Any) -> dict[str, float]:
+        """The dev set's score, as `eval_score`."""
+        training = self.model.training
+        metrics = {"eval_score": self.measure(self.model)}
+        self.model.train(training)
+        self.log(metrics)
+        control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.control = control
+        return metrics
+
+    def compute_loss(self, *arguments: Any, **keywords: Any) -> Any:
+        """The head's own loss."""
+        found = super().compute_loss(*arguments, **keywords)
+        loss = float((found[0] if isinstance(found, tuple) else found).detach())
+        if not math.isfinite(loss):
+            raise NumericsError(
+                "training", None, f"the loss is {loss} at step {self.state.global_step}",
+                "lower training.learning_rate, lengthen warm-up, or set training.bf16: false; the last checkpoint stays",
+            )  # fmt: skip
+        return found
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        if self.args.should_save:
+            mark_complete(Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}")
+
+
+class _Narrator(TrainerCallback):
+    """Says each measurement in a line, and measures the last step, whatever its number."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self.say, self.loss = say, math.nan
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step:
+            self.say(f"going on at step {state.global_step}")
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step >= state.max_steps:
+            control.should_evaluate = control.should_save = True
+
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any
+    ) -> None:
+        logs = logs or {}
+        self.loss = logs.get("loss", self.loss)
+        if "eval_score" in logs:
+            self.say(
+                f"step {state.global_step}/{state.max_steps}  loss {self.loss:.3f}  dev {logs['eval_score']:.3f}"
+            )
+
+
+def steps_of(num_features: int, arguments: dict[str, Any]) -> tuple[int, int]:
+    """(steps of an epoch, of the whole training)."""
+    batch = arguments["per_device_train_batch_size"] * arguments["gradient_accumulation_steps"]
+    epoch = max(1, math.ceil(num_features / batch))
+    limit = arguments.get("max_steps") or 0
+    return epoch, limit if limit > 0 else max(1, math.ceil(epoch * arguments["num_train_epochs"]))
+
+
+def fine_tune(
+    model: Any,
+    features: Sequence[Any],
+    *,
+    folder: Path,
+    arguments: dict[str, Any],
+    measure: Callable[[Any], float],
+    patience: int,
+    evaluations_per_epoch: int,
+    max_length: int,
+    pad_id: int,
+    seed: int,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """Train `model` in place; returns `best` (the best checkpoint's name), its dev `score` and `step`, and the `log`.
+
+    features   with their targets (see `models.collate`)
+    folder     holds the checkpoints; the same call with the same folder goes on after the last whole one
+    arguments  of TrainingArguments, checked
+    measure    the model's dev score
+    patience   so many measurements without a better one end the training; 0: none do
+    """
+    # It warns of keys that a checkpoint holds once.
+    logging.getLogger("transformers.trainer").setLevel(logging.ERROR)
+    epoch, total = steps_of(len(features), arguments)
+    every = min(total, max(1, epoch // evaluations_per_epoch))
+    settings = training_arguments(
+        {name: value for name, value in arguments.items() if name != "num_train_epochs"}
+        | {
+            "max_steps": total, "eval_strategy": "steps", "eval_steps": every, "save_strategy": "steps", "save_steps": every,
+            "logging_steps": every, "load_best_model_at_end": True, "metric_for_best_model": "eval_score",
+            "greater_is_better": True, "restore_callback_states_from_checkpoint": True, "save_total_limit": 2,
+        },
+        folder, seed=seed,
+    )  # fmt: skip
+    # Several GPUs are for torchrun: Trainer would wrap the model in DataParallel by itself.
+    settings._n_gpu = min(1, settings.n_gpu)
+    trainer = FineTuner(
+        measure=measure,
+        model=model,
+        args=settings,
+        train_dataset=list(features),
+        eval_dataset=[],
+        data_collator=partial(collate, pad_id=pad_id),
+        callbacks=[_Narrator(say), *([EarlyStoppingCallback(patience)] if patience else [])],
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+    if settings.device.type == "cpu":
+        keep_freed_memory()
+    checkpoint = last_checkpoint(folder)
+    state = _finished(checkpoint, total, patience)
+    if state is None:
+        with attention_for(settings.device, max_length):
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        state = trainer.state
+    return {
+        "best": f"checkpoint-{state.best_global_step}",
+        "score": state.best_metric,
+        "step": state.best_global_step,
+        "steps": state.global_step,
+        "max_steps": total,
+        "log": [
+            {name: entry[name] for name in KEPT if name in entry}
+            for entry in state.log_history
+            if "loss" in entry or "eval_score" in entry
+        ],
+    }
+
+
+def _finished(checkpoint: Path | None, total: int, patience: int) -> Any:
+    """The state of a checkpoint that is a training's last; None if there is more to train. Trainer itself forgets on
+    resuming that it had stopped early, and would go on.
+    """
+    if checkpoint is None:
+        return None
+    state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    stopping = state.stateful_callbacks.get("EarlyStoppingCallback", {}).get("attributes", {})
+    stopped = 0 < patience <= stopping.get("early_stopping_patience_counter", 0)
+    return state if stopped or state.global_step >= total else None

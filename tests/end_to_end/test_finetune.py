@@ -1,0 +1,157 @@
+"""Fine-tuning as a process and within this one: every kind of task, both settings, scores, RDT, the page."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.end_to_end.test_merge import polydistill, write_recipe
+from tests.finetuning import SMALL, recipe_values, task
+
+from polydistill.config import parse_recipe
+from polydistill.evaluation.finetuned import METRICS
+from polydistill.recipes import run_recipe
+from polydistill.recipes.finetune_jobs import Model
+from polydistill.recipes.finetune_tasks import read_tasks
+
+KINDS = ("ner", "pos", "classification", "pairs", "choice", "qa")
+
+
+def results(run: Path) -> dict:
+    return json.loads((run / "evaluation" / "finetune.json").read_text("utf-8"))
+
+
+def test_every_kind_of_task_is_trained_tested_and_shown(tmp_path, teachers) -> None:
+    tasks = {kind: task(tmp_path, kind) for kind in KINDS}
+    tasks["pos"]["training"] = {"num_train_epochs": 8}
+    # Tested on the dev set, a model scores what its best checkpoint did there.
+    tasks["pos"]["data"]["en"]["test"] = tasks["pos"]["data"]["en"]["dev"]
+    said = []
+    run = run_recipe(parse_recipe(recipe_values(tmp_path, {"one": teachers["en"]}, tasks)), show=said.append)
+    found = results(run)
+    assert found["done"] == found["jobs"] == len(KINDS)
+    for kind in KINDS:
+        assert set(found["scores"][kind]["one"]["en"]) == {*METRICS[kind], "items"}, kind
+        folder = run / "jobs" / kind / "one" / "en-0"
+        assert sorted(path.name for path in folder.iterdir()) == [
+            "predictions",
+            "scores.json",
+            "stamp.json",
+            "training.json",
+        ]
+        rows = [
+            json.loads(line) for line in (folder / "predictions" / "en.jsonl").read_text("utf-8").splitlines()
+        ]
+        assert len(rows) == found["scores"][kind]["one"]["en"]["items"] == (12 if kind == "qa" else 24)
+    # A word's tag hangs on the word alone: what does not learn that is not trained at all.
+    assert found["scores"]["pos"]["one"]["en"]["accuracy"][0] > 0.9
+    record = json.loads((run / "jobs" / "pos" / "one" / "en-0" / "training.json").read_text("utf-8"))
+    measured = [entry["eval_score"] for entry in record["log"] if "eval_score" in entry]
+    assert found["scores"]["pos"]["one"]["en"]["accuracy"] == [record["score"]] == [max(measured)]
+    page = (run / "report" / "index.html").read_text("utf-8")
+    for wanted in (
+        "entity F1",
+        "exact match",
+        "table 2, similar languages",
+        "ChineseBERT",
+        "one seed was trained",
+    ):
+        assert wanted in page, wanted
+    assert any(line.startswith("6/6 ") for line in said)
+
+
+def test_as_a_process_in_both_settings_and_a_second_run_does_nothing(
+    tmp_path, multilingual_teacher, teachers
+) -> None:
+    tasks = {
+        "tags": task(tmp_path, "pos", ("ru",)),
+        "far": task(tmp_path, "ner", ("en", "ru"), setting="zero_shot", source="en"),
+    }
+    # A target of zero-shot needs no training set, and the source's dev set is set apart from it.
+    tasks["far"]["data"]["ru"] = {"test": tasks["far"]["data"]["ru"]["test"]}
+    del tasks["far"]["data"]["en"]["dev"]
+    models = {"both": multilingual_teacher}
+    values = recipe_values(
+        tmp_path,
+        models,
+        tasks,
+        num_seeds=2,
+        training=SMALL | {"num_train_epochs": 3},
+        teachers={"ru": "russian"},
+    )
+    # A model of one language has no part in what is trained from another.
+    values["models"]["russian"] = {"model": str(teachers["ru"]), "languages": ["ru"]}
+    del values["recipe"]
+    done = polydistill("finetune", write_recipe(tmp_path, values))
+    assert done.returncode == 0, done.stderr
+    for wanted in (
+        "6/6 tags/russian from ru, seed 1: ru",
+        "tags (in language), accuracy",
+        "far (zero shot)",
+        "report: ",
+    ):
+        assert wanted in done.stdout, wanted
+    run = tmp_path / "run"
+    found = results(run)
+    assert {target: len(cell["entity_f1"]) for target, cell in found["scores"]["far"]["both"].items()} == {
+        "en": 2,
+        "ru": 2,
+    }
+    # RDT of the means over seeds, positive where the student is better, in the language that has a teacher.
+    mine, theirs = (np.mean(found["scores"]["tags"][name]["ru"]["accuracy"]) for name in ("both", "russian"))
+    cell = found["rdt"]["tags"]["accuracy"]["both"]["ru"]
+    assert cell["teacher"] == "russian"
+    assert cell["value"] == pytest.approx(100 * (mine - theirs) / theirs)
+    assert cell["low"] <= cell["value"] <= cell["high"]
+    assert "russian" not in found["rdt"]["tags"]["accuracy"]
+    assert found["rdt_average"]["both"]["value"] == pytest.approx(cell["value"])
+    assert found["rdt"]["far"]["entity_f1"] == {}
+    assert "positive is better" in (run / "report" / "index.html").read_text("utf-8")
+    before = {path: path.stat().st_mtime_ns for path in run.glob("jobs/**/*")}
+    said = []
+    run_recipe(parse_recipe({"recipe": "finetune", **values}), show=said.append)
+    assert {path: path.stat().st_mtime_ns for path in run.glob("jobs/**/*")} == before
+    assert not any("step" in line for line in said)
+
+
+def test_the_same_recipe_twice_gives_the_same_bytes_and_another_seed_others(tmp_path, teachers) -> None:
+    made = []
+    for name, seed in (("one", 0), ("two", 0), ("three", 7)):
+        (tmp_path / name).mkdir()
+        values = recipe_values(
+            tmp_path / name, {"one": teachers["en"]}, {"pos": task(tmp_path, "pos")}, seed=seed
+        )
+        values["training"] |= {"num_train_epochs": 1, "learning_rate": 1e-3}
+        run = run_recipe(parse_recipe(values), until="evaluate", show=lambda line: None)
+        folder = run / "jobs" / "pos" / "one" / f"en-{seed}"
+        made.append(
+            [
+                (folder / name).read_bytes()
+                for name in ("scores.json", "training.json", "predictions/en.jsonl")
+            ]
+        )
+    assert made[0] == made[1]
+    assert made[0][1] != made[2][1]
+
+
+def test_a_student_s_own_tokenizers_are_taken_unless_the_default_is_asked_for(tmp_path, teachers) -> None:
+    """A folder tokenizer/<language>/ is how the model reads that language, in training and in zero-shot tests."""
+    student = tmp_path / "student"
+    shutil.copytree(teachers["en"], student)
+    (student / "tokenizer" / "ru").mkdir(parents=True)
+    for path in teachers["en"].glob("tokenizer*.json"):
+        text = path.read_text("utf-8")
+        # Its own casing, so that the two differ.
+        (student / "tokenizer" / "ru" / path.name).write_text(
+            text.replace('"lowercase": true', '"lowercase": false'), "utf-8"
+        )
+    tasks = {"far": task(tmp_path, "pos", ("en", "ru"), setting="zero_shot", source="en")}
+    for mode, same in (("own", False), ("default", True)):
+        values = recipe_values(tmp_path, {}, tasks) | {
+            "models": {"s": {"model": str(student), "tokenizer": mode}}
+        }
+        recipe = parse_recipe(values)
+        model = Model("s", recipe.models["s"])
+        assert (model.tokenizer("ru").fingerprint == model.tokenizer("en").fingerprint) is same
+    assert read_tasks(recipe)["far"].labels("en") == ["NOUN", "PRON", "VERB"]

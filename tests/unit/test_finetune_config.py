@@ -1,0 +1,126 @@
+"""The recipe of fine-tuning: presets as the papers print them, and what is refused."""
+
+import pytest
+from tests.finetuning import recipe_values, task
+
+from polydistill.config import parse_recipe
+from polydistill.config.finetune import Columns, FinetuneRecipe
+from polydistill.errors import RecipeError
+from polydistill.recipes.finetune_tasks import read_tasks
+from polydistill.training import check_finetuning, steps_of
+
+
+def recipe(tmp_path, change=lambda values: None, **more) -> FinetuneRecipe:
+    tasks = {
+        "tags": task(tmp_path, "pos", ("en", "ru")),
+        "far": task(tmp_path, "qa", ("en", "ru"), setting="zero_shot", source="en"),
+    }
+    values = recipe_values(tmp_path, {"one": tmp_path, "two": tmp_path}, tasks, **more)
+    change(values)
+    parsed = parse_recipe(values)
+    assert isinstance(parsed, FinetuneRecipe)
+    return parsed
+
+
+def refused(tmp_path, change) -> str:
+    with pytest.raises(RecipeError) as caught:
+        recipe(tmp_path, change)
+    return str(caught.value)
+
+
+def test_presets_are_the_papers(tmp_path) -> None:
+    """MergeDistill tables 7 and 11; Eliquare section 3."""
+    expected = {
+        ("mergedistill", "tags"): (3e-5, 10, 0.1, 32, 256),
+        ("mergedistill", "far"): (3e-5, 10, 0.1, 32, 384),
+        ("xtreme", "tags"): (5e-6, 10, 0.1, 64, 128),
+        ("xtreme", "far"): (3e-5, 2, 0.1, 32, 384),
+        ("eliquare", "tags"): (5e-5, 5, 500, 32, 128),
+    }
+    names = ("learning_rate", "num_train_epochs", "warmup_steps", "per_device_train_batch_size")
+
+    def plain(values) -> None:
+        for one in values["tasks"].values():
+            del one["max_length"]
+
+    for (preset, name), wanted in expected.items():
+        found = recipe(tmp_path, plain, preset=preset, training={})
+        arguments = check_finetuning(found.arguments(found.tasks[name]))
+        assert (*(arguments[key] for key in names), found.max_length(found.tasks[name])) == wanted
+        assert arguments["lr_scheduler_type"] == "linear"
+    own = recipe(
+        tmp_path, lambda v: v["tasks"]["tags"].update(training={"learning_rate": 1.0}, preset="xtreme")
+    )
+    # A task's own value wins over the recipe's, that over the preset's.
+    assert own.arguments(own.tasks["tags"])["learning_rate"] == 1.0
+    assert own.arguments(own.tasks["tags"])["num_train_epochs"] == 2
+    assert own.arguments(own.tasks["far"])["learning_rate"] == 5e-3
+
+
+def test_sources_targets_and_teachers(tmp_path) -> None:
+    found = recipe(tmp_path, teachers={"ru": "two"}, baseline="one")
+    assert found.tasks["tags"].sources == ["en", "ru"]
+    assert found.tasks["tags"].targets("ru") == ["ru"]
+    assert found.tasks["far"].sources == ["en"]
+    assert found.tasks["far"].targets("en") == ["en", "ru"]
+    assert [found.teacher_of(language) for language in ("en", "ru")] == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda v: v["tasks"]["tags"]["data"]["ru"].pop("train"), "data.ru.train: this language has no training set"),
+        (lambda v: v["tasks"]["tags"].update(source="en"), "source 'en': goes with setting: zero_shot"),
+        (lambda v: v["tasks"]["far"].pop("source"), "source: missing; name the language to train on, one of en, ru"),
+        (lambda v: v["tasks"]["far"].update(source="xx"), "source 'xx': the task has no such language; it has en, ru"),
+        (lambda v: v["tasks"]["far"]["data"]["en"].pop("train"), "data.en.train: the source has no training set"),
+        (lambda v: v.update(teachers={"ru": "three"}), "teachers.ru 'three': no model of that name; the recipe defines one, two"),
+        (lambda v: v.update(teachers={"fr": "one"}), "teachers.fr: no task has this language; they have en, ru"),
+        (lambda v: v.update(baseline="three"), "baseline 'three': no model of that name"),
+        (lambda v: v["models"].update(two={"model": "x", "languages": ["fr"]}), "models.two.languages[0] 'fr': no task has"),
+        (lambda v: v["tasks"]["far"].update(kind="answers"), "tasks.far.kind 'answers'"),
+        (lambda v: v["tasks"]["far"]["data"]["en"].update(test={"split": "test"}), "give either `path` or `dataset`"),
+    ],
+)  # fmt: skip
+def test_what_is_refused(tmp_path, change, said) -> None:
+    assert said in refused(tmp_path, change)
+
+
+def test_fewer_examples_are_drawn_from_all_over_a_file(tmp_path) -> None:
+    """Some files are sorted by label; every model and seed gets the same ones."""
+    values = recipe_values(
+        tmp_path, {"one": tmp_path}, {"t": task(tmp_path, "classification", max_examples=9)}
+    )
+    whole = recipe_values(tmp_path, {"one": tmp_path}, {"t": task(tmp_path, "classification")})
+    some, again, everything = (
+        read_tasks(parse_recipe(v))["t"].splits["en"]["test"] for v in (values, values, whole)
+    )
+    assert some == again
+    assert len(some) == 9
+    places = [everything.index(example) for example in some]
+    assert places == sorted(places)
+    assert places[-1] > 12
+    other = read_tasks(parse_recipe(values | {"seed": 1}))["t"].splits["en"]["test"]
+    assert other != some
+
+
+def test_arguments_of_training() -> None:
+    preset = {
+        "learning_rate": 1e-4,
+        "num_train_epochs": 2,
+        "warmup_steps": 0.1,
+        "per_device_train_batch_size": 8,
+    }
+    for name, value, said in (
+        ("learning_rte", 1, "did you mean 'learning_rate'"),
+        ("save_steps", 5, "is set by the run itself"),
+        ("num_train_epochs", 0, "not a positive number"),
+        ("max_steps", 2.5, "not a whole number"),
+        ("per_device_train_batch_size", 0, "not a positive whole number"),
+    ):
+        with pytest.raises(RecipeError, match=said):
+            check_finetuning({**preset, name: value})
+    assert steps_of(17, check_finetuning(preset)) == (3, 6)
+    assert steps_of(17, check_finetuning(preset | {"max_steps": 4})) == (3, 4)
+    assert steps_of(17, check_finetuning(preset | {"gradient_accumulation_steps": 2})) == (2, 4)
+    assert Columns().quotes is None
