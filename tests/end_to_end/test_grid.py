@@ -9,7 +9,8 @@ from tests.end_to_end.test_merge import polydistill, write_recipe
 
 from polydistill.config import GridRecipe, load_recipe, parse_recipe
 from polydistill.errors import RecipeError
-from polydistill.recipes.grid import children_of
+from polydistill.files import write_json
+from polydistill.recipes.grid import children_of, grid_rows
 
 MERGE = {"teachers": {"a": "x"}, "languages": {"ko": {"text": "a.txt", "teachers": "a"}}}
 
@@ -100,3 +101,16 @@ def test_a_grid_shares_stores_and_ends_in_a_table(tmp_path, recipe_values) -> No
     assert again.returncode == 0, again.stderr
     assert {path: path.stat().st_mtime_ns for path in students} == students
     assert Path(folder / "both" / "student" / "final" / "model.safetensors") in students
+
+
+def test_rows_of_probes_and_of_fine_tuning(tmp_path) -> None:
+    cell = {"mean": 0.5, "deviation": 0.1}
+    probes = {"pos": {"accuracy": {"m": {"all": {"in_language": cell, "zero_shot": {}}}}}}
+    write_json(tmp_path / "evaluation" / "probes.json", {"summary": probes})
+    tuned = {"ner": {"entity_f1": {"m": {"ko": cell | {"mean": 0.7, "low": 0.6, "high": 0.8}}}}}
+    write_json(tmp_path / "evaluation" / "finetune.json", {"summary": tuned})
+    rows = [(row["place"], row["model"], row["measure"], row["value"]) for row in grid_rows(tmp_path, "a")]
+    assert rows == [("pos, all, in language", "m", "accuracy", 0.5), ("ner, ko", "m", "entity f1", 0.7)]
+    # A queue that has not come to its end has no summary yet.
+    write_json(tmp_path / "evaluation" / "finetune.json", {"done": 1, "jobs": 2})
+    assert len(grid_rows(tmp_path, "a")) == 1

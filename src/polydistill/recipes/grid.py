@@ -75,8 +75,8 @@ def children_of(recipe: GridRecipe) -> dict[str, AnyRecipe]:
 
 
 def grid_rows(folder: Path, name: str) -> list[dict[str, Any]]:
-    """One row for each language, text, model and tokenizer of a run, or each task and group of its probes."""
-    mlm, probes = folder / "evaluation" / "mlm.json", folder / "evaluation" / "probes.json"
+    """One row for each language, text, model and tokenizer of a run, or each task of its probes and fine-tuning."""
+    mlm, probes, tuned = (folder / "evaluation" / f"{kind}.json" for kind in ("mlm", "probes", "finetune"))
     rows: list[dict[str, Any]] = []
     if mlm.is_file():
         rows += [
@@ -96,6 +96,15 @@ def grid_rows(folder: Path, name: str) -> list[dict[str, Any]]:
             for group, kinds in groups.items()
             for kind, cell in kinds.items()
             if cell
+        ]  # fmt: skip
+    if tuned.is_file():
+        rows += [
+            {"run": name, "place": f"{task}, {target}", "model": model, "tokenizer": None, "teacher": None,
+             "measure": metric.replace("_", " "), "value": cell["mean"], "error": cell["deviation"]}
+            for task, metrics in read_json(tuned).get("summary", {}).items()
+            for metric, models in metrics.items()
+            for model, targets in models.items()
+            for target, cell in targets.items()
         ]  # fmt: skip
     return rows
 
