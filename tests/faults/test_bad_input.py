@@ -55,7 +55,7 @@ def only_russian(values: dict, teacher: Path | str) -> dict:
             {"languages": {"sw": {"text": "a", "teachers": ["bert-sw"]}}},
             ["languages.sw.teachers[0] 'bert-sw'", "defines en, en2, ru"],
         ),
-        ({"recipe": "mix"}, ["recipe 'mix'", "merge, extract, pretrain"]),
+        ({"recipe": "mix"}, ["recipe 'mix'", "merge, extract, balance"]),
         ({"training": {"max_step": 5}}, ["training.max_step", "did you mean 'max_steps'"]),
         ({"training": {"max_steps": -1}}, ["training.max_steps -1"]),
     ],
