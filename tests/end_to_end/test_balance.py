@@ -173,7 +173,8 @@ def test_parts_of_a_text_lie_within_larger_parts(finished) -> None:
     assert small.upto(20_000).total == small.total
     # In random order: not the beginning of the file.
     assert small.rows.max() > 2 * len(small.rows)
-    assert np.array_equal(LanguageText(text.examples, 0, 5_000).rows, small.rows)
+    assert text.taken == len(text.examples)
+    assert np.array_equal(LanguageText(text.examples, 0).upto(5_000).rows, small.rows)
 
 
 def test_what_stops_teachers_is_not_what_results_are_of(finished, texts) -> None:

@@ -9,6 +9,7 @@ from torch.nn import functional
 from transformers import AutoConfig, AutoModelForMaskedLM
 
 from polydistill.config.models import Distillation
+from polydistill.errors import RunFolderError
 from polydistill.training import (
     DistillationTrainer,
     EarlyStopping,
@@ -134,3 +135,22 @@ def test_a_stopped_run_goes_on_and_stops_where_it_would_have(tmp_path) -> None:
         e["eval_loss"] for e in log if "eval_loss" in e
     ]
     assert difference(whole, again) == 0
+
+
+def test_a_run_that_had_stopped_is_not_trained_further_wherever_its_folder_is_now(tmp_path) -> None:
+    """Killed after early stopping and before the model was written; and moved since."""
+
+    def run(folder):
+        stopping = EarlyStopping(held_out(), patience=2, evaluations=20)
+        return trained(folder, steps=60, labels="gold", teachers=False, stopping=stopping, **STOPPING)
+
+    whole, log = run(tmp_path / "a")
+    (tmp_path / "a").rename(tmp_path / "b")
+    again, other = run(tmp_path / "b")
+    measured, remembered = ([e["eval_loss"] for e in entries if "eval_loss" in e] for entries in (log, other))
+    assert remembered == measured
+    assert difference(whole, again) == 0
+    best = min(tmp_path.glob("b/checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    best.rename(tmp_path / "gone")
+    with pytest.raises(RunFolderError, match="best checkpoint of the training is gone"):
+        run(tmp_path / "b")

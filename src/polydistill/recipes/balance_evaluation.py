@@ -54,6 +54,7 @@ def evaluate_models(state: Balance) -> None:
             summary = summarise(ranks, list(recipe.languages), list(students), recipe.groups)
             write_json(folder / "mlm.json", {"languages": rows, "summary": summary, "ties": "mean rank"})
             np.savez_compressed(folder / "ranks.npz", **ranks)
+    # Where every run has it; evaluation/ itself is no artefact, for probes write there too.
     write_json(run.path / "evaluation" / "mlm.json", read_json(target / "mlm.json"))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -96,18 +97,18 @@ class LanguageText:
     A smaller part is the beginning of a larger one, so what a student sees its teacher has seen.
     """
 
-    def __init__(self, examples: Examples, seed: int, limit: int | None = None) -> None:
-        self.examples, self.seed = examples, seed
+    def __init__(self, examples: Examples, seed: int) -> None:
+        self.examples, self.taken = examples, len(examples)
         self.order = np.random.default_rng([seed, CHOICE_SEED]).permutation(len(examples))
         # [N] characters up to and with each example.
         self.characters: npt.NDArray[np.int64] = np.cumsum(examples.num_characters[self.order])
-        taken = len(examples) if limit is None else int(np.searchsorted(self.characters, limit, side="right"))
-        self.taken = max(1, taken)
 
     def upto(self, limit: int | None) -> LanguageText:
         """The first examples of at most so many characters, and of no more than these; at least one."""
-        part = LanguageText(self.examples, self.seed, limit)
-        part.taken = min(part.taken, self.taken)
+        part = copy.copy(self)
+        if limit is not None:
+            fitting = int(np.searchsorted(self.characters, limit, side="right"))
+            part.taken = max(1, min(self.taken, fitting))
         return part
 
     @property

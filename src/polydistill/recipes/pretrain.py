@@ -217,8 +217,9 @@ def evaluate_model(
                 dtype=resolve_dtype(recipe.evaluation.precision), seed=recipe.seed,
             )  # fmt: skip
         write_json(folder / "mlm.json", {"languages": rows, "summary": {}, "ties": "mean rank"})
-    card = with_results(model_card(recipe, {"init": "random"}), rows, "student")
-    write_text(run.path / "student" / "final" / "README.md", card)
+        # Before the results count as there: nothing comes back to it afterwards.
+        card = with_results(model_card(recipe, {"init": "random"}), rows, "student")
+        write_text(run.path / "student" / "final" / "README.md", card)
 
 
 class Masker:

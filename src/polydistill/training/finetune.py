@@ -15,13 +15,12 @@ from transformers import (
     ProgressCallback,
     Trainer,
     TrainerCallback,
-    TrainerState,
 )
 
 from polydistill.errors import NumericsError
 from polydistill.models import attention_for, collate, keep_freed_memory
 from polydistill.training.arguments import training_arguments
-from polydistill.training.trainer import last_checkpoint, mark_complete
+from polydistill.training.trainer import finished_state, last_checkpoint, mark_complete
 
 # Of a log's entries; the others are times, which differ from run to run.
 KEPT = ("step", "epoch", "loss", "learning_rate", "grad_norm", "eval_score")
@@ -152,7 +151,7 @@ def fine_tune(
     if settings.device.type == "cpu":
         keep_freed_memory()
     checkpoint = last_checkpoint(folder)
-    state = _finished(checkpoint, total, patience)
+    state: Any = finished_state(checkpoint, total=total, patience=patience)
     if state is None:
         with attention_for(settings.device, max_length):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -169,15 +168,3 @@ def fine_tune(
             if "loss" in entry or "eval_score" in entry
         ],
     }
-
-
-def _finished(checkpoint: Path | None, total: int, patience: int) -> Any:
-    """The state of a checkpoint that is a training's last; None if there is more to train. Trainer itself forgets on
-    resuming that it had stopped early, and would go on.
-    """
-    if checkpoint is None:
-        return None
-    state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
-    stopping = state.stateful_callbacks.get("EarlyStoppingCallback", {}).get("attributes", {})
-    stopped = 0 < patience <= stopping.get("early_stopping_patience_counter", 0)
-    return state if stopped or state.global_step >= total else None

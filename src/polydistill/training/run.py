@@ -10,14 +10,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import load_model
 from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, TrainerCallback
 
 from polydistill.config.models import Distillation
+from polydistill.errors import RunFolderError
 from polydistill.models import attention_for, keep_freed_memory
 from polydistill.training.arguments import training_arguments
 from polydistill.training.data import LanguageData, LanguageDataset, LanguageSampler, TrainingExample, collate
 from polydistill.training.progress import Progress
-from polydistill.training.trainer import DistillationTrainer, last_checkpoint
+from polydistill.training.trainer import DistillationTrainer, finished_state, last_checkpoint
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,26 @@ def train(
     if settings.device.type == "cpu":
         keep_freed_memory()
     checkpoint = last_checkpoint(folder)
-    with attention_for(settings.device, max_length):
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    patience = stopping.patience if stopping else 0
+    # Killed after it had stopped and before its model was written: there is nothing left to train.
+    ended = finished_state(checkpoint, total=settings.max_steps, patience=patience) if stopping else None
+    if ended is not None:
+        trainer.state = ended
+    else:
+        with attention_for(settings.device, max_length):
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if stopping is not None:
+        # Trainer does so too, but by the path that the folder had when the checkpoint was written, and only warns.
+        _load_weights(model, folder / f"checkpoint-{trainer.state.best_global_step}")
     return [dict(entry) for entry in trainer.state.log_history]
+
+
+def _load_weights(model: Any, checkpoint: Path) -> None:
+    """A checkpoint's weights into the model, in place."""
+    file = checkpoint / "model.safetensors"
+    if not file.is_file():
+        raise RunFolderError(
+            "output", str(checkpoint), "the best checkpoint of the training is gone",
+            "remove its folder `checkpoints` and run again: this model is then trained anew",
+        )  # fmt: skip
+    load_model(model, file)

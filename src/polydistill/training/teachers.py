@@ -46,9 +46,7 @@ class TeachersTrainer(DistillationTrainer):
         with record_function(FORWARD):
             features = masked_features(bare if bare is model else model, seen, inputs["positions"])
         language, gold = inputs["language"], inputs["ids"][:, 0]
-        count = num_items_in_batch if num_items_in_batch is not None else len(gold)
-        # Data parallelism averages gradients over processes; the count is of all of them.
-        each = self.loss_scale() * self.accelerator.num_processes / count
+        each = self.position_weight(num_items_in_batch, len(gold))
         weight, bias = output_layer(bare)
         size = len(self.languages)
         sums = torch.zeros(2 + 2 * size, dtype=torch.float64, device=features.device)

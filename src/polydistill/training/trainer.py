@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.profiler import record_function
-from transformers import Trainer
+from transformers import Trainer, TrainerState
 
 from polydistill.config.models import Distillation
 from polydistill.errors import NumericsError
@@ -88,6 +88,15 @@ class DistillationTrainer(Trainer):
         """What the whole loss is multiplied by at this step."""
         return 1.0
 
+    def position_weight(self, num_items_in_batch: Any, num_positions: int) -> Any:
+        """What one position's loss is multiplied by: the whole step's loss is a mean over its masked positions.
+
+        num_items_in_batch  of the whole step, over all micro-batches and processes; None outside of training
+        """
+        count = num_items_in_batch if num_items_in_batch is not None else num_positions
+        # Data parallelism averages gradients over processes; the count is of all of them.
+        return self.loss_scale() * self.accelerator.num_processes / count
+
     def teacher_weights(self) -> list[float]:
         """Each language's lambda at this step."""
         known = {"both": self.annealed_weight(), "soft": 1.0, "gold": 0.0}
@@ -127,10 +136,8 @@ class DistillationTrainer(Trainer):
                 torch.zeros(len(ids), device=ids.device),
             )
         bucket = has_teacher and settings.tail == "bucket" and bool(share.any())
-        count = num_items_in_batch if num_items_in_batch is not None else len(ids)
-        # Data parallelism averages gradients over processes; the count is of all of them. It divides the
-        # target rather than the loss, so that the gradient of [V, E] needs no pass of its own.
-        each = self.loss_scale() * self.accelerator.num_processes / count
+        # It multiplies the target rather than the loss, so that the gradient of [V, E] needs no pass of its own.
+        each = self.position_weight(num_items_in_batch, len(ids))
         with torch.autocast(features.device.type, enabled=False), record_function(LOSS):
             result = sparse_soft_cross_entropy(
                 features, weight, bias, ids, target * each,
@@ -225,6 +232,18 @@ def mark_complete(checkpoint: Path) -> None:
     write_json(
         checkpoint / COMPLETE, {path.relative_to(checkpoint).as_posix(): hash_file(path) for path in files}
     )
+
+
+def finished_state(checkpoint: Path | None, *, total: int, patience: int) -> TrainerState | None:
+    """The state of a checkpoint that is a training's last, after `total` steps or where early stopping ended it; None
+    if there is more to train. Trainer itself forgets on resuming that it had stopped early, and would go on.
+    """
+    if checkpoint is None:
+        return None
+    state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    stopping = state.stateful_callbacks.get("EarlyStoppingCallback", {}).get("attributes", {})
+    stopped = 0 < patience <= stopping.get("early_stopping_patience_counter", 0)
+    return state if stopped or state.global_step >= total else None
 
 
 def last_checkpoint(folder: Path) -> Path | None:
