@@ -186,14 +186,17 @@ if sys.argv[1] == "keep" and not keep_freed_memory():
 for _ in range(3):
     torch.ones(16 << 20)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(5):
+for _ in range(20):
     torch.ones(16 << 20)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
 def test_freed_memory_is_taken_again_without_asking_the_kernel() -> None:
-    """Five tensors of 64 MiB, one after the other: without the setting every page of each is faulted in."""
+    """Twenty tensors of 64 MiB, one after the other: without the setting every page of each is faulted in.
+
+    With it a few may still be: where something small and lasting came to lie in the freed block, the heap grows by one more.
+    """
 
     def faults(what: str) -> str:
         return subprocess.run(
@@ -203,5 +206,4 @@ def test_freed_memory_is_taken_again_without_asking_the_kernel() -> None:
     kept = faults("keep")
     if kept == "cannot":
         pytest.skip("this C library has no mallopt")
-    assert int(kept) < 500
-    assert int(faults("give")) > int(kept) + 100
+    assert int(kept) < int(faults("give")) / 3
