@@ -39,9 +39,9 @@ console = Console(highlight=False, soft_wrap=True)
 
 
 def _run(recipe: str, overrides: list[str], until: str, update: bool, probe: list[str] | None = None) -> Path:
-    from polydistill.recipes import run_recipe
+    from polydistill.recipes import leads, run_recipe
 
-    return run_recipe(
+    path = run_recipe(
         recipe,
         overrides,
         until=until,
@@ -49,6 +49,10 @@ def _run(recipe: str, overrides: list[str], until: str, update: bool, probe: lis
         probe=probe or None,
         show=lambda line: console.print(line, markup=False),
     )
+    if not leads():
+        # One of several processes that trained together: the first one shows what came out.
+        raise typer.Exit
+    return path
 
 
 @app.command()

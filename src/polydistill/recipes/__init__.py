@@ -10,9 +10,10 @@ from polydistill.recipes.profile import print_profile, profile_recipe
 from polydistill.recipes.results import results_table
 from polydistill.recipes.run import run_recipe
 from polydistill.recipes.trim import trim_vocabulary
+from polydistill.training import leads
 
 __all__ = [
-    "Latency", "compare_runs", "export_model", "inspect_store", "inspect_vocabulary", "plan_recipe", "print_cost",
-    "print_profile", "profile_recipe", "results_table", "run_demo", "run_recipe", "trim_vocabulary", "unite_models",
+    "Latency", "compare_runs", "export_model", "inspect_store", "inspect_vocabulary", "leads", "plan_recipe",
+    "print_cost", "print_profile", "profile_recipe", "results_table", "run_demo", "run_recipe", "trim_vocabulary", "unite_models",
     "verify_stores",
 ]  # fmt: skip

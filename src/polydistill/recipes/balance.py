@@ -22,7 +22,7 @@ from polydistill.recipes.run_folder import Run
 from polydistill.reports import build_report
 from polydistill.reports.card import with_results
 from polydistill.tokenization import LoadedTokenizer
-from polydistill.training import check_arguments, training_arguments
+from polydistill.training import check_arguments, leader_first, leads, training_arguments
 
 STAGES = ("corpora", "tokenizer", "score", "train", "evaluate", "report")
 
@@ -43,19 +43,23 @@ def run_balance(
         # All of it: a broken row is found now, and not when hours of training are over.
         read_tasks(recipe.probe.tasks, field="probe.tasks")
         run.record_recipe()
-        tokenizer = vocabulary(recipe, run)
-        # An architecture that is refused is so before any text is read.
-        initial_model(recipe, tokenizer)
-        state = Balance(recipe, run, tokenizer, prepare_corpora(recipe, run, tokenizer))
+        with leader_first():
+            tokenizer = vocabulary(recipe, run)
+            # An architecture that is refused is so before any text is read.
+            initial_model(recipe, tokenizer)
+            state = Balance(recipe, run, tokenizer, prepare_corpora(recipe, run, tokenizer))
         for language, text in state.texts.items():
             state.held_out(language)
             run.say(f"{language}: {text.total:,} characters in {text.taken:,} examples")
         if last >= STAGES.index("score"):
             train_teachers(state)
         if until == "score":
-            score_teachers(state)
+            with leader_first():
+                score_teachers(state)
         if last >= STAGES.index("train"):
             train_students(state)
+        if not leads():
+            return run.path
         if last >= STAGES.index("evaluate"):
             evaluate_models(state)
             probe_students(state, probe)

@@ -14,20 +14,13 @@ from polydistill.config.balance import BalancedStudent
 from polydistill.config.models import Distillation
 from polydistill.corpora import Examples, smoothed_probabilities
 from polydistill.errors import RecipeError
-from polydistill.files import (
-    artefact,
-    clear_unless_current,
-    explain_disk_errors,
-    fingerprint,
-    is_current,
-    write_json,
-    write_text,
-)
+from polydistill.files import fingerprint, is_current, write_text
 from polydistill.models import device, load_masked_lm, resolve_dtype, weights_fingerprint
 from polydistill.recipes.balance_state import Balance, LanguageText, steps_of
 from polydistill.recipes.evaluate import hidden
-from polydistill.recipes.pretrain import Masker, initial_model
+from polydistill.recipes.pretrain import Masker, copy_tokenizer, initial_model
 from polydistill.recipes.stores import scored_store
+from polydistill.recipes.training_stage import train_into
 from polydistill.reports.card import balance_card
 from polydistill.store import Store
 from polydistill.tokenization import load_tokenizer
@@ -39,8 +32,9 @@ from polydistill.training import (
     TeachersTrainer,
     TrainingExample,
     check_arguments,
+    leader_first,
+    leads,
     portable,
-    train,
 )
 
 # Held-out examples that early stopping goes by, and the seed of their masks.
@@ -112,7 +106,8 @@ def _train_student(state: Balance, name: str, settings: BalancedStudent) -> None
     data: dict[str, Any]
     make_trainer: Callable[..., DistillationTrainer] = DistillationTrainer
     if soft and stored:
-        score_teachers(state)
+        with leader_first():
+            score_teachers(state)
         data = {language: _stored_examples(state, language, text) for language, text in texts.items()}
     else:
         data = {language: _masked_texts(state, text) for language, text in texts.items()}
@@ -182,29 +177,21 @@ def _train(
 ) -> None:
     """Train one model into <place>/final, from its last whole checkpoint if there is one."""
     recipe, run = state.recipe, state.run
-    checkpoints = run.path / place / "checkpoints"
-    # Checkpoints of other settings must not be gone on from.
-    clear_unless_current(checkpoints, inputs)
     run.say(f"{place}: {arguments['max_steps']:,} steps")
-    model = initial_model(recipe, state.tokenizer)
-    with run.stage(place), explain_disk_errors(checkpoints):
-        log = train(
-            model, data, [probabilities[language] for language in data], folder=checkpoints, arguments=arguments,
-            distillation=distillation, pad_id=state.tokenizer.special_ids["pad"],
-            max_length=recipe.corpora.max_length, seed=recipe.seed, say=run.say, stopping=stopping,
-            make_trainer=make_trainer,
-        )  # fmt: skip
-    # Before the model: whoever finds the model whole finds its log too.
-    examples = {language: len(found) for language, found in data.items()}
-    record = {"log": log, "probabilities": probabilities, "examples": examples, **(facts or {})}
-    write_json(run.path / place / "log.json", record)
-    with artefact(run.path / place / "final", inputs) as folder:
-        model.save_pretrained(folder)
-        for path in (run.path / "tokenizer").iterdir():
-            if path.is_file() and path.name != "stamp.json":
-                shutil.copy(path, folder)
+
+    def write_beside(folder: Path) -> None:
+        copy_tokenizer(run.path / "tokenizer", folder)
         write_text(folder / "README.md", card)
-    shutil.rmtree(checkpoints, ignore_errors=True)
+
+    train_into(
+        run, run.path / place / "final", inputs, stage=place, model=initial_model(recipe, state.tokenizer), data=data,
+        probabilities=probabilities, distillation=distillation, write_beside=write_beside,
+        facts={"examples": {language: len(found) for language, found in data.items()}, **(facts or {})},
+        arguments=arguments, pad_id=state.tokenizer.special_ids["pad"], max_length=recipe.corpora.max_length,
+        seed=recipe.seed, stopping=stopping, make_trainer=make_trainer,
+    )  # fmt: skip
+    if leads():
+        shutil.rmtree(run.path / place / "checkpoints", ignore_errors=True)
 
 
 def _existing_teacher(state: Balance, language: str, folder: str) -> Path:

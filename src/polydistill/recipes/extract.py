@@ -21,7 +21,7 @@ from polydistill.recipes.extract_training import train_student
 from polydistill.recipes.run_folder import Run
 from polydistill.reports import build_report, model_card
 from polydistill.reports.card import with_results
-from polydistill.training import check_arguments, training_arguments
+from polydistill.training import check_arguments, leader_first, leads, training_arguments
 
 STAGES = ("corpora", "tokenizer", "score", "train", "evaluate", "report")
 
@@ -42,8 +42,13 @@ def run_extract(recipe: ExtractRecipe, run: Run, *, until: str = "report") -> Pa
             evaluate,
             write_report,
         )
-        for stage in stages[: last + 1]:
-            stage(state)
+        training = STAGES.index("train")
+        with leader_first():
+            for stage in stages[: min(last + 1, training)]:
+                stage(state)
+        for stage in stages[training : last + 1]:
+            if stage is stages[training] or leads():
+                stage(state)
     return run.path
 
 

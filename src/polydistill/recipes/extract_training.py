@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -12,20 +11,12 @@ import numpy as np
 
 from polydistill.config.models import Distillation
 from polydistill.corpora import Examples
-from polydistill.files import (
-    artefact,
-    clear_unless_current,
-    explain_disk_errors,
-    fingerprint,
-    is_current,
-    read_json,
-    write_json,
-    write_text,
-)
+from polydistill.files import artefact, fingerprint, is_current, read_json, write_json, write_text
 from polydistill.models import extract_student, load_masked_lm, output_layer, resolve_dtype, trim_model
 from polydistill.recipes.extract_state import Extract, load_teacher, resolve_student
 from polydistill.recipes.extract_tokenizer import corpus_of, held_out_texts
-from polydistill.recipes.pretrain import Masker
+from polydistill.recipes.pretrain import Masker, copy_tokenizer
+from polydistill.recipes.training_stage import train_into
 from polydistill.recipes.trim import prove_logits
 from polydistill.reports import model_card
 from polydistill.store import Store
@@ -39,8 +30,8 @@ from polydistill.training import (
     StoredExamples,
     StoredTrainer,
     choose_copies,
+    leads,
     portable,
-    train,
 )
 
 
@@ -51,7 +42,7 @@ def train_student(state: Extract, arguments: dict[str, Any]) -> None:
     trained = run.path / "student" / ("untrimmed" if after else "final")
     if not is_current(trained, made):
         _train(state, arguments, made, trained)
-    if not after:
+    if not after or not leads():
         return
     inputs = {
         "stage": "trimmed",
@@ -153,9 +144,6 @@ def training_data(state: Extract) -> MaskedTexts | StoredExamples:
 
 def _train(state: Extract, arguments: dict[str, Any], inputs: dict[str, Any], target: Path) -> None:
     recipe, run = state.recipe, state.run
-    checkpoints = run.path / "student" / "checkpoints"
-    # Checkpoints of other settings must not be gone on from.
-    clear_unless_current(checkpoints, inputs)
     student, record, make_trainer = make_models(state)
     layers = "random weights" if state.layers is None else f"layers {' '.join(map(str, state.layers))}"
     models = record["models"]
@@ -163,26 +151,23 @@ def _train(state: Extract, arguments: dict[str, Any], inputs: dict[str, Any], ta
         f"student: {state.depth} of {models['teacher']['layers']} layers from {layers}, "
         f"{models['student']['parameters']:,} of {models['teacher']['parameters']:,} parameters"
     )
-    with run.stage("train"), explain_disk_errors(checkpoints):
-        log = train(
-            student, {recipe.language: training_data(state)}, [1.0], folder=checkpoints, arguments=arguments,
-            distillation=Distillation(labels="gold"), pad_id=state.trained_tokenizer.special_ids["pad"],
-            max_length=recipe.corpora.max_length, seed=recipe.seed, say=run.say, make_trainer=make_trainer,
-        )  # fmt: skip
-    # Before the model: whoever finds the model whole finds its log too.
-    write_json(run.path / "student" / "log.json", {"log": log, "probabilities": {recipe.language: 1.0}})
-    with artefact(target, inputs) as folder:
-        student.save_pretrained(folder)
+
+    def write_beside(folder: Path) -> None:
         if recipe.trim.when == "after":
             write_json(folder / "initialisation.json", record)
         else:
             _write_beside(state, folder, record)
 
+    train_into(
+        run, target, inputs, stage="train", model=student, data={recipe.language: training_data(state)},
+        probabilities={recipe.language: 1.0}, distillation=Distillation(labels="gold"), write_beside=write_beside,
+        arguments=arguments, pad_id=state.trained_tokenizer.special_ids["pad"],
+        max_length=recipe.corpora.max_length, seed=recipe.seed, make_trainer=make_trainer,
+    )  # fmt: skip
+
 
 def _write_beside(state: Extract, folder: Path, record: dict[str, Any]) -> None:
     """The tokenizer, the model card and the record of a finished student."""
-    for path in (state.run.path / "tokenizer").iterdir():
-        if path.is_file() and path.name not in ("stamp.json", "vocabulary.json"):
-            shutil.copy(path, folder)
+    copy_tokenizer(state.run.path / "tokenizer", folder)
     write_json(folder / "initialisation.json", record)
     write_text(folder / "README.md", model_card(state.recipe, record))

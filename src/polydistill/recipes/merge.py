@@ -46,6 +46,8 @@ from polydistill.tokenization import (
 )
 from polydistill.training import (
     check_arguments,
+    leader_first,
+    leads,
     training_arguments,
 )
 
@@ -68,8 +70,13 @@ def run_merge(recipe: MergeRecipe, run: Run, *, until: str = "report") -> Path:
             evaluate_models,
             write_report,
         )
-        for stage in stages[: last + 1]:
-            stage(merge)
+        training = STAGES.index("train")
+        with leader_first():
+            for stage in stages[: min(last + 1, training)]:
+                stage(merge)
+        for stage in stages[training : last + 1]:
+            if stage is stages[training] or leads():
+                stage(merge)
     return run.path
 
 

@@ -11,16 +11,7 @@ import numpy as np
 
 from polydistill.config import MergeRecipe
 from polydistill.corpora import smoothed_probabilities
-from polydistill.files import (
-    artefact,
-    clear_unless_current,
-    explain_disk_errors,
-    fingerprint,
-    is_current,
-    read_json,
-    write_json,
-    write_text,
-)
+from polydistill.files import fingerprint, is_current, read_json, write_json, write_text
 from polydistill.models import (
     TeacherRows,
     build_student,
@@ -31,13 +22,13 @@ from polydistill.models import (
     weights_fingerprint,
 )
 from polydistill.recipes.merge_state import Merge
+from polydistill.recipes.training_stage import train_into
 from polydistill.reports import model_card
 from polydistill.store import Store
 from polydistill.training import (
     StoredExamples,
     choose_copies,
     portable,
-    train,
 )
 
 
@@ -63,9 +54,6 @@ def train_student(merge: Merge, arguments: dict[str, Any]) -> None:
     }
     if is_current(target, inputs):
         return
-    checkpoints = run.path / "student" / "checkpoints"
-    # Checkpoints of other settings must not be gone on from.
-    clear_unless_current(checkpoints, inputs)
     model, record = initial_student(merge)
     run.say(
         "training from "
@@ -76,17 +64,8 @@ def train_student(merge: Merge, arguments: dict[str, Any]) -> None:
         f"student: {sum(p.numel() for p in model.parameters()):,} parameters, "
         + ", ".join(f"{language} {share:.0%}" for language, share in probabilities.items())
     )
-    with run.stage("train"), explain_disk_errors(checkpoints):
-        log = train(
-            model, data, [probabilities[language] for language in data],
-            folder=checkpoints, arguments=arguments, distillation=recipe.distillation,
-            pad_id=merge.union.special_ids["pad"], max_length=recipe.corpora.max_length, seed=recipe.seed,
-            say=run.say, labels=language_labels(recipe),
-        )  # fmt: skip
-    # Before the model: whoever finds the model whole finds its log too.
-    write_json(run.path / "student" / "log.json", {"log": log, "probabilities": probabilities})
-    with artefact(target, inputs) as folder:
-        model.save_pretrained(folder)
+
+    def write_beside(folder: Path) -> None:
         shutil.copytree(run.path / "tokenizer", folder, dirs_exist_ok=True, ignore=_only_tokenizer_files)
         for language in recipe.languages:
             shutil.copytree(
@@ -94,6 +73,13 @@ def train_student(merge: Merge, arguments: dict[str, Any]) -> None:
             )
         write_text(folder / "README.md", model_card(recipe, record))
         write_json(folder / "initialisation.json", record)
+
+    train_into(
+        run, target, inputs, stage="train", model=model, data=data, probabilities=probabilities,
+        distillation=recipe.distillation, write_beside=write_beside, arguments=arguments,
+        pad_id=merge.union.special_ids["pad"], max_length=recipe.corpora.max_length, seed=recipe.seed,
+        labels=language_labels(recipe),
+    )  # fmt: skip
 
 
 def training_data(merge: Merge) -> tuple[dict[str, StoredExamples], dict[str, float]]:

@@ -16,8 +16,6 @@ from polydistill.config.models import Distillation, Recipe
 from polydistill.corpora import Examples, build_corpus, smoothed_probabilities, source_identity
 from polydistill.files import (
     artefact,
-    clear_unless_current,
-    explain_disk_errors,
     fingerprint,
     hash_folder,
     is_current,
@@ -29,6 +27,7 @@ from polydistill.models import build_student, device, load_masked_lm, resolve_dt
 from polydistill.recipes.corpus import prepare_corpus
 from polydistill.recipes.evaluate import Reader, evaluate_language, text_files
 from polydistill.recipes.run_folder import Run
+from polydistill.recipes.training_stage import train_into
 from polydistill.reports import model_card
 from polydistill.reports.card import with_results
 from polydistill.tokenization import (
@@ -40,7 +39,14 @@ from polydistill.tokenization import (
     word_starts,
 )
 from polydistill.tokenization.pieces import STUDENT_SPECIALS
-from polydistill.training import MaskedTexts, check_arguments, portable, train, training_arguments
+from polydistill.training import (
+    MaskedTexts,
+    check_arguments,
+    leader_first,
+    leads,
+    portable,
+    training_arguments,
+)
 
 STAGES = ("corpora", "tokenizer", "train", "evaluate")
 # Languages are balanced in the vocabulary's text by repeating the small ones at most so often.
@@ -54,11 +60,12 @@ def run_pretrain(recipe: PretrainRecipe, run: Run, *, until: str = "evaluate") -
     training_arguments(arguments, run.path / "student" / "checkpoints", seed=recipe.seed)
     with run.claim():
         run.record_recipe()
-        tokenizer = build_tokenizer(recipe, run)
-        corpora = prepare_corpora(recipe, run, tokenizer)
+        with leader_first():
+            tokenizer = build_tokenizer(recipe, run)
+            corpora = prepare_corpora(recipe, run, tokenizer)
         if last >= STAGES.index("train"):
             train_model(recipe, run, tokenizer, corpora, arguments)
-        if last >= STAGES.index("evaluate"):
+        if last >= STAGES.index("evaluate") and leads():
             evaluate_model(recipe, run, tokenizer, corpora)
     return run.path
 
@@ -131,25 +138,26 @@ def train_model(
     }
     if is_current(target, inputs):
         return
-    checkpoints = run.path / "student" / "checkpoints"
-    clear_unless_current(checkpoints, inputs)
     model = initial_model(recipe, tokenizer)
     data, probabilities = training_data(recipe, tokenizer, corpora)
     run.say(f"model: {sum(p.numel() for p in model.parameters()):,} parameters")
-    with run.stage("train"), explain_disk_errors(checkpoints):
-        log = train(
-            model, data, [probabilities[language] for language in data], folder=checkpoints, arguments=arguments,
-            distillation=Distillation(labels="gold"), pad_id=tokenizer.special_ids["pad"],
-            max_length=recipe.corpora.max_length, seed=recipe.seed, say=run.say,
-        )  # fmt: skip
-    # Before the model: whoever finds the model whole finds its log too.
-    write_json(run.path / "student" / "log.json", {"log": log, "probabilities": probabilities})
-    with artefact(target, inputs) as folder:
-        model.save_pretrained(folder)
-        for path in (run.path / "tokenizer").iterdir():
-            if path.is_file() and path.name != "stamp.json":
-                shutil.copy(path, folder)
+
+    def write_beside(folder: Path) -> None:
+        copy_tokenizer(run.path / "tokenizer", folder)
         write_text(folder / "README.md", model_card(recipe, {"init": "random"}))
+
+    train_into(
+        run, target, inputs, stage="train", model=model, data=data, probabilities=probabilities,
+        distillation=Distillation(labels="gold"), write_beside=write_beside, arguments=arguments,
+        pad_id=tokenizer.special_ids["pad"], max_length=recipe.corpora.max_length, seed=recipe.seed,
+    )  # fmt: skip
+
+
+def copy_tokenizer(tokenizer: Path, folder: Path) -> None:
+    """A run's tokenizer into a model's folder."""
+    for path in tokenizer.iterdir():
+        if path.is_file() and path.name not in ("stamp.json", "vocabulary.json"):
+            shutil.copy(path, folder)
 
 
 def initial_model(recipe: PretrainRecipe | BalanceRecipe, tokenizer: LoadedTokenizer) -> Any:

@@ -32,7 +32,7 @@ from polydistill.recipes.extract_training import training_data as extract_data
 from polydistill.recipes.merge_scoring import score_teachers
 from polydistill.recipes.merge_training import initial_student, language_labels, training_data
 from polydistill.recipes.run_folder import Run, open_run
-from polydistill.training import WARM_UP_STEPS, StepProfiler, check_arguments, train
+from polydistill.training import WARM_UP_STEPS, StepProfiler, check_arguments, num_processes, train
 
 PROFILED_STEPS = 5
 
@@ -50,6 +50,11 @@ def profile_recipe(
     Also writes profile/profile.json and profile/trace.json into the run's folder.
     """
     loaded = load_recipe(recipe, overrides)
+    if num_processes() > 1:
+        raise RecipeError(
+            "--profile", None, f"profiles one process, and {num_processes()} were started",
+            "start it without torchrun or accelerate launch",
+        )  # fmt: skip
     if isinstance(loaded, ProbeRecipe):
         raise RecipeError(
             "recipe", loaded.recipe, "this kind trains no model", "profile a merge or a pre-training"

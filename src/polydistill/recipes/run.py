@@ -18,7 +18,8 @@ from polydistill.config import (
 from polydistill.errors import RecipeError
 from polydistill.recipes import balance, extract, finetune, grid, merge, pretrain
 from polydistill.recipes import probe as probes
-from polydistill.recipes.run_folder import open_run
+from polydistill.recipes.run_folder import Run, open_run
+from polydistill.training import leave, num_processes
 
 
 def run_recipe(
@@ -56,7 +57,19 @@ def run_recipe(
             "--probe", ", ".join(probe), f"a {loaded.recipe} has no probes of its own",
             "write a recipe of kind probe, with the models' folders and the tasks",
         )  # fmt: skip
+    if num_processes() > 1 and loaded.recipe in ("finetune", "grid", "probe"):
+        raise RecipeError(
+            "recipe", loaded.recipe, f"this kind runs in one process, and {num_processes()} were started",
+            "start it without torchrun or accelerate launch",
+        )  # fmt: skip
     run = open_run(loaded, show=show, update=update)
+    try:
+        return _run_kind(loaded, run, until=until, update=update, probe=probe)
+    finally:
+        leave()
+
+
+def _run_kind(loaded: AnyRecipe, run: Run, *, until: str, update: bool, probe: Sequence[str] | None) -> Path:
     if isinstance(loaded, MergeRecipe):
         return merge.run_merge(loaded, run, until=until)
     if isinstance(loaded, ExtractRecipe):

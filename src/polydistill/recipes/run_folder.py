@@ -20,6 +20,7 @@ import yaml
 from polydistill.config import AnyRecipe, parse_recipe
 from polydistill.errors import DiskError, RecipeError, RunFolderError
 from polydistill.files import explain_disk_errors, is_current, lock, read_json, write_json, write_text
+from polydistill.training import leads, wait_for_all
 
 LOG_BYTES = 16 << 20
 
@@ -30,7 +31,7 @@ def _print(line: str) -> None:
 
 @dataclass
 class Run:
-    """An open run.
+    """An open run. Of several processes the first one writes; for the others, what writes here does nothing.
 
     path      the run's folder
     reuse     folders of other runs to take artefacts from
@@ -48,12 +49,19 @@ class Run:
     @contextmanager
     def claim(self) -> Iterator[None]:
         """Hold the folder for this process, and check that it is this recipe's before anything is written."""
+        if not leads():
+            wait_for_all()
+            yield
+            return
         with explain_disk_errors(self.path), lock(self.path):
             _check_owner(self.path, self.resolved, update=self.update)
+            wait_for_all()
             yield
 
     def record_recipe(self) -> None:
         """Write what the run is; called when the recipe has proved to be one that can run."""
+        if not leads():
+            return
         write_text(
             self.path / "recipe.yaml", yaml.safe_dump(self.resolved, allow_unicode=True, sort_keys=False)
         )
@@ -64,12 +72,14 @@ class Run:
         """Note where an artefact of this run lies, for it may lie in another run's folder."""
         path = self.path / "artefacts.json"
         known = read_json(path) if path.is_file() else {}
-        if known.get(relative) != str(folder.resolve()):
+        if leads() and known.get(relative) != str(folder.resolve()):
             write_json(path, known | {relative: str(folder.resolve())})
         return folder
 
     def say(self, line: str) -> None:
         """Show a line and write it to run.log with the time."""
+        if not leads():
+            return
         self.show(line)
         log = self.path / "run.log"
         if log.exists() and log.stat().st_size > LOG_BYTES:
@@ -87,6 +97,9 @@ class Run:
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Time a stage and write it to timing.json; a stage that is continued adds up."""
+        if not leads():
+            yield
+            return
         started = time.perf_counter()
         try:
             yield

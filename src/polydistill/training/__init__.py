@@ -12,6 +12,7 @@ from polydistill.training.data import (
 )
 from polydistill.training.finetune import fine_tune, steps_of
 from polydistill.training.live import LiveTeacher, LiveTrainer
+from polydistill.training.processes import leader_first, leads, leave, num_processes, wait_for_all
 from polydistill.training.profile import WARM_UP_STEPS, StepProfiler
 from polydistill.training.progress import clock
 from polydistill.training.run import EarlyStopping, train
@@ -21,6 +22,6 @@ from polydistill.training.trainer import DistillationTrainer, last_checkpoint
 
 __all__ = [
     "WARM_UP_STEPS", "DistillationTrainer", "EarlyStopping", "LanguageSampler", "LiveTeacher", "LiveTrainer", "MaskedTexts", "StepProfiler", "StoredExamples", "StoredTrainer", "TeachersTrainer",
-    "TrainingExample", "check_arguments", "check_finetuning", "choose_copies", "clock", "collate", "fine_tune", "last_checkpoint", "portable", "steps_of", "train",
-    "training_arguments",
+    "TrainingExample", "check_arguments", "check_finetuning", "choose_copies", "clock", "collate", "fine_tune", "last_checkpoint", "leader_first", "leads", "leave", "num_processes",
+    "portable", "steps_of", "train", "training_arguments", "wait_for_all",
 ]  # fmt: skip

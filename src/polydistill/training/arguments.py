@@ -12,6 +12,7 @@ from transformers import TrainingArguments
 
 from polydistill.errors import RecipeError
 from polydistill.models.precision import computes_in_bfloat16
+from polydistill.training.processes import num_processes
 
 # What a recipe may not set, for the run depends on it.
 RESERVED = {"output_dir", "seed", "data_seed", "remove_unused_columns", "do_train"}
@@ -124,13 +125,27 @@ def portable(merged: dict[str, Any]) -> dict[str, Any]:
 
 
 def training_arguments(values: dict[str, Any], output: Path, *, seed: int) -> TrainingArguments:
-    """TrainingArguments of a checked dictionary (see `check`)."""
+    """TrainingArguments of a checked dictionary (see `check`), of one of the processes that share each step."""
+    shared = values | _shared_out(values, num_processes())
     try:
         return TrainingArguments(
-            output_dir=str(output), seed=seed, data_seed=seed, remove_unused_columns=False, **values
+            output_dir=str(output), seed=seed, data_seed=seed, remove_unused_columns=False, **shared
         )
     except Exception as error:  # transformers and accelerate raise many kinds for a value that they refuse
         reason = " ".join(str(error).split())[:200]
         raise RecipeError(
             "training", None, f"refused by transformers ({reason})", "mend that argument"
         ) from error
+
+
+def _shared_out(values: dict[str, Any], processes: int) -> dict[str, Any]:
+    """What one of several processes does of a step: the recipe says the whole, so that it means the same everywhere."""
+    names = "per_device_train_batch_size", "gradient_accumulation_steps"
+    for name in names:
+        if values[name] % processes == 0:
+            return {name: values[name] // processes}
+    raise RecipeError(
+        f"training.{names[0]}", values[names[0]],
+        f"a step's {values[names[0]]} x {values[names[1]]} examples cannot be shared by {processes} processes",
+        f"choose a multiple of {processes}, or another number of processes",
+    )  # fmt: skip

@@ -18,6 +18,7 @@ from polydistill.errors import RunFolderError
 from polydistill.models import attention_for, keep_freed_memory
 from polydistill.training.arguments import training_arguments
 from polydistill.training.data import LanguageData, LanguageDataset, LanguageSampler, TrainingExample, collate
+from polydistill.training.processes import wait_for_all
 from polydistill.training.progress import Progress
 from polydistill.training.trainer import DistillationTrainer, finished_state, last_checkpoint
 
@@ -83,12 +84,13 @@ def train(
     settings = training_arguments(arguments, folder, seed=seed)
     # Several GPUs are for torchrun: Trainer would wrap the model in DataParallel by itself.
     settings._n_gpu = min(1, settings.n_gpu)
-    accumulation = settings.gradient_accumulation_steps
+    # Whole steps are drawn, and then cut into micro-batches and shared by processes: these change nothing that is learned.
+    micro_batches = settings.gradient_accumulation_steps * settings.world_size
     sampler = LanguageSampler(
         [data.lengths for data in languages.values()],
         probabilities,
-        batch_size=settings.per_device_train_batch_size,
-        num_batches=settings.max_steps * accumulation * settings.world_size,
+        batch_size=settings.per_device_train_batch_size * micro_batches,
+        num_batches=settings.max_steps,
         seed=seed,
     )
     trainer = make_trainer(
@@ -107,7 +109,9 @@ def train(
     trainer.remove_callback(ProgressCallback)
     if settings.device.type == "cpu":
         keep_freed_memory()
+    # All see the same checkpoints before one of them writes the next.
     checkpoint = last_checkpoint(folder)
+    wait_for_all()
     patience = stopping.patience if stopping else 0
     # Killed after it had stopped and before its model was written: there is nothing left to train.
     ended = finished_state(checkpoint, total=settings.max_steps, patience=patience) if stopping else None

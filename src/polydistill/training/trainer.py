@@ -171,7 +171,8 @@ class DistillationTrainer(Trainer):
         if "loss" in logs and self._sums is not None:
             now = time.perf_counter()
             waiting = self._waited / max(1e-9, now - self._counting_since)
-            logs = {**logs, **self._means(self._sums.tolist()), "waiting_share": round(waiting, 4)}
+            sums = self.accelerator.reduce(self._sums, reduction="sum").tolist()
+            logs = {**logs, **self._means(sums), "waiting_share": round(waiting, 4)}
             self._sums, self._waited, self._counting_since = None, 0.0, now
         super().log(logs, *arguments, **keywords)
 
@@ -222,6 +223,8 @@ class DistillationTrainer(Trainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
+        # Every process has written its own random state by then.
+        self.accelerator.wait_for_everyone()
         if self.args.should_save:
             mark_complete(Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}")
 

@@ -1,0 +1,55 @@
+"""The training stage that all recipes share: one model, from its last whole checkpoint, into one folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from polydistill.config.models import Distillation
+from polydistill.files import artefact, clear_unless_current, explain_disk_errors, write_json
+from polydistill.recipes.run_folder import Run
+from polydistill.training import leads, train, wait_for_all
+
+
+def train_into(
+    run: Run,
+    target: Path,
+    inputs: Any,
+    *,
+    stage: str,
+    model: Any,
+    data: Mapping[str, Any],
+    probabilities: Mapping[str, float],
+    distillation: Distillation,
+    write_beside: Callable[[Path], None],
+    facts: Mapping[str, Any] | None = None,
+    **settings: Any,
+) -> None:
+    """Train `model` in place and write it into `target`; checkpoints and log.json lie beside that folder.
+
+    inputs        what the model is made from
+    stage         its name in timing.json
+    probabilities of each language of `data`
+    write_beside  writes the tokenizer, the card and what else belongs to the model into its folder
+    facts         more for log.json
+    settings      the rest of `train`'s
+    """
+    checkpoints = target.parent / "checkpoints"
+    if leads():
+        # Checkpoints of other settings must not be gone on from.
+        clear_unless_current(checkpoints, inputs)
+    wait_for_all()
+    with run.stage(stage), explain_disk_errors(checkpoints):
+        log = train(
+            model, data, [probabilities[language] for language in data], folder=checkpoints,
+            distillation=distillation, say=run.say, **settings,
+        )  # fmt: skip
+    if leads():
+        # Before the model: whoever finds the model whole finds its log too.
+        record = {"log": log, "probabilities": dict(probabilities), **(facts or {})}
+        write_json(target.parent / "log.json", record)
+        with artefact(target, inputs) as folder:
+            model.save_pretrained(folder)
+            write_beside(folder)
+    wait_for_all()

@@ -1,0 +1,165 @@
+"""Training on several processes, as torchrun and accelerate start them: what is learned does not change."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+from tests.end_to_end.test_merge import polydistill, write_recipe
+from tests.end_to_end.test_pretrain import pretrain_recipe
+
+from polydistill.errors import RecipeError
+from polydistill.recipes import run_recipe
+
+TORCHRUN = "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"
+# Without `--num_machines`, `--mixed_precision` and so on it warns that it has no file of settings.
+ACCELERATE = (
+    "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision",
+    "no", "--dynamo_backend", "no", "--num_cpu_threads_per_process", "1", "--main_process_port", "0", "-m",
+)  # fmt: skip
+
+
+def launched(launcher: tuple[str, ...], *arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, *launcher, "polydistill", *arguments],
+        capture_output=True, text=True, env=os.environ | {"COLUMNS": "200", "OMP_NUM_THREADS": "1"}, check=False,
+    )  # fmt: skip
+
+
+def losses(run: Path) -> list[list[float]]:
+    """[L, 1 + languages] the loss and each language's own, at every log."""
+    log = json.loads((run / "student" / "log.json").read_text("utf-8"))["log"]
+    return [
+        [value for name, value in sorted(entry.items()) if name.startswith(("loss", "mlm_loss", "kd_loss"))]
+        for entry in log
+        if "mlm_loss" in entry
+    ]
+
+
+def weights(run: Path) -> dict[str, np.ndarray]:
+    return load_file(run / "student" / "final" / "model.safetensors")
+
+
+def assert_same(run: Path, other: Path) -> None:
+    """Equal up to the order in which floats are added."""
+    np.testing.assert_allclose(losses(run), losses(other), atol=2e-4)
+    ours, theirs = weights(run), weights(other)
+    assert max(float(np.abs(ours[name] - theirs[name]).max()) for name in ours) < 2e-4
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory, texts):
+    """Writes the recipe of a pre-training that is deterministic but for the order of sums."""
+    folder = tmp_path_factory.mktemp("processes")
+
+    def write(name: str, **training) -> tuple[str, Path]:
+        values = pretrain_recipe(texts, folder / name)
+        # Adam makes of a difference in the last bit one of a whole step where a gradient is nearly zero.
+        values["training"] |= {
+            "max_steps": 12, "logging_steps": 2, "save_steps": 4, "report_to": [], "optim": "sgd",
+            "learning_rate": 0.5,
+        } | training  # fmt: skip
+        (folder / f"recipe-{name}").mkdir(exist_ok=True)
+        return write_recipe(folder / f"recipe-{name}", values), folder / name
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def alone(recipe):
+    path, run = recipe("alone")
+    done = polydistill("train", path)
+    assert done.returncode == 0, done.stderr
+    return run
+
+
+def test_two_processes_learn_what_one_learns(recipe, alone) -> None:
+    path, run = recipe("two")
+    done = launched(TORCHRUN, "train", path)
+    assert done.returncode == 0, done.stderr
+    # The first process alone says what goes on.
+    assert done.stdout.count("tokenizer: WordPiece of") == 1
+    assert done.stdout.count("step 12/12") == 1
+    assert_same(run, alone)
+    # Any number of processes finds the model made.
+    before = (run / "student" / "final" / "model.safetensors").stat().st_mtime_ns
+    assert polydistill("train", path).returncode == 0
+    assert (run / "student" / "final" / "model.safetensors").stat().st_mtime_ns == before
+
+
+@pytest.mark.slow
+def test_a_training_goes_on_with_another_number_of_processes(recipe, alone) -> None:
+    """Killed after the checkpoint of step 4 as one process, it goes on as two, and as one again after step 8."""
+    path, run = recipe("resumed")
+    script = (
+        "import os, sys\nfrom polydistill.training import trainer\n"
+        "mark = trainer.mark_complete\n"
+        "def stop(checkpoint):\n    mark(checkpoint)\n"
+        "    if checkpoint.name == sys.argv[3]:\n        os.kill(os.getpid(), 9)\n"
+        "trainer.mark_complete = stop\n"
+        "from polydistill.recipes import run_recipe\nrun_recipe(sys.argv[1], until='train')\n"
+    )
+    program = Path(path).parent / "stop.py"
+    program.write_text(script, "utf-8")
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    for launcher, last in (((), "checkpoint-4"), (TORCHRUN[:-1], "checkpoint-8")):
+        stopped = subprocess.run(
+            [sys.executable, *launcher, str(program), path, "train", last],
+            env=environment, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert stopped.returncode != 0
+        assert (run / "student" / "checkpoints" / last / "complete.json").is_file(), stopped.stderr
+    done = polydistill("train", path)
+    assert done.returncode == 0, done.stderr
+    assert "going on at step 8" in done.stdout
+    assert_same(run, alone)
+
+
+@pytest.mark.slow
+def test_accelerate_and_accumulation(recipe, alone) -> None:
+    """Two processes of two micro-batches each, started by accelerate, as one process' one batch."""
+    path, run = recipe("accelerate", per_device_train_batch_size=4, gradient_accumulation_steps=4)
+    done = launched(ACCELERATE, "train", path)
+    assert done.returncode == 0, done.stderr
+    assert_same(run, alone)
+
+
+@pytest.mark.slow
+def test_a_merge_on_two_processes_evaluates_once(tmp_path, recipe_values) -> None:
+    values = recipe_values | {"training": recipe_values["training"] | {"max_steps": 4}}
+    done = launched(TORCHRUN, "run", write_recipe(tmp_path, values))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("report:") == 2
+    assert (Path(values["output"]) / "report" / "index.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"training": {"per_device_train_batch_size": 5, "gradient_accumulation_steps": 3}},
+            "5 x 3 examples cannot be shared by 2 processes",
+        ),
+        ({"recipe": "grid"}, "runs in one process, and 2 were started"),
+    ],
+)
+def test_what_several_processes_cannot_do_is_said(tmp_path, texts, monkeypatch, values, message) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    recipe = pretrain_recipe(texts, tmp_path / "run")
+    if values.get("recipe") == "grid":
+        del recipe["name"], recipe["output"]
+        recipe = values | {
+            "name": "all",
+            "output": str(tmp_path / "run"),
+            "base": recipe,
+            "runs": {"one": {}},
+        }
+    else:
+        recipe["training"] |= values["training"]
+    with pytest.raises(RecipeError, match=message):
+        run_recipe(write_recipe(tmp_path, recipe), until="train" if "training" in values else "report")
+    assert not (tmp_path / "run").exists()
