@@ -216,6 +216,15 @@ def demo(
     console.print(f"report: {(path / 'report' / 'index.html').resolve()}", markup=False)
 
 
+@app.command()
+def verify(folder: Annotated[Path, typer.Argument(help="A run's folder.")]) -> None:
+    """Check every file that a run has made against its checksum; the first damaged one is named."""
+    from polydistill.recipes import verify_run
+
+    for line in verify_run(folder):
+        console.print(line, markup=False)
+
+
 @store_app.command("inspect")
 def store_inspect(
     folder: Annotated[Path, typer.Argument(help="A store: runs/NAME/store/LANGUAGE/TEACHER.")],

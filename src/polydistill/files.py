@@ -1,7 +1,8 @@
 """Artefacts on disk: written whole or not at all, and stamped with what they were made from.
 
 An artefact is a folder that holds `stamp.json`: the fingerprint of everything that it was made from,
-in readable form. A stage that finds an artefact with the fingerprint that it would write does nothing.
+in readable form, and the checksums of its files. A stage that finds an artefact with the fingerprint that it would
+write, and whole, does nothing; a damaged one is named.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,10 @@ from polydistill.errors import DiskError, RunFolderError
 
 STAMP = "stamp.json"
 PARTIAL = ".partial"
+# What people may write into: nothing is made from it.
+UNSEALED = {STAMP, "README.md"}
+# Checksums of files that this process has read already, by path, size and time of change.
+_checked: dict[tuple[str, int, int], str] = {}
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -48,8 +53,25 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The value in a JSON file."""
-    return json.loads(path.read_text("utf-8"))
+    """The value in a JSON file; RunFolderError where it is damaged."""
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except ValueError as error:  # not JSON, or not UTF-8
+        raise RunFolderError(
+            str(path),
+            None,
+            f"is damaged: it is no longer JSON ({error})",
+            "remove it, or the folder of the artefact that it belongs to, and run the same command again",
+        ) from error
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """A JSON record that can be done without: {} where it is missing or damaged."""
+    try:
+        found = read_json(path) if path.is_file() else {}
+    except RunFolderError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def hash_file(path: Path) -> str:
@@ -79,17 +101,64 @@ def hash_folder(folder: Path, *, pattern: str = "*") -> str:
 
 
 def is_current(folder: Path, inputs: Any) -> bool:
-    """Whether a whole artefact stands in `folder` that was made from just these inputs."""
+    """Whether a whole artefact stands in `folder` that was made from just these inputs.
+
+    Raises RunFolderError if it does, and a file of it is missing or has other bytes than were written.
+    """
     stamp = folder / STAMP
-    return stamp.is_file() and read_json(stamp).get("fingerprint") == fingerprint(inputs)
+    if not stamp.is_file():
+        return False
+    found = read_json(stamp)
+    if not isinstance(found, dict) or found.get("fingerprint") != fingerprint(inputs):
+        return False
+    _check_files(folder, found)
+    return True
+
+
+def check_artefact(folder: Path) -> int:
+    """Raise RunFolderError if a file of an artefact is missing or damaged; return how many files were checked."""
+    found = read_json(folder / STAMP)
+    return _check_files(folder, found if isinstance(found, dict) else {})
+
+
+def artefacts_in(folder: Path) -> list[Path]:
+    """The artefacts below a folder, half-made ones and folders of checkpoints left out."""
+    found = sorted(path.parent for path in folder.rglob(STAMP))
+    return [path for path in found if path.suffix not in (PARTIAL, ".old") and path.name != "checkpoints"]
+
+
+def _check_files(folder: Path, stamp: dict[str, Any]) -> int:
+    # An artefact of an earlier version has no checksums.
+    checksums = stamp.get("files", {})
+    for name, checksum in checksums.items():
+        path = folder / name
+        if not path.is_file() or _checksum(path) != checksum:
+            raise RunFolderError(
+                str(folder), None,
+                f"is damaged: its file {name} is {'not what was written' if path.is_file() else 'gone'}",
+                "remove that folder and run the same command again: it is made anew, and what is whole stays",
+            )  # fmt: skip
+    return len(checksums)
+
+
+def _checksum(path: Path) -> str:
+    """hash_file, once in this process for a file that does not change."""
+    state = path.stat()
+    key = (str(path.resolve()), state.st_size, state.st_mtime_ns)
+    if key not in _checked:
+        _checked[key] = hash_file(path)
+    return _checked[key]
 
 
 @contextmanager
-def artefact(folder: Path, inputs: Any, *, keep_partial: bool = False) -> Iterator[Path]:
+def artefact(
+    folder: Path, inputs: Any, *, keep_partial: bool = False, beside: Sequence[str] = ()
+) -> Iterator[Path]:
     """A sibling folder to write into, stamped and renamed to `folder` when the block ends well.
 
     inputs        what the artefact is made from (JSON-able); its fingerprint is the stamp
     keep_partial  go on with what an interrupted run with the same inputs left, rather than start anew
+    beside        names of files in the parent folder that belong to it
     """
     partial = folder.with_name(folder.name + PARTIAL)
     with explain_disk_errors(folder):
@@ -101,7 +170,10 @@ def artefact(folder: Path, inputs: Any, *, keep_partial: bool = False) -> Iterat
             # The stamp comes first, so that the next run knows whether the parts are its own.
             write_json(partial / STAMP, stamp)
         yield partial
-        write_json(partial / STAMP, stamp)
+        files = {path.relative_to(partial).as_posix(): path for path in partial.rglob("*") if path.is_file()}
+        files |= {f"../{name}": folder.parent / name for name in beside}
+        checksums = {name: hash_file(files[name]) for name in sorted(files) if name not in UNSEALED}
+        write_json(partial / STAMP, stamp | {"files": checksums})
         replace_folder(partial, folder)
 
 

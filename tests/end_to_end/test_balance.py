@@ -72,7 +72,7 @@ def test_a_run_trains_teachers_and_the_papers_three_students_and_a_second_run_do
     recipe = write_recipe(tmp_path, values)
     done = polydistill("run", recipe)
     assert done.returncode == 0, done.stderr
-    for wanted in ("teachers/en: ", "students/HL-balanced: ", "D", "pos/ours: from en"):
+    for wanted in ("teachers/en: ", "students/HL-balanced: ", "D", "pos/ours: from en", "held-out loss "):
         assert wanted in done.stdout, wanted
     run = tmp_path / "run"
     for model in ("teachers/ru", "students/ours", "students/HL", "students/HL-balanced"):
@@ -92,6 +92,9 @@ def test_a_run_trains_teachers_and_the_papers_three_students_and_a_second_run_do
     assert found["low"]["value"] == pytest.approx(each["ru"], abs=1e-6)
     assert found["all"]["value"] == pytest.approx((each["en"] + each["ru"]) / 2, abs=1e-6)
     assert found["all"]["low"] < found["all"]["value"] < found["all"]["high"]
+    for model, language, row in (("students/ours", "ru", "ours"), ("teachers/ru", "ru", "teacher")):
+        card = (run / model / "final" / "README.md").read_text("utf-8")
+        assert f"{rows[language][row]['mrr']:.3f}" in card, model
     page = (run / "report" / "index.html").read_text("utf-8")
     for wanted in ("<svg", "D over all languages", "HL-balanced", "Parts of speech"):
         assert wanted in page, wanted

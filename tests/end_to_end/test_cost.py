@@ -45,14 +45,18 @@ def test_the_large_model_is_slower_and_takes_more_memory(models) -> None:
 
 def test_models_take_turns_and_rows_are_medians(models, monkeypatch) -> None:
     """Three rounds of two models; the second is slow once, which its median does not show."""
-    seen = []
+    seen, asked = [], []
 
-    def measured(model, *_):
+    def measured(model, *arguments):
         seen.append(model)
+        asked.append((model, arguments[-1]))
         return {"seconds": 9.0 if len(seen) == 2 else 1.0, "peak_bytes": float(len(seen))}
 
     monkeypatch.setattr("polydistill.evaluation.cost._in_a_process", measured)
-    rows = compare_cost(models, shapes=[(1, 8)], rounds=3, calls=1)
+    loading = {models[1]: {"revision": None, "allow_pickle": True}}
+    rows = compare_cost(models, shapes=[(1, 8)], rounds=3, calls=1, loading=loading)
+    # What a model needs to be loaded reaches the process that measures it.
+    assert all(options.get("allow_pickle", False) == (model == models[1]) for model, options in asked)
     assert seen[:6] == [*models] * 3
     assert [row["seconds"] for row in rows] == [1.0] * 4
     assert [row["peak_bytes"] for row in rows[:2]] == [3.0, 4.0]

@@ -34,9 +34,13 @@ print(float((own - torch.from_numpy(logits))[attended].abs().max() / own.abs().m
 
 
 def test_export_as_a_command(tmp_path, texts, teachers) -> None:
-    output = tmp_path / "exported"
+    output, model = tmp_path / "exported", tmp_path / "teacher"
+    shutil.copytree(teachers["en"], model)
+    (model / "README.md").write_text(
+        "---\nlanguage: en\nlicense: cc0-1.0\nother: x\n---\n# A model\n", "utf-8"
+    )
     done = polydistill(
-        "export", str(teachers["en"]), "--int8", "--text", str(texts["en"]), "--lines", "60", "--output", str(output),
+        "export", str(model), "--int8", "--text", str(texts["en"]), "--lines", "60", "--output", str(output),
         "--no-latency",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -60,8 +64,12 @@ def test_export_as_a_command(tmp_path, texts, teachers) -> None:
     assert record["files"]["int8"] < record["files"]["onnx"]
     # Where the model and the text lay is nobody's business.
     for path in (path for path in output.rglob("*") if path.is_file()):
-        assert str(teachers["en"]).encode() not in path.read_bytes(), path.name
-    assert "as ONNX" in (output / "README.md").read_text("utf-8")
+        assert str(model).encode() not in path.read_bytes(), path.name
+    # What the model's own card states is handed on.
+    card = (output / "README.md").read_text("utf-8")
+    assert record["metadata"] == {"language": "en", "license": "cc0-1.0"}
+    assert "as ONNX" in card
+    assert "license: cc0-1.0" in card
     # The tokenizer as it was: no truncation, which comparing texts sets.
     assert json.loads((output / "tokenizer.json").read_text("utf-8"))["truncation"] is None
     used = subprocess.run(

@@ -80,6 +80,7 @@ def test_run_makes_a_student_that_transformers_loads_and_a_second_run_does_nothi
     assert "<script" not in page
     card = (folder / "student" / "final" / "README.md").read_text("utf-8")
     assert "2 of 4 layers" in card
+    assert f"{rows[1]['mrr']:.3f}" in card
     assert str(tmp_path.parent) not in card
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")
               if path.suffix in (".json", ".arrow", ".safetensors") and path.name not in ("environment.json", "timing.json")}  # fmt: skip

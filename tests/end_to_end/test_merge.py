@@ -49,6 +49,8 @@ def test_run_makes_a_student_that_transformers_loads_and_a_second_run_does_nothi
         ("student", "union", None), ("en", "own", "en"), ("student", "own", "en"), ("en2", "own", "en2"), ("student", "own", "en2"),
     }  # fmt: skip
     assert (run / "report" / "index.html").is_file()
+    card = (run / "student" / "final" / "README.md").read_text("utf-8")
+    assert f"{results['languages']['en'][0]['mrr']:.3f}" in card
     loaded = subprocess.run(
         [sys.executable, "-c", LOADS, str(run / "student" / "final")],
         capture_output=True,

@@ -38,6 +38,8 @@ def test_pretraining_learns_and_repeats_its_bytes(tmp_path, texts) -> None:
         finals.append(tmp_path / name / "student" / "final")
     for file in ("model.safetensors", "tokenizer.json", "README.md"):
         assert (finals[0] / file).read_bytes() == (finals[1] / file).read_bytes(), file
+    measured = json.loads((tmp_path / "one" / "evaluation" / "mlm.json").read_text("utf-8"))["languages"]
+    assert f"{measured['ru'][0]['mrr']:.3f}" in (finals[0] / "README.md").read_text("utf-8")
     log = json.loads((tmp_path / "one" / "student" / "log.json").read_text("utf-8"))["log"]
     losses = [entry["mlm_loss"] for entry in log if "mlm_loss" in entry]
     assert np.mean(losses[-10:]) < np.mean(losses[:10]) - 0.3

@@ -216,7 +216,10 @@ def test_truncated_and_flipped_shards(recipe_values) -> None:
         verify_stores(folder / "store")
     shard.write_bytes(whole[:-100])
     values = only_russian(recipe_values, recipe_values["teachers"]["ru"])
-    expect_refusal(values, "shard-00000.arrow", "bytes", "score again", until="train")
+    expect_refusal(values, "store/ru/ru", "shard-00000.arrow is not what was written", until="train")
+    # A store without the stamp's checksums, as a copy to elsewhere may be, still knows its sizes.
+    with pytest.raises(UserError, match=r"shard-00000.* bytes where the manifest says"):
+        verify_stores(folder / "store")
     shard.write_bytes(whole)
     assert run(values, "train").is_dir()
 
@@ -255,6 +258,10 @@ def test_store_scored_with_another_teacher(recipe_values, teachers) -> None:
     content = json.loads(manifest.read_text())
     content["identity"]["weights"] = "0" * 32
     write_json(manifest, content)
+    expect_refusal(values, "its file manifest.json is not what was written")
+    # A store of an earlier version has no checksums of its files.
+    stamp = json.loads((manifest.parent / "stamp.json").read_text())
+    write_json(manifest.parent / "stamp.json", {key: stamp[key] for key in ("fingerprint", "inputs")})
     expect_refusal(values, "its weights is", "score again")
 
 

@@ -90,3 +90,20 @@ def test_null_takes_away_what_the_extended_recipe_has(tmp_path) -> None:
     assert list(recipe.students) == ["b", "c"]
     assert list(recipe.languages) == ["tr"]
     assert recipe.teachers.epochs is None
+
+
+@pytest.mark.parametrize(("sizes", "drawn"), [([1, 2, 3], True), ([1, 2, 2], False)])
+def test_the_figure_of_sizes_needs_three_of_one_kind(sizes, drawn) -> None:
+    from polydistill.reports.balance_page import _size_figure
+
+    names = [f"s{index}" for index in range(3)]
+    settings = {"labels": "soft", "predictions": "live"}
+    recipe = {
+        "students": dict.fromkeys(names, settings) | {"gold": {"labels": "gold", "predictions": "live"}}
+    }
+    logs = {name: {"characters": {"en": size * 1_000_000}} for name, size in zip(names, sizes, strict=True)}
+    logs["gold"] = {"characters": {"en": 9_000_000}}
+    models = {name: {"mrr": 0.2} for name in (*names, "gold", "teacher")}
+    figure = _size_figure(recipe, logs, models, "en")
+    assert (figure is not None) == drawn
+    assert figure is None or ("soft labels" in figure and "gold labels" not in figure)

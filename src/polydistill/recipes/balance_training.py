@@ -135,6 +135,8 @@ def score_teachers(state: Balance) -> None:
         for settings in state.recipe.students.values()
         if settings.labels != "gold" and settings.predictions == "stored"
     ]
+    if not parts:
+        return
     for language in state.recipe.languages:
         if language not in state.stores:
             largest = max((part[language] for part in parts), key=lambda text: text.taken)

@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from polydistill.errors import StoreError
-from polydistill.files import write_json
+from polydistill.errors import RunFolderError, StoreError
+from polydistill.files import artefacts_in, check_artefact, write_json
 from polydistill.store import Store
 from polydistill.tokenization import (
     LoadedTokenizer,
@@ -81,6 +81,24 @@ def verify_stores(folder: Path) -> list[str]:
         store = Store(path)
         store.verify()
         lines.append(f"{path}: {len(store.manifest['shards'])} shards, {store.num_bytes:,} bytes, whole")
+    return lines
+
+
+def verify_run(folder: Path) -> list[str]:
+    """Check every file of every artefact below a run's folder; RunFolderError names the first that is damaged."""
+    found = artefacts_in(folder)
+    if not found:
+        raise RunFolderError(
+            "folder", str(folder), "holds no artefact (no stamp.json)", "name a run's folder, runs/NAME"
+        )
+    lines = []
+    for path in found:
+        number = check_artefact(path)
+        said = f"{number} files, whole" if number else "of an earlier version, which kept no checksums"
+        if not number and (path / "manifest.json").is_file():
+            Store(path).verify()
+            said = "a store, whole"
+        lines.append(f"{path}: {said}")
     return lines
 
 

@@ -19,7 +19,7 @@ import yaml
 
 from polydistill.config import AnyRecipe, parse_recipe
 from polydistill.errors import DiskError, RecipeError, RunFolderError
-from polydistill.files import explain_disk_errors, is_current, lock, read_json, write_json, write_text
+from polydistill.files import explain_disk_errors, is_current, lock, read_record, write_json, write_text
 from polydistill.training import leads, wait_for_all
 
 LOG_BYTES = 16 << 20
@@ -71,7 +71,7 @@ class Run:
     def use(self, relative: str, folder: Path) -> Path:
         """Note where an artefact of this run lies, for it may lie in another run's folder."""
         path = self.path / "artefacts.json"
-        known = read_json(path) if path.is_file() else {}
+        known = read_record(path)
         if leads() and known.get(relative) != str(folder.resolve()):
             write_json(path, known | {relative: str(folder.resolve())})
         return folder
@@ -107,7 +107,7 @@ class Run:
             path = self.path / "timing.json"
             # A full disk is said by what failed within; this record must not hide it.
             with suppress(OSError, DiskError):
-                timing = read_json(path) if path.is_file() else {}
+                timing = read_record(path)
                 timing[name] = round(timing.get(name, 0.0) + time.perf_counter() - started, 2)
                 write_json(path, timing)
 
@@ -125,7 +125,7 @@ def _check_owner(path: Path, resolved: dict[str, Any], *, update: bool) -> None:
     """Raise RunFolderError if a folder belongs to another recipe, or is no run's."""
     existing = path / "recipe.yaml"
     if existing.is_file():
-        previous = _resolved_anew(yaml.safe_load(existing.read_text("utf-8")))
+        previous = _resolved_anew(_read_recipe(existing, update=update))
         changed = _differences(previous, resolved)
         if changed and not update:
             shown = "; ".join(f"{key}: {_short(old)} → {_short(new)}" for key, old, new in changed[:4])
@@ -139,6 +139,21 @@ def _check_owner(path: Path, resolved: dict[str, Any], *, update: bool) -> None:
         raise RunFolderError(
             "output", str(path), "is not empty and not a run's folder", "choose another `output`"
         )
+
+
+def _read_recipe(path: Path, *, update: bool) -> Any:
+    """The recipe that a folder belongs to; None where it is damaged and may be written anew."""
+    try:
+        return yaml.safe_load(path.read_text("utf-8"))
+    except (yaml.YAMLError, ValueError) as error:
+        if update:
+            return None
+        raise RunFolderError(
+            str(path),
+            None,
+            f"is damaged: it is no longer YAML ({' '.join(str(error).split())[:120]})",
+            "pass --update to write it anew; what was made from other settings is then done again",
+        ) from error
 
 
 def _resolved_anew(previous: Any) -> Any:

@@ -49,7 +49,7 @@ def train_into(
         # Before the model: whoever finds the model whole finds its log too.
         record = {"log": log, "probabilities": dict(probabilities), **(facts or {})}
         write_json(target.parent / "log.json", record)
-        with artefact(target, inputs) as folder:
+        with artefact(target, inputs, beside=["log.json"]) as folder:
             model.save_pretrained(folder)
             write_beside(folder)
     wait_for_all()

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from polydistill import __version__
 from polydistill.errors import RunFolderError
-from polydistill.files import read_json, write_text
+from polydistill.files import artefacts_in, check_artefact, read_json, read_record, write_text
 from polydistill.reports.balance_page import gather_balance
 from polydistill.reports.extract_page import gather_extract
 from polydistill.reports.figures import curves, grouped_bars
@@ -33,6 +33,10 @@ def build_report(run: Path) -> Path:
         raise RunFolderError(
             "folder", str(run), f"holds no evaluation/{evaluated}", "run `polydistill evaluate` first"
         )
+    for folder in artefacts_in(run):
+        # Stores and corpora are large, and pages show only what was counted in them.
+        if folder.relative_to(run).parts[0] not in ("store", "corpora"):
+            check_artefact(folder)
     if kind == "merge":
         return _write(run, "page.html.jinja", gather(run))
     if kind == "extract":
@@ -72,14 +76,20 @@ def _write(run: Path, template: str, values: dict[str, Any]) -> Path:
 
 def _common(run: Path) -> dict[str, Any]:
     """What every page shows of its run."""
-    recipe_text = (run / "recipe.yaml").read_text("utf-8")
-    recipe = yaml.safe_load(recipe_text)
+    path = run / "recipe.yaml"
+    try:
+        recipe_text = path.read_text("utf-8")
+        recipe = yaml.safe_load(recipe_text)
+    except (yaml.YAMLError, ValueError) as error:
+        raise RunFolderError(
+            str(path), None, "is damaged: it is no longer YAML", "run the recipe again with --update"
+        ) from error
     return {
         "name": recipe["name"],
         "version": __version__,
         "recipe": recipe,
         "recipe_text": recipe_text,
-        "timing": read_json(run / "timing.json") if (run / "timing.json").is_file() else {},
+        "timing": read_record(run / "timing.json"),
         "environment": read_json(run / "environment.json"),
     }
 

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from pydantic import ValidationError
 
 from polydistill.errors import StoreError
-from polydistill.files import hash_file, read_json
-from polydistill.store.schema import FORMAT, MANIFEST
+from polydistill.files import fingerprint, hash_file, read_json
+from polydistill.store.schema import FORMAT, MANIFEST, Manifest
 
 
 @dataclass(frozen=True)
@@ -76,13 +77,19 @@ class Store:
                 "store", str(folder), "holds no manifest.json", "score first: `polydistill score RECIPE`"
             )
         manifest = read_json(folder / MANIFEST)
-        if manifest.get("format") != FORMAT:
+        found = manifest.get("format") if isinstance(manifest, dict) else None
+        if found != FORMAT:
             raise StoreError(
-                "store",
-                str(folder),
-                f"has format {manifest.get('format')}, this version reads {FORMAT}",
-                "score again",
+                "store", str(folder), f"has format {found}, this version reads {FORMAT}", "score again"
             )
+        try:
+            Manifest.model_validate(manifest)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise StoreError(
+                "store", str(folder / MANIFEST),
+                f"is damaged ({'.'.join(map(str, first['loc']))}: {first['msg']})", self._remedy(),
+            ) from None  # fmt: skip
         self.manifest: dict[str, Any] = manifest
         self.identity: dict[str, Any] = manifest["identity"]
         for shard in manifest["shards"]:
@@ -183,12 +190,20 @@ class Store:
 
     def _shard(self, index: int) -> list[_Batch]:
         if index not in self._batches:
-            path = self.folder / self.manifest["shards"][index]["file"]
+            shard = self.manifest["shards"][index]
+            path = self.folder / shard["file"]
             try:
                 reader = pa.ipc.open_stream(pa.memory_map(str(path)))
-                self._batches[index] = [_Batch(batch, self.identity["top_k"]) for batch in reader]
-            except (pa.ArrowInvalid, OSError) as error:
+                made_for = (reader.schema.metadata or {}).get(b"identity", b"").decode("utf-8", "replace")
+                batches = [_Batch(batch, self.identity["top_k"]) for batch in reader]
+            except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
                 raise StoreError("store", str(path), f"cannot be read ({error})", self._remedy()) from error
+            rows = sum(len(batch.examples) for batch in batches)
+            if made_for != fingerprint(self.identity) or rows != shard["examples"]:
+                raise StoreError(
+                    "store", str(path), f"is not the manifest's: it holds {rows} examples of store {made_for}", self._remedy()
+                )  # fmt: skip
+            self._batches[index] = batches
         return self._batches[index]
 
 

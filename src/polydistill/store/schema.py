@@ -23,9 +23,40 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+
+
+class Shard(BaseModel):
+    """What a manifest says of a shard."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    # A name and no path: a manifest must not lead elsewhere.
+    file: str = Field(pattern=r"^shard-[0-9]+\.arrow$")
+    checksum: str
+    bytes: int = Field(ge=0)
+    examples: int = Field(ge=0)
+    masked: int = Field(ge=0)
+    tokens: int = Field(ge=0)
+
+
+class Manifest(BaseModel):
+    """What stands in manifest.json, as far as readers go by it."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    identity: dict[str, Any]
+    shards: list[Shard]
+
+    @field_validator("identity")
+    @classmethod
+    def _has_top_k(cls, identity: dict[str, Any]) -> dict[str, Any]:
+        if type(identity.get("top_k")) is not int or identity["top_k"] < 1:
+            raise ValueError("identity.top_k is no positive whole number")
+        return identity
 
 
 def id_type(vocabulary_size: int) -> pa.DataType:

@@ -15,7 +15,7 @@ from transformers import Trainer, TrainerState
 
 from polydistill.config.models import Distillation
 from polydistill.errors import NumericsError
-from polydistill.files import hash_file, read_json, write_json
+from polydistill.files import hash_file, read_record, write_json
 from polydistill.losses import soft_targets, sparse_soft_cross_entropy, teacher_weight
 from polydistill.models import masked_features, output_layer
 from polydistill.training.profile import BATCH, FORWARD, LOSS, STEP
@@ -255,8 +255,8 @@ def last_checkpoint(folder: Path) -> Path | None:
     for checkpoint in sorted(found, key=lambda path: -int(path.name.removeprefix("checkpoint-"))):
         if not (checkpoint / COMPLETE).is_file():
             continue
-        checksums = read_json(checkpoint / COMPLETE)
-        if all(
+        checksums = read_record(checkpoint / COMPLETE)
+        if checksums and all(
             (checkpoint / name).is_file() and hash_file(checkpoint / name) == value
             for name, value in checksums.items()
         ):

@@ -1,0 +1,154 @@
+"""A flipped bit anywhere in a run's folder is named, or changes nothing: tried on every kind of file.
+
+`make test-faults` tries more (FLIPS).
+"""
+
+import os
+import random
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from tests.conftest import bundled_lines
+
+from polydistill.config import parse_recipe
+from polydistill.errors import UserError
+from polydistill.files import check_artefact
+from polydistill.recipes import run_recipe, verify_run
+
+# Flips in each of the states below.
+FLIPS = int(os.environ.get("POLYDISTILL_FLIPS", "6"))
+# Records that nothing is made from: what was said, how long it took, who holds the folder.
+IGNORED = ("run.log", ".lock", "tfevents")
+
+
+def run(values: dict) -> Path:
+    # A file that is put back has its old size and, on a coarse clock, its old time.
+    from polydistill import files
+
+    files._checked.clear()
+    return run_recipe(parse_recipe(values), show=lambda line: None)
+
+
+def results(folder: Path) -> dict[str, bytes]:
+    """What a run is for: the student, and what was measured."""
+    parts = [*(folder / "student" / "final").rglob("*"), *(folder / "evaluation").rglob("*")]
+    return {
+        str(p.relative_to(folder)): p.read_bytes() for p in parts if p.is_file() and p.name != "stamp.json"
+    }
+
+
+def flip(path: Path, draw: random.Random) -> str:
+    data = bytearray(path.read_bytes())
+    bit = draw.randrange(8 * len(data))
+    data[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(data)
+    return f"bit {bit}"
+
+
+def chosen_files(folder: Path, number: int, draw: random.Random) -> list[Path]:
+    """Files of all kinds by turns, a kind being a folder and a suffix: large files must not have all the flips."""
+    kinds: dict[tuple[Path, str], list[Path]] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.stat().st_size and not any(name in path.name for name in IGNORED):
+            kinds.setdefault((path.parent, path.suffix), []).append(path)
+    order = list(kinds.values())
+    draw.shuffle(order)
+    return [draw.choice(order[index % len(order)]) for index in range(number)]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, teachers) -> tuple[dict, Path]:
+    """A finished merge of one teacher, and its recipe."""
+    root = tmp_path_factory.mktemp("flips")
+    (root / "ru.txt").write_text("\n".join(bundled_lines("ru", 300)) + "\n", "utf-8")
+    values = {
+        "name": "flips", "output": str(root / "run"), "teachers": {"ru": str(teachers["ru"])},
+        "languages": {"ru": {"text": str(root / "ru.txt"), "teachers": ["ru"]}},
+        "corpora": {"max_length": 32, "block_lines": 16, "held_out_share": 0.1},
+        "scoring": {"shard_examples": 64, "precision": "float32"},
+        "student": {"config": {
+            "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 16,
+            "max_position_embeddings": 64,
+        }},
+        "training": {"max_steps": 6, "per_device_train_batch_size": 8, "logging_steps": 2, "save_steps": 2, "bf16": False, "report_to": []},
+        "evaluation": {"max_examples": 20, "precision": "float32", "num_samples": 2},
+    }  # fmt: skip
+    folder = run(values)
+    # As it is kept, for the runs of this test to be put back from.
+    shutil.copytree(folder, root / "kept")
+    return values, root / "kept"
+
+
+def interrupted(folder: Path, state: str) -> None:
+    """Take away what a run had not made yet when it was stopped in this state."""
+    if state in ("training", "scoring"):
+        for name in ("student/final", "evaluation", "report"):
+            shutil.rmtree(folder / name)
+        (folder / "student" / "log.json").unlink()
+    if state == "scoring":
+        shutil.rmtree(folder / "student")
+        store = folder / "store" / "ru" / "ru"
+        (store / "manifest.json").unlink()
+        store.rename(store.with_name("ru.partial"))
+
+
+@pytest.mark.parametrize("state", ["finished", "training"])
+def test_a_flipped_bit_is_named_or_harmless(finished, state, capsys) -> None:
+    values, kept = finished
+    folder, wanted = Path(values["output"]), results(kept)
+    draw = random.Random(len(state))
+    interrupted_copy = kept.with_name(f"kept-{state}")
+    shutil.copytree(kept, interrupted_copy)
+    interrupted(interrupted_copy, state)
+    outcomes: Counter[str] = Counter()
+    for path in chosen_files(interrupted_copy, FLIPS, draw):
+        relative = path.relative_to(interrupted_copy)
+        shutil.rmtree(folder)
+        shutil.copytree(interrupted_copy, folder)
+        place = flip(folder / relative, draw)
+        try:
+            run(values)
+        except UserError as error:
+            outcomes["named"] += 1
+            said = str(error)
+        else:
+            said = ""
+        if said:
+            assert str(folder) in said, f"{relative}, {place}: {said}"
+            assert relative.name in said or str(relative.parent) in said, f"{relative}: {said}"
+        else:
+            outcomes["harmless"] += 1
+            found = results(folder)
+            assert found.keys() == wanted.keys(), f"{relative}, {place}"
+            different = [name for name in wanted if found[name] != wanted[name] and "README.md" not in name]
+            assert not different, f"{relative}, {place}: {different}"
+    assert sum(outcomes.values()) == FLIPS
+    with capsys.disabled():
+        print(f"\n{state}: {FLIPS} flips, {dict(outcomes)}")
+
+
+def test_every_file_that_a_run_makes_is_sealed_and_verify_says_so(finished) -> None:
+    values, kept = finished
+    folder = Path(values["output"])
+    shutil.rmtree(folder)
+    shutil.copytree(kept, folder)
+    lines = verify_run(folder)
+    assert len(lines) == 5
+    assert all("whole" in line for line in lines)
+    weights = folder / "student" / "final" / "model.safetensors"
+    flip(weights, random.Random(1))
+    with pytest.raises(UserError, match=r"student/final: is damaged: its file model.safetensors is not what"):
+        check_artefact(folder / "student" / "final")
+    weights.unlink()
+    with pytest.raises(UserError, match=r"its file model.safetensors is gone"):
+        run(values)
+    # As the message says: without the folder, it is made anew.
+    shutil.rmtree(folder / "student" / "final")
+    run(values)
+    assert results(folder) == results(kept)
+    # The card is people's to write into.
+    with (folder / "student" / "final" / "README.md").open("a") as card:
+        card.write("More.\n")
+    assert verify_run(folder) == lines
