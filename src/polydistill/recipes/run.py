@@ -18,6 +18,7 @@ from polydistill.config import (
 from polydistill.errors import RecipeError
 from polydistill.recipes import balance, extract, finetune, grid, merge, pretrain
 from polydistill.recipes import probe as probes
+from polydistill.recipes.engine import check_engine
 from polydistill.recipes.run_folder import open_run
 
 
@@ -56,6 +57,8 @@ def run_recipe(
             "--probe", ", ".join(probe), f"a {loaded.recipe} has no probes of its own",
             "write a recipe of kind probe, with the models' folders and the tasks",
         )  # fmt: skip
+    if until not in ("corpora", "tokenizer"):
+        check_engine(loaded)
     run = open_run(loaded, show=show, update=update)
     if isinstance(loaded, MergeRecipe):
         return merge.run_merge(loaded, run, until=until)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from polydistill.errors import StoreError
-from polydistill.files import explain_disk_errors, fingerprint, hash_file, sync, write_json
+from polydistill.files import fingerprint, hash_file, write_bytes, write_json
 from polydistill.store.schema import FORMAT, MANIFEST, numpy_dtype, shard_schema
 
 ROWS_PER_BATCH = 4096
@@ -68,14 +68,19 @@ class StoreWriter:
 
     def write(self, index: int, examples: list[ScoredExample]) -> None:
         """Write one shard, in the order of `examples`."""
-        path = self.folder / shard_name(index)
-        temporary = path.with_suffix(".tmp")
-        with explain_disk_errors(path):
-            with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_stream(sink, self.schema) as writer:
-                for start in range(0, len(examples), ROWS_PER_BATCH):
-                    writer.write_batch(self._batch(examples[start : start + ROWS_PER_BATCH]))
-            sync(temporary)
-            temporary.replace(path)
+        self.put(index, self.encode(examples))
+
+    def encode(self, examples: list[ScoredExample]) -> bytes:
+        """The bytes of a shard, in the order of `examples`."""
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, self.schema) as writer:
+            for start in range(0, len(examples), ROWS_PER_BATCH):
+                writer.write_batch(self._batch(examples[start : start + ROWS_PER_BATCH]))
+        return bytes(sink.getvalue())
+
+    def put(self, index: int, data: bytes) -> None:
+        """Put the bytes of a whole shard into its place."""
+        write_bytes(self.folder / shard_name(index), data)
 
     def finish(self, extra: dict[str, Any]) -> dict[str, Any]:
         """Write the manifest over all shards in the folder and return it.
