@@ -45,20 +45,20 @@ def score_on_ray(
     progress  called with the examples and tokens of each shard that is done
     Raises what `local.score` raises, and ClusterError if a shard is lost MAX_TRIES times.
     """
-    started = time.perf_counter()
     writer = StoreWriter(folder, job.identity)
     todo = missing_shards(writer, job, examples, progress)
     if workers.settings.storage is not None:
         todo = _fetch(
             ShardStorage(workers.settings.storage, job.identity), writer, job, examples, todo, progress
         )
-    tokens = 0
+    tokens = seconds = 0.0
     if todo:
         for index, shard in workers.score(job, model, examples, todo):
             writer.put(index, shard.data)
             tokens += shard.tokens
             progress(len(job.rows(index, len(examples))), shard.tokens)
-    seconds = time.perf_counter() - started
+        # Starting Ray and its workers left out, as loading the teacher is elsewhere.
+        seconds = time.perf_counter() - workers.ready_at
     return writer.finish({}) | {"tokens_scored": tokens, "seconds": seconds}
 
 
@@ -84,10 +84,11 @@ def _fetch(
 
 @dataclass(eq=False)
 class _Worker:
-    """An actor; `ready` when it has taken on the job."""
+    """An actor; `ready` when it has taken on the job, `new` until its first."""
 
     actor: Any
     ready: bool = False
+    new: bool = True
 
 
 @dataclass
@@ -98,6 +99,11 @@ class _Work:
     tries: Counter[int] = field(default_factory=Counter)
     calls: dict[Any, tuple[_Worker, int | None]] = field(default_factory=dict)
     lost_at_start: int = 0
+
+    @property
+    def unfinished(self) -> int:
+        """Shards that wait or are under way."""
+        return len(self.waiting) + sum(index is not None for _, index in self.calls.values())
 
     def under_way(self, worker: _Worker) -> int:
         """Calls that a worker has."""
@@ -115,10 +121,12 @@ class Workers:
 
     settings  `scoring.ray`
     say       where lines for people go
+    ready_at  when the first of them began with the last store, by `time.perf_counter`
     """
 
     def __init__(self, settings: Ray, say: Callable[[str], None] = lambda line: None) -> None:
         self.settings, self._say = settings, say
+        self.ready_at = 0.0
         self._started = self._ours = False
         self._pool: list[_Worker] = []
         self._teacher: tuple[int, Any, Any] = (-1, None, None)
@@ -137,31 +145,39 @@ class Workers:
         for worker in self._pool:
             worker.ready = False
             work.calls[begin(worker)] = (worker, None)
-        while work.waiting or any(index is not None for _, index in work.calls.values()):
-            self._fill(work, begin, lambda index: job.read(index, examples))
-            done, _ = ray.wait(list(work.calls), timeout=WAITING_SECONDS)
-            if not done:
-                if not any(worker.ready for worker in self._pool):
-                    self._say(f"scoring on Ray: waiting for workers, {_shown(ray_session.resources())}")
-                continue
-            call = done[0]
-            worker, index = work.calls[call]
-            try:
-                result = ray.get(call)
-                if isinstance(result, ScoredShard) and checksum(result.data) != result.digest:
-                    raise RayError("its bytes were damaged on their way")
-            except RayTaskError as error:
-                # What the user can mend is said as it is without Ray; the rest is a bug, with the worker's traceback.
-                raise error.cause if isinstance(error.cause, UserError) else error from None
-            except RayError as error:
-                self._lose(work, worker, index, error)
-                continue
-            del work.calls[call]
-            if index is None:
-                worker.ready, work.lost_at_start = True, 0
-                self._say(f"scoring on Ray: a worker is ready, {result}")
-            else:
-                yield index, result
+        self.ready_at = time.perf_counter()
+        try:
+            while work.unfinished:
+                self._fill(work, begin, lambda index: job.read(index, examples))
+                done, _ = ray.wait(list(work.calls), timeout=WAITING_SECONDS)
+                if not done:
+                    if not any(worker.ready for worker in self._pool):
+                        free = ray.available_resources()
+                        self._say(
+                            f"scoring on Ray: waiting for workers, {_shown(ray_session.resources())}; free are "
+                            f"{free.get('CPU', 0):g} cores, {free.get('GPU', 0):g} GPUs"
+                        )
+                    continue
+                worker, index = work.calls[done[0]]
+                try:
+                    result = ray.get(done[0])
+                    if isinstance(result, ScoredShard) and checksum(result.data) != result.digest:
+                        raise RayError("a shard's bytes were damaged on their way")
+                except RayTaskError as error:
+                    # What the user can mend is said as it is without Ray; the rest is a bug, with the worker's traceback.
+                    raise error.cause if isinstance(error.cause, UserError) else error from None
+                except RayError as error:
+                    self._lose(work, worker, index, error)
+                    continue
+                del work.calls[done[0]]
+                if isinstance(result, ScoredShard) and index is not None:
+                    yield index, result
+                else:
+                    self._welcome(work, worker, result)
+        finally:
+            # Nobody waits for what is still being scored when something went wrong.
+            if work.unfinished:
+                self._stop()
 
     def close(self) -> None:
         """Stop the workers, and Ray if it was started or joined here."""
@@ -169,11 +185,25 @@ class Workers:
             return
         import ray
 
-        for worker in self._pool:
-            ray.kill(worker.actor)
-        self._pool, self._teacher, self._started = [], (-1, None, None), False
+        self._stop()
+        self._teacher, self._started = (-1, None, None), False
         if self._ours:
             ray.shutdown()
+
+    def _stop(self) -> None:
+        import ray
+
+        for worker in self._pool:
+            ray.kill(worker.actor)
+        self._pool = []
+
+    def _welcome(self, work: _Work, worker: _Worker, where: str) -> None:
+        """A worker has taken on the job."""
+        if not any(one.ready for one in self._pool):
+            self.ready_at = time.perf_counter()
+        if worker.new:
+            self._say(f"scoring on Ray: a worker is ready, {where}")
+        worker.ready, worker.new, work.lost_at_start = True, False, 0
 
     def _start(self) -> None:
         if self._started:
@@ -215,8 +245,7 @@ class Workers:
         read: Callable[[int], tuple[list[int], list[str]]],
     ) -> None:
         """Give every ready worker shards to do, and make the workers that are missing."""
-        unfinished = len(work.waiting) + sum(index is not None for _, index in work.calls.values())
-        while len(self._pool) < min(self._num_workers, unfinished):
+        while len(self._pool) < min(self._num_workers, work.unfinished):
             worker = self._new_worker()
             self._pool.append(worker)
             work.calls[begin(worker)] = (worker, None)
