@@ -56,9 +56,14 @@ def values(recipe_values) -> dict:
     """One teacher, and shards enough for something to happen between two of them."""
     return recipe_values | {
         "teachers": {"ru": recipe_values["teachers"]["ru"]},
-        "languages": {"ru": recipe_values["languages"]["ru"]},
-        "scoring": {"shard_examples": 64, "precision": "float32"},
+        "languages": {"ru": shorter(recipe_values["languages"]["ru"])},
+        "scoring": {"shard_examples": 32, "precision": "float32"},
     }
+
+
+def shorter(language: dict) -> dict:
+    """A language with less text."""
+    return language | {"text": {"path": language["text"], "num_lines": 600}}
 
 
 def scored(values: dict, output: Path, *, lines: list[str] | None = None, **scoring) -> Path:
@@ -82,7 +87,10 @@ def own_workers() -> list[int]:
 
 def test_a_killed_workers_shards_are_scored_by_another(recipe_values, tmp_path, shared, monkeypatch) -> None:
     """Three teachers of two languages, one of two workers killed in the middle: the bytes of the local engine."""
-    values = recipe_values | {"scoring": {"shard_examples": 64, "precision": "float32"}}
+    values = recipe_values | {
+        "languages": {name: shorter(language) for name, language in recipe_values["languages"].items()},
+        "scoring": {"shard_examples": 32, "precision": "float32"},
+    }
     expected = content(scored(values, tmp_path / "local"))
     put, killed, lines = StoreWriter.put, [], []
 
@@ -97,7 +105,7 @@ def test_a_killed_workers_shards_are_scored_by_another(recipe_values, tmp_path, 
     run = scored(values, tmp_path / "ray", lines=lines, engine="ray", ray={"workers": 2})
     assert killed
     assert [line for line in lines if "a worker was lost, shards" in line and "are scored again" in line]
-    assert len(expected) > 60
+    assert len(expected) > 45
     assert content(run) == expected
 
 
@@ -147,13 +155,13 @@ def test_a_killed_driver(values, tmp_path, address, shared, monkeypatch, joins) 
     assert 0 < len(there) < len(expected) - 2
     there[0].write_bytes(there[0].read_bytes()[:-1])
     todo = []
-    score = ray_engine.Workers.score
+    score = shared.score
 
-    def watched(self, job, model, examples, indices):
+    def watched(job, model, examples, indices):
         todo.extend(indices)
-        return score(self, job, model, examples, indices)
+        return score(job, model, examples, indices)
 
-    monkeypatch.setattr(ray_engine.Workers, "score", watched)
+    monkeypatch.setattr(shared, "score", watched)
     elsewhere = scored(
         small, tmp_path / "elsewhere", engine="ray", ray={"workers": 2, "storage": storage.as_uri()}
     )
