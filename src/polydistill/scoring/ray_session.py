@@ -12,6 +12,13 @@ from polydistill.errors import ClusterError, RecipeError
 
 FIELD = "scoring.ray.address"
 CONNECT_SECONDS = 5.0
+# Read when Ray is imported or starts its processes; what a user has set stays. The last: what Ray prints of lost workers
+# beside the exception, for which it has no switch.
+_QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".*",
+}
 
 
 def require_ray() -> None:
@@ -40,9 +47,8 @@ def start(address: str | None) -> bool:
     Raises RecipeError if Ray is not installed, ClusterError if the cluster cannot be joined.
     """
     require_ray()
-    # All of them are read when Ray starts its processes; a user's own choice stays.
-    for name in ("RAY_USAGE_STATS_ENABLED", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "RAY_DEDUP_LOGS"):
-        os.environ.setdefault(name, "0")
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
     import ray
 
     if ray.is_initialized():
