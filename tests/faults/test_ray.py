@@ -24,6 +24,7 @@ ray = pytest.importorskip("ray", reason="ray is not installed: pip install 'poly
 @pytest.fixture(scope="module")
 def address():
     """A cluster on this machine, with room for two drivers' workers; what runs do here must not stop it."""
+    os.environ.update(ray_session._ENVIRONMENT)
     ray.init(address="local", num_cpus=5, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     yield ray.get_runtime_context().gcs_address
     assert ray.is_initialized()

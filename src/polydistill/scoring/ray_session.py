@@ -12,12 +12,14 @@ from polydistill.errors import ClusterError, RecipeError
 
 FIELD = "scoring.ray.address"
 CONNECT_SECONDS = 5.0
-# Read when Ray is imported or starts its processes; what a user has set stays. The last: what Ray prints of lost workers
-# beside the exception, for which it has no switch.
-_QUIET = {
+# Read when Ray is imported or starts its processes; what a user has set stays. SKIP_REGEX: what Ray prints of lost workers
+# beside the exception, for which it has no switch. Niceness: Ray's own 15 starves workers beside whatever else runs, and
+# the local engine has none.
+_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".*",
+    "RAY_worker_niceness": "0",
 }
 
 
@@ -47,7 +49,7 @@ def start(address: str | None) -> bool:
     Raises RecipeError if Ray is not installed, ClusterError if the cluster cannot be joined.
     """
     require_ray()
-    for name, value in _QUIET.items():
+    for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     import ray
 
