@@ -144,19 +144,21 @@ class Masking(Settings):
         return self
 
 
-def _as_place(value: str) -> str:
+def _as_place(value: str | None) -> str | None:
     """A URL or an absolute path; workers have no working folder in common."""
-    if "://" not in value and not value.startswith("/"):
+    if value is not None and "://" not in value and not value.startswith("/"):
         raise ValueError(
             "neither a URL nor an absolute path; write, say, s3://bucket/scoring or /mnt/shared/scoring"
         )
     return value
 
 
-def _as_address(value: str) -> str:
+def _as_address(value: str | None) -> str | None:
     """`auto` or host:port, as `ray start --head` prints it."""
+    if value is None or value == "auto":
+        return value
     host, _, port = value.rpartition(":")
-    if value != "auto" and ("/" in host or not host or not port.isdecimal()):
+    if "/" in host or not host or not port.isdecimal():
         raise ValueError(
             "neither `auto` nor host:port; run this command on a machine of the cluster and write `auto`, or the "
             "address that `ray start --head` printed, such as 10.0.0.1:6379"
@@ -167,7 +169,7 @@ def _as_address(value: str) -> str:
 class Ray(Settings):
     """Workers on Ray (`polydistill[ray]`), see `cluster.md`."""
 
-    address: Annotated[str, AfterValidator(_as_address)] | None = Field(
+    address: Annotated[str | None, AfterValidator(_as_address)] = Field(
         None,
         description="A running cluster: `auto` on one of its machines, or host:port. Empty: what RAY_ADDRESS says, else "
         "Ray is started on this machine.",
@@ -180,7 +182,7 @@ class Ray(Settings):
         None,
         description="GPUs of a worker; 0.5: two share one. Empty: 1 where the cluster has any, else 0.",
     )
-    storage: Annotated[str, AfterValidator(_as_place)] | None = Field(
+    storage: Annotated[str | None, AfterValidator(_as_place)] = Field(
         None,
         description="Where workers put finished shards too, for a run that goes on elsewhere: a URL that `fsspec` knows "
         "(`s3://`, `gs://`, `file://`), or the absolute path of a shared folder.",
