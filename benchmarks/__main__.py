@@ -10,11 +10,18 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks import scale, scoring, step, trim, vocab
+from benchmarks import cluster, scale, scoring, step, trim, vocab
 from benchmarks.page import RESULTS, write_page
 from polydistill.recipes.run_folder import environment
 
-BENCHES = {"scoring": scoring.run, "step": step.run, "scale": scale.run, "trim": trim.run, "vocab": vocab.run}
+BENCHES = {
+    "scoring": scoring.run,
+    "ray": cluster.run,
+    "step": step.run,
+    "scale": scale.run,
+    "trim": trim.run,
+    "vocab": vocab.run,
+}
 
 
 def main() -> None:

@@ -33,6 +33,11 @@ ABOUT = {
         "`save_to_disk`. `bare encoder` makes no logits at all and `encoder and logits everywhere` keeps nothing. `over X` is ours in bfloat16 (over the "
         "encoder, in the same number type) as a multiple of X's speed.",
     ),
+    "ray": (
+        "Scoring on Ray",
+        "The same texts with the same teacher, from texts to a store on disk, by the local engine and by workers on Ray that are started already and compute "
+        "with one thread each. `bytes equal` compares the stores.",
+    ),
     "scale": ("A corpus that grows", "Preparing, scoring and training with a tiny teacher and student at 1, 4 and 16 times the text, each size in a fresh process."),
     "vocab": ("Vocabulary algebra", "Published vocabularies: the union of eight with every map, and a trim of the largest, whole and in parts."),
     "trim": ("Trimming published vocabularies", "What stays of a vocabulary when it is trimmed to text of one language, measured on lines held apart."),

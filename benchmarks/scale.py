@@ -106,7 +106,7 @@ def stages(text: str, folder: str) -> None:
     from polydistill.config.models import Corpora, Masking, Scoring, Source
     from polydistill.corpora import Examples, build_corpus
     from polydistill.models import resolve_dtype
-    from polydistill.scoring import score
+    from polydistill.scoring import Job, score
     from polydistill.tokenization import LoadedTokenizer, count_tokens, train_wordpiece
     from polydistill.tokenization.pieces import STUDENT_SPECIALS
 
@@ -142,10 +142,10 @@ def stages(text: str, folder: str) -> None:
         "teacher": "t",
     }
     with watched(found, "scoring"):
-        scored = score(
-            place / "store", identity, examples, tokenizer, model, scoring=Scoring(), masking=Masking(),
-            max_length=64, dtype=resolve_dtype("auto"), seed=0,
-        )  # fmt: skip
+        job = Job(
+            identity, tokenizer, Scoring(), Masking(), max_length=64, dtype=resolve_dtype("auto"), seed=0
+        )
+        scored = score(place / "store", job, examples, model)
     found["scoring_tokens_per_second"] = round(scored["tokens_scored"] / scored["seconds"])
     with watched(found, "training"):
         found["training_tokens_per_second"] = round(_train(model, tokenizer, place))

@@ -9,6 +9,7 @@ PolydistillError
 │   ├── StoreError       a store that is damaged, or was made from something else
 │   ├── RunFolderError   a run's folder that belongs to another recipe, or is in use
 │   ├── DiskError        no room, or no permission to write
+│   ├── ClusterError     a cluster that cannot be joined, or that loses workers again and again
 │   └── NumericsError    NaN or infinity where a number must be
 └── InternalError        our bug: a traceback and exit code 1
 
@@ -16,6 +17,8 @@ Every message gives the field, the value, why it is wrong and what to do about i
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 
 class PolydistillError(Exception):
@@ -35,6 +38,10 @@ class UserError(PolydistillError):
         self.field, self.value, self.reason, self.remedy = field, value, reason, remedy
         shown = "" if value is None else f" {value!r}" if isinstance(value, str) else f" {value}"
         super().__init__(f"{field}{shown}: {reason}; {remedy}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # An exception is pickled by its message, of which the four could not be made again in another process.
+        return type(self), (self.field, self.value, self.reason, self.remedy)
 
 
 class RecipeError(UserError):
@@ -63,6 +70,10 @@ class RunFolderError(UserError):
 
 class DiskError(UserError):
     """No room left, or no permission to write."""
+
+
+class ClusterError(UserError):
+    """A cluster that cannot be joined, or that loses workers again and again."""
 
 
 class NumericsError(UserError):

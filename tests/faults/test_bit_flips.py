@@ -14,7 +14,7 @@ from tests.conftest import bundled_lines
 
 from polydistill.config import parse_recipe
 from polydistill.errors import UserError
-from polydistill.files import check_artefact
+from polydistill.files import check_artefact, hash_file, read_json, write_json
 from polydistill.recipes import run_recipe, verify_run
 
 # Flips in each of the states below.
@@ -91,10 +91,14 @@ def interrupted(folder: Path, state: str) -> None:
         shutil.rmtree(folder / "student")
         store = folder / "store" / "ru" / "ru"
         (store / "manifest.json").unlink()
+        for shard in store.glob("shard-*.arrow"):
+            shard.with_suffix(".xxh3").write_text(hash_file(shard))
+        stamp = read_json(store / "stamp.json")
+        write_json(store / "stamp.json", {key: stamp[key] for key in ("fingerprint", "inputs")})
         store.rename(store.with_name("ru.partial"))
 
 
-@pytest.mark.parametrize("state", ["finished", "training"])
+@pytest.mark.parametrize("state", ["finished", "training", "scoring"])
 def test_a_flipped_bit_is_named_or_harmless(finished, state, capsys) -> None:
     values, kept = finished
     folder, wanted = Path(values["output"]), results(kept)

@@ -15,11 +15,11 @@ from polydistill.config.models import Distillation
 from polydistill.corpora import Examples, smoothed_probabilities
 from polydistill.errors import RecipeError
 from polydistill.files import fingerprint, is_current, write_text
-from polydistill.models import device, load_masked_lm, resolve_dtype, weights_fingerprint
+from polydistill.models import load_masked_lm, resolve_dtype, weights_fingerprint
 from polydistill.recipes.balance_state import Balance, LanguageText, steps_of
 from polydistill.recipes.evaluate import hidden
 from polydistill.recipes.pretrain import Masker, copy_tokenizer, initial_model
-from polydistill.recipes.stores import scored_store
+from polydistill.recipes.stores import scored_store, scoring_engine
 from polydistill.recipes.training_stage import train_into
 from polydistill.reports.card import balance_card
 from polydistill.store import Store
@@ -89,7 +89,7 @@ def _train_student(state: Balance, name: str, settings: BalancedStudent) -> None
         "stage": "balanced",
         "texts": {language: {**state.identity(language), "taken": text.taken} for language, text in texts.items()},
         "teachers": {language: weights_fingerprint(str(state.teachers[language])) for language in texts} if soft else {},
-        "scoring": recipe.scoring.model_dump(mode="json") if soft and stored else None,
+        "scoring": recipe.scoring.labels if soft and stored else None,
         "settings": settings.model_dump(mode="json", exclude={"training"}),
         "smoothing_alpha": alpha,
         "training": portable(arguments),
@@ -137,19 +137,16 @@ def score_teachers(state: Balance) -> None:
     ]
     if not parts:
         return
-    for language in state.recipe.languages:
-        if language not in state.stores:
-            largest = max((part[language] for part in parts), key=lambda text: text.taken)
-            teacher = str(state.teachers[language])
-            state.stores[language] = scored_store(
-                state.recipe, state.run, language=language, teacher="teacher", weights=weights_fingerprint(teacher),
-                tokenizer=state.tokenizer, corpus=state.corpora[language],
-                load=partial(_load_teacher, teacher, language), rows=np.sort(largest.rows),
-            )  # fmt: skip
-
-
-def _load_teacher(folder: str, language: str) -> Any:
-    return load_masked_lm(folder, name=language).to(device())
+    with scoring_engine(state.recipe, state.run) as score:
+        for language in state.recipe.languages:
+            if language not in state.stores:
+                largest = max((part[language] for part in parts), key=lambda text: text.taken)
+                teacher = str(state.teachers[language])
+                state.stores[language] = scored_store(
+                    state.recipe, state.run, language=language, teacher="teacher",
+                    weights=weights_fingerprint(teacher), tokenizer=state.tokenizer, corpus=state.corpora[language],
+                    load=partial(load_masked_lm, teacher, name=language), score=score, rows=np.sort(largest.rows),
+                )  # fmt: skip
 
 
 def _common_inputs(state: Balance) -> dict[str, Any]:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from polydistill.models import device
 from polydistill.recipes.extract_state import Extract, load_teacher
 from polydistill.recipes.extract_tokenizer import corpus_of
 from polydistill.recipes.extract_training import cut
-from polydistill.recipes.stores import scored_store
+from polydistill.recipes.stores import scored_store, scoring_engine
 
 
 def score_teacher(state: Extract) -> None:
@@ -16,10 +15,11 @@ def score_teacher(state: Extract) -> None:
     recipe = state.recipe
     if recipe.losses.predictions == "live":
         return
-    state.store = scored_store(
-        recipe, state.run, language=recipe.language, teacher="teacher", weights=state.weights,
-        tokenizer=state.trained_tokenizer, corpus=corpus_of(state), load=lambda: _load(state),
-    )  # fmt: skip
+    with scoring_engine(recipe, state.run) as score:
+        state.store = scored_store(
+            recipe, state.run, language=recipe.language, teacher="teacher", weights=state.weights,
+            tokenizer=state.trained_tokenizer, corpus=corpus_of(state), load=lambda: _load(state), score=score,
+        )  # fmt: skip
 
 
 def _load(state: Extract) -> Any:
@@ -27,4 +27,4 @@ def _load(state: Extract) -> Any:
     teacher = load_teacher(state.recipe)
     if state.recipe.trim.when == "before":
         teacher, _ = cut(state, teacher)
-    return teacher.to(device())
+    return teacher

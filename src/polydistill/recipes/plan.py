@@ -33,6 +33,7 @@ from polydistill.models import (
     resolve_dtype,
     student_config,
 )
+from polydistill.recipes.engine import plan_engine
 from polydistill.recipes.grid import children_of
 from polydistill.recipes.plan_times import scoring_speed, step_seconds
 from polydistill.recipes.probe_plan import plan_probe
@@ -103,21 +104,21 @@ def plan_recipe(recipe: str | AnyRecipe, overrides: Sequence[str], console: Cons
             )
         )
     )
+    found = [Conflict(*pair) for pair in plan_engine(loaded, console)]
     if isinstance(loaded, ExtractRecipe):
         # Here, for it takes its parts from this module.
         from polydistill.recipes.extract_plan import plan_extract
 
-        return report_conflicts(plan_extract(loaded, arguments, console), console)
+        return report_conflicts(found + plan_extract(loaded, arguments, console), console)
     if isinstance(loaded, BalanceRecipe):
         from polydistill.recipes.balance_plan import plan_balance
 
-        return report_conflicts(plan_balance(loaded, console), console)
+        return report_conflicts(found + plan_balance(loaded, console), console)
     if not isinstance(loaded, MergeRecipe):
         console.print(
             "a pre-training recipe: its vocabulary and model are made from the text, gold labels only"
         )
         return []
-    found = []
     tokenizers = collect(
         loaded.teachers,
         lambda name, t: load_tokenizer(t.model, name=name, tokenizer=t.tokenizer, revision=t.revision),

@@ -18,6 +18,7 @@ from polydistill.config import (
 from polydistill.errors import RecipeError
 from polydistill.recipes import balance, extract, finetune, grid, merge, pretrain
 from polydistill.recipes import probe as probes
+from polydistill.recipes.engine import check_engine
 from polydistill.recipes.run_folder import Run, open_run
 from polydistill.training import leave, num_processes
 
@@ -62,6 +63,8 @@ def run_recipe(
             "recipe", loaded.recipe, f"this kind runs in one process, and {num_processes()} were started",
             "start it without torchrun or accelerate launch",
         )  # fmt: skip
+    if until not in ("corpora", "tokenizer"):
+        check_engine(loaded)
     run = open_run(loaded, show=show, update=update)
     try:
         return _run_kind(loaded, run, until=until, update=update, probe=probe)

@@ -23,6 +23,8 @@ from polydistill.files import explain_disk_errors, is_current, lock, read_record
 from polydistill.training import leads, wait_for_all
 
 LOG_BYTES = 16 << 20
+# Settings that say where a store is made, also within the recipes of a grid.
+WHERE = ("scoring.engine", "scoring.ray")
 
 
 def _print(line: str) -> None:
@@ -205,9 +207,10 @@ def _differences(old: Any, new: Any, key: str = "") -> list[tuple[str, Any, Any]
         if key in ("teachers", "languages") and list(old) != list(new) and old.keys() == new.keys():
             found.append((f"order of {key}", ", ".join(old), ", ".join(new)))
         for name in sorted(old.keys() | new.keys(), key=str):
-            # Where other runs are does not change what this one is.
-            if not (key == "" and name == "reuse"):
-                found += _differences(old.get(name), new.get(name), f"{key}.{name}".lstrip("."))
+            place = f"{key}.{name}".lstrip(".")
+            # Where other runs are, and where scoring is computed, does not change what this one is.
+            if place != "reuse" and not place.endswith(WHERE):
+                found += _differences(old.get(name), new.get(name), place)
         return found
     return [] if old == new else [(key, old, new)]
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -16,10 +18,36 @@ from polydistill.corpora import Examples
 from polydistill.files import artefact, fingerprint
 from polydistill.models import resolve_dtype
 from polydistill.recipes.run_folder import Run
-from polydistill.scoring import score
+from polydistill.scoring import HasTexts, Job, score
 from polydistill.store import Store
 from polydistill.tokenization import LoadedTokenizer
 from polydistill.training import clock
+
+
+class Score(Protocol):
+    """`scoring.score`, or its like on other machines."""
+
+    def __call__(
+        self, folder: Path, job: Job, examples: HasTexts, model: Any, *, progress: Callable[[int, int], None]
+    ) -> dict[str, Any]: ...
+
+
+@contextmanager
+def scoring_engine(recipe: MergeRecipe | ExtractRecipe | BalanceRecipe, run: Run) -> Iterator[Score]:
+    """What scores the stores of a stage: this process, or workers on Ray, which are started when first needed and
+    stopped at the end.
+    """
+    if recipe.scoring.engine == "local":
+        yield score
+        return
+    # Here, for who scores locally needs none of it.
+    from polydistill.scoring.ray_engine import Workers, score_on_ray
+
+    workers = Workers(recipe.scoring.ray, run.say)
+    try:
+        yield partial(score_on_ray, workers=workers)
+    finally:
+        workers.close()
 
 
 def scored_store(
@@ -32,13 +60,15 @@ def scored_store(
     tokenizer: LoadedTokenizer,
     corpus: tuple[Path, dict[str, Any]],
     load: Callable[[], Any],
+    score: Score,
     rows: npt.NDArray[np.int64] | None = None,
 ) -> Path:
     """The folder of the store, scored if neither this run nor one that it may reuse has it.
 
     weights  the fingerprint of the teacher's
     corpus   (folder, what it was made from)
-    load     gives the model, on its device; called only if something is left to score
+    load     gives the model, on the processor; called only if something is left to score
+    score    of `scoring_engine`
     rows     [n] the examples to score; by default all
     """
     place = f"store/{language}/{teacher}"
@@ -56,12 +86,17 @@ def scored_store(
         run.stage(f"score/{language}/{teacher}"),
         artefact(target, identity, keep_partial=True) as folder,
     ):
-        result = score(
-            folder, identity, examples, tokenizer, model,
-            scoring=recipe.scoring, masking=recipe.masking, max_length=recipe.corpora.max_length,
+        job = Job(
+            identity, tokenizer, recipe.scoring, recipe.masking, max_length=recipe.corpora.max_length,
             dtype=resolve_dtype(recipe.scoring.precision), seed=recipe.seed,
-            progress=_counter(run, f"score/{language}/{teacher}", len(examples)),
         )  # fmt: skip
+        result = score(
+            folder,
+            job,
+            examples,
+            model,
+            progress=_counter(run, f"score/{language}/{teacher}", len(examples)),
+        )
     store = Store(target)
     speed = result["tokens_scored"] / result["seconds"] if result["seconds"] else 0
     run.say(

@@ -2,5 +2,6 @@
 
 from polydistill.scoring.local import score
 from polydistill.scoring.predict import Predictions, predict
+from polydistill.scoring.shards import HasTexts, Job
 
-__all__ = ["Predictions", "predict", "score"]
+__all__ = ["HasTexts", "Job", "Predictions", "predict", "score"]

@@ -9,12 +9,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import xxhash
 
 from polydistill.errors import StoreError
-from polydistill.files import explain_disk_errors, fingerprint, hash_file, sync, write_json
+from polydistill.files import fingerprint, hash_file, read_record, write_bytes, write_json
 from polydistill.store.schema import FORMAT, MANIFEST, numpy_dtype, shard_schema
 
 ROWS_PER_BATCH = 4096
+# Beside a shard, until the manifest is written.
+CHECKSUM = ".xxh3"
 
 
 @dataclass(frozen=True)
@@ -63,19 +66,28 @@ class StoreWriter:
         )
 
     def has(self, index: int) -> bool:
-        """Whether a shard is there already: it was renamed into place, so it is whole."""
-        return (self.folder / shard_name(index)).is_file()
+        """Whether a shard is there already, with the bytes that were written."""
+        path = self.folder / shard_name(index)
+        return path.is_file() and hash_file(path) == self._written(path)
 
     def write(self, index: int, examples: list[ScoredExample]) -> None:
         """Write one shard, in the order of `examples`."""
+        self.put(index, self.encode(examples))
+
+    def encode(self, examples: list[ScoredExample]) -> bytes:
+        """The bytes of a shard, in the order of `examples`."""
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, self.schema) as writer:
+            for start in range(0, len(examples), ROWS_PER_BATCH):
+                writer.write_batch(self._batch(examples[start : start + ROWS_PER_BATCH]))
+        return bytes(sink.getvalue())
+
+    def put(self, index: int, data: bytes) -> None:
+        """Put the bytes of a whole shard into its place."""
         path = self.folder / shard_name(index)
-        temporary = path.with_suffix(".tmp")
-        with explain_disk_errors(path):
-            with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_stream(sink, self.schema) as writer:
-                for start in range(0, len(examples), ROWS_PER_BATCH):
-                    writer.write_batch(self._batch(examples[start : start + ROWS_PER_BATCH]))
-            sync(temporary)
-            temporary.replace(path)
+        # Before the shard: one that is there has its checksum too. It goes into the manifest in the end.
+        write_bytes(path.with_suffix(CHECKSUM), xxhash.xxh3_128_hexdigest(data).encode())
+        write_bytes(path, data)
 
     def finish(self, extra: dict[str, Any]) -> dict[str, Any]:
         """Write the manifest over all shards in the folder and return it.
@@ -84,21 +96,19 @@ class StoreWriter:
         """
         shards = []
         for path in sorted(self.folder.glob("shard-*.arrow")):
-            try:
-                table = pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
-            except (pa.ArrowInvalid, OSError) as error:
+            checksum = hash_file(path)
+            if checksum != self._written(path):
                 path.unlink()
                 raise StoreError(
-                    "store",
-                    str(path),
-                    f"was damaged and has been removed ({error})",
+                    "store", str(path), "was damaged after it was written, and has been removed",
                     "run the same command again",
-                ) from error
+                )  # fmt: skip
+            table = pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
             counts = pa.compute.list_value_length(table["masked"])
             shards.append(
                 {
                     "file": path.name,
-                    "checksum": hash_file(path),
+                    "checksum": checksum,
                     "bytes": path.stat().st_size,
                     "examples": table.num_rows,
                     "masked": int(pa.compute.sum(counts).as_py() or 0),
@@ -109,7 +119,18 @@ class StoreWriter:
             )
         manifest = {"format": FORMAT, "identity": self.identity, "shards": shards, "record": extra}
         write_json(self.folder / MANIFEST, manifest)
+        for path in self.folder.glob(f"*{CHECKSUM}"):
+            path.unlink()
         return manifest
+
+    def _written(self, path: Path) -> str | None:
+        """The checksum that a shard was written with; None if there is no telling."""
+        beside, manifest = path.with_suffix(CHECKSUM), self.folder / MANIFEST
+        if beside.is_file():
+            return beside.read_text("utf-8", errors="replace")
+        # Killed between the manifest and the end.
+        shards = read_record(manifest).get("shards", [])
+        return next((shard["checksum"] for shard in shards if shard["file"] == path.name), None)
 
     def _batch(self, examples: list[ScoredExample]) -> pa.RecordBatch:
         schema = self.schema

@@ -1,0 +1,114 @@
+"""Ray: whether it is there, started or joined without its noise, left again; what its machines have."""
+
+from __future__ import annotations
+
+import os
+import socket
+from importlib.util import find_spec
+from typing import Any
+
+from polydistill.config.models import Ray
+from polydistill.errors import ClusterError, RecipeError
+
+FIELD = "scoring.ray.address"
+CONNECT_SECONDS = 5.0
+# Read when Ray is imported or starts its processes; what a user has set stays. SKIP_REGEX: what Ray prints of lost workers
+# beside the exception, for which it has no switch. Niceness: Ray's own 15 starves workers beside whatever else runs, and
+# the local engine has none.
+_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".*",
+    "RAY_worker_niceness": "0",
+}
+
+
+def require_ray() -> None:
+    """Raise RecipeError that says what to install, if Ray is not there."""
+    if find_spec("ray") is None:
+        raise RecipeError(
+            "scoring.engine", "ray", "the package ray is not installed",
+            "pip install 'polydistill[ray]', or set scoring.engine: local",
+        )  # fmt: skip
+
+
+def check_address(address: str | None) -> None:
+    """Raise ClusterError if nobody answers at host:port: Ray itself would try for a minute and then end the process."""
+    if address is None or address in ("auto", "local"):
+        return
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise ClusterError(FIELD, address, f"cannot be reached ({error})", _REMEDY) from error
+
+
+def start(address: str | None) -> bool:
+    """Join the cluster, or start Ray on this machine; False if this process is connected already.
+
+    Raises RecipeError if Ray is not installed, ClusterError if the cluster cannot be joined.
+    """
+    require_ray()
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    if ray.is_initialized():
+        return False
+    # By itself Ray would also join whatever cluster was last started on this machine.
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    check_address(None if "://" in address else address)
+    own: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR", **own)
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise ClusterError(FIELD, address, f"cannot be joined ({lines[0][:200]})", _REMEDY) from error
+    return True
+
+
+_REMEDY = (
+    "see that `ray start --head` runs there and that its port is open, or leave scoring.ray.address out: Ray is started "
+    "on this machine then"
+)
+
+
+def resources() -> list[dict[str, float]]:
+    """What each live machine of the cluster has: `CPU`, `GPU`."""
+    import ray
+
+    return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
+
+
+def room(machines: list[dict[str, float]], num_cpus: int, num_gpus: float) -> int:
+    """How many workers fit on the machines at a time."""
+    total = 0
+    for machine in machines:
+        fits = int(machine.get("CPU", 0) // num_cpus)
+        if num_gpus:
+            # Ray parts a GPU among workers, but gives none a part of each of two.
+            gpus = machine.get("GPU", 0)
+            fits = min(fits, int(gpus // num_gpus) if num_gpus >= 1 else int(gpus) * int(1 / num_gpus))
+        total += fits
+    return total
+
+
+def needs(settings: Ray) -> tuple[float, int]:
+    """(GPUs of a worker, how many workers): what the settings leave open is what the cluster has.
+
+    Raises ClusterError if Ray runs on this machine alone and not one worker fits. A cluster may be about to grow.
+    """
+    machines = resources()
+    num_gpus = settings.num_gpus
+    if num_gpus is None:
+        num_gpus = float(any(machine.get("GPU", 0) >= 1 for machine in machines))
+    fits = room(machines, settings.num_cpus, num_gpus)
+    if not fits and settings.workers is None:
+        most = {name: max((m.get(name, 0) for m in machines), default=0) for name in ("CPU", "GPU")}
+        raise ClusterError(
+            "scoring.ray", None,
+            f"a worker takes num_cpus {settings.num_cpus} and num_gpus {num_gpus:g}, and no machine has so many (at most "
+            f"{most['CPU']:g} and {most['GPU']:g})",
+            "ask for fewer, or set scoring.ray.workers if the cluster will grow",
+        )  # fmt: skip
+    return num_gpus, fits if settings.workers is None else settings.workers

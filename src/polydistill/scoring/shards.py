@@ -1,0 +1,102 @@
+"""One shard of a store: the same work wherever it is done, and the same bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from polydistill.config.models import Masking, Scoring
+from polydistill.masking import Masked
+from polydistill.models import length_batches, mask_texts
+from polydistill.scoring.predict import predict
+from polydistill.store import ScoredExample
+from polydistill.tokenization import LoadedTokenizer
+
+
+class HasTexts(Protocol):
+    """What scoring needs of examples: ids and texts by row."""
+
+    def __len__(self) -> int: ...
+    @property
+    def ids(self) -> npt.NDArray[np.uint64]: ...
+    def texts(self, rows: Any) -> list[str]: ...
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a shard hangs on beside its examples and the teacher's weights.
+
+    identity  what the store is, see `store.StoreWriter`
+    dtype     what matrices are multiplied in
+    """
+
+    identity: dict[str, Any]
+    tokenizer: LoadedTokenizer
+    scoring: Scoring
+    masking: Masking
+    max_length: int
+    dtype: torch.dtype
+    seed: int
+
+    def num_shards(self, num_examples: int) -> int:
+        """Shards of so many examples."""
+        return -(-num_examples // self.scoring.shard_examples)
+
+    def rows(self, index: int, num_examples: int) -> range:
+        """The rows of a shard's examples."""
+        size = self.scoring.shard_examples
+        return range(index * size, min((index + 1) * size, num_examples))
+
+    def read(self, index: int, examples: HasTexts) -> tuple[list[int], list[str]]:
+        """(ids, texts) of a shard's examples."""
+        rows = self.rows(index, len(examples))
+        ids = [int(example) for example in examples.ids[rows.start : rows.stop]]
+        return ids, examples.texts(slice(rows.start, rows.stop))
+
+    def mask(self, ids: Sequence[int], texts: Sequence[str]) -> list[Masked]:
+        """Tokenise and mask a shard's examples."""
+        return mask_texts(
+            texts, ids, self.tokenizer, max_length=self.max_length, masking=self.masking, seed=self.seed
+        )
+
+    def score(
+        self,
+        model: Any,
+        ids: Sequence[int],
+        masked: Sequence[Masked],
+        progress: Callable[[int, int], None] = lambda examples, tokens: None,
+    ) -> list[ScoredExample]:
+        """A shard's examples with their teacher's predictions; those without a masked token are left out.
+
+        progress  called after each batch with its examples and tokens
+        """
+        found: list[ScoredExample | None] = [None] * len(ids)
+        for batch in length_batches(
+            [len(example.input_ids) for example in masked], self.scoring.batch_tokens
+        ):
+            chosen = [row for row in batch if len(masked[row].positions)]
+            if chosen:
+                predictions = predict(
+                    model,
+                    [masked[row] for row in chosen],
+                    ids=[ids[row] for row in chosen],
+                    pad_id=self.tokenizer.special_ids["pad"],
+                    vocabulary_size=self.tokenizer.size,
+                    top_k=self.scoring.top_k,
+                    sampling=self.scoring.sampling,
+                    dtype=self.dtype,
+                    seed=self.seed,
+                )
+                for row, prediction in zip(chosen, predictions, strict=True):
+                    example = masked[row]
+                    found[row] = ScoredExample(
+                        ids[row], example.input_ids, example.positions, example.gold,
+                        prediction.gold_logprobs, prediction.top_ids, prediction.top_logprobs,
+                    )  # fmt: skip
+            progress(len(batch), sum(len(masked[row].input_ids) for row in batch))
+        return [example for example in found if example is not None]

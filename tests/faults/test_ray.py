@@ -1,0 +1,276 @@
+"""Scoring on Ray: the bytes of the local engine, whatever is killed on the way; and what users get wrong."""
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from safetensors.torch import load_file, save_file
+
+from polydistill.config import parse_recipe
+from polydistill.errors import ClusterError, NumericsError, RecipeError, UserError
+from polydistill.recipes import plan_recipe, run_recipe
+from polydistill.scoring import ray_engine, ray_session, ray_worker
+from polydistill.store import StoreWriter
+
+ray = pytest.importorskip("ray", reason="ray is not installed: pip install 'polydistill[ray]'")
+
+
+@pytest.fixture(scope="module")
+def address():
+    """A cluster on this machine, with room for two drivers' workers; what runs do here must not stop it."""
+    os.environ.update(ray_session._ENVIRONMENT)
+    ray.init(address="local", num_cpus=5, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield ray.get_runtime_context().gcs_address
+    assert ray.is_initialized()
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def pool(address):
+    """Two workers, whose start takes longer than what they do here."""
+    workers = ray_engine.Workers(ray_engine.Ray(workers=2))
+    yield workers
+    workers.close()
+
+
+@pytest.fixture
+def shared(pool, monkeypatch):
+    """Runs of a test take the workers of the module."""
+
+    def take(settings, say):
+        pool.settings, pool._say = settings, say
+        return pool
+
+    monkeypatch.setattr(ray_engine, "Workers", take)
+    monkeypatch.setattr(pool, "close", lambda: None)
+    return pool
+
+
+@pytest.fixture
+def values(recipe_values) -> dict:
+    """One teacher, and shards enough for something to happen between two of them."""
+    return recipe_values | {
+        "teachers": {"ru": recipe_values["teachers"]["ru"]},
+        "languages": {"ru": shorter(recipe_values["languages"]["ru"])},
+        "scoring": {"shard_examples": 32, "precision": "float32"},
+    }
+
+
+def shorter(language: dict) -> dict:
+    """A language with less text."""
+    return language | {"text": {"path": language["text"], "num_lines": 600}}
+
+
+def scored(values: dict, output: Path, *, lines: list[str] | None = None, **scoring) -> Path:
+    """The run's folder, with stores."""
+    changed = values | {"output": str(output), "scoring": values["scoring"] | scoring}
+    show = (lambda line: None) if lines is None else lines.append
+    return run_recipe(parse_recipe(changed), until="score", show=show)
+
+
+def content(run: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(run)): path.read_bytes() for path in run.glob("store/*/*/*")}
+
+
+def own_workers() -> list[int]:
+    """Process ids of this process' workers."""
+    import psutil
+
+    found = psutil.Process().children(recursive=True)
+    return [process.pid for process in found if "ShardWorker" in " ".join(process.cmdline())]
+
+
+def test_a_killed_workers_shards_are_scored_by_another(recipe_values, tmp_path, shared, monkeypatch) -> None:
+    """Three teachers of two languages, one of two workers killed in the middle: the bytes of the local engine."""
+    values = recipe_values | {
+        "languages": {name: shorter(language) for name, language in recipe_values["languages"].items()},
+        "scoring": {"shard_examples": 32, "precision": "float32"},
+    }
+    expected = content(scored(values, tmp_path / "local"))
+    put, killed, lines = StoreWriter.put, [], []
+
+    def put_and_kill(self, index, data):
+        put(self, index, data)
+        # Both are at work: the first has finished some, the second has been given some.
+        if not killed and len(list(self.folder.glob("shard-*.arrow"))) == 6:
+            killed.extend(own_workers()[:1])
+            os.kill(killed[0], signal.SIGKILL)
+
+    monkeypatch.setattr(StoreWriter, "put", put_and_kill)
+    run = scored(values, tmp_path / "ray", lines=lines, engine="ray", ray={"workers": 2})
+    assert killed
+    assert [line for line in lines if "a worker was lost, shards" in line and "are scored again" in line]
+    assert len(expected) > 40
+    assert content(run) == expected
+
+
+def test_begun_locally_and_finished_on_ray(values, tmp_path, shared) -> None:
+    run = scored(values, tmp_path / "run")
+    before = content(run)
+    folder = run / "store" / "ru" / "ru"
+    partial = folder.rename(folder.with_name("ru.partial"))
+    (partial / "manifest.json").unlink()
+    for path in sorted(partial.glob("shard-*"))[::2]:
+        path.unlink()
+    (partial / "shard-00000.arrow.tmp").write_bytes(b"half of it")
+    kept = {path.name: path.stat().st_mtime_ns for path in partial.glob("shard-*.arrow")}
+    scored(values, tmp_path / "run", engine="ray", ray={"workers": 2})
+    assert content(run) == before
+    assert {name: (folder / name).stat().st_mtime_ns for name in kept} == kept
+
+
+@pytest.mark.parametrize("joins", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_a_killed_driver(values, tmp_path, address, shared, monkeypatch, joins) -> None:
+    """What it left is finished locally; elsewhere its workers' storage is gone on from, damaged files left out."""
+    storage = tmp_path / "storage"
+    where = {"address": address if joins else None, "workers": 2, "storage": storage.as_uri()}
+    run = tmp_path / "killed"
+    settings = values["scoring"] | {"engine": "ray", "ray": where, "batch_tokens": 128}
+    small = values | {"scoring": values["scoring"] | {"batch_tokens": 128}}
+    expected = content(scored(small, tmp_path / "calm"))
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(values | {"output": str(run), "scoring": settings}), "utf-8")
+    command = [sys.executable, "-m", "polydistill", "score", str(recipe)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        deadline = time.monotonic() + 120
+        while (
+            not list(run.glob("store/**/shard-*.arrow"))
+            and process.poll() is None
+            and time.monotonic() < deadline
+        ):
+            time.sleep(0.005)
+        process.kill()
+        said = process.stderr.read().decode()
+    assert process.returncode == -signal.SIGKILL, f"the run was over before it was killed: {said}"
+    assert not list(run.glob("store/ru/ru"))
+    scored(small, run)
+    assert content(run) == expected
+
+    there = sorted(storage.rglob("shard-*.arrow"))
+    assert 0 < len(there) < len(expected) - 2
+    there[0].write_bytes(there[0].read_bytes()[:-1])
+    todo = []
+    score = shared.score
+
+    def watched(job, model, examples, indices):
+        todo.extend(indices)
+        return score(job, model, examples, indices)
+
+    monkeypatch.setattr(shared, "score", watched)
+    elsewhere = scored(
+        small, tmp_path / "elsewhere", engine="ray", ray={"workers": 2, "storage": storage.as_uri()}
+    )
+    assert content(elsewhere) == expected
+    shards = len(expected) - 2
+    assert len(todo) == shards - len(there) + 1
+    assert 0 in todo or there[0].name.split(".")[0] != "shard-00000"
+
+
+def test_a_trimmed_teacher(extract_values, tmp_path, shared) -> None:
+    """Extract scores with a teacher that is on no disk."""
+    values = extract_values | {
+        "losses": {"predictions": "stored"}, "trim": {"when": "before"}, "scoring": {"precision": "float32", "shard_examples": 256},
+    }  # fmt: skip
+    expected = content(scored(values, tmp_path / "local"))
+    assert expected
+    assert content(scored(values, tmp_path / "ray", engine="ray", ray={"workers": 2})) == expected
+
+
+def test_what_is_wrong_in_a_worker_is_said_as_without_ray(values, teachers, tmp_path, shared) -> None:
+    import shutil
+
+    folder = Path(shutil.copytree(teachers["ru"], tmp_path / "loud"))
+    weights = load_file(folder / "model.safetensors")
+    weights["cls.predictions.transform.LayerNorm.weight"].fill_(3e38)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    values = values | {"teachers": {"ru": str(folder)}}
+    messages = []
+    for engine in ("local", "ray"):
+        with pytest.raises(UserError) as caught:
+            scored(values, tmp_path / engine, engine=engine, ray={"workers": 1})
+        messages.append((type(caught.value), caught.value.field, caught.value.remedy))
+    assert messages[0] == messages[1]
+    assert messages[0][:2] == (NumericsError, "teacher")
+    assert (tmp_path / "ray" / "store" / "ru").is_dir()
+
+
+@pytest.mark.parametrize(
+    "kind", ["dies", pytest.param("damages", marks=pytest.mark.slow), pytest.param("older", marks=pytest.mark.slow)]
+)  # fmt: skip
+def test_tries_are_bounded(values, tmp_path, address, monkeypatch, kind) -> None:
+    """A shard that takes its worker with it, bytes that arrive damaged, a worker with other versions: an end, and why."""
+    monkeypatch.setattr(ray_engine, "MAX_TRIES", 1)
+
+    class Bad(ray_worker.ShardWorker):
+        def begin(self, expected, *given):
+            if kind == "older":
+                expected = expected | {"torch": "1.0"}
+            return super().begin(expected, *given)
+
+        def score(self, index, ids, texts):
+            if kind == "dies" and index == 2:
+                os._exit(9)
+            found = super().score(index, ids, texts)
+            data = found.data[:-1] if kind == "damages" and index == 2 else found.data
+            return ray_worker.ScoredShard(data, found.digest, found.tokens)
+
+    monkeypatch.setattr(ray_engine, "ShardWorker", Bad)
+    with pytest.raises(ClusterError) as caught:
+        scored(values, tmp_path / "run", engine="ray", ray={"workers": 1})
+    wanted = {
+        "dies": r"shard [012] lost its worker 1 times",
+        "damages": "damaged on their way",
+        "older": "has torch",
+    }
+    caught.match(wanted[kind])
+    assert "shard-00002" not in " ".join(path.name for path in tmp_path.rglob("*.arrow"))
+
+
+def refused(values: dict, tmp_path: Path, *wanted: str, **scoring) -> None:
+    """A run is refused before it has a folder, and the plan says why."""
+    from rich.console import Console
+
+    changed = values | {"output": str(tmp_path / "no"), "scoring": values["scoring"] | scoring}
+    with pytest.raises(UserError) as caught:
+        run_recipe(parse_recipe(changed), until="score", show=lambda line: None)
+    assert not (tmp_path / "no").exists()
+    said = io.StringIO()
+    plan_recipe(parse_recipe(changed), (), Console(file=said, width=1000))
+    for part in wanted:
+        assert part in str(caught.value)
+        assert part in said.getvalue()
+
+
+def test_ray_is_not_installed(values, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(ray_session, "find_spec", lambda name: None)
+    refused(values, tmp_path, "is not installed", "pip install 'polydistill[ray]'", engine="ray")
+
+
+def test_settings_of_no_use(values, tmp_path) -> None:
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        closed = f"127.0.0.1:{taken.getsockname()[1]}"
+        refused(values, tmp_path, closed, "cannot be reached", engine="ray", ray={"address": closed})
+    refused(values, tmp_path, "nosuch://x", "cannot be used", engine="ray", ray={"storage": "nosuch://x"})
+    for settings, wanted in (
+        ({"address": "ray://head:10001"}, "scoring.ray.address 'ray://head:10001': neither `auto` nor host:port"),
+        ({"storage": "shards"}, "scoring.ray.storage 'shards': neither a URL nor an absolute path"),
+        ({"workers": 0}, "scoring.ray.workers 0"),
+        ({"worker": 2}, "did you mean 'workers'"),
+    ):  # fmt: skip
+        with pytest.raises(RecipeError, match=r"scoring\.ray") as caught:
+            parse_recipe(values | {"scoring": {"engine": "ray", "ray": settings}})
+        assert wanted in str(caught.value)
+
+
+def test_a_worker_that_fits_nowhere(values, tmp_path, address) -> None:
+    with pytest.raises(ClusterError, match=r"num_cpus 4000.* no machine has so many"):
+        scored(values, tmp_path / "run", engine="ray", ray={"num_cpus": 4000})
