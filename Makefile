@@ -9,7 +9,7 @@ BIN := .venv/bin
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= true
 
-.PHONY: demo test test-all check bench docs clean
+.PHONY: demo test test-all test-faults check bench docs clean
 
 .venv/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -20,11 +20,21 @@ export TOKENIZERS_PARALLELISM ?= true
 demo: .venv/.installed
 	$(BIN)/polydistill demo --output demo-run
 
+# Two processes of one thread each: most of what tests wait for is imports.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
+test test-all test-faults: export OMP_NUM_THREADS ?= 1
+
 test: .venv/.installed
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-all: .venv/.installed
-	$(BIN)/python -m pytest -m ''
+	$(PYTEST) -m ''
+
+# A hundred kills at random moments, flipped bits in every kind of file, thousands of generated inputs.
+test-faults: export POLYDISTILL_FLIPS = 50
+test-faults: export POLYDISTILL_FUZZ = 300
+test-faults: .venv/.installed
+	$(PYTEST) -m '' -rA tests/faults/test_bit_flips.py tests/faults/test_fuzz.py tests/faults/test_random_kills.py
 
 check: .venv/.installed
 	$(BIN)/ruff format --check .

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ STAMP = "stamp.json"
 PARTIAL = ".partial"
 # What people may write into: nothing is made from it.
 UNSEALED = {STAMP, "README.md"}
+# Where a record has the checksum of the rest of it.
+SEAL = "checksum_of_the_rest"
 # Checksums of files that this process has read already, by path, size and time of change.
 _checked: dict[tuple[str, int, int], str] = {}
 
@@ -47,22 +49,32 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode("utf-8"))
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write a value as indented JSON, whole or not at all."""
+def write_json(path: Path, value: Any, *, sealed: bool = False) -> None:
+    """Write a value as indented JSON, whole or not at all.
+
+    sealed  put the value's own checksum into it, for a record (a dictionary) that belongs to no artefact
+    """
+    if sealed:
+        value = {**value, SEAL: fingerprint(value)}
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
     """The value in a JSON file; RunFolderError where it is damaged."""
+    reason = None
     try:
-        return json.loads(path.read_text("utf-8"))
+        found = json.loads(path.read_text("utf-8"))
     except ValueError as error:  # not JSON, or not UTF-8
+        found, reason = None, f"it is no longer JSON ({error})"
+    if isinstance(found, dict) and SEAL in found:
+        seal = found.pop(SEAL)
+        reason = None if seal == fingerprint(found) else "its checksum is another"
+    if reason is not None:
         raise RunFolderError(
-            str(path),
-            None,
-            f"is damaged: it is no longer JSON ({error})",
+            str(path), None, f"is damaged: {reason}",
             "remove it, or the folder of the artefact that it belongs to, and run the same command again",
-        ) from error
+        )  # fmt: skip
+    return found
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -151,14 +163,11 @@ def _checksum(path: Path) -> str:
 
 
 @contextmanager
-def artefact(
-    folder: Path, inputs: Any, *, keep_partial: bool = False, beside: Sequence[str] = ()
-) -> Iterator[Path]:
+def artefact(folder: Path, inputs: Any, *, keep_partial: bool = False) -> Iterator[Path]:
     """A sibling folder to write into, stamped and renamed to `folder` when the block ends well.
 
     inputs        what the artefact is made from (JSON-able); its fingerprint is the stamp
     keep_partial  go on with what an interrupted run with the same inputs left, rather than start anew
-    beside        names of files in the parent folder that belong to it
     """
     partial = folder.with_name(folder.name + PARTIAL)
     with explain_disk_errors(folder):
@@ -171,7 +180,6 @@ def artefact(
             write_json(partial / STAMP, stamp)
         yield partial
         files = {path.relative_to(partial).as_posix(): path for path in partial.rglob("*") if path.is_file()}
-        files |= {f"../{name}": folder.parent / name for name in beside}
         checksums = {name: hash_file(files[name]) for name in sorted(files) if name not in UNSEALED}
         write_json(partial / STAMP, stamp | {"files": checksums})
         replace_folder(partial, folder)

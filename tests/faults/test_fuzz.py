@@ -32,9 +32,9 @@ from polydistill.recipes import run_recipe
 from polydistill.store import Store
 from polydistill.tokenization import encode, load_tokenizer, word_starts
 
-FUZZ = int(os.environ.get("POLYDISTILL_FUZZ", "15"))
+FUZZ = int(os.environ.get("POLYDISTILL_FUZZ", "8"))
 fuzzed = settings(
-    max_examples=FUZZ, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+    max_examples=FUZZ, deadline=None, suppress_health_check=list(HealthCheck)
 )
 
 # What breaks readers: mixed scripts, bidi and zero-width marks, NUL, other line ends, emoji of several code points,

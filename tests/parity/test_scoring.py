@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.conftest import half_scored
 
 from polydistill.config import parse_recipe
 from polydistill.models import load_masked_lm
@@ -42,11 +43,12 @@ def test_bytes_do_not_depend_on_where_scoring_stopped(recipe_values) -> None:
     """Every second shard is taken away from a store that is not finished: the rest is kept, the bytes come back."""
     folder = scored(recipe_values, shard_examples=32) / "store" / "ru" / "ru"
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    partial = folder.rename(folder.with_name("ru.partial"))
-    (partial / "manifest.json").unlink()
-    for path in sorted(partial.glob("shard-*"))[::2]:
+    shards = sorted(half_scored(folder).glob("shard-*.arrow"))
+    for path in shards[::2]:
         path.unlink()
-    kept = {path.name: path.stat().st_mtime_ns for path in partial.glob("shard-*")}
+    damaged = shards[1].read_bytes()
+    shards[1].write_bytes(damaged[:-1] + bytes([damaged[-1] ^ 1]))
+    kept = {path.name: path.stat().st_mtime_ns for path in shards[3::2]}
     scored(recipe_values, shard_examples=32)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert {name: (folder / name).stat().st_mtime_ns for name in kept} == kept

@@ -48,8 +48,8 @@ def train_into(
     if leads():
         # Before the model: whoever finds the model whole finds its log too.
         record = {"log": log, "probabilities": dict(probabilities), **(facts or {})}
-        write_json(target.parent / "log.json", record)
-        with artefact(target, inputs, beside=["log.json"]) as folder:
+        write_json(target.parent / "log.json", record, sealed=True)
+        with artefact(target, inputs) as folder:
             model.save_pretrained(folder)
             write_beside(folder)
     wait_for_all()

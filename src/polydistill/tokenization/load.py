@@ -146,8 +146,15 @@ def load_tokenizer(
     backend = loaded.backend_tokenizer
     backend.no_truncation()
     backend.no_padding()
-    positions = max_positions(config)
-    limit = min(positions, loaded.model_max_length or positions)
+    try:
+        positions = max_positions(config)
+        limit = min(positions, int(loaded.model_max_length or positions))
+        rows = None if rows is None else int(rows)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ModelError(
+            field, origin, f"has no number of positions or pieces where one must be ({_first_line(error)})",
+            "mend max_position_embeddings and vocab_size in config.json, and model_max_length in tokenizer_config.json",
+        ) from error  # fmt: skip
     result = LoadedTokenizer(
         name or Path(model).name,
         backend,
