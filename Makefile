@@ -34,7 +34,7 @@ test-all: .venv/.installed
 test-faults: export POLYDISTILL_FLIPS = 50
 test-faults: export POLYDISTILL_FUZZ = 300
 test-faults: .venv/.installed
-	$(PYTEST) -m '' -rA tests/faults/test_bit_flips.py tests/faults/test_fuzz.py tests/faults/test_random_kills.py
+	$(BIN)/python -m pytest -m '' tests/faults/test_bit_flips.py tests/faults/test_fuzz.py tests/faults/test_random_kills.py
 
 check: .venv/.installed
 	$(BIN)/ruff format --check .

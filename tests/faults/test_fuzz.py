@@ -33,9 +33,7 @@ from polydistill.store import Store
 from polydistill.tokenization import encode, load_tokenizer, word_starts
 
 FUZZ = int(os.environ.get("POLYDISTILL_FUZZ", "8"))
-fuzzed = settings(
-    max_examples=FUZZ, deadline=None, suppress_health_check=list(HealthCheck)
-)
+fuzzed = settings(max_examples=FUZZ, deadline=None, suppress_health_check=list(HealthCheck))
 
 # What breaks readers: mixed scripts, bidi and zero-width marks, NUL, other line ends, emoji of several code points,
 # combining marks without a base, characters outside of the first plane, what is no character, and separators.

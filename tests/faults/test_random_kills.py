@@ -132,6 +132,9 @@ class Bed:
             return False
         os.kill(process.pid, with_signal)
         process.join(60)
+        if process.exitcode == 0:
+            # Over between the look and the signal.
+            return False
         Path(f"{folder}.out").touch()
         said = Path(f"{folder}.out").read_text("utf-8")
         if said.count(STARTED) > self.started[folder]:
