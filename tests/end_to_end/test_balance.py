@@ -150,6 +150,9 @@ def test_a_teacher_of_before_is_not_trained_again(finished, texts, tmp_path) -> 
     values["languages"]["ru"]["teacher"] = str(finished / "teachers" / "ru" / "final")
     values["students"] = {"ours": {}}
     said = []
+    # No student learns from stored predictions: there is nothing to score but the teachers are made.
+    scored = run_recipe(parse_recipe(values), until="score", show=said.append)
+    assert not (scored / "store").exists()
     run = run_recipe(parse_recipe(values), show=said.append)
     assert not (run / "teachers" / "ru").exists()
     assert (run / "teachers" / "en" / "final").is_dir()

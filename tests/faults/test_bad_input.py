@@ -15,9 +15,10 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from polydistill.config import parse_recipe
-from polydistill.errors import DiskError, RecipeError, UserError
+from polydistill.errors import DiskError, RecipeError, StoreError, UserError
 from polydistill.files import artefact, write_json
 from polydistill.recipes import run_recipe, verify_stores
+from polydistill.store import Store
 
 
 def run(values: dict, until: str = "score") -> Path:
@@ -151,6 +152,13 @@ class Bomb:
         return (os.system, (f"touch {os.environ['BOMB']}",))
 
 
+def test_a_length_that_is_no_number(recipe_values, teachers, tmp_path) -> None:
+    folder = copy_teacher(teachers, tmp_path / "odd")
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"model_max_length": [64]}))
+    expect_refusal(only_russian(recipe_values, folder), "teachers.ru", "model_max_length")
+
+
 def test_pickle_only_checkpoint_is_refused_before_it_is_opened(
     recipe_values, teachers, tmp_path, monkeypatch
 ) -> None:
@@ -263,6 +271,12 @@ def test_store_scored_with_another_teacher(recipe_values, teachers) -> None:
     stamp = json.loads((manifest.parent / "stamp.json").read_text())
     write_json(manifest.parent / "stamp.json", {key: stamp[key] for key in ("fingerprint", "inputs")})
     expect_refusal(values, "its weights is", "score again")
+    with pytest.raises(StoreError, match="is not the manifest's"):
+        Store(manifest.parent).row(0)
+    content["shards"][0]["file"] = "../../other/shard-00000.arrow"
+    write_json(manifest, content)
+    with pytest.raises(StoreError, match=r"shards\.0\.file"):
+        Store(manifest.parent)
 
 
 def test_no_space_left(tmp_path, monkeypatch) -> None:

@@ -131,6 +131,20 @@ def test_a_flipped_bit_is_named_or_harmless(finished, state, capsys) -> None:
         print(f"\n{state}: {FLIPS} flips, {dict(outcomes)}")
 
 
+def test_checkpoints_of_other_settings_are_not_gone_on_from(finished) -> None:
+    values, kept = finished
+    folder = Path(values["output"])
+    for learning_rate, goes_on in ((None, True), (1e-3, False)):
+        shutil.rmtree(folder)
+        shutil.copytree(kept, folder)
+        interrupted(folder, "training")
+        changed = values["training"] | ({} if learning_rate is None else {"learning_rate": learning_rate})
+        lines: list[str] = []
+        recipe = parse_recipe(values | {"training": changed})
+        run_recipe(recipe, update=True, until="train", show=lines.append)
+        assert any("going on at step" in line for line in lines) == goes_on
+
+
 def test_every_file_that_a_run_makes_is_sealed_and_verify_says_so(finished) -> None:
     values, kept = finished
     folder = Path(values["output"])

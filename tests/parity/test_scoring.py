@@ -43,6 +43,7 @@ def test_bytes_do_not_depend_on_where_scoring_stopped(recipe_values) -> None:
     """Every second shard is taken away from a store that is not finished: the rest is kept, the bytes come back."""
     folder = scored(recipe_values, shard_examples=32) / "store" / "ru" / "ru"
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert {path.suffix for path in folder.iterdir()} == {".arrow", ".json"}
     shards = sorted(half_scored(folder).glob("shard-*.arrow"))
     for path in shards[::2]:
         path.unlink()
