@@ -54,14 +54,7 @@ def run(
 
     ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     texts, tokenizer = _texts(int(examples))
-    torch.manual_seed(0)
-    size = int(hidden)
-    teacher = AutoModelForMaskedLM.from_config(
-        AutoConfig.for_model(
-            "bert", vocab_size=21128, hidden_size=size, num_hidden_layers=int(layers), num_attention_heads=12,
-            intermediate_size=4 * size,
-        )
-    ).eval()  # fmt: skip
+    teacher = _teacher(int(layers), int(hidden))
     scoring = Scoring(shard_examples=max(1, len(texts) // 12))
     identity = {
         "vocabulary_size": tokenizer.size,
@@ -113,6 +106,15 @@ def run(
             seconds[f"local, {threads} threads"] / seconds["ray, 2 workers"], 2
         ),
     }
+
+
+def _teacher(layers: int, size: int) -> Any:
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(
+        "bert", vocab_size=21128, hidden_size=size, num_hidden_layers=layers, num_attention_heads=12,
+        intermediate_size=4 * size,
+    )  # fmt: skip
+    return AutoModelForMaskedLM.from_config(config).eval()
 
 
 @contextmanager

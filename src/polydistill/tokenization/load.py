@@ -142,19 +142,10 @@ def load_tokenizer(
                 f"its tokenizer has no {role} token",
                 "a masked language model needs one: is this a decoder, or is tokenizer_config.json missing?",
             )
-    rows = getattr(config, "vocab_size", None)
     backend = loaded.backend_tokenizer
     backend.no_truncation()
     backend.no_padding()
-    try:
-        positions = max_positions(config)
-        limit = min(positions, int(loaded.model_max_length or positions))
-        rows = None if rows is None else int(rows)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise ModelError(
-            field, origin, f"has no number of positions or pieces where one must be ({_first_line(error)})",
-            "mend max_position_embeddings and vocab_size in config.json, and model_max_length in tokenizer_config.json",
-        ) from error  # fmt: skip
+    limit, rows = _limits(config, loaded, field, origin)
     result = LoadedTokenizer(
         name or Path(model).name,
         backend,
@@ -170,6 +161,19 @@ def load_tokenizer(
             "they do not belong together: check the folder for tokenizer.json, or name the right `tokenizer`",
         )
     return result
+
+
+def _limits(config: Any, loaded: Any, field: str, origin: str) -> tuple[int, int | None]:
+    """(longest sequence in tokens, rows of the model's table if it says so); ModelError for what is no number."""
+    try:
+        positions = max_positions(config)
+        rows = getattr(config, "vocab_size", None)
+        return min(positions, int(loaded.model_max_length or positions)), None if rows is None else int(rows)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ModelError(
+            field, origin, f"has no number of positions or pieces where one must be ({_first_line(error)})",
+            "mend max_position_embeddings and vocab_size in config.json, and model_max_length in tokenizer_config.json",
+        ) from error  # fmt: skip
 
 
 def max_positions(config: Any) -> int:

@@ -11,7 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_model
-from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, TrainerCallback
+from transformers import (
+    EarlyStoppingCallback,
+    PrinterCallback,
+    ProgressCallback,
+    TrainerCallback,
+    TrainingArguments,
+)
 
 from polydistill.config.models import Distillation
 from polydistill.errors import RunFolderError
@@ -84,15 +90,7 @@ def train(
     settings = training_arguments(arguments, folder, seed=seed)
     # Several GPUs are for torchrun: Trainer would wrap the model in DataParallel by itself.
     settings._n_gpu = min(1, settings.n_gpu)
-    # Whole steps are drawn, and then cut into micro-batches and shared by processes: these change nothing that is learned.
-    micro_batches = settings.gradient_accumulation_steps * settings.world_size
-    sampler = LanguageSampler(
-        [data.lengths for data in languages.values()],
-        probabilities,
-        batch_size=settings.per_device_train_batch_size * micro_batches,
-        num_batches=settings.max_steps,
-        seed=seed,
-    )
+    sampler = _sampler(languages, probabilities, settings)
     trainer = make_trainer(
         distillation=distillation,
         languages=list(languages),
@@ -124,6 +122,20 @@ def train(
         # Trainer does so too, but by the path that the folder had when the checkpoint was written, and only warns.
         _load_weights(model, folder / f"checkpoint-{trainer.state.best_global_step}")
     return [dict(entry) for entry in trainer.state.log_history]
+
+
+def _sampler(
+    languages: Mapping[str, LanguageData], probabilities: Sequence[float], settings: TrainingArguments
+) -> LanguageSampler:
+    """Draws whole steps, which are then cut into micro-batches and shared by processes: neither changes what is learned."""
+    micro_batches = settings.gradient_accumulation_steps * settings.world_size
+    return LanguageSampler(
+        [data.lengths for data in languages.values()],
+        probabilities,
+        batch_size=settings.per_device_train_batch_size * micro_batches,
+        num_batches=settings.max_steps,
+        seed=settings.seed,
+    )
 
 
 def _load_weights(model: Any, checkpoint: Path) -> None:
