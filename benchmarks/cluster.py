@@ -16,7 +16,8 @@ import torch
 from transformers import AutoConfig, AutoModelForMaskedLM
 
 from benchmarks.measure import alternate
-from polydistill.config.models import Masking, Ray, Scoring
+from polydistill.config.models import Masking
+from polydistill.config.scoring import Ray, Scoring
 from polydistill.models import resolve_dtype
 from polydistill.scoring import Job, score
 from polydistill.store import Store

@@ -103,7 +103,8 @@ def stages(text: str, folder: str) -> None:
 
     from transformers import AutoConfig, AutoModelForMaskedLM
 
-    from polydistill.config.models import Corpora, Masking, Scoring, Source
+    from polydistill.config.models import Corpora, Masking, Source
+    from polydistill.config.scoring import Scoring
     from polydistill.corpora import Examples, build_corpus
     from polydistill.models import resolve_dtype
     from polydistill.scoring import Job, score

@@ -234,7 +234,7 @@ def test_tries_are_bounded(values, tmp_path, address, monkeypatch, kind) -> None
     assert "shard-00002" not in " ".join(path.name for path in tmp_path.rglob("*.arrow"))
 
 
-def refused(values: dict, tmp_path: Path, *wanted: str, **scoring) -> None:
+def refused(values: dict, tmp_path: Path, *wanted: str, **scoring) -> UserError:
     """A run is refused before it has a folder, and the plan says why."""
     from rich.console import Console
 
@@ -247,11 +247,13 @@ def refused(values: dict, tmp_path: Path, *wanted: str, **scoring) -> None:
     for part in wanted:
         assert part in str(caught.value)
         assert part in said.getvalue()
+    return caught.value
 
 
 def test_ray_is_not_installed(values, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(ray_session, "find_spec", lambda name: None)
-    refused(values, tmp_path, "is not installed", "pip install 'polydistill[ray]'", engine="ray")
+    error = refused(values, tmp_path, "is not installed", engine="ray")
+    assert "pip install 'polydistill[ray]'" in error.remedy
 
 
 def test_settings_of_no_use(values, tmp_path) -> None:

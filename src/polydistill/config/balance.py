@@ -6,18 +6,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from polydistill.config.models import (
-    Model,
-    Name,
-    Recipe,
-    Scoring,
-    Settings,
-    Share,
-    Sources,
-    WordPiece,
-    as_script,
-)
+from polydistill.config.models import Model, Recipe, Sources, WordPiece, as_script
 from polydistill.config.probe import Probing, TaggedData
+from polydistill.config.scoring import Scoring
+from polydistill.config.settings import Name, Settings, Share
 
 Epochs = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 

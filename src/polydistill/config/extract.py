@@ -6,7 +6,9 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from polydistill.config.models import Name, Recipe, Scoring, Settings, Share, Sources, Teacher
+from polydistill.config.models import Recipe, Sources, Teacher
+from polydistill.config.scoring import Scoring
+from polydistill.config.settings import Name, Settings, Share
 
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 

@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from polydistill.config.models import Name, Settings, Share
 from polydistill.config.probe import ProbedModel
+from polydistill.config.settings import Name, Settings, Share
 
 Kind = Literal["ner", "pos", "classification", "pairs", "choice", "qa"]
 Preset = Literal["mergedistill", "xtreme", "eliquare"]

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from polydistill.config.models import Name, Settings
+from polydistill.config.settings import Name, Settings
 
 
 def _as_changes(value: Any) -> Any:

@@ -10,23 +10,13 @@ from typing import Annotated, Any, Literal
 import regex
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
-    StringConstraints,
     model_validator,
 )
 
-# A name becomes a folder's name, so it must not be able to leave the run's folder.
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
-Share = Annotated[float, Field(ge=0, le=1)]
-
-
-class Settings(BaseModel):
-    """Base of all settings: unknown keys are refused, values do not change after loading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+from polydistill.config.scoring import Scoring
+from polydistill.config.settings import Name, Settings, Share
 
 
 def _as_list(value: Any) -> Any:
@@ -142,80 +132,6 @@ class Masking(Settings):
         if self.mask_share + self.random_share > 1:
             raise ValueError("mask_share + random_share is above 1")
         return self
-
-
-def _as_place(value: str | None) -> str | None:
-    """A URL or an absolute path; workers have no working folder in common."""
-    if value is not None and "://" not in value and not value.startswith("/"):
-        raise ValueError(
-            "neither a URL nor an absolute path; write, say, s3://bucket/scoring or /mnt/shared/scoring"
-        )
-    return value
-
-
-def _as_address(value: str | None) -> str | None:
-    """`auto` or host:port, as `ray start --head` prints it."""
-    if value is None or value == "auto":
-        return value
-    host, _, port = value.rpartition(":")
-    if "/" in host or not host or not port.isdecimal():
-        raise ValueError(
-            "neither `auto` nor host:port; run this command on a machine of the cluster and write `auto`, or the "
-            "address that `ray start --head` printed, such as 10.0.0.1:6379"
-        )
-    return value
-
-
-class Ray(Settings):
-    """Workers on Ray (`polydistill[ray]`), see `cluster.md`."""
-
-    address: Annotated[str | None, AfterValidator(_as_address)] = Field(
-        None,
-        description="A running cluster: `auto` on one of its machines, or host:port. Empty: what RAY_ADDRESS says, else "
-        "Ray is started on this machine.",
-    )
-    workers: int | None = Field(
-        None, ge=1, description="Most workers at a time; empty: as many as the cluster has room for."
-    )
-    num_cpus: int = Field(1, ge=1, description="Cores of a worker, which computes with as many threads.")
-    num_gpus: Annotated[float, Field(ge=0, le=8, allow_inf_nan=False)] | None = Field(
-        None,
-        description="GPUs of a worker; 0.5: two share one. Empty: 1 where the cluster has any, else 0.",
-    )
-    storage: Annotated[str | None, AfterValidator(_as_place)] = Field(
-        None,
-        description="Where workers put finished shards too, for a run that goes on elsewhere: a URL that `fsspec` knows "
-        "(`s3://`, `gs://`, `file://`), or the absolute path of a shared folder.",
-    )
-
-
-class Scoring(Settings):
-    """How teachers' predictions are stored."""
-
-    top_k: int = Field(
-        8, ge=1, description="How many of the teacher's predictions are kept for each position."
-    )
-    sampling: Literal["top_k", "random"] = Field(
-        "top_k",
-        description="`top_k`: the most probable; `random`: k draws from the teacher's distribution, an unbiased "
-        "estimate of it (Sparse Logit Sampling, ACL 2025).",
-    )
-    precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="`auto`: bfloat16 where the processor computes in it."
-    )
-    batch_tokens: int = Field(8192, ge=64, description="Most tokens in a batch, padding included.")
-    shard_examples: int = Field(4096, ge=1, description="Examples in a shard, the unit of resuming.")
-    engine: Literal["local", "ray"] = Field(
-        "local",
-        description="`local`: this process; `ray`: workers on this machine or a cluster. The stores are the same, and "
-        "either goes on with what the other began.",
-    )
-    ray: Ray = Field(default_factory=Ray)
-
-    @property
-    def labels(self) -> dict[str, Any]:
-        """The settings that predictions hang on, and not where they are made."""
-        return self.model_dump(mode="json", exclude={"engine", "ray"})
 
 
 class Distillation(Settings):

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from polydistill.config.models import Name, Settings
+from polydistill.config.settings import Name, Settings
 
 
 class TaggedData(Settings):

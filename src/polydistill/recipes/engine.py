@@ -7,7 +7,7 @@ from collections.abc import Callable
 from rich.console import Console
 
 from polydistill.config import AnyRecipe, BalanceRecipe, ExtractRecipe, GridRecipe, MergeRecipe
-from polydistill.config.models import Scoring
+from polydistill.config.scoring import Scoring
 from polydistill.errors import RecipeError, UserError
 from polydistill.recipes.grid import children_of
 from polydistill.scoring.ray_session import check_address, require_ray

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from polydistill.config.models import Ray
+from polydistill.config.scoring import Ray
 from polydistill.errors import ClusterError, UserError
 from polydistill.scoring import ray_session
 from polydistill.scoring.local import missing_shards

@@ -7,7 +7,7 @@ import socket
 from importlib.util import find_spec
 from typing import Any
 
-from polydistill.config.models import Ray
+from polydistill.config.scoring import Ray
 from polydistill.errors import ClusterError, RecipeError
 
 FIELD = "scoring.ray.address"

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from polydistill.config.models import Masking, Scoring
+from polydistill.config.models import Masking
+from polydistill.config.scoring import Scoring
 from polydistill.masking import Masked
 from polydistill.models import length_batches, mask_texts
 from polydistill.scoring.predict import predict

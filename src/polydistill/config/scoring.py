@@ -1,0 +1,83 @@
+"""Settings of scoring: what is stored of a teacher's predictions, and where that is computed."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field
+
+from polydistill.config.settings import Settings
+
+
+def _as_place(value: str | None) -> str | None:
+    """A URL or an absolute path; workers have no working folder in common."""
+    if value is not None and "://" not in value and not value.startswith("/"):
+        raise ValueError(
+            "neither a URL nor an absolute path; write, say, s3://bucket/scoring or /mnt/shared/scoring"
+        )
+    return value
+
+
+def _as_address(value: str | None) -> str | None:
+    """`auto` or host:port, as `ray start --head` prints it."""
+    if value is None or value == "auto":
+        return value
+    host, _, port = value.rpartition(":")
+    if "/" in host or not host or not port.isdecimal():
+        raise ValueError(
+            "neither `auto` nor host:port; run this command on a machine of the cluster and write `auto`, or the "
+            "address that `ray start --head` printed, such as 10.0.0.1:6379"
+        )
+    return value
+
+
+class Ray(Settings):
+    """Workers on Ray (`polydistill[ray]`), see `cluster.md`."""
+
+    address: Annotated[str | None, AfterValidator(_as_address)] = Field(
+        None,
+        description="A running cluster: `auto` on one of its machines, or host:port. Empty: what RAY_ADDRESS says, else "
+        "Ray is started on this machine.",
+    )
+    workers: int | None = Field(
+        None, ge=1, description="Most workers at a time; empty: as many as the cluster has room for."
+    )
+    num_cpus: int = Field(1, ge=1, description="Cores of a worker, which computes with as many threads.")
+    num_gpus: Annotated[float, Field(ge=0, le=8, allow_inf_nan=False)] | None = Field(
+        None,
+        description="GPUs of a worker; 0.5: two share one. Empty: 1 where the cluster has any, else 0.",
+    )
+    storage: Annotated[str | None, AfterValidator(_as_place)] = Field(
+        None,
+        description="Where workers put finished shards too, for a run that goes on elsewhere: a URL that `fsspec` knows "
+        "(`s3://`, `gs://`, `file://`), or the absolute path of a shared folder.",
+    )
+
+
+class Scoring(Settings):
+    """How teachers' predictions are stored."""
+
+    top_k: int = Field(
+        8, ge=1, description="How many of the teacher's predictions are kept for each position."
+    )
+    sampling: Literal["top_k", "random"] = Field(
+        "top_k",
+        description="`top_k`: the most probable; `random`: k draws from the teacher's distribution, an unbiased "
+        "estimate of it (Sparse Logit Sampling, ACL 2025).",
+    )
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="`auto`: bfloat16 where the processor computes in it."
+    )
+    batch_tokens: int = Field(8192, ge=64, description="Most tokens in a batch, padding included.")
+    shard_examples: int = Field(4096, ge=1, description="Examples in a shard, the unit of resuming.")
+    engine: Literal["local", "ray"] = Field(
+        "local",
+        description="`local`: this process; `ray`: workers on this machine or a cluster. The stores are the same, and "
+        "either goes on with what the other began.",
+    )
+    ray: Ray = Field(default_factory=Ray)
+
+    @property
+    def labels(self) -> dict[str, Any]:
+        """The settings that predictions hang on, and not where they are made."""
+        return self.model_dump(mode="json", exclude={"engine", "ray"})
