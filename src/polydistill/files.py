@@ -250,6 +250,27 @@ def explain_disk_errors(path: Path) -> Iterator[None]:
         raise
 
 
+def require_space(path: Path, needed: float, *, stage: str) -> None:
+    """Raise DiskError if a stage would not find room for what it is about to write.
+
+    path    where it writes; what an interrupted run has left there counts as written already
+    needed  bytes, as near as is known before
+    """
+    free = shutil.disk_usage(_existing(path.absolute())).free
+    missing = needed - _bytes_below(path)
+    if missing > free:
+        raise DiskError(
+            str(path), None,
+            f"the stage {stage} needs about {missing / 2**20:,.0f} MiB, and {free / 2**20:,.0f} MiB are free there",
+            "make room and run the same command again, or choose another `output`",
+        )  # fmt: skip
+
+
+def _bytes_below(folder: Path) -> int:
+    """Bytes of the files of a folder; 0 where there is none."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
 _UNWRITABLE = (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EISDIR)
 
 

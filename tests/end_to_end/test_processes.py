@@ -96,11 +96,11 @@ def test_a_training_goes_on_with_another_number_of_processes(recipe, alone) -> N
     """Killed after the checkpoint of step 4 as one process, it goes on as two, and as one again after step 8."""
     path, run = recipe("resumed")
     script = (
-        "import os, sys\nfrom polydistill.training import trainer\n"
-        "mark = trainer.mark_complete\n"
+        "import os, sys\nfrom polydistill.training import watched\n"
+        "mark = watched.mark_complete\n"
         "def stop(checkpoint):\n    mark(checkpoint)\n"
         "    if checkpoint.name == sys.argv[3]:\n        os.kill(os.getpid(), 9)\n"
-        "trainer.mark_complete = stop\n"
+        "watched.mark_complete = stop\n"
         "from polydistill.recipes import run_recipe\nrun_recipe(sys.argv[1], until='train')\n"
     )
     program = Path(path).parent / "stop.py"

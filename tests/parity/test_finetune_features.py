@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from tests.finetuning import recipe_values, task
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
 
@@ -11,7 +12,7 @@ from polydistill.config.finetune import Task
 from polydistill.corpora.labelled import Choice, LabelledText
 from polydistill.corpora.questions import Answer, Question
 from polydistill.corpora.tagged import TaggedSentence
-from polydistill.errors import ModelError
+from polydistill.errors import ModelError, NumericsError
 from polydistill.models import NO_LABEL, collate, load_with_head, predict, takes_segments
 from polydistill.recipes.finetune_features import Coder, best_span
 from polydistill.recipes.finetune_jobs import all_jobs
@@ -247,3 +248,21 @@ def test_training_stops_when_the_dev_set_says_so_and_names_the_best_checkpoint(t
     # Killed before this was noted, it does not go on: the fifth measurement would be a better one.
     assert tune() == record
     assert next(scores) == 1.0
+
+
+def test_a_fine_tuning_whose_loss_is_not_finite_stops_and_keeps_its_batch(tmp_path, teachers) -> None:
+    reader = coder("pairs", teachers["en"], ["no", "yes"])
+    made = reader.encode([LabelledText(("the house", "of that"), "yes")] * 4)
+    model = load_with_head(str(teachers["en"]), "pairs", num_labels=2, seed=0)
+    torch.nn.init.constant_(model.classifier.bias, float("nan"))
+    arguments = check_finetuning({
+        "learning_rate": 1e-3, "num_train_epochs": 1, "warmup_steps": 0.1, "per_device_train_batch_size": 2, "bf16": False,
+    })  # fmt: skip
+    with pytest.raises(NumericsError, match="the loss is nan at step 0; that batch"):
+        fine_tune(
+            model, made, folder=tmp_path / "checkpoints", arguments=arguments, measure=lambda model: 0.0, patience=2,
+            evaluations_per_epoch=1, max_length=32, pad_id=0, seed=0, say=print,
+        )  # fmt: skip
+    batch = load_file(tmp_path / "nonfinite-step-0" / "batch-0.safetensors")
+    assert batch["input_ids"][0].tolist() == made[0]["input_ids"]
+    assert batch["labels"].tolist() == [made[0]["labels"]] * 2

@@ -122,7 +122,7 @@ def test_resuming_gives_the_same_weights_and_the_teacher_stays(tmp_path) -> None
     assert [entry["kd_weight"] for entry in log if "kd_weight" in entry][-1] == pytest.approx(0.0)
     assert difference(teacher, make_teacher()) == 0.0
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("polydistill.training.trainer.DistillationTrainer._check", stop_at(5))
+        patch.setattr("polydistill.training.trainer.DistillationTrainer.check", stop_at(5))
         with pytest.raises(KeyboardInterrupt):
             trained(tmp_path / "b", steps=8, student=student(), losses=losses, save_steps=3)
     resumed, log = trained(tmp_path / "b", steps=8, student=student(), losses=losses, save_steps=3)

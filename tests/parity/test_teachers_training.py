@@ -127,7 +127,7 @@ def test_a_stopped_run_goes_on_and_stops_where_it_would_have(tmp_path) -> None:
     whole, log = run(tmp_path / "a")
     last = max(entry["step"] for entry in log if "eval_loss" in entry)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(DistillationTrainer, "_check", stop_at(last - 2))
+        patch.setattr(DistillationTrainer, "check", stop_at(last - 2))
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path / "b")
     again, other = run(tmp_path / "b")

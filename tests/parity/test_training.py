@@ -1,13 +1,17 @@
 """The training loop: batches, accumulation, resuming, and what it minimises."""
 
+import json
 import math
+import sys
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForMaskedLM
 
 from polydistill.config.models import Distillation
+from polydistill.errors import NumericsError
 from polydistill.losses import soft_targets
 from polydistill.models import attention_for
 from polydistill.training import (
@@ -16,6 +20,7 @@ from polydistill.training import (
     check_arguments,
     choose_copies,
     collate,
+    last_checkpoint,
     train,
 )
 
@@ -54,7 +59,12 @@ class Rows:
             draw.integers(5, 50, len(positions)),
             top,
             logprobs,
+            row,
+            epoch,
         )
+
+    def identify(self, row: int) -> dict:
+        return {"example": 1000 * self.seed + row}
 
 
 def make_model():
@@ -184,7 +194,7 @@ def test_resuming_gives_the_same_weights(tmp_path) -> None:
     """A run that stops at a checkpoint and goes on ends with the bytes of one that does not stop."""
     whole, _ = trained(tmp_path / "a", steps=12)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("polydistill.training.trainer.DistillationTrainer._check", stop_at(8))
+        patch.setattr("polydistill.training.trainer.DistillationTrainer.check", stop_at(8))
         with pytest.raises(KeyboardInterrupt):
             trained(tmp_path / "b", steps=12, save_steps=5)
     assert (tmp_path / "b" / "checkpoint-5" / "complete.json").is_file()
@@ -194,7 +204,7 @@ def test_resuming_gives_the_same_weights(tmp_path) -> None:
 
 
 def stop_at(step):
-    def check(self, loss, inputs):
+    def check(self, loss):
         if self.state.global_step == step:
             raise KeyboardInterrupt
 
@@ -280,8 +290,46 @@ def test_choice_of_copies() -> None:
     assert choose_copies(stores, "best", ["x", "y"], weights=weights).tolist() == [[1, 0], [0, 1], [0, 2]]
 
 
-def test_nan_stops_training_and_says_where(tmp_path) -> None:
-    from polydistill.errors import NumericsError
+def test_a_loss_that_is_not_finite_stops_training(tmp_path) -> None:
+    """The batch that had it is saved with the weights, and each of its examples is named as its source names it."""
+    with pytest.raises(
+        NumericsError, match=r"the loss is \S+ at step \d+ \(languages a, b: language "
+    ) as caught:
+        trained(tmp_path / "checkpoints", steps=30, learning_rate=1e30, optim="sgd", max_grad_norm=0)
+    (folder,) = tmp_path.glob("nonfinite-step-*")
+    assert str(folder) in str(caught.value)
+    said = json.loads((folder / "batch.json").read_text("utf-8"))
+    expected = list(
+        LanguageSampler(
+            [Rows(40, 1).lengths, Rows(10, 2).lengths], [0.75, 0.25], batch_size=8, num_batches=30, seed=7
+        )
+    )[8 * said["step"] :][:8]
+    assert [(one["language"], one["example"], one["epoch"]) for one in said["examples"]] == [
+        ("ab"[language], 1000 * (language + 1) + row, epoch) for language, row, epoch in expected
+    ]
+    batch = load_file(folder / "batch-0.safetensors")
+    assert batch["keys"].tolist() == [list(key) for key in expected]
+    model = AutoModelForMaskedLM.from_pretrained(folder)
+    loss = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits.sum()
+    assert not torch.isfinite(loss)
 
-    with pytest.raises(NumericsError, match="step"):
-        trained(tmp_path, steps=30, learning_rate=1e30, optim="sgd", max_grad_norm=0)
+
+@pytest.mark.parametrize("max_grad_norm", [0, 1.0])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_gradient_that_is_not_finite_stops_training_before_it_is_taken(
+    tmp_path, monkeypatch, value, max_grad_norm
+) -> None:
+    """The loss is finite until the optimizer has taken such a gradient; then the weights and a checkpoint have it."""
+    model, steps = make_model(), []
+
+    def poisoned(gradient):
+        steps.append(len(steps))
+        return torch.full_like(gradient, value) if len(steps) == 4 else gradient
+
+    model.bert.embeddings.word_embeddings.weight.register_hook(poisoned)
+    monkeypatch.setattr(sys.modules[__name__], "make_model", lambda: model)
+    with pytest.raises(NumericsError, match="a gradient is not finite at step 3"):
+        trained(tmp_path / "checkpoints", steps=6, save_steps=1, max_grad_norm=max_grad_norm)
+    saved = load_file(tmp_path / "nonfinite-step-3" / "model.safetensors")
+    assert all(bool(torch.isfinite(weight).all()) for weight in saved.values())
+    assert last_checkpoint(tmp_path / "checkpoints").name == "checkpoint-3"

@@ -20,6 +20,8 @@ from polydistill.files import hash_file, hash_text
 
 SUFFIXES = (".txt", ".jsonl", ".parquet")
 COMPRESSIONS = (".gz", ".xz", ".zst")
+# How many times its size a compressed text is, and how many bytes a character is at most in most scripts.
+COMPRESSED, CHARACTER_BYTES = 3, 3
 # A block or a paragraph that goes on for longer is handed on in parts, so that it does not fill the memory.
 MAX_BLOCKS = 16
 MAX_CHARACTERS = 1 << 22
@@ -72,6 +74,19 @@ def source_identity(sources: Sequence[Source], *, field: str) -> list[dict[str, 
             entry["files"] = [hash_file(path) for path in sorted(folder.rglob("*")) if path.is_file()]
         found.append(entry)
     return found
+
+
+def source_bytes(sources: Sequence[Source], *, field: str) -> int:
+    """About how many bytes of text sources hold; of data sets nothing is known."""
+    total = 0
+    for index, source in enumerate(sources):
+        if source.path is None:
+            continue
+        files = list_files(source, f"{field}[{index}]")
+        size = sum(path.stat().st_size * (COMPRESSED if path.suffix in COMPRESSIONS else 1) for path in files)
+        capped = source.max_characters
+        total += size if capped is None else min(size, capped * CHARACTER_BYTES)
+    return total
 
 
 def list_files(source: Source, field: str) -> list[Path]:

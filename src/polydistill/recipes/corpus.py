@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from polydistill.config.models import Corpora, Source
-from polydistill.corpora import build_corpus, source_identity
-from polydistill.files import artefact
+from polydistill.corpora import build_corpus, source_bytes, source_identity
+from polydistill.files import PARTIAL, artefact, require_space
 from polydistill.recipes.run_folder import Run
 from polydistill.tokenization import LoadedTokenizer, count_tokens
 
@@ -46,6 +46,9 @@ def prepare_corpus(
     if found is not None:
         return run.use(f"corpora/{language}", found), inputs
     target = run.path / "corpora" / language
+    size = sum(source_bytes(sources, field=field) for sources in (text, *evaluation.values()))
+    # Cleaned lines wait there while the examples are written.
+    require_space(target.with_name(target.name + PARTIAL), 2 * size, stage=f"corpora/{language}")
     specials = max(tokenizer.backend.num_special_tokens_to_add(False) for tokenizer in tokenizers)
     room = settings.max_length - specials
     with run.stage(f"corpora/{language}"), artefact(target, inputs) as folder:

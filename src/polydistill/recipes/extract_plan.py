@@ -39,10 +39,10 @@ from polydistill.recipes.plan import (
     LanguageSize,
     collect,
     measure_text,
-    store_bytes,
 )
 from polydistill.recipes.plan_times import median_seconds, scoring_speed, step_seconds
 from polydistill.recipes.run_folder import open_run
+from polydistill.recipes.stores import estimated_store
 from polydistill.tokenization import (
     LoadedTokenizer,
     document_frequency,
@@ -188,7 +188,7 @@ def _print_scoring(
 ) -> None:
     """Size of the store of the teacher's predictions, and the time of scoring."""
     speed = scoring_speed(recipe, teacher, tokenizer, text.texts)
-    size = store_bytes(text.tokens, recipe, tokenizer.size)
+    size = estimated_store(recipe, text.tokens, tokenizer.size)
     console.print(
         f"score {recipe.language}: {speed:,.0f} tokens/s, {clock(text.tokens / speed)}, store of {size / 2**20:,.0f} MiB",
         markup=False,

@@ -18,7 +18,7 @@ from polydistill.corpora.labelled import Example
 from polydistill.errors import UserError
 from polydistill.evaluation.finetuned import METRICS, items_of
 from polydistill.evaluation.squad import uses_mlqa
-from polydistill.files import artefact, read_json, write_json, write_text
+from polydistill.files import artefact, read_json, require_space, write_json, write_text
 from polydistill.models import (
     device,
     load_with_head,
@@ -32,7 +32,7 @@ from polydistill.recipes.finetune_tasks import TaskTexts, gold_of
 from polydistill.recipes.probe import probed_tokenizer
 from polydistill.recipes.run_folder import Run
 from polydistill.tokenization import LoadedTokenizer
-from polydistill.training import check_finetuning, fine_tune, portable, steps_of
+from polydistill.training import check_finetuning, checkpoints_bytes, fine_tune, portable, steps_of
 
 CHECKPOINTS = "checkpoints"
 # A preset's warm-up that would be more than this share of the training is cut to WARM_UP of it.
@@ -237,9 +237,12 @@ def _train(job: Job, run: Run, folder: Path) -> None:
     if said:
         run.say(f"{name}: {said}")
     metric = METRICS[job.texts.task.kind][0]
+    model = job.load()
+    checkpoints = folder / CHECKPOINTS
+    require_space(checkpoints, checkpoints_bytes(model, arguments), stage=name)
     record = fine_tune(
-        job.load(), features,
-        folder=folder / CHECKPOINTS, arguments=arguments,
+        model, features,
+        folder=checkpoints, arguments=arguments,
         measure=lambda model: job.scores(job.rows(model, job.source, splits["dev"], dev), job.source)[metric],
         patience=job.recipe.patience, evaluations_per_epoch=job.recipe.evaluations_per_epoch,
         max_length=coder.max_length, pad_id=coder.tokenizer.special_ids["pad"], seed=job.seed,

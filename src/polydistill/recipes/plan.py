@@ -37,7 +37,7 @@ from polydistill.recipes.engine import plan_engine
 from polydistill.recipes.grid import children_of
 from polydistill.recipes.plan_times import scoring_speed, step_seconds
 from polydistill.recipes.probe_plan import plan_probe
-from polydistill.store.schema import id_type, numpy_dtype, position_type
+from polydistill.recipes.stores import estimated_store
 from polydistill.tokenization import (
     LoadedTokenizer,
     Union,
@@ -258,21 +258,12 @@ def _print_languages(
     for language, settings in recipe.languages.items():
         size = sizes[language]
         masked = size.tokens * recipe.masking.probability * len(settings.teachers)
-        store = sum(store_bytes(size.tokens, recipe, tokenizers[name].size) for name in settings.teachers)
+        store = sum(estimated_store(recipe, size.tokens, tokenizers[name].size) for name in settings.teachers)
         table.add_row(
             language, ", ".join(settings.teachers), f"{size.characters:,}", f"{size.tokens:,}", f"{masked:,.0f}",
             f"{store / 2**20:,.0f} MiB",
         )  # fmt: skip
     console.print(table)
-
-
-def store_bytes(tokens: int, recipe: MergeRecipe | ExtractRecipe, vocabulary_size: int) -> float:
-    """About how large a store of so many tokens is (see store.schema)."""
-    length, k = recipe.corpora.max_length, recipe.scoring.top_k
-    id_bytes = numpy_dtype(id_type(vocabulary_size)).itemsize
-    position = numpy_dtype(position_type(length)).itemsize + id_bytes + 2 + k * (id_bytes + 2)
-    example = 8 + 4 + 4 + 4
-    return tokens * (recipe.masking.probability * position + id_bytes) + tokens / length * example
 
 
 def _print_student(recipe: MergeRecipe, union: Union, console: Console) -> Any:

@@ -15,11 +15,12 @@ import torch
 
 from polydistill.config import BalanceRecipe, ExtractRecipe, MergeRecipe
 from polydistill.corpora import Examples
-from polydistill.files import artefact, fingerprint
+from polydistill.files import PARTIAL, artefact, fingerprint, require_space
 from polydistill.models import resolve_dtype
 from polydistill.recipes.run_folder import Run
 from polydistill.scoring import HasTexts, Job, score
 from polydistill.store import Store
+from polydistill.store.schema import store_bytes
 from polydistill.tokenization import LoadedTokenizer
 from polydistill.training import clock
 
@@ -77,11 +78,13 @@ def scored_store(
     if found is not None:
         Store(found).check_identity(identity, field=f"languages.{language}")
         return run.use(place, found)
-    model = load()
     examples = Examples(corpus[0] / "train.arrow")
     if rows is not None:
         examples = examples.take(rows)
     target = run.path / "store" / language / teacher
+    size = estimated_store(recipe, float(examples.num_tokens.sum()), tokenizer.size)
+    require_space(target.with_name(target.name + PARTIAL), size, stage=f"score/{language}/{teacher}")
+    model = load()
     with (
         run.stage(f"score/{language}/{teacher}"),
         artefact(target, identity, keep_partial=True) as folder,
@@ -103,6 +106,16 @@ def scored_store(
         f"{place}: {store.num_masked:,} masked positions, {store.num_bytes / 2**20:.1f} MiB, {speed:,.0f} tokens/s"
     )
     return run.use(place, target)
+
+
+def estimated_store(
+    recipe: MergeRecipe | ExtractRecipe | BalanceRecipe, tokens: float, vocabulary_size: int
+) -> float:
+    """About how many bytes a teacher's store over so many tokens takes."""
+    return store_bytes(
+        tokens, vocabulary_size=vocabulary_size, max_length=recipe.corpora.max_length, top_k=recipe.scoring.top_k,
+        masked_share=recipe.masking.probability,
+    )  # fmt: skip
 
 
 def _find(

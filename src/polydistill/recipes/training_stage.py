@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from polydistill.config.models import Distillation
-from polydistill.files import artefact, clear_unless_current, explain_disk_errors, write_json
+from polydistill.files import artefact, clear_unless_current, explain_disk_errors, require_space, write_json
 from polydistill.recipes.run_folder import Run
-from polydistill.training import leads, train, wait_for_all
+from polydistill.training import checkpoints_bytes, leads, train, wait_for_all
 
 
 def train_into(
@@ -39,6 +39,7 @@ def train_into(
     if leads():
         # Checkpoints of other settings must not be gone on from.
         clear_unless_current(checkpoints, inputs)
+        require_space(checkpoints, checkpoints_bytes(model, settings["arguments"]), stage=stage)
     wait_for_all()
     with run.stage(stage), explain_disk_errors(checkpoints):
         log = train(

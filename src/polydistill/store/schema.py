@@ -96,6 +96,19 @@ def shard_schema(vocabulary_size: int, max_length: int, top_k: int, metadata: di
     )
 
 
+def store_bytes(
+    tokens: float, *, vocabulary_size: int, max_length: int, top_k: int, masked_share: float
+) -> float:
+    """About how many bytes the store of so many tokens takes.
+
+    masked_share  share of the tokens that are masked
+    """
+    id_bytes = numpy_dtype(id_type(vocabulary_size)).itemsize
+    position = numpy_dtype(position_type(max_length)).itemsize + id_bytes + 2 + top_k * (id_bytes + 2)
+    example = 8 + 4 + 4 + 4
+    return tokens * (masked_share * position + id_bytes) + tokens / max_length * example
+
+
 def numpy_dtype(arrow_type: pa.DataType) -> np.dtype[Any]:
     """The numpy type of an Arrow number type."""
     dtype: np.dtype[Any] = np.dtype(arrow_type.to_pandas_dtype())

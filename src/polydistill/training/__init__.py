@@ -2,6 +2,7 @@
 
 from polydistill.training.arguments import check as check_arguments
 from polydistill.training.arguments import check_finetuning, portable, training_arguments
+from polydistill.training.checkpoints import checkpoints_bytes, last_checkpoint
 from polydistill.training.data import (
     LanguageSampler,
     MaskedTexts,
@@ -18,10 +19,10 @@ from polydistill.training.progress import clock
 from polydistill.training.run import EarlyStopping, train
 from polydistill.training.stored import StoredTrainer
 from polydistill.training.teachers import TeachersTrainer
-from polydistill.training.trainer import DistillationTrainer, last_checkpoint
+from polydistill.training.trainer import DistillationTrainer
 
 __all__ = [
     "WARM_UP_STEPS", "DistillationTrainer", "EarlyStopping", "LanguageSampler", "LiveTeacher", "LiveTrainer", "MaskedTexts", "StepProfiler", "StoredExamples", "StoredTrainer", "TeachersTrainer",
-    "TrainingExample", "check_arguments", "check_finetuning", "choose_copies", "clock", "collate", "fine_tune", "last_checkpoint", "leader_first", "leads", "leave", "num_processes",
+    "TrainingExample", "check_arguments", "check_finetuning", "checkpoints_bytes", "choose_copies", "clock", "collate", "fine_tune", "last_checkpoint", "leader_first", "leads", "leave", "num_processes",
     "portable", "steps_of", "train", "training_arguments", "wait_for_all",
 ]  # fmt: skip

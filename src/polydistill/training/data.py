@@ -26,7 +26,8 @@ WINDOW_BATCHES = 16
 class TrainingExample:
     """One masked example in the student's ids.
 
-    input_ids [L], positions [M], gold [M]; top_ids [M, K] and top_logprobs [M, K], K = 0 without a teacher
+    input_ids [L], positions [M], gold [M]; top_ids [M, K] and top_logprobs [M, K], K = 0 without a teacher;
+    row and epoch: which of its language's examples it is
     """
 
     language: int
@@ -35,6 +36,8 @@ class TrainingExample:
     gold: npt.NDArray[np.int64]
     top_ids: npt.NDArray[np.int64]
     top_logprobs: npt.NDArray[np.float32]
+    row: int = -1
+    epoch: int = 0
 
 
 class LanguageData(Protocol):
@@ -47,6 +50,9 @@ class LanguageData(Protocol):
     def lengths(self) -> npt.NDArray[np.int64]: ...
     def __len__(self) -> int: ...
     def example(self, row: int, epoch: int, language: int) -> TrainingExample: ...
+    def identify(self, row: int) -> dict[str, Any]:
+        """Where people find the example: its id in `corpora/<language>`, and the store that it is from."""
+        ...
 
 
 class StoredExamples:
@@ -79,7 +85,17 @@ class StoredExamples:
             mapping[stored.gold],
             mapping[stored.top_ids],
             stored.top_logprobs.astype(np.float32),
+            row,
+            epoch,
         )
+
+    def identify(self, row: int) -> dict[str, Any]:
+        """The example's id and its store."""
+        store, place = self.choice[row]
+        return {
+            "example": int(self.stores[store].row(int(place)).example),
+            "store": str(self.stores[store].folder),
+        }
 
 
 class MaskedTexts:
@@ -110,7 +126,13 @@ class MaskedTexts:
             masked.gold,
             none.astype(np.int64),
             none.astype(np.float32),
+            row,
+            epoch,
         )
+
+    def identify(self, row: int) -> dict[str, Any]:
+        """The example's id."""
+        return {"example": row if self.rows is None else int(self.rows[row])}
 
 
 def choose_copies(
@@ -237,6 +259,7 @@ def collate(examples: Sequence[TrainingExample], pad_id: int) -> dict[str, Tenso
     input_ids, attention_mask  [B, L]
     positions  [N] places of masked tokens in the flattened batch; language [N]
     ids        [N, 1 + K] gold first, then the teacher's; logprobs [N, K]
+    keys       [B, 3] language, row and epoch of each example
     """
     input_ids, attention = pad_batch([example.input_ids for example in examples], pad_id)
     width = input_ids.shape[1]
@@ -251,4 +274,5 @@ def collate(examples: Sequence[TrainingExample], pad_id: int) -> dict[str, Tenso
         "language": joined([np.full(len(example.positions), example.language) for example in examples]),
         "ids": joined([np.concatenate([e.gold[:, None], e.top_ids], axis=1) for e in examples]),
         "logprobs": joined([example.top_logprobs for example in examples]),
+        "keys": torch.tensor([[example.language, example.row, example.epoch] for example in examples]),
     }

@@ -13,20 +13,19 @@ from transformers import (
     EarlyStoppingCallback,
     PrinterCallback,
     ProgressCallback,
-    Trainer,
     TrainerCallback,
 )
 
-from polydistill.errors import NumericsError
 from polydistill.models import attention_for, collate, keep_freed_memory
 from polydistill.training.arguments import training_arguments
-from polydistill.training.trainer import finished_state, last_checkpoint, mark_complete
+from polydistill.training.checkpoints import finished_state, last_checkpoint
+from polydistill.training.watched import WatchedTrainer
 
 # Of a log's entries; the others are times, which differ from run to run.
 KEPT = ("step", "epoch", "loss", "learning_rate", "grad_norm", "eval_score")
 
 
-class FineTuner(Trainer):
+class FineTuner(WatchedTrainer):
     """Trainer whose evaluation is a function of the model.
 
     measure  the model's score on the dev set, higher being better
@@ -53,18 +52,8 @@ class FineTuner(Trainer):
     def compute_loss(self, *arguments: Any, **keywords: Any) -> Any:
         """The head's own loss."""
         found = super().compute_loss(*arguments, **keywords)
-        loss = float((found[0] if isinstance(found, tuple) else found).detach())
-        if not math.isfinite(loss):
-            raise NumericsError(
-                "training", None, f"the loss is {loss} at step {self.state.global_step}",
-                "lower training.learning_rate, lengthen warm-up, or set training.bf16: false; the last checkpoint stays",
-            )  # fmt: skip
+        self.check(found[0] if isinstance(found, tuple) else found)
         return found
-
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
-        if self.args.should_save:
-            mark_complete(Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}")
 
 
 class _Narrator(TrainerCallback):

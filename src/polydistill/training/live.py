@@ -145,7 +145,7 @@ class LiveTrainer(DistillationTrainer):
                 total, sums[3] = total + weights["relation"] / num_attended * found, found.detach()
         # Data parallelism averages gradients over processes; the counts are of all of them.
         total = total * self.accelerator.num_processes
-        self._check(total, inputs)
+        self.check(total)
         counts = [len(chosen), len(inputs["positions"]), len(attended), len(attended)]
         sums = torch.cat([sums, torch.tensor(counts, dtype=torch.float64, device=sums.device)])
         self._sums = sums if self._sums is None else self._sums + sums

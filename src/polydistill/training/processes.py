@@ -28,7 +28,12 @@ def num_processes() -> int:
 
 def leads() -> bool:
     """Whether this process is the one that writes."""
-    return num_processes() == 1 or int(os.environ.get("RANK") or 0) == 0
+    return process_index() == 0
+
+
+def process_index() -> int:
+    """This process's number; the leader's is 0."""
+    return int(os.environ.get("RANK") or 0) if num_processes() > 1 else 0
 
 
 def wait_for_all() -> None:

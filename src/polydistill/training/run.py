@@ -23,10 +23,11 @@ from polydistill.config.models import Distillation
 from polydistill.errors import RunFolderError
 from polydistill.models import attention_for, keep_freed_memory
 from polydistill.training.arguments import training_arguments
+from polydistill.training.checkpoints import finished_state, last_checkpoint
 from polydistill.training.data import LanguageData, LanguageDataset, LanguageSampler, TrainingExample, collate
 from polydistill.training.processes import wait_for_all
 from polydistill.training.progress import Progress
-from polydistill.training.trainer import DistillationTrainer, finished_state, last_checkpoint
+from polydistill.training.trainer import DistillationTrainer
 
 
 @dataclass(frozen=True)

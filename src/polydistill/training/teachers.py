@@ -69,7 +69,7 @@ class TeachersTrainer(DistillationTrainer):
             sums[2 + index] = share * kd + (1 - share) * mlm
             sums[2 + size + index] = len(places)
         if model.training:
-            self._check(total, inputs)
+            self.check(total)
             self._sums = sums if self._sums is None else self._sums + sums
         return (total, None) if return_outputs else total
 

@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.profiler import record_function
-from transformers import Trainer, TrainerState
 
 from polydistill.config.models import Distillation
-from polydistill.errors import NumericsError
-from polydistill.files import hash_file, read_record, write_json
 from polydistill.losses import soft_targets, sparse_soft_cross_entropy, teacher_weight
 from polydistill.models import masked_features, output_layer
 from polydistill.training.profile import BATCH, FORWARD, LOSS, STEP
+from polydistill.training.watched import WatchedTrainer
 
-COMPLETE = "complete.json"
 
-
-class DistillationTrainer(Trainer):
+class DistillationTrainer(WatchedTrainer):
     """Trainer whose loss is lambda * KD + (1 - lambda) * MLM at masked positions (MergeDistill, L_ALL).
 
     The loss is a sum over positions divided once by the number of masked positions of the whole step, over
@@ -145,7 +139,7 @@ class DistillationTrainer(Trainer):
             )  # fmt: skip
         loss = result.loss
         if model.training:
-            self._check(loss, inputs)
+            self.check(loss)
             self._record(
                 result.logprobs,
                 result.tail_loss,
@@ -211,54 +205,13 @@ class DistillationTrainer(Trainer):
                 means[f"loss_{name}"] = loss / count
         return {name: round(value, 5) for name, value in means.items()}
 
-    def _check(self, loss: Tensor, inputs: dict[str, Tensor]) -> None:
-        if not math.isfinite(float(loss.detach())):
-            present = sorted({self.languages[index] for index in inputs["language"].tolist()})
-            raise NumericsError(
-                "training",
-                None,
-                f"the loss is {float(loss.detach())} at step {self.state.global_step} (languages {', '.join(present)})",
-                "lower training.learning_rate, lengthen warm-up, or set training.bf16: false; the last checkpoint stays",
-            )
-
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
-        # Every process has written its own random state by then.
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            mark_complete(Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}")
-
-
-def mark_complete(checkpoint: Path) -> None:
-    """Write the checksums of a checkpoint's files: its last file, so that a checkpoint without it is a part."""
-    files = sorted(path for path in checkpoint.rglob("*") if path.is_file() and path.name != COMPLETE)
-    write_json(
-        checkpoint / COMPLETE, {path.relative_to(checkpoint).as_posix(): hash_file(path) for path in files}
-    )
-
-
-def finished_state(checkpoint: Path | None, *, total: int, patience: int) -> TrainerState | None:
-    """The state of a checkpoint that is a training's last, after `total` steps or where early stopping ended it; None
-    if there is more to train. Trainer itself forgets on resuming that it had stopped early, and would go on.
-    """
-    if checkpoint is None:
-        return None
-    state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
-    stopping = state.stateful_callbacks.get("EarlyStoppingCallback", {}).get("attributes", {})
-    stopped = 0 < patience <= stopping.get("early_stopping_patience_counter", 0)
-    return state if stopped or state.global_step >= total else None
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint in a folder; parts and damaged ones are passed over."""
-    found = [path for path in folder.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
-    for checkpoint in sorted(found, key=lambda path: -int(path.name.removeprefix("checkpoint-"))):
-        if not (checkpoint / COMPLETE).is_file():
-            continue
-        checksums = read_record(checkpoint / COMPLETE)
-        if checksums and all(
-            (checkpoint / name).is_file() and hash_file(checkpoint / name) == value
-            for name, value in checksums.items()
-        ):
-            return checkpoint
-    return None
+    def _examples(self, batch: dict[str, Any]) -> list[dict[str, Any]]:
+        dataset: Any = self.train_dataset
+        return [
+            {
+                "language": self.languages[language],
+                "epoch": epoch,
+                **dataset.languages[language].identify(row),
+            }
+            for language, row, epoch in batch["keys"].tolist()
+        ]
