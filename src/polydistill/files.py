@@ -261,7 +261,7 @@ def require_space(path: Path, needed: float, *, stage: str) -> None:
     if missing > free:
         raise DiskError(
             str(path), None,
-            f"the stage {stage} needs about {missing / 2**20:,.0f} MiB, and {free / 2**20:,.0f} MiB are free there",
+            f"the stage {stage} needs about {missing / 2**20:,.1f} MiB, and {free / 2**20:,.1f} MiB are free there",
             "make room and run the same command again, or choose another `output`",
         )  # fmt: skip
 

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from polydistill.config import parse_recipe
 from polydistill.errors import DiskError, RecipeError, StoreError, UserError
-from polydistill.files import artefact, write_json
+from polydistill.files import artefact, require_space, write_json
 from polydistill.recipes import run_recipe, verify_stores
 from polydistill.store import Store
 
@@ -284,6 +285,41 @@ def test_no_space_left(tmp_path, monkeypatch) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
     assert "same command again" in caught.value.remedy
     assert not (tmp_path / "a").exists()
+
+
+def test_a_stage_that_would_not_find_room_is_not_begun(recipe_values, monkeypatch) -> None:
+    """With one MiB free it says which stage needs how much; what it says is near what the stage then takes."""
+    folder, missing = Path(recipe_values["output"]), {}
+    usage = shutil.disk_usage(folder.parent)
+    small = usage._replace(free=1 << 15)
+    for stage, until in (("corpora/en", "corpora"), ("score/en/en", "score"), ("train", "train")):
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: small)
+        said = expect_refusal(
+            recipe_values, str(folder), f"the stage {stage} needs about", "make room", until=until
+        )
+        missing[stage] = float(re.search(r"about ([\d.]+) MiB, and 0.0 MiB are free", said)[1])
+        monkeypatch.undo()
+        run(recipe_values, until)
+    taken = {
+        stage: sum(path.stat().st_size for path in (folder / place).rglob("*") if path.is_file()) / 2**20
+        for stage, place in (
+            ("corpora/en", "corpora/en"),
+            ("score/en/en", "store/en/en"),
+            ("train", "student"),
+        )
+    }
+    assert taken["corpora/en"] < missing["corpora/en"] < 4 * taken["corpora/en"]
+    assert missing["score/en/en"] == pytest.approx(taken["score/en/en"], rel=0.25)
+    assert taken["train"] < 1.1 * missing["train"] < 3 * taken["train"]
+
+
+def test_what_is_written_already_needs_no_room(tmp_path, monkeypatch) -> None:
+    (tmp_path / "part").write_bytes(bytes(3 << 20))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    usage = shutil._ntuple_diskusage(8 << 20, 7 << 20, 1 << 20)
+    require_space(tmp_path, 4 << 20, stage="x")
+    with pytest.raises(DiskError, match=r"x needs about 2.0 MiB, and 1.0 MiB are free"):
+        require_space(tmp_path, 5 << 20, stage="x")
 
 
 def test_two_runs_on_one_folder(recipe_values) -> None:

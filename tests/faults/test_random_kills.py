@@ -3,187 +3,39 @@ end with the bytes of a run left alone. `make test-faults` kills a hundred times
 """
 
 import json
-import multiprocessing
 import os
 import random
 import shutil
 import signal
-import sys
-import time
-from collections import Counter
-from pathlib import Path
 
 import pytest
-import yaml
-from tests.conftest import bundled_lines
-
-from polydistill.cli import main
+from tests.bed import Bed, recipes
 
 KILLS = int(os.environ.get("POLYDISTILL_KILLS", "100"))
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
-# What a process says when its command begins: an interrupt before that is Python's own.
-STARTED = "started"
-# What holds times.
-NOT_COMPARED = (
-    "run.log",
-    ".lock",
-    "timing.json",
-    "environment.json",
-    "log.json",
-    "artefacts.json",
-    "recipe.yaml",
-)
-TRAINING = {
-    "max_steps": 12, "per_device_train_batch_size": 8, "logging_steps": 4, "save_steps": 4, "bf16": False,
-}  # fmt: skip
-MODEL = {
-    "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32,
-    "max_position_embeddings": 64,
-}  # fmt: skip
-CORPORA = {"max_length": 32, "block_lines": 16, "held_out_share": 0.1}
-EVALUATION = {"max_examples": 20, "precision": "float32"}
-
-
-def command(recipe: str, output: str) -> None:
-    """`polydistill run RECIPE`, in a process that has imported everything already; what it prints goes to a file."""
-    with Path(output).open("a") as handle:
-        os.dup2(handle.fileno(), 1)
-        os.dup2(handle.fileno(), 2)
-    sys.argv = ["polydistill", "run", recipe]
-    print(STARTED, flush=True)
-    main()
-
-
-def recipes(root: Path, teachers: dict, multilingual: Path) -> dict[str, dict]:
-    """A recipe of each kind that has stages; each takes seconds."""
-    texts = {}
-    for language in ("en", "ru"):
-        texts[language] = root / f"{language}.txt"
-        texts[language].write_text("\n".join(bundled_lines(language, 400)) + "\n", "utf-8")
-    common = {"corpora": CORPORA, "training": TRAINING}
-    both = {language: {"text": str(path)} for language, path in texts.items()}
-    scoring = {"shard_examples": 32, "precision": "float32", "batch_tokens": 1024}
-    return {
-        "merge": common | {
-            "recipe": "merge", "teachers": {name: str(teachers[name]) for name in ("en", "ru")},
-            "languages": {name: both[name] | {"teachers": [name]} for name in both}, "scoring": scoring,
-            "student": {"config": MODEL}, "evaluation": EVALUATION | {"num_samples": 2},
-        },
-        "extract": common | {
-            "recipe": "extract", "teacher": str(multilingual), "language": "ru", "text": str(texts["ru"]),
-            "cost": {"rounds": 0}, "evaluation": EVALUATION | {"num_samples": 2}, "trim": {"when": "after"},
-        },
-        "balance": common | {
-            "recipe": "balance", "languages": both, "tokenizer": {"size": 400},
-            "model": {"model_type": "modernbert", "config": MODEL}, "evaluation": EVALUATION, "scoring": scoring,
-            "teachers": {"epochs": None, "evaluations": 3, "patience": 1},
-            "students": {
-                "ours": {"truncate": 20_000, "predictions": "stored", "epochs": None},
-                "HL": {"labels": "gold", "truncate": "none", "epochs": None},
-            },
-        },
-    }  # fmt: skip
-
-
-def content(run: Path) -> dict[str, bytes]:
-    """Every file of a finished run but for records, checkpoints and the page, which holds times."""
-    found = {}
-    for path in sorted(run.rglob("*")):
-        relative = path.relative_to(run)
-        if not path.is_file() or path.name in NOT_COMPARED or "checkpoints" in relative.parts:
-            continue
-        if relative.parts[0] == "report":
-            continue
-        found[str(relative)] = path.read_bytes()
-    return found
-
-
-class Bed:
-    """Starts runs, kills them, and counts."""
-
-    def __init__(self, root: Path, values: dict[str, dict]) -> None:
-        self.root, self.values = root, values
-        self.processes = multiprocessing.get_context("forkserver")
-        self.processes.set_forkserver_preload(["polydistill.recipes", "polydistill.reports", "transformers"])
-        self.killed: Counter[str] = Counter()
-        self.stages: Counter[str] = Counter()
-        self.started: Counter[Path] = Counter()
-
-    def start(self, kind: str, folder: Path):
-        recipe = self.root / f"{folder.name}.yaml"
-        recipe.write_text(yaml.safe_dump(self.values[kind] | {"name": kind, "output": str(folder)}), "utf-8")
-        process = self.processes.Process(target=command, args=(str(recipe), f"{folder}.out"))
-        process.start()
-        return process
-
-    def finish(self, kind: str, folder: Path) -> float:
-        started = time.monotonic()
-        process = self.start(kind, folder)
-        process.join(600)
-        assert process.exitcode == 0, Path(f"{folder}.out").read_text("utf-8")[-3000:]
-        return time.monotonic() - started
-
-    def kill(self, kind: str, folder: Path, seconds: float, with_signal: signal.Signals) -> bool:
-        """Start a run and kill it after so many seconds; False if it was over before."""
-        process = self.start(kind, folder)
-        process.join(seconds)
-        if process.exitcode is not None:
-            assert process.exitcode == 0, Path(f"{folder}.out").read_text("utf-8")[-3000:]
-            return False
-        os.kill(process.pid, with_signal)
-        process.join(60)
-        if process.exitcode == 0:
-            # Over between the look and the signal.
-            return False
-        Path(f"{folder}.out").touch()
-        said = Path(f"{folder}.out").read_text("utf-8")
-        if said.count(STARTED) > self.started[folder]:
-            # 130: the command line says that it was interrupted.
-            assert process.exitcode in (-with_signal, 130), f"{process.exitcode}: {said[-3000:]}"
-        self.started[folder] = said.count(STARTED)
-        self.killed[with_signal.name] += 1
-        self.stages[f"{kind}: {stage_of(folder)}"] += 1
-        return True
-
-
-def stage_of(folder: Path) -> str:
-    """The stage that was under way, by what is half-made and what is there."""
-    half = sorted(folder.rglob("*.partial"))
-    if half:
-        return half[0].relative_to(folder).parts[0].removesuffix(".partial")
-    if list(folder.rglob("checkpoints")) and not (folder / "evaluation").is_dir():
-        return "training"
-    done = [name for name in ("corpora", "tokenizer", "store", "student", "students", "evaluation") if (folder / name).is_dir()]  # fmt: skip
-    return f"after {done[-1]}" if done else "before anything"
 
 
 @pytest.mark.slow
 def test_kills_at_random_moments_lose_nothing(tmp_path, teachers, multilingual_teacher, capsys) -> None:
     bed = Bed(tmp_path, recipes(tmp_path, teachers, multilingual_teacher))
     draw = random.Random(int(os.environ.get("POLYDISTILL_SEED", "0")))
-    calm, seconds = {}, {}
     for kind in bed.values:
-        bed.finish(kind, tmp_path / "warm")
-        shutil.rmtree(tmp_path / "warm")
-        seconds[kind] = bed.finish(kind, tmp_path / f"calm-{kind}")
-        calm[kind] = content(tmp_path / f"calm-{kind}")
+        bed.calm_run(kind)
     ended = 0
     while sum(bed.killed.values()) < KILLS:
         kind = list(bed.values)[ended % len(bed.values)]
         folder = tmp_path / f"killed-{ended}"
         for _ in range(8):
-            moment, with_signal = draw.uniform(0.0, 0.7 * seconds[kind]), draw.choice(SIGNALS)
+            moment, with_signal = draw.uniform(0.0, 0.7 * bed.seconds[kind]), draw.choice(SIGNALS)
             if not bed.kill(kind, folder, moment, with_signal):
                 break
         else:
             bed.finish(kind, folder)
-        found = content(folder)
-        assert found.keys() == calm[kind].keys(), f"{folder.name}: {found.keys() ^ calm[kind].keys()}"
-        different = [name for name in found if found[name] != calm[kind][name]]
-        assert not different, f"{folder.name}: {different}"
+        bed.check_content(kind, folder)
         shutil.rmtree(folder)
         ended += 1
     with capsys.disabled():
         print(f"\n{sum(bed.killed.values())} kills {dict(bed.killed)}, {ended} runs ended whole; calm seconds "
-              f"{json.dumps({kind: round(value, 1) for kind, value in seconds.items()})}")  # fmt: skip
+              f"{json.dumps({kind: round(value, 1) for kind, value in bed.seconds.items()})}")  # fmt: skip
         print("\n".join(f"  {number:3} {stage}" for stage, number in sorted(bed.stages.items())))
+    assert len({stage.partition(":")[0] for stage in bed.stages}) == len(bed.values)

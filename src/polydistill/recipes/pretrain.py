@@ -19,6 +19,7 @@ from polydistill.files import (
     fingerprint,
     hash_folder,
     is_current,
+    read_json,
     write_json,
     write_text,
 )
@@ -212,8 +213,21 @@ def evaluate_model(
         "seed": recipe.seed,
         "corpora": {language: fingerprint(made_from) for language, (_, made_from) in corpora.items()},
     }
-    if is_current(run.path / "evaluation", inputs):
-        return
+    if not is_current(run.path / "evaluation", inputs):
+        _evaluate(recipe, run, tokenizer, corpora, inputs)
+    # Each time: a model that was made anew has the card that it was made with.
+    rows = read_json(run.path / "evaluation" / "mlm.json")["languages"]
+    card = with_results(model_card(recipe, {"init": "random"}), rows, "student")
+    write_text(run.path / "student" / "final" / "README.md", card)
+
+
+def _evaluate(
+    recipe: PretrainRecipe,
+    run: Run,
+    tokenizer: LoadedTokenizer,
+    corpora: dict[str, tuple[Path, dict[str, Any]]],
+    inputs: dict[str, Any],
+) -> None:
     with run.stage("evaluate"), artefact(run.path / "evaluation", inputs) as folder:
         model = load_masked_lm(str(run.path / "student" / "final"), name="student").to(device())
         rows = {}
@@ -225,9 +239,6 @@ def evaluate_model(
                 dtype=resolve_dtype(recipe.evaluation.precision), seed=recipe.seed,
             )  # fmt: skip
         write_json(folder / "mlm.json", {"languages": rows, "summary": {}, "ties": "mean rank"})
-        # Before the results count as there: nothing comes back to it afterwards.
-        card = with_results(model_card(recipe, {"init": "random"}), rows, "student")
-        write_text(run.path / "student" / "final" / "README.md", card)
 
 
 class Masker:

@@ -208,8 +208,8 @@ def _differences(old: Any, new: Any, key: str = "") -> list[tuple[str, Any, Any]
             found.append((f"order of {key}", ", ".join(old), ", ".join(new)))
         for name in sorted(old.keys() | new.keys(), key=str):
             place = f"{key}.{name}".lstrip(".")
-            # Where other runs are, and where scoring is computed, does not change what this one is.
-            if place != "reuse" and not place.endswith(WHERE):
+            # Where this run and others are, and where scoring is computed, does not change what it is.
+            if place not in ("reuse", "output") and not place.endswith(WHERE):
                 found += _differences(old.get(name), new.get(name), place)
         return found
     return [] if old == new else [(key, old, new)]
