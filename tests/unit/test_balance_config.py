@@ -92,6 +92,23 @@ def test_null_takes_away_what_the_extended_recipe_has(tmp_path) -> None:
     assert recipe.teachers.epochs is None
 
 
+def test_null_takes_away_what_was_given_in_short(tmp_path) -> None:
+    """A teacher that is a path alone goes; a number that is set to null is what the setting is without one."""
+    (tmp_path / "base.yaml").write_text(
+        "recipe: merge\nname: x\nteachers: {a: models/a, b: models/b}\n"
+        "languages: {tr: {text: a.txt, teachers: a}, eu: {text: {path: b.txt, max_characters: 10}, teachers: b}}\n",
+        "utf-8",
+    )
+    (tmp_path / "top.yaml").write_text(
+        "extends: base.yaml\nteachers: {a: null}\nlanguages: {tr: null, eu: {text: {max_characters: null}}}\n",
+        "utf-8",
+    )
+    recipe = load_recipe(tmp_path / "top.yaml")
+    assert list(recipe.teachers) == ["b"]
+    assert list(recipe.languages) == ["eu"]
+    assert recipe.languages["eu"].text[0].max_characters is None
+
+
 @pytest.mark.parametrize(("sizes", "drawn"), [([1, 2, 3], True), ([1, 2, 2], False)])
 def test_the_figure_of_sizes_needs_three_of_one_kind(sizes, drawn) -> None:
     from polydistill.reports.balance_page import _size_figure

@@ -20,6 +20,8 @@ from polydistill.config.models import MergeRecipe, PretrainRecipe
 from polydistill.config.probe import ProbeRecipe
 from polydistill.errors import RecipeError
 
+# Settings whose keys are names of the recipe's own (of `balance`, those of `teachers` are settings, none of them text).
+NAMED = {"teachers", "students", "languages", "models", "tasks", "groups", "runs", "variants"}
 MAX_RECIPE_BYTES = 1 << 20
 MAX_ALIASES = 100
 AnyRecipe = (
@@ -199,15 +201,22 @@ def _read_yaml(name: str) -> dict[str, Any]:
     return values
 
 
-def _merge(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
+def _merge(base: dict[str, Any], top: dict[str, Any], *, named: bool = False) -> dict[str, Any]:
+    """Two layers of settings, the top one winning.
+
+    named  whether these are entries with names of the recipe's own, such as teachers: null takes one away, also where
+           it was given in short, as a path or a list of paths
+    """
     merged = dict(base)
     for key, value in top.items():
         old = merged.get(key)
-        if isinstance(old, dict) and value is None:
+        if value is None and isinstance(old, (dict, str, list) if named else dict):
             # `ours: null` takes an entry away that the extended recipe has.
             del merged[key]
+        elif isinstance(old, dict) and isinstance(value, dict):
+            merged[key] = _merge(old, value, named=not named and key in NAMED)
         else:
-            merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+            merged[key] = value
     return merged
 
 
