@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,11 @@ from markupsafe import Markup
 
 from polydistill.files import read_json
 from polydistill.reports.figures import curves, grouped_bars
-from polydistill.reports.probe_page import gather_probes
+from polydistill.reports.probe_page import METRICS, TASKS, gather_probes
 
 TEACHER = "teacher"
+# What the paper measures its probes by.
+PUBLISHED_METRICS = {"pos": "accuracy", "ner": "macro_f1"}
 
 
 def gather_balance(run: Path) -> dict[str, Any]:
@@ -26,6 +30,8 @@ def gather_balance(run: Path) -> dict[str, Any]:
         for language, rows in evaluation["languages"].items()
     }
     groups = list(summary["mrr"][TEACHER])
+    place = run / "evaluation" / "probes.json"
+    probes = read_json(place)["summary"] if place.is_file() else {}
     return {
         "students": students,
         "groups": groups,
@@ -49,8 +55,57 @@ def gather_balance(run: Path) -> dict[str, Any]:
                 xlabel="step", ylabel="MLM loss, nats",
             )
         ),
-        "probes": gather_probes(run)["tasks"] if (run / "evaluation" / "probes.json").is_file() else [],
+        "probes": gather_probes(run)["tasks"] if probes else [],
+        "published": published_beside(recipe, summary, probes),
     }  # fmt: skip
+
+
+def published_beside(
+    recipe: dict[str, Any], summary: dict[str, Any], probes: dict[str, Any]
+) -> dict[str, Any] | None:
+    """The paper's tables 2 and 3 with this run's figures in them, in hundredths; None for other languages or students.
+
+    probes  task → metric → model → group → kind → mean, as probes.json has them under `summary`
+    """
+    text = (resources.files("polydistill.reports") / "published_balance.json").read_text("utf-8")
+    for table in json.loads(text):
+        same = all(set(recipe["groups"].get(name, [])) == set(some) for name, some in table["groups"].items())
+        models = [name for name in table["models"] if name in recipe["students"]]
+        if same and models and len(recipe["languages"]) == sum(map(len, table["groups"].values())):
+            return {
+                "paper": table["paper"],
+                "table": table["table"],
+                "groups": [*table["groups"], "all"],
+                "models": models,
+                "rows": _beside(table, models, summary, probes),
+            }
+    return None
+
+
+def _beside(
+    table: dict[str, Any], models: list[str], summary: dict[str, Any], probes: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """What is measured, of which group → for each model (this run's, the paper's)."""
+    rows = []
+    for group in (*table["groups"], "all"):
+        rows.append({
+            "name": "D", "group": group,
+            "cells": [(100 * summary["D"][name][group]["value"], table["models"][name]["D"][group]) for name in models],
+        })  # fmt: skip
+    for task, metric in PUBLISHED_METRICS.items():
+        found = probes.get(task, {}).get(metric, {})
+        if not all(name in found for name in models):
+            continue
+        for index, kind in enumerate(("in_language", "zero_shot")):
+            for group in (*table["groups"], "all"):
+                rows.append({
+                    "name": f"{TASKS[task]}, {METRICS[metric][0]}, {kind.replace('_', ' ')}", "group": group,
+                    "cells": [
+                        (100 * found[name][group][kind]["mean"], table["models"][name][task][group][index])
+                        for name in models
+                    ],
+                })  # fmt: skip
+    return rows
 
 
 def _by_fours(names: list[str]) -> list[list[str]]:
