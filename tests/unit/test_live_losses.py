@@ -61,6 +61,36 @@ def test_value_and_gradients_equal_the_dense_formula(
     assert torch.autograd.grad(again, tuple(teacher), allow_unused=True) == (None, None, None)
 
 
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+@pytest.mark.parametrize(("chunk", "cache_rows"), [(4, 3), (5, 2), (1000, 1000)])
+def test_several_teachers_in_one_pass_are_each_by_itself(monkeypatch, temperature, chunk, cache_rows) -> None:
+    """Rows of three teachers of other widths, one without a bias: boundaries fall within chunks and parts of them."""
+    monkeypatch.setattr("polydistill.losses.chunks.CACHE_BYTES", cache_rows * 53 * 8)
+    student, first, gold, kd_weight, mlm_weight = problem()
+    torch.manual_seed(9)
+    second = OutputLayer(
+        torch.randn(11, 4, dtype=torch.float64), torch.randn(53, 4, dtype=torch.float64), None
+    )
+    layers, bounds = (first, second, first), (0, 2, 7, 11)
+    parts = [slice(*bounds[i : i + 2]) for i in range(3)]
+    teachers = [one._replace(features=one.features[part]) for one, part in zip(layers, parts, strict=True)]
+    expected = [
+        dense(student._replace(features=student.features[part]), teacher, gold[part], kd_weight[part], mlm_weight[part], temperature)
+        for teacher, part in zip(teachers, parts, strict=True)
+    ]  # fmt: skip
+    found = live_distillation(
+        student, teachers, gold, kd_weight, mlm_weight, temperature=temperature, chunk_positions=chunk
+    )
+    torch.testing.assert_close(found.kd, torch.cat([one[1] for one in expected]), rtol=1e-11, atol=1e-12)
+    total = sum(one[0] for one in expected)
+    torch.testing.assert_close(found.loss, total, rtol=1e-12, atol=1e-12)
+    wanted = torch.autograd.grad(total, tuple(student))
+    for one, other in zip(torch.autograd.grad(found.loss, tuple(student)), wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+    with pytest.raises(ValueError, match="not as many as positions"):
+        live_distillation(student, teachers[:2], gold, kd_weight, mlm_weight, temperature=temperature)
+
+
 def test_the_gradient_is_that_of_small_steps() -> None:
     student, teacher, *rest = problem(3, size=7)
 

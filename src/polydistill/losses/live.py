@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -39,7 +40,7 @@ class LiveLoss(NamedTuple):
 
 def live_distillation(
     student: OutputLayer,
-    teacher: OutputLayer,
+    teacher: OutputLayer | Sequence[OutputLayer],
     gold: Tensor,
     kd_weight: Tensor,
     mlm_weight: Tensor,
@@ -50,7 +51,8 @@ def live_distillation(
 ) -> LiveLoss:
     """The teacher's predictions and the text's tokens as one loss, summed over positions.
 
-    student, teacher  of one vocabulary; the widths E may differ. No gradient goes to the teacher.
+    student, teacher  of one vocabulary; the widths E may differ. No gradient goes to the teacher. Of several teachers the
+                first one's features are those of the first positions, and so on: together [N, E].
     gold        [N] the text's tokens
     kd_weight   [N] weight of the teacher's predictions at each position
     mlm_weight  [N] weight of the text's token
@@ -63,13 +65,17 @@ def live_distillation(
     teacher's entropy, which is no gradient), without holding [N, V] of either. Logits are products in the
     features' dtype; everything after them is float32 (float64 stays float64).
     """
+    # OutputLayer is a tuple itself.
+    teachers = [teacher] if isinstance(teacher, OutputLayer) else list(teacher)
+    if sum(len(one.features) for one in teachers) != len(gold):
+        raise ValueError("teachers' features are not as many as positions")
     if masked is None:
         masked = mlm_weight != 0
     if chunk_positions is None:
-        sizes = student.features.element_size() + teacher.features.element_size()
+        sizes = student.features.element_size() + max(one.features.element_size() for one in teachers)
         chunk_positions = max(1, CHUNK_BYTES // (len(student.weight) * sizes))
     loss, kd, mlm = _Live.apply(  # type: ignore[no-untyped-call]
-        *student, teacher, gold, kd_weight, mlm_weight, masked, temperature, chunk_positions
+        *student, teachers, gold, kd_weight, mlm_weight, masked, temperature, chunk_positions
     )
     return LiveLoss(loss, kd, mlm)
 
@@ -83,7 +89,7 @@ class _Live(torch.autograd.Function):
         features: Tensor,
         weight: Tensor,
         bias: Tensor | None,
-        teacher: OutputLayer,
+        teachers: list[OutputLayer],
         gold: Tensor,
         kd_weight: Tensor,
         mlm_weight: Tensor,
@@ -92,20 +98,27 @@ class _Live(torch.autograd.Function):
         chunk_positions: int,
     ) -> tuple[Tensor, Tensor, Tensor]:
         compute = torch.float64 if features.dtype == torch.float64 else torch.float32
-        theirs = teacher.weight.detach().to(teacher.features.dtype)
         offset = None if bias is None else bias.detach().to(compute)
-        their_offset = None if teacher.bias is None else teacher.bias.detach().to(compute)
-        targets = _Targets(gold, kd_weight.to(compute), mlm_weight.to(compute), masked, temperature)
+        starts = list(accumulate((len(one.features) for one in teachers), initial=0))
+        segments = [
+            _Segment(slice(*bounds), one.features.detach(), one.weight.detach().to(one.features.dtype),
+                     None if one.bias is None else one.bias.detach().to(compute))
+            for bounds, one in zip(pairwise(starts), teachers, strict=True)
+        ]  # fmt: skip
+        # The text's token counts where it is masked alone.
+        weighed = torch.where(masked, mlm_weight, 0.0).to(compute)
+        targets = _Targets(gold, kd_weight.to(compute), weighed, masked, temperature)
         kd = torch.zeros(len(gold), dtype=compute, device=features.device)
         mlm = torch.zeros_like(kd)
 
         def open_chunk(rows: slice) -> Reader:
-            their_products = teacher.features.detach()[rows] @ theirs.t()
+            theirs = [made for segment in segments if (made := segment.products(rows)) is not None]
 
-            def read(products: Tensor, part: slice, within: slice) -> Tensor:
+            def read(products: Tensor, part: slice, _: slice) -> Tensor:
+                logits = [made for one in theirs if (made := one.logits(part, compute)) is not None]
                 return _loss_rows(
                     _logits(products, offset, compute),
-                    _logits(their_products[within], their_offset, compute),
+                    logits[0] if len(logits) == 1 else torch.cat(logits),
                     targets, part, kd, mlm,
                 )  # fmt: skip
 
@@ -122,6 +135,44 @@ class _Live(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         nothing = (None,) * 7
         return (*Gradients(*ctx.saved_tensors).scaled(gradients[0]), *nothing)
+
+
+class _Segment(NamedTuple):
+    """A teacher's positions among all, and what makes its products with the vocabulary."""
+
+    rows: slice
+    features: Tensor
+    matrix: Tensor
+    bias: Tensor | None
+
+    def products(self, rows: slice) -> _Products | None:
+        """Those of some of all positions; None if none of them is its."""
+        mine = _common(self.rows, rows)
+        if mine is None:
+            return None
+        within = slice(mine.start - self.rows.start, mine.stop - self.rows.start)
+        return _Products(mine, self.features[within] @ self.matrix.t(), self.bias)
+
+
+class _Products(NamedTuple):
+    """A teacher's products [n, V] at some of all positions."""
+
+    rows: slice
+    values: Tensor
+    bias: Tensor | None
+
+    def logits(self, rows: slice, compute: torch.dtype) -> Tensor | None:
+        """Those of some of all positions; None if none of them is here."""
+        mine = _common(self.rows, rows)
+        if mine is None:
+            return None
+        within = slice(mine.start - self.rows.start, mine.stop - self.rows.start)
+        return _logits(self.values[within], self.bias, compute)
+
+
+def _common(one: slice, other: slice) -> slice | None:
+    start, stop = max(one.start, other.start), min(one.stop, other.stop)
+    return slice(start, stop) if start < stop else None
 
 
 class _Targets(NamedTuple):
@@ -146,20 +197,26 @@ def _loss_rows(
     logits, theirs  [n, V] the student's and the teacher's
     """
     temperature = targets.temperature
-    log_teacher = torch.log_softmax(theirs / temperature, -1)
-    log_student = torch.log_softmax(logits / temperature, -1)
+    kd_weight, mlm_weight = targets.kd_weight[rows, None], targets.mlm_weight[rows, None]
+    gold, masked = targets.gold[rows, None], targets.masked[rows]
+    log_teacher = torch.log_softmax(theirs / temperature if temperature != 1 else theirs, -1)
+    log_student = torch.log_softmax(logits / temperature if temperature != 1 else logits, -1)
+    if temperature == 1:
+        mlm[rows] = torch.where(masked, -log_student.gather(1, gold)[:, 0], 0.0)
+    else:
+        mlm[rows] = torch.where(masked, logits.logsumexp(-1) - logits.gather(1, gold)[:, 0], 0.0)
     teacher = log_teacher.exp()
     kd[rows] = temperature**2 * (teacher * log_teacher.sub_(log_student)).sum(-1)
-    # d (T² KL) / d logits = T (softmax(s/T) - softmax(t/T))
-    gradient = log_student.exp_().sub_(teacher).mul_(targets.kd_weight[rows, None] * temperature)
-    where = targets.masked[rows].nonzero()[:, 0]
-    if len(where):
-        log_softmax = torch.log_softmax(logits[where], -1)
-        gold, weight = targets.gold[rows][where, None], targets.mlm_weight[rows][where, None]
-        mlm[rows.start + where] = -log_softmax.gather(1, gold)[:, 0]
-        own = log_softmax.exp_().mul_(weight).scatter_add_(1, gold, -weight)
-        gradient.index_add_(0, where, own)
-    return gradient
+    student = log_student.exp_()
+    # d (T² KL) / d logits = T (softmax(s/T) - softmax(t/T)); d CE / d logits = softmax(s) - [gold]
+    if temperature == 1:
+        gradient = student.mul_(kd_weight + mlm_weight).sub_(teacher.mul_(kd_weight))
+    else:
+        gradient = student.sub_(teacher).mul_(kd_weight * temperature)
+        where = (mlm_weight[:, 0] != 0).nonzero()[:, 0]
+        if len(where):
+            gradient.index_add_(0, where, torch.softmax(logits[where], -1).mul_(mlm_weight[where]))
+    return gradient.scatter_add_(1, gold, -mlm_weight)
 
 
 def cosine_loss(student: Tensor, teacher: Tensor) -> Tensor:

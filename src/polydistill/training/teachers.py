@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.profiler import record_function
 
-from polydistill.losses import OutputLayer, live_distillation
+from polydistill.losses import LiveLoss, OutputLayer, live_distillation
 from polydistill.models import masked_features, output_layer
 from polydistill.training.profile import FORWARD, LOSS
 from polydistill.training.trainer import DistillationTrainer
@@ -46,32 +46,37 @@ class TeachersTrainer(DistillationTrainer):
         with record_function(FORWARD):
             features = masked_features(bare if bare is model else model, seen, inputs["positions"])
         language, gold = inputs["language"], inputs["ids"][:, 0]
+        # One pass for all: by the teacher, for each of them reads its own examples.
+        order = language.argsort(stable=True)
+        language, gold, positions = (
+            tensor.index_select(0, order) for tensor in (language, gold, inputs["positions"])
+        )
+        present, counts = language.unique_consecutive(return_counts=True)
+        parts = positions.split(counts.tolist())
+        theirs = [self._read(index, seen, part) for index, part in zip(present.tolist(), parts, strict=True)]
+        share = torch.tensor(self.teacher_weights(), device=features.device)[language]
         each = self.position_weight(num_items_in_batch, len(gold))
-        weight, bias = output_layer(bare)
-        size = len(self.languages)
-        sums = torch.zeros(2 + 2 * size, dtype=torch.float64, device=features.device)
-        total = features.new_zeros((), dtype=torch.float32)
-        for index in language.unique().tolist():
-            # Of one language: its positions, and its rows for its teacher.
-            places = (language == index).nonzero()[:, 0]
-            theirs = self._read(index, seen, inputs["positions"][places])
-            ours = OutputLayer(features.index_select(0, places), weight, bias)
-            share = self.teacher_weights()[index]
-            ones = torch.ones(len(places), device=features.device) * each
-            with torch.autocast(features.device.type, enabled=False), record_function(LOSS):
-                found = live_distillation(
-                    ours, theirs, gold[places], share * ones, (1 - share) * ones, temperature=self.temperature,
-                    masked=torch.ones_like(places, dtype=torch.bool),
-                )  # fmt: skip
-            total = total + found.loss
-            kd, mlm = found.kd.sum(), found.mlm.sum()
-            sums[0], sums[1] = sums[0] + mlm, sums[1] + kd
-            sums[2 + index] = share * kd + (1 - share) * mlm
-            sums[2 + size + index] = len(places)
+        with torch.autocast(features.device.type, enabled=False), record_function(LOSS):
+            found = live_distillation(
+                OutputLayer(features.index_select(0, order), *output_layer(bare)), theirs, gold, share * each,
+                (1 - share) * each, temperature=self.temperature, masked=torch.ones_like(gold, dtype=torch.bool),
+            )  # fmt: skip
+        total = found.loss
         if model.training:
             self.check(total)
+            sums = self._sums_of(found, share, language)
             self._sums = sums if self._sums is None else self._sums + sums
         return (total, None) if return_outputs else total
+
+    def _sums_of(self, found: LiveLoss, share: Tensor, language: Tensor) -> Tensor:
+        """What is logged of a micro-batch, as DistillationTrainer has it."""
+        size = len(self.languages)
+        sums = torch.zeros(2 + 2 * size, dtype=torch.float64, device=language.device)
+        sums[0], sums[1] = found.mlm.sum(), found.kd.sum()
+        each = share * found.kd + (1 - share) * found.mlm
+        sums[2 : 2 + size].index_add_(0, language, each.double())
+        sums[2 + size :] = torch.bincount(language, minlength=size)
+        return sums
 
     @torch.no_grad()
     def _read(self, index: int, inputs: dict[str, Tensor], positions: Tensor) -> OutputLayer:
