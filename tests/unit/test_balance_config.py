@@ -107,6 +107,9 @@ def test_null_takes_away_what_was_given_in_short(tmp_path) -> None:
     assert list(recipe.teachers) == ["b"]
     assert list(recipe.languages) == ["eu"]
     assert recipe.languages["eu"].text[0].max_characters is None
+    recipe = load_recipe(tmp_path / "base.yaml", ["teachers.a=null", "languages.tr=null"])
+    assert list(recipe.teachers) == ["b"]
+    assert list(recipe.languages) == ["eu"]
 
 
 @pytest.mark.parametrize(("sizes", "drawn"), [([1, 2, 3], True), ([1, 2, 2], False)])

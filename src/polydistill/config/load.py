@@ -210,14 +210,18 @@ def _merge(base: dict[str, Any], top: dict[str, Any], *, named: bool = False) ->
     merged = dict(base)
     for key, value in top.items():
         old = merged.get(key)
-        if value is None and isinstance(old, (dict, str, list) if named else dict):
-            # `ours: null` takes an entry away that the extended recipe has.
+        if _takes_away(old, value, named=named):
             del merged[key]
         elif isinstance(old, dict) and isinstance(value, dict):
             merged[key] = _merge(old, value, named=not named and key in NAMED)
         else:
             merged[key] = value
     return merged
+
+
+def _takes_away(old: Any, value: Any, *, named: bool) -> bool:
+    """Whether a value is the null that takes an entry away, as `ours: null` does."""
+    return value is None and isinstance(old, (dict, str, list) if named else dict)
 
 
 def _apply_override(values: dict[str, Any], override: str) -> None:
@@ -242,7 +246,10 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
         # Copied on the way down, so that the caller's dictionary is left as it was.
         target[parent] = child = dict(child)
         target = child
-    target[last] = value
+    if _takes_away(target.get(last), value, named=bool(parents) and parents[-1] in NAMED):
+        del target[last]
+    else:
+        target[last] = value
 
 
 def _explain(error: ValidationError, model: type[BaseModel], origin: str) -> RecipeError:
