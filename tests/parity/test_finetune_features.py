@@ -166,6 +166,32 @@ def test_a_folder_of_any_architecture_gets_each_head_from_the_seed(tmp_path, tea
             assert one.shape[0] == {"ner": 4, "classification": 3, "choice": 2, "qa": 4}[kind]
 
 
+def test_random_weights_are_the_architecture_s_own_and_drawn_by_the_seed(tmp_path, teachers) -> None:
+    one, same, other = (
+        load_with_head(str(teachers["en"]), "ner", num_labels=5, seed=seed, random=True) for seed in (1, 1, 2)
+    )
+    trained = load_with_head(str(teachers["en"]), "ner", num_labels=5, seed=1)
+    assert one.config.num_labels == 5
+    for key, value in one.state_dict().items():
+        assert value.shape == trained.state_dict()[key].shape
+        assert torch.equal(value, same.state_dict()[key])
+    for differs in (other, trained):
+        key = "bert.embeddings.word_embeddings.weight"
+        assert not torch.equal(one.state_dict()[key], differs.state_dict()[key])
+    values = recipe_values(tmp_path, {"a": teachers["en"]}, {"ner": task(tmp_path, "ner")})
+    names = {}
+    for weights in ("trained", "random"):
+        values["models"] = {"a": {"model": str(teachers["en"]), "weights": weights}}
+        recipe = parse_recipe(values)
+        (job,) = all_jobs(recipe, read_tasks(recipe))
+        assert torch.equal(job.load().state_dict()[key], load_with_head(
+            str(teachers["en"]), "ner", num_labels=7, seed=0, random=weights == "random",
+        ).state_dict()[key])  # fmt: skip
+        names[weights] = job.inputs["weights"]
+    assert names["random"].startswith("random ")
+    assert names["trained"] != names["random"]
+
+
 def test_an_encoder_that_lacks_weights_is_refused(tmp_path, teachers) -> None:
     import shutil
 

@@ -197,6 +197,11 @@ class FinetunedModel(ProbedModel):
     languages: list[Name] | None = Field(
         None, description="The languages that it is trained and tested on; empty: all."
     )
+    weights: Literal["trained", "random"] = Field(
+        "trained",
+        description="`random`: the architecture and the tokenizers alone, with weights drawn by the job's seed. What the "
+        "model knew before is what the others are better by.",
+    )
     allow_pickle: bool = Field(
         False, description="Accept weights that are only there as a pickle (read with `weights_only=True`)."
     )

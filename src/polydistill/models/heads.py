@@ -20,7 +20,7 @@ from transformers import (
 
 from polydistill.errors import ModelError, NumericsError
 from polydistill.models.inputs import length_batches
-from polydistill.models.load import first_line, refuse_pickle
+from polydistill.models.load import first_line, model_config, refuse_pickle
 
 HEADS = {
     "ner": AutoModelForTokenClassification,
@@ -44,18 +44,25 @@ def load_with_head(
     field: str = "model",
     revision: str | None = None,
     allow_pickle: bool = False,
+    random: bool = False,
 ) -> Any:
     """An encoder in float32 with a head for a kind of task; what the folder lacks of the head (and of a pooler, which
-    students have none of) is drawn from `seed`.
+    students have none of) is drawn from `seed`, and with `random` all of it.
 
     Raises ModelError if it cannot be loaded, if weights of the encoder itself are missing, or if they are only there as
     a pickle; NumericsError if a weight is not finite.
     """
-    refuse_pickle(model, field, revision, allow_pickle)
+    if not random:
+        refuse_pickle(model, field, revision, allow_pickle)
     labels = {"num_labels": num_labels} if kind not in ("choice", "qa") else {}
     # It reports the head that the folder lacks, which is what is meant here.
     logging.getLogger("transformers.modeling_utils").setLevel(logging.ERROR)
     set_seed(seed)
+    if random:
+        config = model_config(model, revision=revision)
+        for name, value in labels.items():
+            setattr(config, name, value)
+        return HEADS[kind].from_config(config, dtype=torch.float32)
     try:
         loaded, info = HEADS[kind].from_pretrained(
             model,

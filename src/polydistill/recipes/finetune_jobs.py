@@ -18,7 +18,7 @@ from polydistill.corpora.labelled import Example
 from polydistill.errors import UserError
 from polydistill.evaluation.finetuned import METRICS, items_of
 from polydistill.evaluation.squad import uses_mlqa
-from polydistill.files import artefact, read_json, require_space, write_json, write_text
+from polydistill.files import artefact, fingerprint, read_json, require_space, write_json, write_text
 from polydistill.models import (
     device,
     load_with_head,
@@ -62,8 +62,18 @@ class Model:
 
     @cached_property
     def weights(self) -> str:
-        """A fingerprint of its weights."""
+        """A fingerprint of its weights; of random ones, of the architecture."""
+        if self.random:
+            # Neither where it lies nor who wrote it.
+            beside = {"_name_or_path", "transformers_version"}
+            values = {key: value for key, value in self.config.to_diff_dict().items() if key not in beside}
+            return f"random {fingerprint(values)}"
         return weights_fingerprint(self.settings.model, revision=self.settings.revision)
+
+    @property
+    def random(self) -> bool:
+        """Whether it starts from random weights."""
+        return self.settings.weights == "random"
 
     def reads(self, language: str) -> bool:
         """Whether it is trained and tested on a language."""
@@ -161,7 +171,7 @@ class Job:
         return load_with_head(
             place or settings.model, self.texts.task.kind, num_labels=len(self.texts.labels(self.source)),
             seed=self.seed, field=self.model.field, revision=None if place else settings.revision,
-            allow_pickle=settings.allow_pickle,
+            allow_pickle=settings.allow_pickle, random=self.model.random and place is None,
         ).to(device())  # fmt: skip
 
     def rows(
