@@ -322,6 +322,19 @@ def test_what_is_written_already_needs_no_room(tmp_path, monkeypatch) -> None:
         require_space(tmp_path, 5 << 20, stage="x")
 
 
+def test_a_folder_that_was_moved_is_still_that_run(recipe_values) -> None:
+    old = Path(recipe_values["output"])
+    run(recipe_values, "corpora")
+    made = (old / "corpora" / "en" / "train.arrow").stat().st_mtime_ns
+    new = old.rename(old.with_name("moved"))
+    run(recipe_values | {"output": str(new)}, "corpora")
+    assert (new / "corpora" / "en" / "train.arrow").stat().st_mtime_ns == made
+    assert not old.exists()
+    expect_refusal(
+        recipe_values | {"output": str(new), "seed": 5}, "belongs to a recipe with other settings (seed: 0"
+    )
+
+
 def test_two_runs_on_one_folder(recipe_values) -> None:
     import fcntl
 
