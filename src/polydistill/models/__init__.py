@@ -18,7 +18,7 @@ from polydistill.models.features import (
 from polydistill.models.heads import NO_LABEL, collate, load_with_head, predict, takes_segments
 from polydistill.models.inputs import length_batches, mask_texts, pad_batch
 from polydistill.models.load import load_masked_lm, model_config, weights_fingerprint, weights_size
-from polydistill.models.memory import keep_freed_memory
+from polydistill.models.memory import keep_freed_memory, return_freed_memory
 from polydistill.models.onnx_export import Inputs, compare_onnx, export_onnx, takes_token_types
 from polydistill.models.onnx_int8 import quantise_onnx
 from polydistill.models.onnx_runtime import OnnxModel, require_onnx
@@ -66,6 +66,7 @@ __all__ = [
     "queries_keys_values",
     "require_onnx",
     "resolve_dtype",
+    "return_freed_memory",
     "start_from_teachers",
     "student_config",
     "takes_segments",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 from functools import cache
 
 # glibc's malloc.h.
@@ -24,3 +25,18 @@ def keep_freed_memory() -> bool:
     except (AttributeError, OSError, TypeError):
         return False
     return bool(mallopt(M_MMAP_MAX, 0)) and bool(mallopt(M_TRIM_THRESHOLD, LARGEST_INT))
+
+
+def return_freed_memory() -> bool:
+    """Give the kernel what this process keeps and does not use; False where that cannot be said.
+
+    At the end of a training or of a store: the next one makes tensors of other sizes, which would come beside what the
+    last one left.
+    """
+    try:
+        trim = ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError, TypeError):
+        return False
+    # A trainer and its parts know each other, and go when they are collected.
+    gc.collect()
+    return bool(trim(0))

@@ -24,6 +24,7 @@ from polydistill.models import (
     load_with_head,
     model_config,
     predict,
+    return_freed_memory,
     takes_segments,
     weights_fingerprint,
 )
@@ -233,6 +234,7 @@ def run_job(job: Job, run: Run) -> Path:
             _test(job, folder)
         # Weights are many times what a job's results take.
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+    return_freed_memory()
     return target
 
 

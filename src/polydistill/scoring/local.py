@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from polydistill.masking import Masked
-from polydistill.models import device, keep_freed_memory
+from polydistill.models import device, keep_freed_memory, return_freed_memory
 from polydistill.scoring.shards import HasTexts, Job
 from polydistill.store import StoreWriter
 
@@ -50,6 +50,7 @@ def score(
         started = time.perf_counter()
         writer.write(index, job.score(model, ids, masked, count))
         seconds += time.perf_counter() - started
+    return_freed_memory()
     # Timing stays out of the manifest, whose bytes are the same for the same inputs.
     return writer.finish({}) | {"tokens_scored": tokens, "seconds": seconds}
 
