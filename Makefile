@@ -30,11 +30,12 @@ test: .venv/.installed
 test-all: .venv/.installed
 	$(PYTEST) -m ''
 
-# A hundred kills at random moments, flipped bits in every kind of file, thousands of generated inputs.
+# A hundred kills at random moments, flipped bits in every kind of file, thousands of generated inputs, disks that fill up, files that vanish.
 test-faults: export POLYDISTILL_FLIPS = 50
 test-faults: export POLYDISTILL_FUZZ = 300
 test-faults: .venv/.installed
-	$(BIN)/python -m pytest -m '' tests/faults/test_bit_flips.py tests/faults/test_fuzz.py tests/faults/test_random_kills.py
+	$(BIN)/python -m pytest -m '' tests/faults/test_bit_flips.py tests/faults/test_fuzz.py tests/faults/test_random_kills.py \
+		tests/faults/test_hostile_folder.py
 
 check: .venv/.installed
 	$(BIN)/ruff format --check .
