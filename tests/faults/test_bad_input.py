@@ -288,7 +288,7 @@ def test_no_space_left(tmp_path, monkeypatch) -> None:
 
 
 def test_a_stage_that_would_not_find_room_is_not_begun(recipe_values, monkeypatch) -> None:
-    """With one MiB free it says which stage needs how much; what it says is near what the stage then takes."""
+    """With 32 KiB free it says which stage needs how much; what it says is near what the stage then takes."""
     folder, missing = Path(recipe_values["output"]), {}
     usage = shutil.disk_usage(folder.parent)
     small = usage._replace(free=1 << 15)

@@ -60,6 +60,11 @@ def test_this_run_stands_beside_the_paper_where_it_has_its_languages() -> None:
     assert rows["D", "high"] == [(pytest.approx(3.1), -5.8), (pytest.approx(1.1), -7.6)]
     zero_shot = next(cells for (name, group), cells in rows.items() if "zero shot" in name and group == "all")
     assert zero_shot == [(25.0, 33.5), (25.0, 34.2)]
+    summary, _ = measured(["ours", "HL"])
+    for changed in ({"high": {"in_language": {"mean": 0.5}, "zero_shot": {}}}, {}):
+        partly = {"pos": {"accuracy": dict.fromkeys(("ours", "HL"), changed)}}
+        names = [row["name"] for row in published_beside(recipe, summary, partly)["rows"]]
+        assert len(names) == 3 + len(changed)
     # No probe of entities was run.
     assert len(rows) == 3 * 3
     for changed in (

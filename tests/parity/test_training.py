@@ -1,8 +1,12 @@
 """The training loop: batches, accumulation, resuming, and what it minimises."""
 
+import gc
 import json
 import math
 import sys
+import weakref
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +19,10 @@ from polydistill.errors import NumericsError
 from polydistill.losses import soft_targets
 from polydistill.models import attention_for
 from polydistill.training import (
+    DistillationTrainer,
     LanguageSampler,
+    MaskedTexts,
+    StoredExamples,
     TrainingExample,
     check_arguments,
     choose_copies,
@@ -72,7 +79,9 @@ def make_model():
     return AutoModelForMaskedLM.from_config(AutoConfig.for_model("bert", **SMALL))
 
 
-def trained(folder, *, steps=6, distillation=None, labels=None, **arguments):
+def trained(
+    folder, *, steps=6, distillation=None, labels=None, make_trainer=DistillationTrainer, **arguments
+):
     model = make_model()
     values = check_arguments(
         {"max_steps": steps, "per_device_train_batch_size": 8, "logging_steps": 1, "save_steps": 100, "report_to": [],
@@ -81,6 +90,7 @@ def trained(folder, *, steps=6, distillation=None, labels=None, **arguments):
     log = train(
         model, {"a": Rows(40, 1), "b": Rows(10, 2)}, [0.75, 0.25], folder=folder, arguments=values,
         distillation=distillation or Distillation(), pad_id=0, max_length=64, seed=7, say=lambda line: None, labels=labels,
+        make_trainer=make_trainer,
     )  # fmt: skip
     return model, log
 
@@ -288,6 +298,44 @@ def test_choice_of_copies() -> None:
     assert choose_copies(stores, "best", ["x", "y"]).tolist() == [[0, 0], [1, 1], [0, 2]]
     weights = [np.array([9.0, 1.0, 1.0]), np.array([1.0, 9.0, 1.0])]
     assert choose_copies(stores, "best", ["x", "y"], weights=weights).tolist() == [[1, 0], [0, 1], [0, 2]]
+
+
+def test_a_trainer_is_gone_when_its_training_is_over(tmp_path) -> None:
+    """With its optimizer: two moments of every weight. A collector may come much later, or not before memory is out."""
+    seen = []
+
+    def make(**arguments):
+        trainer = DistillationTrainer(**arguments)
+        seen.append(weakref.ref(trainer))
+        return trainer
+
+    gc.collect()
+    gc.disable()
+    try:
+        trained(tmp_path, steps=2, make_trainer=make)
+        assert len(seen) == 1
+        assert seen[0]() is None
+    finally:
+        gc.enable()
+
+
+def test_examples_are_named_as_their_corpus_names_them() -> None:
+    class Store:
+        folder = Path("store/en/t")
+
+        def __init__(self, examples):
+            self.examples, self.lengths = examples, np.ones(len(examples), dtype=np.int64)
+
+        def row(self, place):
+            return SimpleNamespace(example=self.examples[place])
+
+    stored = StoredExamples([Store([7, 8]), Store([9])], [None, None], np.array([[1, 0], [0, 1]]))
+    assert [stored.identify(row)["example"] for row in range(2)] == [9, 8]
+    assert stored.identify(0)["store"] == "store/en/t"
+    ids = np.array([2**64 - 1, 5, 6], dtype=np.uint64)
+    texts = MaskedTexts(np.ones(3, dtype=np.int64), None, np.array([2, 0]), ids=ids)
+    assert [texts.identify(row)["example"] for row in range(2)] == [6, 2**64 - 1]
+    assert MaskedTexts(np.ones(3, dtype=np.int64), None, ids=ids).identify(1) == {"example": 5}
 
 
 def test_a_loss_that_is_not_finite_stops_training(tmp_path) -> None:

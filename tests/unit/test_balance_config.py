@@ -110,6 +110,11 @@ def test_null_takes_away_what_was_given_in_short(tmp_path) -> None:
     recipe = load_recipe(tmp_path / "base.yaml", ["teachers.a=null", "languages.tr=null"])
     assert list(recipe.teachers) == ["b"]
     assert list(recipe.languages) == ["eu"]
+    (tmp_path / "tested.yaml").write_text(
+        "extends: base.yaml\nlanguages: {tr: {evaluation: {news: n.txt, web: w.txt}}}\n", "utf-8"
+    )
+    recipe = load_recipe(tmp_path / "tested.yaml", ["languages.tr.evaluation.news=null"])
+    assert list(recipe.languages["tr"].evaluation) == ["web"]
 
 
 @pytest.mark.parametrize(("sizes", "drawn"), [([1, 2, 3], True), ([1, 2, 2], False)])

@@ -21,7 +21,18 @@ from polydistill.config.probe import ProbeRecipe
 from polydistill.errors import RecipeError
 
 # Settings whose keys are names of the recipe's own (of `balance`, those of `teachers` are settings, none of them text).
-NAMED = {"teachers", "students", "languages", "models", "tasks", "groups", "runs", "variants"}
+NAMED = {
+    "teachers",
+    "students",
+    "languages",
+    "models",
+    "tasks",
+    "groups",
+    "runs",
+    "variants",
+    "evaluation",
+    "evaluation_texts",
+}
 MAX_RECIPE_BYTES = 1 << 20
 MAX_ALIASES = 100
 AnyRecipe = (

@@ -72,7 +72,9 @@ def live_distillation(
     if masked is None:
         masked = mlm_weight != 0
     if chunk_positions is None:
-        sizes = student.features.element_size() + max(one.features.element_size() for one in teachers)
+        sizes = student.features.element_size() + max(
+            (one.features.element_size() for one in teachers), default=0
+        )
         chunk_positions = max(1, CHUNK_BYTES // (len(student.weight) * sizes))
     loss, kd, mlm = _Live.apply(  # type: ignore[no-untyped-call]
         *student, teachers, gold, kd_weight, mlm_weight, masked, temperature, chunk_positions
@@ -203,8 +205,9 @@ def _loss_rows(
     log_student = torch.log_softmax(logits / temperature if temperature != 1 else logits, -1)
     if temperature == 1:
         mlm[rows] = torch.where(masked, -log_student.gather(1, gold)[:, 0], 0.0)
-    else:
-        mlm[rows] = torch.where(masked, logits.logsumexp(-1) - logits.gather(1, gold)[:, 0], 0.0)
+    elif len(measured := masked.nonzero()[:, 0]):
+        some = logits[measured]
+        mlm[rows.start + measured] = some.logsumexp(-1) - some.gather(1, gold[measured])[:, 0]
     teacher = log_teacher.exp()
     kd[rows] = temperature**2 * (teacher * log_teacher.sub_(log_student)).sum(-1)
     student = log_student.exp_()

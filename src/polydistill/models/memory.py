@@ -33,10 +33,10 @@ def return_freed_memory() -> bool:
     At the end of a training or of a store: the next one makes tensors of other sizes, which would come beside what the
     last one left.
     """
+    # What knows itself by a detour goes when it is collected.
+    gc.collect()
     try:
         trim = ctypes.CDLL(None).malloc_trim
     except (AttributeError, OSError, TypeError):
         return False
-    # A trainer and its parts know each other, and go when they are collected.
-    gc.collect()
     return bool(trim(0))

@@ -207,7 +207,7 @@ def _existing_teacher(state: Balance, language: str, folder: str) -> Path:
 
 def _masked_texts(state: Balance, text: LanguageText) -> MaskedTexts:
     masker = Masker(state.recipe, state.tokenizer, text.examples)
-    return MaskedTexts(text.examples.num_tokens.astype(np.int64), masker, text.rows)
+    return MaskedTexts(text.examples.num_tokens.astype(np.int64), masker, text.rows, ids=text.examples.ids)
 
 
 def _stored_examples(state: Balance, language: str, text: LanguageText) -> StoredExamples:
@@ -225,6 +225,8 @@ def _stopping_examples(state: Balance, language: str) -> list[TrainingExample]:
     settings = state.recipe.model_copy(
         update={"masking": hidden(state.recipe.masking), "seed": state.recipe.seed + STOPPING_SEED}
     )
-    texts = MaskedTexts(chosen.num_tokens.astype(np.int64), Masker(settings, state.tokenizer, chosen))
+    texts = MaskedTexts(
+        chosen.num_tokens.astype(np.int64), Masker(settings, state.tokenizer, chosen), ids=chosen.ids
+    )
     examples = [texts.example(row, 0, 0) for row in range(len(texts))]
     return [example for example in examples if len(example.positions)]

@@ -139,7 +139,7 @@ def training_data(state: Extract) -> MaskedTexts | StoredExamples:
         return StoredExamples([store], [same], choose_copies([store], "all", ["teacher"]))
     examples = Examples(corpus_of(state)[0] / "train.arrow")
     masker = Masker(state.recipe, state.trained_tokenizer, examples)
-    return MaskedTexts(examples.num_tokens.astype(np.int64), masker)
+    return MaskedTexts(examples.num_tokens.astype(np.int64), masker, ids=examples.ids)
 
 
 def _train(state: Extract, arguments: dict[str, Any], inputs: dict[str, Any], target: Path) -> None:

@@ -259,6 +259,8 @@ def _train(job: Job, run: Run, folder: Path) -> None:
         patience=job.recipe.patience, evaluations_per_epoch=job.recipe.evaluations_per_epoch,
         max_length=coder.max_length, pad_id=coder.tokenizer.special_ids["pad"], seed=job.seed,
         say=lambda line: run.say(f"{name}: {line}"),
+        # A job of other settings empties this one's folder.
+        evidence=run.path / "nonfinite" / job.place,
     )  # fmt: skip
     write_json(folder / "training.json", record)
 

@@ -179,7 +179,7 @@ def training_data(
         examples = Examples(folder / "train.arrow")
         sizes[language] = len(examples)
         data[language] = MaskedTexts(
-            examples.num_tokens.astype(np.int64), Masker(recipe, tokenizer, examples)
+            examples.num_tokens.astype(np.int64), Masker(recipe, tokenizer, examples), ids=examples.ids
         )
     return data, smoothed_probabilities(sizes, recipe.corpora.smoothing_alpha)
 

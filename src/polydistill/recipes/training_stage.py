@@ -8,6 +8,7 @@ from typing import Any
 
 from polydistill.config.models import Distillation
 from polydistill.files import artefact, clear_unless_current, explain_disk_errors, require_space, write_json
+from polydistill.models import return_freed_memory
 from polydistill.recipes.run_folder import Run
 from polydistill.training import checkpoints_bytes, leads, train, wait_for_all
 
@@ -46,6 +47,9 @@ def train_into(
             model, data, [probabilities[language] for language in data], folder=checkpoints,
             distillation=distillation, say=run.say, **settings,
         )  # fmt: skip
+    # The optimizer is gone with its trainer.
+    model.zero_grad(set_to_none=True)
+    return_freed_memory()
     if leads():
         # Before the model: whoever finds the model whole finds its log too.
         record = {"log": log, "probabilities": dict(probabilities), **(facts or {})}

@@ -94,10 +94,11 @@ def _beside(
         })  # fmt: skip
     for task, metric in PUBLISHED_METRICS.items():
         found = probes.get(task, {}).get(metric, {})
-        if not all(name in found for name in models):
-            continue
         for index, kind in enumerate(("in_language", "zero_shot")):
             for group in (*table["groups"], "all"):
+                if not all(found.get(name, {}).get(group, {}).get(kind) for name in models):
+                    # Not all of the paper's languages were probed.
+                    continue
                 rows.append({
                     "name": f"{TASKS[task]}, {METRICS[metric][0]}, {kind.replace('_', ' ')}", "group": group,
                     "cells": [

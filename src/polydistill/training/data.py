@@ -104,13 +104,19 @@ class MaskedTexts:
     lengths  [N] tokens of each text
     make     (row, epoch) → a masked text in the student's ids
     rows     [n] the texts to train on; by default all
+    ids      [N] what the corpus calls each text
     """
 
     def __init__(
-        self, lengths: npt.NDArray[np.int64], make: Any, rows: npt.NDArray[np.int64] | None = None
+        self,
+        lengths: npt.NDArray[np.int64],
+        make: Any,
+        rows: npt.NDArray[np.int64] | None = None,
+        *,
+        ids: npt.NDArray[np.uint64],
     ) -> None:
         self.lengths = lengths if rows is None else lengths[rows]
-        self.make, self.rows = make, rows
+        self.make, self.rows, self.ids = make, rows, ids
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -132,7 +138,7 @@ class MaskedTexts:
 
     def identify(self, row: int) -> dict[str, Any]:
         """The example's id."""
-        return {"example": row if self.rows is None else int(self.rows[row])}
+        return {"example": int(self.ids[row if self.rows is None else self.rows[row]])}
 
 
 def choose_copies(

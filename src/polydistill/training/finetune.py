@@ -102,6 +102,7 @@ def fine_tune(
     pad_id: int,
     seed: int,
     say: Callable[[str], None],
+    evidence: Path | None = None,
 ) -> dict[str, Any]:
     """Train `model` in place; returns `best` (the best checkpoint's name), its dev `score` and `step`, and the `log`.
 
@@ -109,6 +110,7 @@ def fine_tune(
     folder     holds the checkpoints; the same call with the same folder goes on after the last whole one
     arguments  of TrainingArguments, checked
     measure    the model's dev score
+    evidence   where a step whose numbers are not finite is left; by default beside `folder`
     patience   so many measurements without a better one end the training; 0: none do
     """
     # It warns of keys that a checkpoint holds once.
@@ -128,6 +130,7 @@ def fine_tune(
     settings._n_gpu = min(1, settings.n_gpu)
     trainer = FineTuner(
         measure=measure,
+        evidence=evidence,
         model=model,
         args=settings,
         train_dataset=list(features),

@@ -21,7 +21,7 @@ from transformers import (
 
 from polydistill.config.models import Distillation
 from polydistill.errors import RunFolderError
-from polydistill.models import attention_for, keep_freed_memory, return_freed_memory
+from polydistill.models import attention_for, keep_freed_memory
 from polydistill.training.arguments import training_arguments
 from polydistill.training.checkpoints import finished_state, last_checkpoint
 from polydistill.training.data import LanguageData, LanguageDataset, LanguageSampler, TrainingExample, collate
@@ -122,12 +122,7 @@ def train(
     if stopping is not None:
         # Trainer does so too, but by the path that the folder had when the checkpoint was written, and only warns.
         _load_weights(model, folder / f"checkpoint-{trainer.state.best_global_step}")
-    log = [dict(entry) for entry in trainer.state.log_history]
-    # The gradients and the optimizer are done with; the model is the caller's.
-    model.zero_grad(set_to_none=True)
-    del trainer
-    return_freed_memory()
-    return log
+    return [dict(entry) for entry in trainer.state.log_history]
 
 
 def _sampler(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -12,22 +13,25 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import Trainer, TrainerCallback
 
-from polydistill.errors import NumericsError
+from polydistill.errors import DiskError, NumericsError
 from polydistill.files import artefact, write_json
 from polydistill.training.checkpoints import mark_complete
 from polydistill.training.processes import process_index
 
-# Beside the folder of checkpoints, which other settings would empty.
 FOLDER = "nonfinite-step-{step}"
 # Examples that the message names; batch.json has all.
 SHOWN = 3
 
 
 class WatchedTrainer(Trainer):
-    """Trainer whose checkpoints are marked when whole, and that stops at a loss or gradient that is NaN or infinite."""
+    """Trainer whose checkpoints are marked when whole, and that stops at a loss or gradient that is NaN or infinite.
 
-    def __init__(self, **arguments: Any) -> None:
+    evidence  where it leaves what made it stop; by default beside the folder of checkpoints, which other settings empty
+    """
+
+    def __init__(self, *, evidence: Path | None = None, **arguments: Any) -> None:
         super().__init__(**arguments)
+        self.evidence = evidence or Path(str(self.args.output_dir)).parent
         self.add_callback(_FiniteGradients(self))
         # The micro-batches of the step that is being computed.
         self._batches: Sequence[dict[str, Any]] = ()
@@ -44,14 +48,34 @@ class WatchedTrainer(Trainer):
         if not math.isfinite(value):
             self.stop(f"the loss is {value}")
 
-    def stop(self, what: str) -> NoReturn:
-        """Save the weights and the step's batches beside the checkpoints; raises NumericsError, which says where."""
+    def stop(self, what: str, *, together: bool = False) -> NoReturn:
+        """Save the weights and this process's batches of the step; raises NumericsError, which says where.
+
+        together  whether every process is here, and waits until all have written
+        """
         step = self.state.global_step
-        folder = Path(str(self.args.output_dir)).parent / FOLDER.format(step=step)
+        folder = self.evidence / FOLDER.format(step=step)
         if rank := process_index():
             folder = folder.with_name(f"{folder.name}-process-{rank}")
         examples = [example for batch in self._batches for example in self._examples(batch)]
-        with artefact(folder, {"step": step, "what": what}) as partial:
+        ids = ", its examples' ids" if examples else ""
+        saved = f"that batch{ids} and the weights are in {folder}"
+        try:
+            self._leave(folder, {"step": step, "what": what, "examples": examples})
+        except DiskError as error:
+            # What was found must not be hidden by that.
+            saved = f"the batch could not be saved ({error.reason})"
+        if together:
+            self.accelerator.wait_for_everyone()
+        raise NumericsError(
+            "training",
+            None,
+            f"{what} at step {step}{_named(examples)}; {saved}",
+            "lower training.learning_rate, lengthen warm-up, or set training.bf16: false; the last checkpoint stays",
+        )
+
+    def _leave(self, folder: Path, record: dict[str, Any]) -> None:
+        with artefact(folder, {"step": record["step"], "what": record["what"]}) as partial:
             model: Any = self.accelerator.unwrap_model(self.model)
             model.save_pretrained(partial)
             for index, batch in enumerate(self._batches):
@@ -61,13 +85,7 @@ class WatchedTrainer(Trainer):
                     if isinstance(value, Tensor)
                 }
                 save_file(tensors, partial / f"batch-{index}.safetensors")
-            write_json(partial / "batch.json", {"step": step, "what": what, "examples": examples})
-        raise NumericsError(
-            "training",
-            None,
-            f"{what} at step {step}{_named(examples)}; that batch, its examples' ids and the weights are in {folder}",
-            "lower training.learning_rate, lengthen warm-up, or set training.bf16: false; the last checkpoint stays",
-        )
+            write_json(partial / "batch.json", record)
 
     def _examples(self, batch: dict[str, Any]) -> list[dict[str, Any]]:
         """Where each example of a batch comes from, for people; nothing where it is not known."""
@@ -87,18 +105,20 @@ class _FiniteGradients(TrainerCallback):
     """
 
     def __init__(self, trainer: WatchedTrainer) -> None:
-        self.trainer = trainer
+        # The trainer knows its callbacks: by a reference of this one's it would outlive its training.
+        self.trainer: Any = weakref.proxy(trainer)
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if args.fp16:
-            # Its scaler tries too large a factor, and leaves out the step that overflows.
+        if self.trainer.accelerator.scaler is not None:
+            # Of fp16: it tries too large a factor, and leaves out the step that overflows.
             return
         model: Any = self.trainer.model
         gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
         # An infinity that was clipped is NaN by now; the norm of all of them is finite only if each of them is.
         norm = float(torch.nn.utils.get_total_norm(gradients))
         if not math.isfinite(norm):
-            self.trainer.stop("a gradient is not finite")
+            # Summed over processes: all of them are here.
+            self.trainer.stop("a gradient is not finite", together=True)
 
 
 def _named(examples: Sequence[dict[str, Any]]) -> str:
