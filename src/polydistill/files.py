@@ -24,10 +24,14 @@ from polydistill.errors import DiskError, RunFolderError
 
 STAMP = "stamp.json"
 PARTIAL = ".partial"
+# A run's record of where its artefacts lie.
+ARTEFACTS = "artefacts.json"
 # What people may write into: nothing is made from it.
 UNSEALED = {STAMP, "README.md"}
 # Where a record has the checksum of the rest of it.
 SEAL = "checksum_of_the_rest"
+# An estimate of what a stage needs is taken for sure so far.
+SURE = 0.75
 # Checksums of files that this process has read already, by path, size and time of change.
 _checked: dict[tuple[str, int, int], str] = {}
 
@@ -84,6 +88,12 @@ def read_record(path: Path) -> dict[str, Any]:
     except RunFolderError:
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def artefact_places(run: Path) -> dict[str, Path]:
+    """Where a run's artefacts lie, by their names: in its own folder, or in another run's that it reuses."""
+    # A path within the folder counts from it, and an absolute one stays itself.
+    return {name: run / place for name, place in read_json(run / ARTEFACTS).items()}
 
 
 def hash_file(path: Path) -> str:
@@ -251,14 +261,14 @@ def explain_disk_errors(path: Path) -> Iterator[None]:
 
 
 def require_space(path: Path, needed: float, *, stage: str) -> None:
-    """Raise DiskError if a stage would not find room for what it is about to write.
+    """Raise DiskError if a stage would surely not find room for what it is about to write.
 
     path    where it writes; what an interrupted run has left there counts as written already
-    needed  bytes, as near as is known before
+    needed  bytes, as near as is known before; a quarter less may be free
     """
     free = shutil.disk_usage(_existing(path.absolute())).free
-    missing = needed - _bytes_below(path)
-    if missing > free:
+    missing = needed - bytes_below(path)
+    if SURE * missing > free:
         raise DiskError(
             str(path), None,
             f"the stage {stage} needs about {missing / 2**20:,.1f} MiB, and {free / 2**20:,.1f} MiB are free there",
@@ -266,7 +276,7 @@ def require_space(path: Path, needed: float, *, stage: str) -> None:
         )  # fmt: skip
 
 
-def _bytes_below(folder: Path) -> int:
+def bytes_below(folder: Path) -> int:
     """Bytes of the files of a folder; 0 where there is none."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 

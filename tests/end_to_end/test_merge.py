@@ -95,6 +95,12 @@ def test_the_report_shows_every_language_and_needs_no_network(tmp_path, recipe_v
     assert "<script" not in page
     assert 'src="http' not in page
     assert 'href="http' not in page.replace('xmlns:xlink="http', "")
+    # A folder that was moved has all that its page is made of.
+    moved = Path(recipe_values["output"]).rename(tmp_path / "moved")
+    (moved / "report" / "index.html").unlink()
+    done = polydistill("report", str(moved))
+    assert done.returncode == 0, done.stderr
+    assert (moved / "report" / "index.html").is_file()
 
 
 def test_the_same_recipe_twice_gives_the_same_bytes(tmp_path, recipe_values) -> None:

@@ -308,9 +308,10 @@ def test_a_stage_that_would_not_find_room_is_not_begun(recipe_values, monkeypatc
             ("train", "student"),
         )
     }
-    assert taken["corpora/en"] < missing["corpora/en"] < 4 * taken["corpora/en"]
+    # It is said to a tenth.
+    assert missing["corpora/en"] == pytest.approx(taken["corpora/en"], abs=0.06)
     assert missing["score/en/en"] == pytest.approx(taken["score/en/en"], rel=0.25)
-    assert taken["train"] < 1.1 * missing["train"] < 3 * taken["train"]
+    assert 0.7 * taken["train"] < missing["train"] < 1.6 * taken["train"]
 
 
 def test_what_is_written_already_needs_no_room(tmp_path, monkeypatch) -> None:
@@ -320,6 +321,8 @@ def test_what_is_written_already_needs_no_room(tmp_path, monkeypatch) -> None:
     require_space(tmp_path, 4 << 20, stage="x")
     with pytest.raises(DiskError, match=r"x needs about 2.0 MiB, and 1.0 MiB are free"):
         require_space(tmp_path, 5 << 20, stage="x")
+    # An estimate may be too high by a third.
+    require_space(tmp_path, 4.3 * 2**20, stage="x")
 
 
 def test_a_folder_that_was_moved_is_still_that_run(recipe_values) -> None:

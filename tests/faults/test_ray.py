@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import deque
 from pathlib import Path
 
 import pytest
@@ -273,6 +274,31 @@ def test_settings_of_no_use(values, tmp_path) -> None:
         with pytest.raises(RecipeError, match=r"scoring\.ray") as caught:
             parse_recipe(values | {"scoring": {"engine": "ray", "ray": settings}})
         assert wanted in str(caught.value)
+
+
+def test_an_address_of_the_environment_is_looked_at_as_the_recipe_s(values, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "ray://head:10001")
+    refused(values, tmp_path, "RAY_ADDRESS", "Ray's client", engine="ray")
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    refused(values, tmp_path, "scoring.precision", engine="ray", precision="auto")
+
+
+def test_workers_that_had_worked_are_lost_with_their_machine(monkeypatch) -> None:
+    """Eight of a machine at once, between two stores, are no teacher that no worker can take on."""
+    monkeypatch.setattr("ray.kill", lambda actor: None)
+    said: list[str] = []
+    pool = ray_engine.Workers(ray_engine.Ray(), said.append)
+    work = ray_engine._Work(deque())
+    pool._pool = [ray_engine._Worker(object(), new=False) for _ in range(8)]
+    for worker in list(pool._pool):
+        pool._lose(work, worker, None, RuntimeError("gone"))
+    assert len(said) == 8
+    new = [ray_engine._Worker(object()) for _ in range(3)]
+    pool._pool = list(new)
+    for worker in new[:2]:
+        pool._lose(work, worker, None, RuntimeError("gone"))
+    with pytest.raises(ClusterError, match="workers were lost before they began, 3 times, last: gone"):
+        pool._lose(work, new[2], None, RuntimeError("gone"))
 
 
 def test_a_worker_that_fits_nowhere(values, tmp_path, address) -> None:

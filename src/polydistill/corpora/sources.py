@@ -20,8 +20,8 @@ from polydistill.files import hash_file, hash_text
 
 SUFFIXES = (".txt", ".jsonl", ".parquet")
 COMPRESSIONS = (".gz", ".xz", ".zst")
-# How many times its size a compressed text is, and how many bytes a character is at most in most scripts.
-COMPRESSED, CHARACTER_BYTES = 3, 3
+# How many times its size a compressed text is at least, and how many bytes a character.
+COMPRESSED, CHARACTER_BYTES = 2, 1
 # A block or a paragraph that goes on for longer is handed on in parts, so that it does not fill the memory.
 MAX_BLOCKS = 16
 MAX_CHARACTERS = 1 << 22
@@ -77,12 +77,14 @@ def source_identity(sources: Sequence[Source], *, field: str) -> list[dict[str, 
 
 
 def source_bytes(sources: Sequence[Source], *, field: str) -> int:
-    """About how many bytes of text sources hold; of data sets nothing is known."""
+    """About how many bytes of text sources hold, as far as that is known: of files of text that are read whole, or up to a
+    number of characters.
+    """
     total = 0
     for index, source in enumerate(sources):
-        if source.path is None:
+        if source.path is None or source.num_lines is not None or source.first_line > 1:
             continue
-        files = list_files(source, f"{field}[{index}]")
+        files = [path for path in list_files(source, f"{field}[{index}]") if _kind(path) == ".txt"]
         size = sum(path.stat().st_size * (COMPRESSED if path.suffix in COMPRESSIONS else 1) for path in files)
         capped = source.max_characters
         total += size if capped is None else min(size, capped * CHARACTER_BYTES)

@@ -47,8 +47,7 @@ def prepare_corpus(
         return run.use(f"corpora/{language}", found), inputs
     target = run.path / "corpora" / language
     size = sum(source_bytes(sources, field=field) for sources in (text, *evaluation.values()))
-    # Cleaned lines wait there while the examples are written.
-    require_space(target.with_name(target.name + PARTIAL), 2 * size, stage=f"corpora/{language}")
+    require_space(target.with_name(target.name + PARTIAL), size, stage=f"corpora/{language}")
     specials = max(tokenizer.backend.num_special_tokens_to_add(False) for tokenizer in tokenizers)
     room = settings.max_length - specials
     with run.stage(f"corpora/{language}"), artefact(target, inputs) as folder:

@@ -10,7 +10,7 @@ from polydistill.config import AnyRecipe, BalanceRecipe, ExtractRecipe, GridReci
 from polydistill.config.scoring import Scoring
 from polydistill.errors import RecipeError, UserError
 from polydistill.recipes.grid import children_of
-from polydistill.scoring.ray_session import check_address, require_ray
+from polydistill.scoring.ray_session import address_of, check_address, require_ray
 from polydistill.scoring.storage import ShardStorage
 
 
@@ -67,7 +67,7 @@ def _checks(scoring: Scoring) -> list[Callable[[], None]]:
     settings = scoring.ray
     return [
         require_ray,
-        lambda: check_address(settings.address),
+        lambda: check_address(address_of(settings)),
         lambda: None if settings.storage is None else _check_storage(settings.storage),
         lambda: _check_precision(scoring),
     ]
@@ -79,7 +79,7 @@ def _check_storage(url: str) -> None:
 
 def _check_precision(scoring: Scoring) -> None:
     """The driver would choose by its own processor what other machines compute in."""
-    if scoring.ray.address is not None and scoring.precision == "auto":
+    if address_of(scoring.ray) not in (None, "local") and scoring.precision == "auto":
         raise RecipeError(
             "scoring.precision", "auto", "is what this machine computes in, and a cluster's workers may be others",
             "set scoring.precision: bfloat16 (GPUs, recent processors) or float32",

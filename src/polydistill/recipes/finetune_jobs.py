@@ -251,7 +251,7 @@ def _train(job: Job, run: Run, folder: Path) -> None:
     metric = METRICS[job.texts.task.kind][0]
     model = job.load()
     checkpoints = folder / CHECKPOINTS
-    require_space(checkpoints, checkpoints_bytes(model, arguments), stage=name)
+    require_space(checkpoints, checkpoints_bytes(model, arguments, checkpoints), stage=name)
     record = fine_tune(
         model, features,
         folder=checkpoints, arguments=arguments,

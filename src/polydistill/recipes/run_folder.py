@@ -19,7 +19,15 @@ import yaml
 
 from polydistill.config import AnyRecipe, parse_recipe
 from polydistill.errors import DiskError, RecipeError, RunFolderError
-from polydistill.files import explain_disk_errors, is_current, lock, read_record, write_json, write_text
+from polydistill.files import (
+    ARTEFACTS,
+    explain_disk_errors,
+    is_current,
+    lock,
+    read_record,
+    write_json,
+    write_text,
+)
 from polydistill.training import leads, wait_for_all
 
 LOG_BYTES = 16 << 20
@@ -72,10 +80,13 @@ class Run:
 
     def use(self, relative: str, folder: Path) -> Path:
         """Note where an artefact of this run lies, for it may lie in another run's folder."""
-        path = self.path / "artefacts.json"
+        path = self.path / ARTEFACTS
         known = read_record(path)
-        if leads() and known.get(relative) != str(folder.resolve()):
-            write_json(path, known | {relative: str(folder.resolve())})
+        own = folder.resolve().is_relative_to(self.path.resolve())
+        # Within this folder as it is found from there: the folder may be moved.
+        place = str(folder.resolve().relative_to(self.path.resolve()) if own else folder.resolve())
+        if leads() and known.get(relative) != place:
+            write_json(path, known | {relative: place})
         return folder
 
     def say(self, line: str) -> None:

@@ -40,7 +40,7 @@ def train_into(
     if leads():
         # Checkpoints of other settings must not be gone on from.
         clear_unless_current(checkpoints, inputs)
-        require_space(checkpoints, checkpoints_bytes(model, settings["arguments"]), stage=stage)
+        require_space(checkpoints, checkpoints_bytes(model, settings["arguments"], checkpoints), stage=stage)
     wait_for_all()
     with run.stage(stage), explain_disk_errors(checkpoints):
         log = train(

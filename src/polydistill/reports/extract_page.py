@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from markupsafe import Markup
 
-from polydistill.files import read_json
+from polydistill.files import artefact_places, read_json
 from polydistill.reports.figures import curves, grouped_bars
 
 LOSSES = {"kd_loss": "KD", "mlm_loss": "MLM", "cosine_loss": "cosine", "relation_loss": "relation"}
@@ -20,7 +20,7 @@ def gather_extract(run: Path) -> dict[str, Any]:
     evaluation = read_json(run / "evaluation" / "mlm.json")
     log = read_json(run / "student" / "log.json")["log"]
     rows = evaluation["languages"][recipe["language"]]
-    corpus = Path(read_json(run / "artefacts.json")[f"corpora/{recipe['language']}"])
+    corpus = artefact_places(run)[f"corpora/{recipe['language']}"]
     return {
         # The first two rows guess the same tokens: see recipes.extract_evaluation.
         "teacher": rows[0],

@@ -11,7 +11,14 @@ from markupsafe import Markup
 
 from polydistill import __version__
 from polydistill.errors import RunFolderError
-from polydistill.files import artefacts_in, check_artefact, read_json, read_record, write_text
+from polydistill.files import (
+    artefact_places,
+    artefacts_in,
+    check_artefact,
+    read_json,
+    read_record,
+    write_text,
+)
 from polydistill.reports.balance_page import gather_balance
 from polydistill.reports.extract_page import gather_extract
 from polydistill.reports.figures import curves, grouped_bars
@@ -150,10 +157,10 @@ def _headline(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _languages(run: Path, recipe: dict[str, Any], log: dict[str, Any]) -> list[dict[str, Any]]:
-    places = read_json(run / "artefacts.json")
+    places = artefact_places(run)
     found = []
     for language, settings in recipe["languages"].items():
-        path = Path(places[f"corpora/{language}"]) / "statistics.json"
+        path = places[f"corpora/{language}"] / "statistics.json"
         found.append(
             {
                 "name": language,
@@ -167,11 +174,11 @@ def _languages(run: Path, recipe: dict[str, Any], log: dict[str, Any]) -> list[d
 
 
 def _stores(run: Path, recipe: dict[str, Any]) -> list[dict[str, Any]]:
-    places = read_json(run / "artefacts.json")
+    places = artefact_places(run)
     found = []
     for language, settings in recipe["languages"].items():
         for teacher in settings["teachers"]:
-            manifest = read_json(Path(places[f"store/{language}/{teacher}"]) / "manifest.json")
+            manifest = read_json(places[f"store/{language}/{teacher}"] / "manifest.json")
             shards = manifest["shards"]
             total = {key: sum(s[key] for s in shards) for key in ("bytes", "examples", "masked", "tokens")}
             width = 2 if manifest["identity"]["vocabulary_size"] <= 1 << 16 else 4

@@ -266,7 +266,8 @@ class Workers:
         work.waiting.extendleft(reversed(shards))
         work.tries.update(shards)
         reason = " ".join(str(error).split())[:300] or type(error).__name__
-        if index is None:
+        if index is None and worker.new:
+            # One that has worked before was lost with its machine, not by what it was told.
             work.lost_at_start += 1
         failed = [shard for shard in shards if work.tries[shard] >= MAX_TRIES]
         if failed or work.lost_at_start >= MAX_TRIES:

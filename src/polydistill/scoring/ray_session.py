@@ -32,10 +32,20 @@ def require_ray() -> None:
         )  # fmt: skip
 
 
+def address_of(settings: Ray) -> str | None:
+    """Where a cluster is asked for, by the recipe or by RAY_ADDRESS; None: Ray is started on this machine."""
+    return settings.address or os.environ.get("RAY_ADDRESS") or None
+
+
 def check_address(address: str | None) -> None:
     """Raise ClusterError if nobody answers at host:port: Ray itself would try for a minute and then end the process."""
     if address is None or address in ("auto", "local"):
         return
+    if "://" in address:
+        raise ClusterError(
+            "RAY_ADDRESS", address, "is an address for Ray's client, and the driver belongs on the cluster",
+            "run the command on a machine of the cluster, with host:port or `auto`",
+        )  # fmt: skip
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
@@ -57,7 +67,7 @@ def start(address: str | None) -> bool:
         return False
     # By itself Ray would also join whatever cluster was last started on this machine.
     address = address or os.environ.get("RAY_ADDRESS") or "local"
-    check_address(None if "://" in address else address)
+    check_address(address)
     own: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
     try:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR", **own)

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerState
 
-from polydistill.files import hash_file, read_record, write_json
+from polydistill.files import bytes_below, hash_file, read_record, write_json
 
 COMPLETE = "complete.json"
 
 
-def checkpoints_bytes(model: Any, arguments: dict[str, Any]) -> int:
-    """Bytes that a training's folder of checkpoints takes at most, the model that is written at the end included.
+def checkpoints_bytes(model: Any, arguments: dict[str, Any], folder: Path) -> int:
+    """Bytes that a training's folder of checkpoints and the model that is made of it come to take together.
 
     arguments  of TrainingArguments, checked
+    folder     of the checkpoints, which may be those of an interrupted run
     """
     weights: int = sum(weight.numel() * weight.element_size() for weight in model.parameters())
     moments = 2 if "adam" in str(arguments.get("optim", "adamw")) else 1
-    # One more than is kept is there while it is being written, and the best one may be older than they.
-    kept = int(arguments.get("save_total_limit", 2)) + 1
-    return weights * (1 + moments) * kept + weights
+    steps, every = arguments.get("max_steps") or 0, arguments.get("save_steps", 1)
+    if arguments.get("save_strategy") == "no":
+        return weights
+    if (folder / f"checkpoint-{steps}").is_dir():
+        return bytes_below(folder) + weights
+    saved = math.ceil(1 / every if every < 1 else steps / every) if steps > 0 else math.inf
+    # One more than is kept is there while it is being written.
+    kept = min(saved, int(arguments.get("save_total_limit", 2)) + 1)
+    return weights * max((1 + moments) * int(kept), 1 + (1 + moments) * int(min(kept, 2)))
 
 
 def mark_complete(checkpoint: Path) -> None:
