@@ -13,7 +13,8 @@ mpl.use("Agg")
 from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, which people with any colour vision tell apart.
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#999999", "#000000")
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
+BASELINES = {"unigram": "#999999"}
 # Characters of a legend's line, with the squares before its names.
 LEGEND_CHARACTERS = 60
 _STYLE = {
@@ -53,10 +54,13 @@ def grouped_bars(groups: Sequence[str], series: Mapping[str, Sequence[float | No
         axes = figure.subplots()
         axes.set_axisbelow(True)
         width = 0.8 / max(1, len(series))
+        models = [name for name in series if name not in BASELINES]
         for index, (name, values) in enumerate(series.items()):
+            # A model has the same colour in figures with the baseline and without.
+            colour = BASELINES.get(name) or COLOURS[models.index(name) % len(COLOURS)]
             places = [group + (index - (len(series) - 1) / 2) * width for group in range(len(groups))]
             heights = [0.0 if value is None else value for value in values]
-            bars = axes.bar(places, heights, width * 0.92, label=name, color=COLOURS[index % len(COLOURS)])
+            bars = axes.bar(places, heights, width * 0.92, label=name, color=colour)
             axes.bar_label(
                 bars, ["" if value is None else f"{value:.2f}" for value in values], fontsize=8, padding=1
             )
@@ -65,6 +69,8 @@ def grouped_bars(groups: Sequence[str], series: Mapping[str, Sequence[float | No
         axes.margins(y=0.15)
         # The page's font may be wider than the one that matplotlib measures by: long names get more room.
         columns = max(1, LEGEND_CHARACTERS // (max(map(len, series)) + 4))
+        if sum(len(name) + 5 for name in series) <= LEGEND_CHARACTERS:
+            columns = len(series)
         figure.legend(loc="outside upper center", ncols=min(columns, len(series)))
         return _svg(figure)
 
