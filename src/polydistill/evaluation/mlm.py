@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from polydistill.evaluation.uncertainty import standard_error
+from polydistill.losses import rows_at_once
 from polydistill.masking import Masked
 from polydistill.models import masked_features, output_layer, pad_batch
 
@@ -91,10 +92,10 @@ def measure(
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             features = masked_features(model, inputs, positions.to(device)).to(dtype)
         for start in range(0, len(features), chunk_positions):
-            logits = (features[start : start + chunk_positions] @ weight.t()).float()
-            if bias is not None:
-                logits += bias.float()
-            yield logits
+            products = features[start : start + chunk_positions] @ weight.t()
+            # Ranks are many passes over the logits: on a processor a few rows at a time stay in its cache.
+            for rows in torch.split(products, rows_at_once(device, len(weight), torch.float32)):
+                yield rows.float() if bias is None else rows + bias.float()
 
     return measure_logits(head, examples, pad_id=pad_id, batches=batches, restrict=restrict)
 

@@ -15,7 +15,7 @@ from polydistill.config.models import Evaluation, Masking
 from polydistill.corpora import Examples
 from polydistill.evaluation import Measures, guesses, mean_reciprocal_rank, measure, unigram_ranks
 from polydistill.masking import Masked
-from polydistill.models import length_batches, mask_texts
+from polydistill.models import length_batches, mask_texts, return_freed_memory
 from polydistill.tokenization import LoadedTokenizer
 
 # Piece frequencies are counted on about so many bytes of the training text.
@@ -125,6 +125,7 @@ def evaluate_language(
                 place = f"{text_name}/{reader.view}/{reader.teacher or ''}"
                 ranks[f"{place}/{reader.name}"] = result.ranks.astype(np.float32)
                 ranks[f"{place}/counts"] = result.counts
+    return_freed_memory()
     return rows
 
 
