@@ -5,8 +5,10 @@ Exit codes: 0 done, 2 something that the user can mend (one message, no tracebac
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
+import threading
 from pathlib import Path
 from typing import Annotated
 
@@ -315,12 +317,21 @@ def vocab_trim(
     )  # fmt: skip
 
 
+def _explain_thread(failed: threading.ExceptHookArgs) -> None:
+    """A full disk meets the thread that writes TensorBoard's file too: a line of it, for the run itself says the rest."""
+    if isinstance(failed.exc_value, OSError) and failed.exc_value.errno in (errno.ENOSPC, errno.EDQUOT):
+        print(f"polydistill: a log is no longer written ({failed.exc_value.strerror})", file=sys.stderr)
+    else:
+        threading.__excepthook__(failed)
+
+
 def main() -> None:
     """Entry point: runs the command and turns errors into messages and exit codes."""
     # Progress bars of weights that load in a second only push the run's own lines away.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    threading.excepthook = _explain_thread
     try:
         app()
     except UserError as error:

@@ -346,3 +346,25 @@ def test_two_runs_on_one_folder(recipe_values) -> None:
     with (folder / ".lock").open("a+") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         expect_refusal(recipe_values, "in use by process")
+
+
+@pytest.mark.parametrize(("error", "said"), [
+    (OSError(errno.ENOSPC, "No space left on device"), "polydistill: a log is no longer written (No space left on device)\n"),
+    (ValueError("a bug"), "Traceback"),
+])  # fmt: skip
+def test_a_thread_that_meets_a_full_disk_says_a_line_of_it(monkeypatch, capsys, error, said) -> None:
+    """TensorBoard writes in one."""
+    import threading
+
+    from polydistill import cli
+
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr(threading, "excepthook", cli._explain_thread)
+    thread = threading.Thread(target=fail)
+    thread.start()
+    thread.join()
+    shown = capsys.readouterr().err
+    assert said in shown
+    assert ("Traceback" in shown) == (said == "Traceback")

@@ -49,7 +49,8 @@ class Manifest(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True)
 
     identity: dict[str, Any]
-    shards: list[Shard]
+    # A store of nothing is none that was written: there is text, or the run ends before.
+    shards: list[Shard] = Field(min_length=1)
 
     @field_validator("identity")
     @classmethod
