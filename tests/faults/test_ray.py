@@ -278,9 +278,12 @@ def test_settings_of_no_use(values, tmp_path) -> None:
 
 def test_an_address_of_the_environment_is_looked_at_as_the_recipe_s(values, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "ray://head:10001")
-    refused(values, tmp_path, "RAY_ADDRESS", "Ray's client", engine="ray")
+    error = refused(values, tmp_path, "RAY_ADDRESS", "Ray's client", engine="ray")
+    assert (error.field, error.value) == ("RAY_ADDRESS", "ray://head:10001")
+    assert "host:port or `auto`" in error.remedy
     monkeypatch.setenv("RAY_ADDRESS", "auto")
-    refused(values, tmp_path, "scoring.precision", engine="ray", precision="auto")
+    error = refused(values, tmp_path, "scoring.precision", engine="ray", precision="auto")
+    assert "bfloat16" in error.remedy
 
 
 def test_workers_that_had_worked_are_lost_with_their_machine(monkeypatch) -> None:

@@ -148,6 +148,14 @@ def fine_tune(
         with attention_for(settings.device, max_length):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         state = trainer.state
+    return _record(state, total)
+
+
+def _record(state: Any, total: int) -> dict[str, Any]:
+    """What `fine_tune` returns of a trainer's last state.
+
+    total  steps of the whole training, had it not stopped early
+    """
     return {
         "best": f"checkpoint-{state.best_global_step}",
         "score": state.best_metric,
