@@ -1,6 +1,7 @@
 """Pre-training from text, and the vocabulary commands, as processes."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,12 @@ def test_pretraining_learns_and_repeats_its_bytes(tmp_path, texts) -> None:
     tokenizer = AutoTokenizer.from_pretrained(finals[0])
     assert len(tokenizer) <= 500
     assert tokenizer("The House!")["input_ids"] == tokenizer("the house!")["input_ids"]
+    # A model that is gone is made anew, with what it was measured at: its results are still there.
+    card = (finals[1] / "README.md").read_bytes()
+    shutil.rmtree(finals[1])
+    again = polydistill("pretrain", write_recipe(tmp_path, pretrain_recipe(texts, tmp_path / "two")))
+    assert again.returncode == 0, again.stderr
+    assert (finals[1] / "README.md").read_bytes() == card
     report = polydistill("report", str(tmp_path / "one"))
     assert report.returncode == 2
     assert "which has no report" in report.stderr

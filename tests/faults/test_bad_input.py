@@ -278,6 +278,9 @@ def test_store_scored_with_another_teacher(recipe_values, teachers) -> None:
     write_json(manifest, content)
     with pytest.raises(StoreError, match=r"shards\.0\.file"):
         Store(manifest.parent)
+    write_json(manifest, content | {"shards": []})
+    with pytest.raises(StoreError, match="shards"):
+        Store(manifest.parent)
 
 
 def test_no_space_left(tmp_path, monkeypatch) -> None:
