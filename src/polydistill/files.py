@@ -172,6 +172,11 @@ def _checksum(path: Path) -> str:
     return _checked[key]
 
 
+def partial_folder(folder: Path) -> Path:
+    """Where an artefact is while it is being made."""
+    return folder.with_name(folder.name + PARTIAL)
+
+
 @contextmanager
 def artefact(folder: Path, inputs: Any, *, keep_partial: bool = False) -> Iterator[Path]:
     """A sibling folder to write into, stamped and renamed to `folder` when the block ends well.
@@ -179,7 +184,7 @@ def artefact(folder: Path, inputs: Any, *, keep_partial: bool = False) -> Iterat
     inputs        what the artefact is made from (JSON-able); its fingerprint is the stamp
     keep_partial  go on with what an interrupted run with the same inputs left, rather than start anew
     """
-    partial = folder.with_name(folder.name + PARTIAL)
+    partial = partial_folder(folder)
     with explain_disk_errors(folder):
         if not (keep_partial and is_current(partial, inputs)):
             shutil.rmtree(partial, ignore_errors=True)
@@ -202,7 +207,7 @@ def artefact_or_nothing(folder: Path, inputs: Any) -> Iterator[Path]:
         with artefact(folder, inputs) as partial:
             yield partial
     except BaseException:
-        shutil.rmtree(folder.with_name(folder.name + PARTIAL), ignore_errors=True)
+        shutil.rmtree(partial_folder(folder), ignore_errors=True)
         raise
 
 

@@ -317,6 +317,20 @@ def test_a_stage_that_would_not_find_room_is_not_begun(recipe_values, monkeypatc
     assert 0.7 * taken["train"] < missing["train"] < 1.6 * taken["train"]
 
 
+def test_a_vocabulary_that_would_not_find_room_is_not_begun(texts, tmp_path, monkeypatch) -> None:
+    folder = tmp_path / "run"
+    values = {
+        "recipe": "pretrain", "name": "x", "output": str(folder), "languages": {"en": {"text": str(texts["en"])}},
+        "tokenizer": {"size": 500}, "model": {"model_type": "bert"},
+    }  # fmt: skip
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1 << 10))
+    expect_refusal(
+        values, str(folder / "tokenizer"), "the stage tokenizer needs about", "make room", until="tokenizer"
+    )
+    assert not list(folder.glob("tokenizer*"))
+
+
 def test_what_is_written_already_needs_no_room(tmp_path, monkeypatch) -> None:
     (tmp_path / "part").write_bytes(bytes(3 << 20))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)

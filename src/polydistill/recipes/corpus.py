@@ -9,7 +9,7 @@ from typing import Any
 
 from polydistill.config.models import Corpora, Source
 from polydistill.corpora import build_corpus, source_bytes, source_identity
-from polydistill.files import PARTIAL, artefact, require_space
+from polydistill.files import artefact, partial_folder, require_space
 from polydistill.recipes.run_folder import Run
 from polydistill.tokenization import LoadedTokenizer, count_tokens
 
@@ -47,7 +47,7 @@ def prepare_corpus(
         return run.use(f"corpora/{language}", found), inputs
     target = run.path / "corpora" / language
     size = sum(source_bytes(sources, field=field) for sources in (text, *evaluation.values()))
-    require_space(target.with_name(target.name + PARTIAL), size, stage=f"corpora/{language}")
+    require_space(partial_folder(target), size, stage=f"corpora/{language}")
     specials = max(tokenizer.backend.num_special_tokens_to_add(False) for tokenizer in tokenizers)
     room = settings.max_length - specials
     with run.stage(f"corpora/{language}"), artefact(target, inputs) as folder:

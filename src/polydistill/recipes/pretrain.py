@@ -13,13 +13,15 @@ from tokenizers import Tokenizer
 
 from polydistill.config import BalanceRecipe, PretrainRecipe
 from polydistill.config.models import Distillation, Recipe
-from polydistill.corpora import Examples, build_corpus, smoothed_probabilities, source_identity
+from polydistill.corpora import Examples, build_corpus, smoothed_probabilities, source_bytes, source_identity
 from polydistill.files import (
     artefact,
     fingerprint,
     hash_folder,
     is_current,
+    partial_folder,
     read_json,
+    require_space,
     write_json,
     write_text,
 )
@@ -85,6 +87,9 @@ def build_tokenizer(recipe: PretrainRecipe | BalanceRecipe, run: Run) -> LoadedT
         },
     }
     if not is_current(target, inputs):
+        texts = {f"languages.{language}": settings.text for language, settings in recipe.languages.items()}
+        size = sum(source_bytes(sources, field=field) for field, sources in texts.items())
+        require_space(partial_folder(target), size, stage="tokenizer")
         with run.stage("tokenizer"), artefact(target, inputs) as folder:
             raw = {}
             for language, settings in recipe.languages.items():

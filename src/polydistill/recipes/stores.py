@@ -15,7 +15,7 @@ import torch
 
 from polydistill.config import BalanceRecipe, ExtractRecipe, MergeRecipe
 from polydistill.corpora import Examples
-from polydistill.files import PARTIAL, artefact, fingerprint, require_space
+from polydistill.files import artefact, fingerprint, partial_folder, require_space
 from polydistill.models import resolve_dtype
 from polydistill.recipes.run_folder import Run
 from polydistill.scoring import HasTexts, Job, score
@@ -83,7 +83,7 @@ def scored_store(
         examples = examples.take(rows)
     target = run.path / "store" / language / teacher
     size = estimated_store(recipe, float(examples.num_tokens.sum()), tokenizer.size)
-    require_space(target.with_name(target.name + PARTIAL), size, stage=f"score/{language}/{teacher}")
+    require_space(partial_folder(target), size, stage=f"score/{language}/{teacher}")
     model = load()
     with (
         run.stage(f"score/{language}/{teacher}"),
