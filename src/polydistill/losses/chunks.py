@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from polydistill.shapes import filled
+
 # Products with the vocabulary held at once: the larger, the fewer passes over the weight's gradient.
 CHUNK_BYTES = 256 * 2**20
 # Logits in float32 that stay in a processor's cache between two passes over them.
@@ -58,7 +60,8 @@ def pass_through(
     block = rows_at_once(features.device, len(weight), compute)
     for start in range(0, len(features), chunk_positions):
         rows = slice(start, min(len(features), start + chunk_positions))
-        chunk = features.detach()[rows]
+        chunk = filled(features.detach()[rows])
+        # Rows of zeros behind the others stay so, and add nothing to any gradient.
         products = chunk @ matrix.t()
         read = open_chunk(rows)
         for first in range(rows.start, rows.stop, block):
@@ -71,7 +74,7 @@ def pass_through(
                 # The logits are done with: their memory takes the gradient.
                 products[within] = gradient
         if grad_features is not None:
-            torch.mm(products, matrix, out=grad_features[rows])
+            grad_features[rows] = (products @ matrix)[: rows.stop - rows.start]
         if needs[1]:
             product = products.t() @ chunk
             grad_weight = product.to(weight.dtype) if grad_weight is None else grad_weight.add_(product)

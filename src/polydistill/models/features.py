@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from polydistill.errors import ModelError
+from polydistill.shapes import filled
 
 # How architectures name what makes a layer's queries, keys and values; one name for all three at once.
 QUERY_KEY_VALUE = (
@@ -59,6 +60,9 @@ def features_and_states(
         kept.append(flat if selected else flat.index_select(0, positions))
         return (flat[:0], *arguments[1:])
 
+    number = len(positions)
+    # The first token of the batch stands behind the others; what comes out of its rows is dropped.
+    positions = filled(positions)
     inner = unwrapped(model)
     handles = [output_embeddings(inner).register_forward_pre_hook(keep)]
     if inner.base_model is not inner:
@@ -68,7 +72,7 @@ def features_and_states(
     finally:
         for handle in handles:
             handle.remove()
-    return kept[0], states[0] if states else None
+    return kept[0][:number], states[0] if states else None
 
 
 @contextmanager

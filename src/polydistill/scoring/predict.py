@@ -102,8 +102,7 @@ def predict(
 def _features(model: Any, examples: Sequence[Masked], pad_id: int, dtype: torch.dtype) -> Tensor:
     """[N, E] what the output layer sees at the examples' masked positions, in order, and rows that mean nothing behind.
 
-    The rows behind bring N to a multiple of ROWS_MULTIPLE: oneDNN compiles and keeps a product for each shape that it
-    meets, so numbers have to come again.
+    The rows behind bring N to a multiple of ROWS_MULTIPLE: numbers have to come again, see `polydistill.shapes`.
     """
     device = next(model.parameters()).device
     input_ids, attention = pad_batch([example.input_ids for example in examples], pad_id)
