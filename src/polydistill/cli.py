@@ -125,10 +125,10 @@ def evaluate(
 def compare(
     folders: Annotated[
         list[Path],
-        typer.Argument(help="Folders of finished merges; the first is what others are measured by."),
+        typer.Argument(help="Folders of finished runs; the first is what others are measured by."),
     ],
 ) -> None:
-    """Put finished merges side by side: MRR on the same masked tokens, and which differences the texts settle."""
+    """Put finished runs side by side: MRR on the same masked tokens (of balance runs, D by group), and probes."""
     from polydistill.recipes import compare_runs
 
     compare_runs(folders, console)

@@ -1,16 +1,19 @@
 """A balance run, as a process and within this one: teachers, students, evaluation, probes, report."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 from tests.end_to_end.test_merge import polydistill, write_recipe
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from polydistill.config import parse_recipe
 from polydistill.corpora import Examples
-from polydistill.recipes import run_recipe
+from polydistill.errors import RunFolderError
+from polydistill.recipes import compare_runs, run_recipe
 
 
 def balance_values(texts: dict[str, Path], output: Path) -> dict:
@@ -106,6 +109,37 @@ def test_a_run_trains_teachers_and_the_papers_three_students_and_a_second_run_do
     refused = polydistill("evaluate", recipe, "--probe", "ner")
     assert refused.returncode == 2
     assert "probe.tasks have pos" in refused.stderr
+    compared = polydistill("compare", str(run), str(run))
+    assert compared.returncode == 0, compared.stderr
+    probes = json.loads((run / "evaluation" / "probes.json").read_text("utf-8"))["summary"]["pos"]["accuracy"]
+    for line in ("HL ", f"{run}: HL "):
+        of_student = [row for row in compared.stdout.splitlines() if row.strip().startswith(line)]
+        # D of all, low and high, and then the probes.
+        for group in ("all", "low", "high"):
+            assert f"{100 * results['summary']['D']['HL'][group]['value']:+.1f} ±" in of_student[0]
+            kinds = probes["HL"][group]
+            wanted = f"{100 * kinds['in_language']['mean']:.1f} / {100 * kinds['zero_shot']['mean']:.1f}"
+            assert wanted in of_student[1]
+
+
+def test_compare_refuses_other_kinds_and_other_teachers(finished, tmp_path, capsys) -> None:
+    console = Console()
+    merge = tmp_path / "merge"
+    merge.mkdir()
+    with pytest.raises(RunFolderError, match="is of another kind than"):
+        compare_runs([finished, merge], console)
+    other = tmp_path / "other"
+    shutil.copytree(finished / "evaluation", other / "evaluation")
+    shutil.copy(finished / "recipe.yaml", other)
+    compare_runs([finished, other], console)
+    assert f"{other.name}: live" in capsys.readouterr().out
+    place = other / "evaluation" / "mlm" / "ranks.npz"
+    with np.load(place) as arrays:
+        ranks = dict(arrays)
+    ranks["ru/held_out/shared//teacher"] = ranks["ru/held_out/shared//teacher"] + 1
+    np.savez(place, **ranks)
+    with pytest.raises(RunFolderError, match=r"other teachers or masked tokens than .* \(ru\)"):
+        compare_runs([finished, other], console)
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Finished merges side by side: MRR on the same masked tokens, and which differences the texts settle."""
+"""Finished runs side by side: MRR on the same masked tokens, and which differences the texts settle."""
 
 from __future__ import annotations
 
@@ -14,19 +14,39 @@ from rich.table import Table
 
 from polydistill.errors import RunFolderError
 from polydistill.evaluation import Difference, mean_reciprocal_rank, paired_difference
+from polydistill.recipes.compare_balance import compare_balance, is_balance
 
 
-def compare_runs(folders: Sequence[Path], console: Console) -> list[dict[str, Any]]:
-    """Print the students' MRR for each language, text and tokenizer, with the differences from the first run's.
+def compare_runs(folders: Sequence[Path], console: Console) -> None:
+    """Print what finished runs' students differ in: see `compare_merges` and `compare_balance`.
 
     folders  runs that were evaluated on the same masked tokens: same text, teachers, masking and seed
-    Returns one dictionary for each language, text and tokenizer. Raises RunFolderError where a run was not evaluated
-    or on other tokens.
+    Raises RunFolderError where a run was not evaluated, on other tokens, or is of another kind.
     """
-    found = [_ranks(folder) for folder in folders]
+    balance = [is_balance(folder) for folder in folders]
+    if any(balance) and not all(balance):
+        raise RunFolderError(
+            "run", str(folders[balance.index(not balance[0])]), f"is of another kind than {folders[0]}",
+            "compare balance runs with each other, and merges and extractions with each other",
+        )  # fmt: skip
+    found = [_ranks(folder, balance=balance[0]) for folder in folders]
     names = [folder.resolve().name for folder in folders]
     if len(set(names)) < len(names):
         names = [str(folder) for folder in folders]
+    if balance[0]:
+        compare_balance(folders, names, found, console)
+    else:
+        compare_merges(folders, names, found, console)
+
+
+def compare_merges(
+    folders: Sequence[Path], names: Sequence[str], found: Sequence[dict[str, Any]], console: Console
+) -> list[dict[str, Any]]:
+    """Print the students' MRR for each language, text and tokenizer, with the differences from the first run's.
+
+    found  each run's ranks
+    Returns one dictionary for each language, text and tokenizer. Raises RunFolderError for a run of other tokens.
+    """
     rows = []
     for key in [key for key in found[0] if key.endswith("/student")]:
         place = key.removesuffix("/student")
@@ -61,14 +81,12 @@ def compare_runs(folders: Sequence[Path], console: Console) -> list[dict[str, An
     return rows
 
 
-def _ranks(folder: Path) -> dict[str, Any]:
-    path = folder / "evaluation" / "ranks.npz"
+def _ranks(folder: Path, *, balance: bool) -> dict[str, Any]:
+    place = "evaluation/mlm/ranks.npz" if balance else "evaluation/ranks.npz"
+    path = folder / place
     if not path.is_file():
         raise RunFolderError(
-            "run",
-            str(folder),
-            "has no evaluation/ranks.npz",
-            "run `polydistill evaluate` on its recipe first",
+            "run", str(folder), f"has no {place}", "run `polydistill evaluate` on its recipe first"
         )
     with np.load(path, allow_pickle=False) as arrays:
         return {name: arrays[name] for name in arrays.files}
