@@ -1,12 +1,14 @@
 """Bugs that a review found, each mended and kept away."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForMaskedLM
+import yaml
+from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer
 
 from polydistill.config import parse_recipe
 from polydistill.errors import UserError
@@ -141,7 +143,6 @@ def test_rows_without_a_piece_are_never_predicted(teachers) -> None:
 
 def test_an_artefact_is_replaced_whole(tmp_path, monkeypatch) -> None:
     """Killed while the old folder is being removed: what stands in its place is the new one."""
-    import shutil
 
     from polydistill.files import replace_folder
 
@@ -197,6 +198,32 @@ def test_mistakes_are_said_before_anything_is_scored(recipe_values, change, want
     assert not list(Path(recipe_values["output"]).rglob("*.arrow"))
 
 
+def test_the_recipe_that_a_run_writes_is_the_one_that_it_was_started_with(
+    recipe_values, teachers, tmp_path
+) -> None:
+    """A student that starts from a teacher is of its architecture, in the file with all defaults written out too."""
+    config = AutoConfig.for_model(
+        "modernbert", vocab_size=len(AutoTokenizer.from_pretrained(teachers["ru"])), hidden_size=32,
+        num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, max_position_embeddings=64,
+        pad_token_id=0, cls_token_id=2, sep_token_id=3, bos_token_id=2, eos_token_id=3,
+    )  # fmt: skip
+    teacher = shutil.copytree(teachers["ru"], tmp_path / "modern")
+    AutoModelForMaskedLM.from_config(config).save_pretrained(teacher)
+    values = recipe_values | {"teachers": {"ru": str(teacher)}, "student": {"init": "teachers"},
+                              "languages": {"ru": recipe_values["languages"]["ru"]}}  # fmt: skip
+    student = run(values, "train") / "student" / "final"
+    assert json.loads((student / "config.json").read_text("utf-8"))["model_type"] == "modernbert"
+    written = yaml.safe_load((Path(values["output"]) / "recipe.yaml").read_text("utf-8"))
+    before = (student / "model.safetensors").stat().st_mtime_ns
+    run(written, "train")
+    assert (student / "model.safetensors").stat().st_mtime_ns == before
+    # As earlier versions wrote it.
+    written["student"]["model_type"] = "bert"
+    (Path(values["output"]) / "recipe.yaml").write_text(yaml.safe_dump(written, sort_keys=False), "utf-8")
+    run(values, "train")
+    assert (student / "model.safetensors").stat().st_mtime_ns == before
+
+
 @pytest.mark.parametrize("place", ["a file", "under a file"])
 def test_an_output_that_cannot_be(recipe_values, tmp_path, place) -> None:
     (tmp_path / "file").write_text("mine")
@@ -206,8 +233,6 @@ def test_an_output_that_cannot_be(recipe_values, tmp_path, place) -> None:
 
 
 def test_a_truncated_checkpoint_and_a_strange_tokenizer(recipe_values, teachers, tmp_path) -> None:
-    import shutil
-
     for name, damage in (
         ("model.safetensors", lambda b: b[:-500]),
         ("tokenizer.json", lambda b: b.replace(b"WordPiece", b"WardPiece")),

@@ -173,10 +173,18 @@ class TokenizerSettings(Settings):
     strip_accents: bool | None = Field(None, description="Strip accents; empty: if every teacher does.")
 
 
+# The architecture of a student that nothing else is said of.
+MODEL_TYPE = "bert"
+
+
 class Student(Settings):
     """The model that is trained."""
 
-    model_type: str = Field("bert", description="Any architecture that `AutoModelForMaskedLM` knows.")
+    model_type: str | None = Field(
+        None,
+        description="Any architecture that `AutoModelForMaskedLM` knows; empty: `bert`, or with `init: teachers` that of "
+        "the teacher that the encoder comes from.",
+    )
     config: dict[str, Any] = Field(
         default_factory=dict,
         description="The architecture's own configuration fields, such as `hidden_size`. With `init: teachers`, "

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from polydistill.config import MergeRecipe
+from polydistill.config.models import MODEL_TYPE
 from polydistill.corpora import smoothed_probabilities
 from polydistill.files import fingerprint, is_current, read_json, write_json, write_text
 from polydistill.models import (
@@ -42,7 +43,9 @@ def train_student(merge: Merge, arguments: dict[str, Any]) -> None:
             "/".join(key): fingerprint(Store(folder).identity) for key, folder in merge.stores.items()
         },
         "tokenizer": read_json(run.path / "tokenizer" / "stamp.json")["fingerprint"],
-        "student": recipe.student.model_dump(mode="json"),
+        # Runs of before have the architecture where it was not said.
+        "student": recipe.student.model_dump(mode="json")
+        | {"model_type": recipe.student.model_type or MODEL_TYPE},
         "distillation": recipe.distillation.model_dump(mode="json"),
         # A list, for a checkpoint knows languages by their place.
         "use": [[language, settings.use] for language, settings in recipe.languages.items()],
@@ -129,13 +132,13 @@ def resolve_student(merge: Merge) -> tuple[Any, str | None]:
     """(the student's configuration, the name of the teacher that its encoder comes from, if any)."""
     recipe = merge.recipe
     settings = recipe.student
-    first, base, model_type = None, None, settings.model_type
+    first, base, model_type = None, None, settings.model_type or MODEL_TYPE
     if settings.init == "teachers":
         first = settings.encoder_from or next(iter(recipe.teachers))
         base = model_config(
             recipe.teachers[first].model, name=first, revision=recipe.teachers[first].revision
         )
-        model_type = base.model_type if "model_type" not in settings.model_fields_set else model_type
+        model_type = settings.model_type or base.model_type
     config = student_config(
         model_type, settings.config, vocabulary_size=merge.union.size, special_ids=merge.union.special_ids,
         max_length=recipe.corpora.max_length, base=base,

@@ -22,6 +22,7 @@ from polydistill.config import (
     Source,
     load_recipe,
 )
+from polydistill.config.models import MODEL_TYPE
 from polydistill.corpora import sample_texts
 from polydistill.errors import UserError
 from polydistill.models import (
@@ -268,11 +269,11 @@ def _print_languages(
 
 def _print_student(recipe: MergeRecipe, union: Union, console: Console) -> Any:
     settings = recipe.student
-    base, model_type = None, settings.model_type
+    base, model_type = None, settings.model_type or MODEL_TYPE
     if settings.init == "teachers":
         name = settings.encoder_from or next(iter(recipe.teachers))
         base = model_config(recipe.teachers[name].model, name=name, revision=recipe.teachers[name].revision)
-        model_type = base.model_type if "model_type" not in settings.model_fields_set else model_type
+        model_type = settings.model_type or base.model_type
     config = student_config(
         model_type, settings.config, vocabulary_size=union.size, special_ids=union.special_ids,
         max_length=recipe.corpora.max_length, base=base,

@@ -18,6 +18,7 @@ import torch
 import yaml
 
 from polydistill.config import AnyRecipe, parse_recipe
+from polydistill.config.models import MODEL_TYPE
 from polydistill.errors import DiskError, RecipeError, RunFolderError
 from polydistill.files import (
     ARTEFACTS,
@@ -223,7 +224,9 @@ def _differences(old: Any, new: Any, key: str = "") -> list[tuple[str, Any, Any]
             if place not in ("reuse", "output") and not place.endswith(WHERE):
                 found += _differences(old.get(name), new.get(name), place)
         return found
-    return [] if old == new else [(key, old, new)]
+    # Runs of before have the architecture where it was not said.
+    unsaid = key == "student.model_type" and {old, new} == {None, MODEL_TYPE}
+    return [] if old == new or unsaid else [(key, old, new)]
 
 
 def _short(value: Any) -> str:
