@@ -125,10 +125,12 @@ def evaluate(
 def compare(
     folders: Annotated[
         list[Path],
-        typer.Argument(help="Folders of finished runs; the first is what others are measured by."),
+        typer.Argument(
+            help="Folders of finished runs; the first one's student is what others are measured by."
+        ),
     ],
 ) -> None:
-    """Put finished runs side by side: MRR on the same masked tokens (of balance runs, D by group), and probes."""
+    """Put finished runs side by side: MRR on the same masked tokens (of balance runs D by group, and probes)."""
     from polydistill.recipes import compare_runs
 
     compare_runs(folders, console)

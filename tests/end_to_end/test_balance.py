@@ -1,6 +1,7 @@
 """A balance run, as a process and within this one: teachers, students, evaluation, probes, report."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -112,34 +113,70 @@ def test_a_run_trains_teachers_and_the_papers_three_students_and_a_second_run_do
     compared = polydistill("compare", str(run), str(run))
     assert compared.returncode == 0, compared.stderr
     probes = json.loads((run / "evaluation" / "probes.json").read_text("utf-8"))["summary"]["pos"]["accuracy"]
-    for line in ("HL ", f"{run}: HL "):
-        of_student = [row for row in compared.stdout.splitlines() if row.strip().startswith(line)]
-        # D of all, low and high, and then the probes.
-        for group in ("all", "low", "high"):
-            assert f"{100 * results['summary']['D']['HL'][group]['value']:+.1f} ±" in of_student[0]
-            kinds = probes["HL"][group]
-            wanted = f"{100 * kinds['in_language']['mean']:.1f} / {100 * kinds['zero_shot']['mean']:.1f}"
-            assert wanted in of_student[1]
+    found = [row for row in compared.stdout.splitlines() if row.strip().startswith("HL ")]
+    # D, the difference from the first student, the probe.
+    assert len(found) == 3
+    for group in ("all", "low", "high"):
+        value = results["summary"]["D"]["HL"][group]
+        assert f"{100 * value['value']:+.1f} ± {100 * (value['high'] - value['value']):.1f}" in found[0]
+        assert f"{100 * results['summary']['differences']['HL'][group]['value']:+.1f}" in found[1]
+        kinds = probes["HL"][group]
+        wanted = f"{100 * kinds['in_language']['mean']:.1f} / {100 * kinds['zero_shot']['mean']:.1f}"
+        assert wanted in found[2]
 
 
-def test_compare_refuses_other_kinds_and_other_teachers(finished, tmp_path, capsys) -> None:
-    console = Console()
-    merge = tmp_path / "merge"
-    merge.mkdir()
-    with pytest.raises(RunFolderError, match="is of another kind than"):
-        compare_runs([finished, merge], console)
+def lines_of(capsys, *folders: Path) -> list[str]:
+    compare_runs(list(folders), Console(width=200))
+    return capsys.readouterr().out.splitlines()
+
+
+def test_compare_shows_each_run_as_it_was_measured(finished, tmp_path, capsys) -> None:
     other = tmp_path / "other"
     shutil.copytree(finished / "evaluation", other / "evaluation")
     shutil.copy(finished / "recipe.yaml", other)
-    compare_runs([finished, other], console)
-    assert f"{other.name}: live" in capsys.readouterr().out
     place = other / "evaluation" / "mlm" / "ranks.npz"
     with np.load(place) as arrays:
         ranks = dict(arrays)
+    # Here the student finds everything at once: its MRR is 1.
+    for language in ("en", "ru"):
+        ranks[f"{language}/held_out/shared//live"] = np.ones_like(ranks[f"{language}/held_out/shared//live"])
+    np.savez(place, **ranks)
+    summary = json.loads((finished / "evaluation" / "mlm.json").read_text("utf-8"))["summary"]
+    lines = lines_of(capsys, finished, other)
+    (first, _), (second, difference) = (
+        [line for line in lines if line.strip().startswith(f"{name}: stored ")] for name in ("run", "other")
+    )
+    assert first.split()[1:] == second.split()[1:]
+    assert f"{100 * summary['differences']['stored']['all']['value']:+.1f}" in difference
+    own, changed = (
+        next(line for line in lines if line.strip().startswith(f"{name}: live ")) for name in ("run", "other")
+    )
+    assert f"{100 * summary['D']['live']['all']['value']:+.1f} ±" in own
+    assert f"{100 * (1 - summary['mrr']['teacher']['all']):+.1f} ±" in changed
     ranks["ru/held_out/shared//teacher"] = ranks["ru/held_out/shared//teacher"] + 1
     np.savez(place, **ranks)
     with pytest.raises(RunFolderError, match=r"other teachers or masked tokens than .* \(ru\)"):
-        compare_runs([finished, other], console)
+        lines_of(capsys, finished, other)
+    place.write_bytes(place.read_bytes()[:-100])
+    with pytest.raises(RunFolderError, match="is damaged"):
+        lines_of(capsys, finished, other)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "wanted"),
+    [
+        ("recipe: merge", "is a run of the kind 'merge'"),
+        ("recipe: pretrain", "cannot be compared: its recipe.yaml's kind is 'pretrain'"),
+        ("recipe: [", "kind is 'damaged"),
+        ("- merge", "kind is None"),
+        (None, "is no run's folder"),
+    ],
+)
+def test_compare_says_what_a_folder_is(finished, tmp_path, capsys, recipe, wanted) -> None:
+    if recipe:
+        (tmp_path / "recipe.yaml").write_text(recipe, "utf-8")
+    with pytest.raises(RunFolderError, match=re.escape(wanted)):
+        lines_of(capsys, finished, tmp_path)
 
 
 @pytest.fixture(scope="module")

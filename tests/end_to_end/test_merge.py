@@ -72,7 +72,9 @@ def test_run_makes_a_student_that_transformers_loads_and_a_second_run_does_nothi
     # The teacher is: its difference from the student's stands beside it.
     assert any("teacher" in line and line.count("0.") > 2 for line in compared.stdout.splitlines())
     assert f"{results['languages']['en'][0]['mrr']:.3f}" in compared.stdout
-    refused = polydistill("compare", str(run), str(tmp_path))
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "recipe.yaml").write_text("recipe: merge\n", "utf-8")
+    refused = polydistill("compare", str(run), str(tmp_path / "begun"))
     assert refused.returncode == 2
     assert "ranks.npz" in refused.stderr
     inspected = polydistill("store", "inspect", str(run / "store" / "en" / "en"))

@@ -224,6 +224,15 @@ def test_the_recipe_that_a_run_writes_is_the_one_that_it_was_started_with(
     assert (student / "model.safetensors").stat().st_mtime_ns == before
 
 
+def test_a_student_of_a_version_that_wrote_bert_is_not_trained_again(recipe_values) -> None:
+    config = recipe_values["student"]["config"]
+    said = recipe_values | {"student": {"model_type": "bert", "config": config}}
+    weights = run(said, "train") / "student" / "final" / "model.safetensors"
+    before = weights.stat().st_mtime_ns
+    run(recipe_values | {"student": {"config": config}}, "train")
+    assert weights.stat().st_mtime_ns == before
+
+
 @pytest.mark.parametrize("place", ["a file", "under a file"])
 def test_an_output_that_cannot_be(recipe_values, tmp_path, place) -> None:
     (tmp_path / "file").write_text("mine")

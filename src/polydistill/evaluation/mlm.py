@@ -15,6 +15,7 @@ from polydistill.evaluation.uncertainty import standard_error
 from polydistill.losses import rows_at_once
 from polydistill.masking import Masked
 from polydistill.models import masked_features, output_layer, pad_batch
+from polydistill.shapes import filled
 
 # (ids [B, L], attention mask [B, L], places [N] in the flattened batch) → logits at these places, in order, as one
 # or more float32 tensors [n, V], which the receiver may write into.
@@ -92,7 +93,8 @@ def measure(
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             features = masked_features(model, inputs, positions.to(device)).to(dtype)
         for start in range(0, len(features), chunk_positions):
-            products = features[start : start + chunk_positions] @ weight.t()
+            chunk = features[start : start + chunk_positions]
+            products = (filled(chunk) @ weight.t())[: len(chunk)]
             # Ranks are many passes over the logits: on a processor a few rows at a time stay in its cache.
             for rows in torch.split(products, rows_at_once(device, len(weight), torch.float32)):
                 yield rows.float() if bias is None else rows + bias.float()

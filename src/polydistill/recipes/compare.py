@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
+import yaml
 from rich import box
 from rich.console import Console
 from rich.markup import escape
@@ -14,28 +16,37 @@ from rich.table import Table
 
 from polydistill.errors import RunFolderError
 from polydistill.evaluation import Difference, mean_reciprocal_rank, paired_difference
-from polydistill.recipes.compare_balance import compare_balance, is_balance
+from polydistill.files import read_json
+from polydistill.recipes.compare_balance import Evaluated, compare_balance
+
+# Kinds of runs that have students to compare.
+KINDS = ("merge", "extract", "balance")
 
 
 def compare_runs(folders: Sequence[Path], console: Console) -> None:
     """Print what finished runs' students differ in: see `compare_merges` and `compare_balance`.
 
-    folders  runs that were evaluated on the same masked tokens: same text, teachers, masking and seed
-    Raises RunFolderError where a run was not evaluated, on other tokens, or is of another kind.
+    folders  merges and extractions, or balance runs, that were evaluated on the same masked tokens
+    Raises RunFolderError where a folder is no such run, was not evaluated, or on other tokens.
     """
-    balance = [is_balance(folder) for folder in folders]
+    recipes = [_recipe(folder) for folder in folders]
+    balance = [recipe["recipe"] == "balance" for recipe in recipes]
     if any(balance) and not all(balance):
+        other = balance.index(not balance[0])
         raise RunFolderError(
-            "run", str(folders[balance.index(not balance[0])]), f"is of another kind than {folders[0]}",
+            "run", str(folders[other]),
+            f"is a run of the kind {recipes[other]['recipe']!r}, and {folders[0]} of the kind {recipes[0]['recipe']!r}",
             "compare balance runs with each other, and merges and extractions with each other",
         )  # fmt: skip
-    found = [_ranks(folder, balance=balance[0]) for folder in folders]
     names = [folder.resolve().name for folder in folders]
     if len(set(names)) < len(names):
         names = [str(folder) for folder in folders]
     if balance[0]:
-        compare_balance(folders, names, found, console)
+        # One that is named twice has nothing to add.
+        once = {name: (folder, recipe) for name, folder, recipe in zip(names, folders, recipes, strict=True)}
+        compare_balance([_evaluated(name, *place) for name, place in once.items()], console)
     else:
+        found = [_ranks(folder, "evaluation/ranks.npz") for folder in folders]
         compare_merges(folders, names, found, console)
 
 
@@ -81,15 +92,59 @@ def compare_merges(
     return rows
 
 
-def _ranks(folder: Path, *, balance: bool) -> dict[str, Any]:
-    place = "evaluation/mlm/ranks.npz" if balance else "evaluation/ranks.npz"
+def _recipe(folder: Path) -> dict[str, Any]:
+    """The recipe of a run that can be compared; RunFolderError for any other folder."""
+    try:
+        recipe = yaml.safe_load((folder / "recipe.yaml").read_text("utf-8"))
+    except OSError as error:
+        raise RunFolderError(
+            "run",
+            str(folder),
+            "is no run's folder: it has no recipe.yaml",
+            "name the folder that a run has made",
+        ) from error
+    except (yaml.YAMLError, ValueError) as error:
+        recipe = {"recipe": f"damaged ({type(error).__name__})"}
+    kind = recipe.get("recipe") if isinstance(recipe, dict) else None
+    if kind not in KINDS:
+        raise RunFolderError(
+            "run", str(folder), f"cannot be compared: its recipe.yaml's kind is {kind!r}",
+            f"compare runs of the kinds {', '.join(KINDS)}",
+        )  # fmt: skip
+    return dict(recipe)
+
+
+def _evaluated(name: str, folder: Path, recipe: dict[str, Any]) -> Evaluated:
+    ranks = _ranks(folder, "evaluation/mlm/ranks.npz")
+    # Beside the ranks, for what stands in evaluation/ itself may be of an evaluation before.
+    results = read_json(folder / "evaluation" / "mlm" / "mlm.json")
+    probes = folder / "evaluation" / "probes.json"
+    languages = list(results["languages"])
+    groups = {
+        name: [one for one in some if one in languages] for name, some in (recipe.get("groups") or {}).items()
+    }
+    return Evaluated(
+        name, str(folder), languages, list(results["summary"]["D"]), groups, ranks,
+        read_json(probes)["scores"] if probes.is_file() else {},
+    )  # fmt: skip
+
+
+def _ranks(folder: Path, place: str) -> dict[str, Any]:
     path = folder / place
     if not path.is_file():
         raise RunFolderError(
             "run", str(folder), f"has no {place}", "run `polydistill evaluate` on its recipe first"
         )
-    with np.load(path, allow_pickle=False) as arrays:
-        return {name: arrays[name] for name in arrays.files}
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except (ValueError, OSError, BadZipFile) as error:
+        raise RunFolderError(
+            "run",
+            str(folder),
+            f"its {place} is damaged ({error})",
+            "remove its folder `evaluation` and evaluate again",
+        ) from error
 
 
 def _table(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> Table:

@@ -43,7 +43,7 @@ def train_student(merge: Merge, arguments: dict[str, Any]) -> None:
             "/".join(key): fingerprint(Store(folder).identity) for key, folder in merge.stores.items()
         },
         "tokenizer": read_json(run.path / "tokenizer" / "stamp.json")["fingerprint"],
-        # Runs of before have the architecture where it was not said.
+        # Earlier versions wrote the architecture where it was not said: their students are not trained again for that.
         "student": recipe.student.model_dump(mode="json")
         | {"model_type": recipe.student.model_type or MODEL_TYPE},
         "distillation": recipe.distillation.model_dump(mode="json"),

@@ -224,8 +224,8 @@ def _differences(old: Any, new: Any, key: str = "") -> list[tuple[str, Any, Any]
             if place not in ("reuse", "output") and not place.endswith(WHERE):
                 found += _differences(old.get(name), new.get(name), place)
         return found
-    # Runs of before have the architecture where it was not said.
-    unsaid = key == "student.model_type" and {old, new} == {None, MODEL_TYPE}
+    # Earlier versions wrote the architecture where it was not said, and their runs go on.
+    unsaid = key == "student.model_type" and all(one in (None, MODEL_TYPE) for one in (old, new))
     return [] if old == new or unsaid else [(key, old, new)]
 
 

@@ -18,6 +18,8 @@ from polydistill.masking import Masked, uniform
 from polydistill.models import masked_features, output_layer, pad_batch
 
 _DRAW = 9
+# Masked positions of a batch come in groups of as many, see `polydistill.shapes`: batches are larger than training's, about
+# 1,200 positions, and so are the groups.
 ROWS_MULTIPLE = 64
 # Pieces whose maximum is looked at before they are.
 GROUP = 64
@@ -100,9 +102,9 @@ def predict(
 
 
 def _features(model: Any, examples: Sequence[Masked], pad_id: int, dtype: torch.dtype) -> Tensor:
-    """[N, E] what the output layer sees at the examples' masked positions, in order, and rows that mean nothing behind.
+    """[N, E] what the output layer sees at the examples' masked positions, in order.
 
-    The rows behind bring N to a multiple of ROWS_MULTIPLE: numbers have to come again, see `polydistill.shapes`.
+    Rows that mean nothing stand behind and bring N to a multiple of ROWS_MULTIPLE.
     """
     device = next(model.parameters()).device
     input_ids, attention = pad_batch([example.input_ids for example in examples], pad_id)
