@@ -52,11 +52,11 @@ def compare_runs(folders: Sequence[Path], console: Console) -> None:
 
 def compare_merges(
     folders: Sequence[Path], names: Sequence[str], found: Sequence[dict[str, Any]], console: Console
-) -> list[dict[str, Any]]:
+) -> None:
     """Print the students' MRR for each language, text and tokenizer, with the differences from the first run's.
 
     found  each run's ranks
-    Returns one dictionary for each language, text and tokenizer. Raises RunFolderError for a run of other tokens.
+    Raises RunFolderError for a run of other tokens.
     """
     rows = []
     for key in [key for key in found[0] if key.endswith("/student")]:
@@ -89,7 +89,6 @@ def compare_merges(
         "* where it leaves zero out. The interval knows the chance of the texts, not of the training's seed.",
         markup=False,
     )
-    return rows
 
 
 def _recipe(folder: Path) -> dict[str, Any]:
@@ -104,7 +103,10 @@ def _recipe(folder: Path) -> dict[str, Any]:
             "name the folder that a run has made",
         ) from error
     except (yaml.YAMLError, ValueError) as error:
-        recipe = {"recipe": f"damaged ({type(error).__name__})"}
+        raise RunFolderError(
+            "run", str(folder), f"its recipe.yaml is damaged ({type(error).__name__})",
+            "run its recipe again: a finished run writes the file anew and trains nothing",
+        ) from error  # fmt: skip
     kind = recipe.get("recipe") if isinstance(recipe, dict) else None
     if kind not in KINDS:
         raise RunFolderError(

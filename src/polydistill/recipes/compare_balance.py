@@ -40,11 +40,10 @@ class Evaluated(NamedTuple):
     scores: Mapping[str, Mapping[str, Scores]]
 
 
-def compare_balance(runs: Sequence[Evaluated], console: Console) -> dict[str, Any]:
+def compare_balance(runs: Sequence[Evaluated], console: Console) -> None:
     """Print every student's D by group, the first one's difference from each, and what their probes scored.
 
-    Returns `balance_evaluation.summarise`'s dictionary of all students. Raises RunFolderError for a run of other
-    languages, masked tokens or teachers than the first one's.
+    Raises RunFolderError for a run of other languages, masked tokens or teachers than the first one's.
     """
     students = {
         f"{run.name}: {student}" if len(runs) > 1 else student: (run, student)
@@ -74,7 +73,6 @@ def compare_balance(runs: Sequence[Evaluated], console: Console) -> dict[str, An
         "leaves zero out. The interval knows the chance of the texts, not of the training's seed.",
         markup=False,
     )
-    return summary
 
 
 def _joined(runs: Sequence[Evaluated]) -> dict[str, npt.NDArray[Any]]:

@@ -67,7 +67,7 @@ def _checks(scoring: Scoring) -> list[Callable[[], None]]:
     settings = scoring.ray
     return [
         require_ray,
-        lambda: check_address(address_of(settings)),
+        lambda: check_address(settings),
         lambda: None if settings.storage is None else _check_storage(settings.storage),
         lambda: _check_precision(scoring),
     ]

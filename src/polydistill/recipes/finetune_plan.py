@@ -17,6 +17,7 @@ from polydistill.config import FinetuneRecipe
 from polydistill.corpora.labelled import Example
 from polydistill.errors import UserError
 from polydistill.models import attention_for, collate, device
+from polydistill.models.heads import Feature, num_tokens
 from polydistill.recipes.finetune_jobs import Job, all_jobs
 from polydistill.recipes.finetune_tasks import TaskTexts
 from polydistill.recipes.probe_plan import mended
@@ -124,24 +125,33 @@ def _measure(job: Job) -> tuple[float, float]:
     features = coder.encode(sample, training=True)
     model = job.load()
     size = job.recipe_arguments["per_device_train_batch_size"]
-    chosen = features[:: max(1, len(features) // TIMED_BATCH)][: min(size, TIMED_BATCH)]
+    chosen = _timed(features, min(size, TIMED_BATCH), grouped=job.groups_by_length)
     batch = collate(chosen, pad_id=coder.tokenizer.special_ids["pad"])
     inputs = {name: tensor.to(device()) for name, tensor in batch.items()}
     halves = bool(job.recipe_arguments.get("bf16"))
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0)
 
-    def step() -> None:
+    def gradients() -> None:
         model.train()
         with torch.autocast(device().type, torch.bfloat16, enabled=halves):
             loss = model(**inputs).loss
         loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
 
     with attention_for(device(), coder.max_length):
-        training = _median(step) * size / len(chosen) * job.recipe_arguments["gradient_accumulation_steps"]
+        batches = size / len(chosen) * job.recipe_arguments["gradient_accumulation_steps"]
+        training = _median(gradients) * batches + _median(optimizer.step)
     testing = _median(lambda: job.rows(model, job.source, sample[:TIMED_BATCH])) / len(sample[:TIMED_BATCH])
     return training, testing
+
+
+def _timed(features: Sequence[Feature], number: int, *, grouped: bool) -> Sequence[Feature]:
+    """Features that stand for a batch's: of all lengths, padded to the longest, or all about as long as the mean."""
+    if not grouped:
+        return features[:: max(1, len(features) // number)][:number]
+    lengths = [num_tokens(feature) for feature in features]
+    mean = statistics.mean(lengths)
+    near = sorted(range(len(features)), key=lambda index: abs(lengths[index] - mean))
+    return [features[index] for index in near[:number]]
 
 
 def _median(work: Callable[[], object]) -> float:

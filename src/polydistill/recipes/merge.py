@@ -23,8 +23,6 @@ from polydistill.files import (
 )
 from polydistill.models import (
     build_student,
-    check_encoder,
-    model_config,
 )
 from polydistill.recipes.corpus import prepare_corpus
 from polydistill.recipes.merge_evaluation import evaluate_models
@@ -102,10 +100,8 @@ def prepare(recipe: MergeRecipe, run: Run, arguments: dict[str, Any]) -> Merge:
                 "choose a smaller k",
             )
     merge = Merge(recipe, run, tokenizers, unite(list(tokenizers.values())), {}, {})
-    config, first = resolve_student(merge)
+    config, _ = resolve_student(recipe, merge.union)
     build_student(config, seed=recipe.seed, device="meta")
-    if first is not None:
-        check_encoder(config, model_config(recipe.teachers[first].model, name=first), first)
     training_arguments(arguments, run.path / "student" / "checkpoints", seed=recipe.seed)
     return merge
 

@@ -16,6 +16,7 @@ from polydistill.files import fingerprint, is_current, read_json, write_json, wr
 from polydistill.models import (
     TeacherRows,
     build_student,
+    check_encoder,
     load_masked_lm,
     model_config,
     start_from_teachers,
@@ -26,6 +27,7 @@ from polydistill.recipes.merge_state import Merge
 from polydistill.recipes.training_stage import train_into
 from polydistill.reports import model_card
 from polydistill.store import Store
+from polydistill.tokenization import Union
 from polydistill.training import (
     StoredExamples,
     choose_copies,
@@ -105,7 +107,7 @@ def initial_student(merge: Merge) -> tuple[Any, dict[str, Any]]:
     """The student before training, and the record of where its weights came from."""
     recipe = merge.recipe
     settings = recipe.student
-    config, first = resolve_student(merge)
+    config, first = resolve_student(recipe, merge.union)
     model = build_student(config, seed=recipe.seed)
     record: dict[str, Any] = {
         "init": settings.init,
@@ -128,9 +130,11 @@ def initial_student(merge: Merge) -> tuple[Any, dict[str, Any]]:
     return model, record
 
 
-def resolve_student(merge: Merge) -> tuple[Any, str | None]:
-    """(the student's configuration, the name of the teacher that its encoder comes from, if any)."""
-    recipe = merge.recipe
+def resolve_student(recipe: MergeRecipe, union: Union) -> tuple[Any, str | None]:
+    """(the student's configuration, the name of the teacher that its encoder comes from, if any).
+
+    Raises RecipeError for an architecture that cannot be, or that this encoder does not fit.
+    """
     settings = recipe.student
     first, base, model_type = None, None, settings.model_type or MODEL_TYPE
     if settings.init == "teachers":
@@ -140,9 +144,11 @@ def resolve_student(merge: Merge) -> tuple[Any, str | None]:
         )
         model_type = settings.model_type or base.model_type
     config = student_config(
-        model_type, settings.config, vocabulary_size=merge.union.size, special_ids=merge.union.special_ids,
+        model_type, settings.config, vocabulary_size=union.size, special_ids=union.special_ids,
         max_length=recipe.corpora.max_length, base=base,
     )  # fmt: skip
+    if first is not None:
+        check_encoder(config, base, first)
     return config, first
 
 

@@ -22,20 +22,17 @@ from polydistill.config import (
     Source,
     load_recipe,
 )
-from polydistill.config.models import MODEL_TYPE
 from polydistill.corpora import sample_texts
 from polydistill.errors import UserError
 from polydistill.models import (
     build_student,
-    check_encoder,
     device,
     load_masked_lm,
-    model_config,
     resolve_dtype,
-    student_config,
 )
 from polydistill.recipes.engine import plan_engine
 from polydistill.recipes.grid import children_of
+from polydistill.recipes.merge_training import resolve_student
 from polydistill.recipes.plan_times import scoring_speed, step_seconds
 from polydistill.recipes.probe_plan import plan_probe
 from polydistill.recipes.stores import estimated_store
@@ -268,23 +265,12 @@ def _print_languages(
 
 
 def _print_student(recipe: MergeRecipe, union: Union, console: Console) -> Any:
-    settings = recipe.student
-    base, model_type = None, settings.model_type or MODEL_TYPE
-    if settings.init == "teachers":
-        name = settings.encoder_from or next(iter(recipe.teachers))
-        base = model_config(recipe.teachers[name].model, name=name, revision=recipe.teachers[name].revision)
-        model_type = settings.model_type or base.model_type
-    config = student_config(
-        model_type, settings.config, vocabulary_size=union.size, special_ids=union.special_ids,
-        max_length=recipe.corpora.max_length, base=base,
-    )  # fmt: skip
-    if base is not None:
-        check_encoder(config, base, settings.encoder_from or next(iter(recipe.teachers)))
+    config, _ = resolve_student(recipe, union)
     student = build_student(config, seed=recipe.seed)
     total = sum(parameter.numel() for parameter in student.parameters())
     rows = student.get_input_embeddings().weight.numel()
     console.print(
-        f"student: {model_type}, {union.size:,} pieces, {total:,} parameters, {rows:,} of them ({rows / total:.0%}) embeddings",
+        f"student: {config.model_type}, {union.size:,} pieces, {total:,} parameters, {rows:,} of them ({rows / total:.0%}) embeddings",
         markup=False,
     )
     return student

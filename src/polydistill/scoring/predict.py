@@ -20,7 +20,7 @@ from polydistill.models import masked_features, output_layer, pad_batch
 _DRAW = 9
 # Masked positions of a batch come in groups of as many, see `polydistill.shapes`: batches are larger than training's, about
 # 1,200 positions, and so are the groups.
-ROWS_MULTIPLE = 64
+POSITIONS_MULTIPLE = 64
 # Pieces whose maximum is looked at before they are.
 GROUP = 64
 
@@ -104,13 +104,13 @@ def predict(
 def _features(model: Any, examples: Sequence[Masked], pad_id: int, dtype: torch.dtype) -> Tensor:
     """[N, E] what the output layer sees at the examples' masked positions, in order.
 
-    Rows that mean nothing stand behind and bring N to a multiple of ROWS_MULTIPLE.
+    Rows that mean nothing stand behind and bring N to a multiple of POSITIONS_MULTIPLE.
     """
     device = next(model.parameters()).device
     input_ids, attention = pad_batch([example.input_ids for example in examples], pad_id)
     width = input_ids.shape[1]
     flat = np.concatenate([row * width + example.positions for row, example in enumerate(examples)])
-    padded = np.pad(flat, (0, -len(flat) % ROWS_MULTIPLE))
+    padded = np.pad(flat, (0, -len(flat) % POSITIONS_MULTIPLE))
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
         features = masked_features(
             model,

@@ -208,7 +208,7 @@ class Workers:
     def _start(self) -> None:
         if self._started:
             return
-        self._ours = ray_session.start(self.settings.address)
+        self._ours = ray_session.start(self.settings)
         self._started = True
         self._num_gpus, self._num_workers = ray_session.needs(self.settings)
         self._say(

@@ -37,23 +37,28 @@ def address_of(settings: Ray) -> str | None:
     return settings.address or os.environ.get("RAY_ADDRESS") or None
 
 
-def check_address(address: str | None) -> None:
+def _field(settings: Ray) -> str:
+    return FIELD if settings.address else "RAY_ADDRESS"
+
+
+def check_address(settings: Ray) -> None:
     """Raise ClusterError if nobody answers at host:port: Ray itself would try for a minute and then end the process."""
+    address, field = address_of(settings), _field(settings)
     if address is None or address in ("auto", "local"):
         return
     if "://" in address:
         raise ClusterError(
-            "RAY_ADDRESS", address, "is an address for Ray's client, and the driver belongs on the cluster",
+            field, address, "is an address for Ray's client, and the driver belongs on the cluster",
             "run the command on a machine of the cluster, with host:port or `auto`",
         )  # fmt: skip
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
     except (OSError, ValueError, OverflowError) as error:
-        raise ClusterError(FIELD, address, f"cannot be reached ({error})", _REMEDY) from error
+        raise ClusterError(field, address, f"cannot be reached ({error})", _REMEDY) from error
 
 
-def start(address: str | None) -> bool:
+def start(settings: Ray) -> bool:
     """Join the cluster, or start Ray on this machine; False if this process is connected already.
 
     Raises RecipeError if Ray is not installed, ClusterError if the cluster cannot be joined.
@@ -66,20 +71,22 @@ def start(address: str | None) -> bool:
     if ray.is_initialized():
         return False
     # By itself Ray would also join whatever cluster was last started on this machine.
-    address = address or os.environ.get("RAY_ADDRESS") or "local"
-    check_address(address)
+    address = address_of(settings) or "local"
+    check_address(settings)
     own: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
     try:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR", **own)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise ClusterError(FIELD, address, f"cannot be joined ({lines[0][:200]})", _REMEDY) from error
+        raise ClusterError(
+            _field(settings), address, f"cannot be joined ({lines[0][:200]})", _REMEDY
+        ) from error
     return True
 
 
 _REMEDY = (
-    "see that `ray start --head` runs there and that its port is open, or leave scoring.ray.address out: Ray is started "
-    "on this machine then"
+    "see that `ray start --head` runs there and that its port is open, or leave scoring.ray.address out and "
+    "RAY_ADDRESS unset: Ray is started on this machine then"
 )
 
 
