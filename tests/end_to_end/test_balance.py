@@ -167,7 +167,7 @@ def test_compare_shows_each_run_as_it_was_measured(finished, tmp_path, capsys) -
     [
         ("recipe: merge", "is a run of the kind 'merge'"),
         ("recipe: pretrain", "cannot be compared: its recipe.yaml's kind is 'pretrain'"),
-        ("recipe: [", "kind is 'damaged"),
+        ("recipe: [", "its recipe.yaml is damaged (ParserError)"),
         ("- merge", "kind is None"),
         (None, "is no run's folder"),
     ],

@@ -281,6 +281,9 @@ def test_an_address_of_the_environment_is_looked_at_as_the_recipe_s(values, tmp_
     error = refused(values, tmp_path, "RAY_ADDRESS", "Ray's client", engine="ray")
     assert (error.field, error.value) == ("RAY_ADDRESS", "ray://head:10001")
     assert "host:port or `auto`" in error.remedy
+    monkeypatch.setenv("RAY_ADDRESS", "head:many")
+    error = refused(values, tmp_path, "RAY_ADDRESS", "cannot be reached", engine="ray")
+    assert (error.field, error.value) == ("RAY_ADDRESS", "head:many")
     monkeypatch.setenv("RAY_ADDRESS", "auto")
     error = refused(values, tmp_path, "scoring.precision", engine="ray", precision="auto")
     assert "bfloat16" in error.remedy

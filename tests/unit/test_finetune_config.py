@@ -6,6 +6,8 @@ from tests.finetuning import recipe_values, task
 from polydistill.config import parse_recipe
 from polydistill.config.finetune import Columns, FinetuneRecipe
 from polydistill.errors import RecipeError
+from polydistill.recipes.finetune_jobs import Job
+from polydistill.recipes.finetune_plan import _timed
 from polydistill.recipes.finetune_tasks import read_tasks
 from polydistill.training import check_finetuning, steps_of
 
@@ -102,6 +104,24 @@ def test_fewer_examples_are_drawn_from_all_over_a_file(tmp_path) -> None:
     assert places[-1] > 12
     other = read_tasks(parse_recipe(values | {"seed": 1}))["t"].splits["en"]["test"]
     assert other != some
+
+
+def test_a_plan_times_the_examples_that_a_batch_is_made_of(tmp_path) -> None:
+    """Padded to the longest of the batch, unless texts of like length come together."""
+    features = [{"input_ids": [7] * length} for length in (2, 3, 40, 4, 5, 12, 6, 14, 7, 13)]
+    drawn, alike = (
+        [len(one["input_ids"]) for one in _timed(features, 3, grouped=grouped)] for grouped in (False, True)
+    )
+    assert drawn == [2, 4, 6]
+    assert sorted(alike) == [12, 13, 14]
+    for name, value, grouped in (
+        ("train_sampling_strategy", "group_by_length", True),
+        ("train_sampling_strategy", "random", False),
+        ("seed", None, False),
+    ):  # fmt: skip
+        more = {"training": {name: value}} if value else {}
+        job = Job(recipe(tmp_path, **more), read_tasks(recipe(tmp_path))["tags"], None, "en", 0)
+        assert job.groups_by_length is grouped
 
 
 def test_arguments_of_training() -> None:

@@ -145,7 +145,9 @@ class Job:
     def groups_by_length(self) -> bool:
         """Whether a batch's examples are of like length, by transformers' name for it or by that of older versions."""
         values = self.recipe_arguments
-        return values.get("train_sampling_strategy") == "group_by_length" or bool(values.get("group_by_length"))
+        return values.get("train_sampling_strategy") == "group_by_length" or bool(
+            values.get("group_by_length")
+        )
 
     def arguments(self, num_features: int) -> tuple[dict[str, Any], str | None]:
         """The arguments for a training of so many features, and what was changed in them.

@@ -14,6 +14,9 @@ from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, which people with any colour vision tell apart.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
+# Where there are more series than colours, the colours come again in another stroke.
+DASHES = ("-", "--", ":", "-.")
+HATCHES = ("", "////", "....", "xxxx")
 BASELINES = {"unigram": "#999999"}
 # Characters of a legend's line, with the squares before its names.
 LEGEND_CHARACTERS = 60
@@ -38,8 +41,11 @@ def curves(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, xla
         for index, (name, (x, y)) in enumerate(series.items()):
             # A few points are a measurement each, and shown as such.
             marker = "o" if len(x) < 10 else None
-            colour = COLOURS[index % len(COLOURS)]
-            axes.plot(x, y, label=name, color=colour, linewidth=1.8, marker=marker, markersize=4)
+            again, place = divmod(index, len(COLOURS))
+            axes.plot(
+                x, y, label=name, color=COLOURS[place], linestyle=DASHES[again % len(DASHES)], linewidth=1.8,
+                marker=marker, markersize=4,
+            )  # fmt: skip
         axes.set_xlabel(xlabel)
         axes.set_ylabel(ylabel)
         if len(series) > 1:
@@ -57,13 +63,15 @@ def grouped_bars(groups: Sequence[str], series: Mapping[str, Sequence[float | No
         models = [name for name in series if name not in BASELINES]
         for index, (name, values) in enumerate(series.items()):
             # A model has the same colour in figures with the baseline and without.
-            colour = BASELINES.get(name) or COLOURS[models.index(name) % len(COLOURS)]
+            again, place = divmod(0 if name in BASELINES else models.index(name), len(COLOURS))
+            colour = BASELINES.get(name) or COLOURS[place]
             places = [group + (index - (len(series) - 1) / 2) * width for group in range(len(groups))]
             heights = [0.0 if value is None else value for value in values]
-            bars = axes.bar(places, heights, width * 0.92, label=name, color=colour)
-            axes.bar_label(
-                bars, ["" if value is None else f"{value:.2f}" for value in values], fontsize=8, padding=1
-            )
+            bars = axes.bar(
+                places, heights, width * 0.92, label=name, color=colour, hatch=HATCHES[again % len(HATCHES)],
+                edgecolor="white", linewidth=0,
+            )  # fmt: skip
+            axes.bar_label(bars, [_short(value) for value in values], fontsize=8, padding=1)
         axes.set_xticks(range(len(groups)), list(groups))
         axes.set_ylabel(ylabel)
         axes.margins(y=0.15)
@@ -73,6 +81,13 @@ def grouped_bars(groups: Sequence[str], series: Mapping[str, Sequence[float | No
             columns = len(series)
         figure.legend(loc="outside upper center", ncols=min(columns, len(series)))
         return _svg(figure)
+
+
+def _short(value: float | None) -> str:
+    """Three digits: as wide as a bar."""
+    if value is None:
+        return ""
+    return f"{value:.3f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.2f}"
 
 
 def heat_map(values: Sequence[Sequence[float]], names: Sequence[str]) -> str:
