@@ -88,7 +88,10 @@ def test_answers_that_their_text_does_not_hold_are_counted_and_said(tmp_path, te
     )
     # What is learned and what is tested must not be the same.
     test.write_text(path.read_text("utf-8"), "utf-8")
-    assert "tasks.q.data.en.test: 12 of 12 examples stand in en's training set too" in planned(values)[1]
+    assert (
+        "tasks.q.data.en.test: 12 of 12 questions are on texts that stand in en's training set too"
+        in planned(values)[1]
+    )
     test.write_text(before, "utf-8")
     for paragraph in data["data"][0]["paragraphs"]:
         paragraph["qas"][0]["answers"][0]["text"] = "nowhere"
@@ -116,6 +119,28 @@ def test_files_and_models_that_cannot_be_used(tmp_path, teachers) -> None:
     assert "learning_rte" in refused(values | {"training": {"learning_rte": 1}})
     assert "models.one" in refused(values | {"models": {"one": str(tmp_path / "nowhere")}})
     assert "models.one" in planned(values | {"models": {"one": str(tmp_path / "nowhere")}})[1]
+
+
+def test_tags_that_are_no_entities_and_teachers_that_are_not_trained(tmp_path, teachers) -> None:
+    tags = task(tmp_path, "ner", ("en", "ru"))
+    values = recipe_values(tmp_path, {"one": teachers["en"], "two": teachers["ru"]}, {"t": tags})
+    test = Path(tags["data"]["ru"]["test"])
+    before = test.read_text("utf-8")
+    test.write_text(before.replace("\tO\n", "\tNOUN\n", 3), "utf-8")
+    said = refused(values)
+    assert "tasks.t.data.ru.test: has tags that are not of entities: 'NOUN' (3)" in said
+    assert "for parts of speech set kind: pos" in said
+    test.write_text(before, "utf-8")
+    only = {"model": str(teachers["ru"]), "languages": ["ru"]}
+    with pytest.raises(UserError, match=r"teachers\.en 'two': models\.two\.languages lacks en"):
+        parse_recipe(values | {"models": values["models"] | {"two": only}, "teachers": {"en": "two"}})
+    tags |= {"setting": "zero_shot", "source": "en"}
+    several = values | {"models": values["models"] | {"two": only}, "teachers": {"ru": "two"}}
+    conflicts = planned(several)[1]
+    assert "tasks.t.data.ru.test: its teacher two is not trained for it, so there is no RDT" in conflicts
+    assert "models: none of them reads a language that a task is trained on" in refused(
+        values | {"models": {"two": only}}
+    )
 
 
 def test_a_plan_says_sizes_labels_jobs_and_time(tmp_path, teachers) -> None:

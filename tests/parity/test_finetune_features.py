@@ -1,5 +1,8 @@
 """What models are given and what is read back: against transformers' own tokenizer calls, brute force, and by hand."""
 
+import json
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -15,8 +18,8 @@ from polydistill.corpora.tagged import TaggedSentence
 from polydistill.errors import ModelError, NumericsError
 from polydistill.models import NO_LABEL, collate, load_with_head, predict, takes_segments
 from polydistill.recipes.finetune_features import Coder, best_span
-from polydistill.recipes.finetune_jobs import all_jobs
-from polydistill.recipes.finetune_tasks import read_tasks
+from polydistill.recipes.finetune_jobs import all_jobs, notes_of
+from polydistill.recipes.finetune_tasks import TaskTexts, read_tasks
 from polydistill.tokenization import load_tokenizer
 from polydistill.training import check_finetuning, fine_tune
 
@@ -166,6 +169,35 @@ def test_a_folder_of_any_architecture_gets_each_head_from_the_seed(tmp_path, tea
             assert one.shape[0] == {"ner": 4, "classification": 3, "choice": 2, "qa": 4}[kind]
 
 
+@pytest.mark.parametrize("architecture", ["bert", "roberta", "distilbert", "modernbert"])
+def test_a_head_that_comes_with_the_folder_is_drawn_anew(tmp_path, teachers, architecture) -> None:
+    """Of a training before, whose labels may be in another order, or be others: each seed has a head of its own."""
+    tokenizer = load_tokenizer(str(teachers["en"]))
+    config = AutoConfig.for_model(
+        architecture, vocab_size=tokenizer.size, hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
+        **{"max_position_embeddings": 64, "pad_token_id": 0, "cls_token_id": 2, "sep_token_id": 3, "bos_token_id": 2, "eos_token_id": 3} | ARCHITECTURES[architecture],
+    )  # fmt: skip
+    config.num_labels = 3
+    torch.manual_seed(0)
+    tuned = AutoModelForSequenceClassification.from_config(config)
+    tuned.save_pretrained(tmp_path)
+    seeds = [load_with_head(str(tmp_path), "classification", num_labels=3, seed=seed) for seed in (1, 1, 2)]
+    own = [key for key in tuned.state_dict() if key.startswith("classifier") and key.endswith("weight")]
+    assert own
+    for key in own:
+        found = [model.state_dict()[key] for model in seeds]
+        assert torch.equal(found[0], found[1])
+        assert not torch.equal(found[0], found[2])
+        assert not torch.equal(found[0], tuned.state_dict()[key])
+    encoder = tuned.base_model.state_dict()
+    assert all(torch.equal(value, encoder[key]) for key, value in seeds[0].base_model.state_dict().items())
+    other = load_with_head(str(tmp_path), "classification", num_labels=5, seed=1)
+    assert other.state_dict()[own[-1]].shape[0] == 5
+    # A checkpoint of the training itself keeps its head.
+    kept = load_with_head(str(tmp_path), "classification", num_labels=3, seed=1, fresh=False)
+    assert all(torch.equal(kept.state_dict()[key], tuned.state_dict()[key]) for key in tuned.state_dict())
+
+
 def test_random_weights_are_the_architecture_s_own_and_drawn_by_the_seed(tmp_path, teachers) -> None:
     one, same, other = (
         load_with_head(str(teachers["en"]), "ner", num_labels=5, seed=seed, random=True) for seed in (1, 1, 2)
@@ -243,7 +275,60 @@ def test_a_preset_s_warm_up_that_a_small_set_would_never_leave_is_cut(tmp_path, 
     assert job.arguments(32 * 400)[0]["warmup_steps"] == 500
     values["training"]["warmup_steps"] = 500
     recipe = parse_recipe(values)
-    assert all_jobs(recipe, read_tasks(recipe))[0].arguments(320) == (job.recipe_arguments, None)
+    own = all_jobs(recipe, read_tasks(recipe))[0]
+    assert own.arguments(320) == (job.recipe_arguments, None)
+    # It is another training, though the merged arguments are the same.
+    assert own.inputs != job.inputs
+
+
+def test_a_job_is_what_its_tokenizer_lets_the_model_read(tmp_path, teachers) -> None:
+    """A limit in the tokenizer's settings is said, and is part of what a finished job is taken for."""
+    shutil.copytree(teachers["en"], tmp_path / "one")
+    path = tmp_path / "one" / "tokenizer_config.json"
+    settings = json.loads(path.read_text("utf-8"))
+    jobs = []
+    for limit in (16, 24):
+        path.write_text(json.dumps(settings | {"model_max_length": limit}), "utf-8")
+        recipe = parse_recipe(
+            recipe_values(tmp_path, {"one": tmp_path / "one"}, {"tags": task(tmp_path, "pos")})
+        )
+        jobs.append(all_jobs(recipe, read_tasks(recipe)))
+    assert [one[0].coder("en").max_length for one in jobs] == [16, 24]
+    assert jobs[0][0].inputs != jobs[1][0].inputs
+    assert notes_of(jobs[0]) == [
+        "models.one: reads en in sequences of 16 tokens at most, not 32 (tags): its tokenizer takes no more"
+    ]
+    shorter = recipe_values(
+        tmp_path, {"one": tmp_path / "one"}, {"tags": task(tmp_path, "pos", max_length=24)}
+    )
+    assert notes_of(all_jobs(parse_recipe(shorter), read_tasks(parse_recipe(shorter)))) == []
+
+
+def test_questions_on_one_text_are_set_apart_together(tmp_path) -> None:
+    path = tmp_path / "train.json"
+    paragraphs = [
+        {
+            "context": f"text {text} says {text}",
+            "qas": [
+                {
+                    "id": f"{text}-{q}",
+                    "question": f"{q}?",
+                    "answers": [{"text": str(text), "answer_start": 5}],
+                }
+                for q in range(4)
+            ],
+        }
+        for text in range(10)
+    ]
+    path.write_text(json.dumps({"data": [{"paragraphs": paragraphs}]}), "utf-8")
+    data = {"en": {"train": str(path), "test": str(path)}}
+    texts = TaskTexts("q", Task.model_validate({"kind": "qa", "data": data, "dev_share": 0.2}), seed=3)
+    contexts = {split: [one.context for one in texts.splits["en"][split]] for split in ("train", "dev")}
+    assert {split: len(found) for split, found in contexts.items()} == {"train": 32, "dev": 8}
+    assert not {*contexts["train"]} & {*contexts["dev"]}
+    assert texts.notes() == [
+        "tasks.q.data.en.test: 32 of 40 questions are on texts that stand in en's training set too"
+    ]
 
 
 def test_training_stops_when_the_dev_set_says_so_and_names_the_best_checkpoint(tmp_path, teachers) -> None:
@@ -274,6 +359,21 @@ def test_training_stops_when_the_dev_set_says_so_and_names_the_best_checkpoint(t
     # Killed before this was noted, it does not go on: the fifth measurement would be a better one.
     assert tune() == record
     assert next(scores) == 1.0
+
+
+def test_patience_begins_with_the_first_score(tmp_path, teachers) -> None:
+    """Entity F1 is 0 for a while: that is no end of learning."""
+    scores = iter([0.0, 0.0, 0.0, 0.4, 0.3, 0.3])
+    reader = coder("pairs", teachers["en"], ["no", "yes"])
+    made = reader.encode([LabelledText(("the house", "of that"), "yes")] * 2)
+    arguments = check_finetuning({
+        "learning_rate": 1e-3, "num_train_epochs": 9, "warmup_steps": 0.1, "per_device_train_batch_size": 2, "bf16": False,
+    })  # fmt: skip
+    record = fine_tune(
+        load_with_head(str(teachers["en"]), "pairs", num_labels=2, seed=0), made, folder=tmp_path, arguments=arguments,
+        measure=lambda model: next(scores), patience=2, evaluations_per_epoch=1, max_length=32, pad_id=0, seed=0, say=print,
+    )  # fmt: skip
+    assert (record["score"], record["step"], record["steps"]) == (0.4, 4, 6)
 
 
 def test_a_fine_tuning_whose_loss_is_not_finite_stops_and_keeps_its_batch(tmp_path, teachers) -> None:

@@ -10,16 +10,20 @@ from importlib import resources
 
 import numpy as np
 import pytest
+from scipy import stats
 from seqeval.metrics import f1_score as entity_f1
 from sklearn.metrics import accuracy_score, f1_score
+from torchmetrics.functional.text.squad import squad
 
 from polydistill.evaluation.finetuned import (
     average_over_seeds,
     deviation,
+    interval,
     items_of,
     label_items,
     relative_deviation,
     resample,
+    seed_noise,
     tag_items,
 )
 from polydistill.evaluation.squad import answer_scores, normalise, uses_mlqa
@@ -135,6 +139,26 @@ def test_answers_score_as_the_scripts_define(mlqa) -> None:
                 assert answer_scores(one, [other, texts[0]], language, mlqa=mlqa) == pytest.approx(expected)
 
 
+def test_answers_score_as_the_official_script_that_torchmetrics_carries() -> None:
+    compared = 0
+    for language, texts in TEXTS.items():
+        for one in texts:
+            if not normalise(one, language, mlqa=False):
+                # Nothing but an article: torchmetrics has the later script's rule, by which nothing equals nothing.
+                continue
+            for answers in ([other, texts[0]] for other in texts):
+                theirs = squad(
+                    [{"id": "1", "prediction_text": one}],
+                    [{"id": "1", "answers": {"text": answers, "answer_start": [0] * len(answers)}}],
+                )
+                ours = answer_scores(one, answers, language, mlqa=False)
+                assert [100 * score for score in ours] == pytest.approx(
+                    [float(theirs["f1"]), float(theirs["exact_match"])]
+                ), (one, answers)
+                compared += 1
+    assert compared > 80
+
+
 def test_answers_by_hand() -> None:
     assert answer_scores("The old man", ["old man"], "en", mlqa=False) == (1.0, 1.0)
     # 1 of 3 words predicted, 1 of 2 words asked for: 2 (1/3)(1/2) / (1/3 + 1/2).
@@ -208,11 +232,46 @@ def test_samples_are_of_the_same_items_for_both_models_and_of_seeds() -> None:
             samples=100,
             generator=np.random.default_rng(0),
         )
-    # Seeds that differ by 0.2 and nothing else: the mean of three drawn from {0, 0.2, 0.4}.
-    seeds = average_over_seeds(np.tile([0.0, 0.2, 0.4], (20_000, 1)), np.random.default_rng(0))
-    assert np.mean(seeds) == pytest.approx(0.2, abs=0.005)
-    assert np.std(seeds) == pytest.approx(np.std([0.0, 0.2, 0.4]) / np.sqrt(3), rel=0.03)
-    assert (average_over_seeds(np.ones((5, 1)), np.random.default_rng(0)) == 1).all()
+
+
+def test_few_seeds_give_the_interval_of_student_s_t() -> None:
+    """One group: scipy's interval of a mean. Groups together: the analysis of variance's deviation within groups."""
+    seeds = [0.0, 0.2, 0.4]
+    noise = seed_noise([seeds], trainings=1)
+    assert noise == (pytest.approx(np.std(seeds, ddof=1)), 2)
+    draws = average_over_seeds(
+        np.tile(seeds, (200_000, 1)), noise, np.random.default_rng(0), np.random.default_rng(1)
+    )
+    expected = stats.t.interval(0.95, 2, 0.2, stats.sem(seeds))
+    assert interval(draws, 0.95) == pytest.approx(expected, rel=0.03)
+    groups = [[1.0, 3.0], [10.0, 11.0, 12.0], [5.0]]
+    noise = seed_noise(groups, trainings=3)
+    within = sum(((np.array(one) - np.mean(one)) ** 2).sum() for one in groups)
+    assert noise == (pytest.approx(np.sqrt(within / 3)), 3)
+    # Of one training on all three languages there is a third to know it by.
+    assert seed_noise(groups, trainings=1).freedom == 1
+    none = seed_noise([[1.0], [2.0]], trainings=2)
+    assert none.freedom == 0
+    alone = average_over_seeds(np.ones((5, 1)), none, np.random.default_rng(0), np.random.default_rng(1))
+    assert (alone == 1).all()
+
+
+def test_an_interval_of_two_seeds_holds_the_truth_as_often_as_it_says() -> None:
+    """Four languages, teacher and student equal, two seeds whose scores scatter by 2: 95 of 100 intervals hold 0."""
+    held = 0
+    for trial in range(300):
+        scores = 60 + 2 * np.random.default_rng(trial).standard_normal((8, 2))
+        noise = seed_noise(scores.tolist(), trainings=8)
+        student, teacher = (
+            average_over_seeds(
+                np.tile(scores[place], (500, 1)), noise, np.random.default_rng([trial, place]),
+                np.random.default_rng([trial, 9]),
+            )
+            for place in (0, 4)
+        )  # fmt: skip
+        low, high = interval(100 * (student / teacher - 1), 0.95)
+        held += low <= 0 <= high
+    assert 0.92 * 300 < held < 0.98 * 300
 
 
 def test_what_an_interval_says() -> None:

@@ -279,6 +279,11 @@ class FinetuneRecipe(Settings):
                 raise ValueError(
                     f"teachers.{language} {model!r}: no model of that name; the recipe defines {known}"
                 )
+            if language not in (self.models[model].languages or [language]):
+                raise ValueError(
+                    f"teachers.{language} {model!r}: models.{model}.languages lacks {language}, so it has no scores there; "
+                    "add it, or name another"
+                )
         if self.baseline is not None and self.baseline not in self.models:
             raise ValueError(f"baseline {self.baseline!r}: no model of that name; the recipe defines {known}")
         for name, settings in self.models.items():

@@ -32,6 +32,8 @@ HEADS = {
 }
 # The target of tokens that have none, which torch's cross-entropy leaves out.
 NO_LABEL = -100
+# What architectures call the layer that gives the labels, and what they put right before it for one task alone.
+LABEL_LAYERS = ("classifier", "qa_outputs", "pre_classifier", "score", "logits_proj", "sequence_summary")
 Feature = Mapping[str, Any]
 
 
@@ -45,9 +47,11 @@ def load_with_head(
     revision: str | None = None,
     allow_pickle: bool = False,
     random: bool = False,
+    fresh: bool = True,
 ) -> Any:
     """An encoder in float32 with a head for a kind of task; what the folder lacks of the head (and of a pooler, which
-    students have none of) is drawn from `seed`, and with `random` all of it.
+    students have none of) is drawn from `seed`, and with `random` all of it. `fresh`: the layer that gives the labels is
+    drawn in any case, also where the folder has one of another task or training.
 
     Raises ModelError if it cannot be loaded, if weights of the encoder itself are missing, or if they are only there as
     a pickle; NumericsError if a weight is not finite.
@@ -72,6 +76,7 @@ def load_with_head(
             use_safetensors=None if allow_pickle else True,
             weights_only=True,
             output_loading_info=True,
+            ignore_mismatched_sizes=fresh,
             **labels,
         )
     except Exception as error:  # safetensors and pickle raise kinds of their own for a damaged file
@@ -80,18 +85,40 @@ def load_with_head(
             "give a folder or a hub name of an encoder, such as a BERT",
         ) from error  # fmt: skip
     base = f"{loaded.base_model_prefix}."
-    own = [*info["missing_keys"], *(str(key) for key in info.get("mismatched_keys", []))]
+    mismatched = [key if isinstance(key, str) else key[0] for key in info.get("mismatched_keys", [])]
+    own = [*info["missing_keys"], *mismatched]
     missing = sorted(key for key in own if key.startswith(base) and "pooler" not in key)
     if missing:
         raise ModelError(
             field, model, f"its file lacks weights of the encoder ({', '.join(missing[:3])})", "use a whole checkpoint"
         )  # fmt: skip
+    if fresh:
+        _draw_labels_anew(loaded, kind, seed, drawn={*own})
     for key, tensor in loaded.state_dict().items():
         if not torch.isfinite(tensor).all():
             raise NumericsError(
                 field, model, f"its weight {key} has NaN or infinity in it", "use an undamaged checkpoint"
             )
     return loaded
+
+
+def _draw_labels_anew(model: Any, kind: str, seed: int, *, drawn: set[str]) -> None:
+    """Replace the weights of a head that came with the folder by ones drawn from the seed.
+
+    drawn  keys that were not in the folder
+    """
+    old = {
+        key: weight
+        for key, weight in model.state_dict(keep_vars=True).items()
+        if key.startswith(LABEL_LAYERS) and key not in drawn
+    }
+    if not old:
+        return
+    set_seed(seed)
+    new = HEADS[kind].from_config(model.config, dtype=torch.float32).state_dict()
+    with torch.no_grad():
+        for key, weight in old.items():
+            weight.copy_(new[key])
 
 
 def takes_segments(config: Any, input_names: Sequence[str]) -> bool:

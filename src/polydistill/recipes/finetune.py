@@ -7,7 +7,7 @@ from pathlib import Path
 from polydistill.config import FinetuneRecipe
 from polydistill.evaluation.finetuned import METRICS
 from polydistill.files import read_json
-from polydistill.recipes.finetune_jobs import all_jobs, run_job
+from polydistill.recipes.finetune_jobs import all_jobs, notes_of, run_job
 from polydistill.recipes.finetune_results import Results
 from polydistill.recipes.finetune_tasks import read_tasks
 from polydistill.recipes.run_folder import Run
@@ -22,7 +22,7 @@ def run_finetune(recipe: FinetuneRecipe, run: Run, *, until: str = "report") -> 
         texts = read_tasks(recipe)
         jobs = all_jobs(recipe, texts)
         run.record_recipe()
-        notes = [note for one in texts.values() for note in one.notes()]
+        notes = [*(note for one in texts.values() for note in one.notes()), *notes_of(jobs)]
         for note in notes:
             run.say(note)
         results = Results(recipe, len(jobs), notes)

@@ -15,7 +15,7 @@ import torch
 from polydistill.config import FinetuneRecipe
 from polydistill.config.finetune import FinetunedModel
 from polydistill.corpora.labelled import Example
-from polydistill.errors import UserError
+from polydistill.errors import RecipeError, UserError
 from polydistill.evaluation.finetuned import METRICS, items_of
 from polydistill.evaluation.squad import uses_mlqa
 from polydistill.files import artefact, fingerprint, read_json, require_space, write_json, write_text
@@ -129,8 +129,10 @@ class Job:
             # What names the file's fields does not change what is in them.
             "labels": self.texts.labels(self.source),
             "answers": [task.stride_tokens, task.max_answer_tokens, task.normalisation] if task.kind == "qa" else None,
-            "max_length": self.recipe.max_length(task),
+            # What the tokenizer's settings make of the recipe's, which its fingerprint does not hold.
+            "reading": {language: [coder.max_length, coder.segments] for language, coder in self._coders().items()},
             "training": portable(self.recipe_arguments),
+            "own_warmup": self._own_warmup,
             "patience": self.recipe.patience,
             "evaluations_per_epoch": self.recipe.evaluations_per_epoch,
             "seed": self.seed,
@@ -140,6 +142,25 @@ class Job:
     def recipe_arguments(self) -> dict[str, Any]:
         """Arguments of TrainingArguments, checked; RecipeError for one that is wrong."""
         return check_finetuning(self.recipe.arguments(self.texts.task))
+
+    @property
+    def _own_warmup(self) -> bool:
+        """Whether the recipe itself says how long the warm-up is."""
+        return "warmup_steps" in (self.recipe.training | self.texts.task.training)
+
+    def _coders(self) -> dict[str, Coder]:
+        return {language: self.coder(language) for language in dict.fromkeys((self.source, *self.targets))}
+
+    @property
+    def notes(self) -> list[str]:
+        """What becomes of the recipe's settings with this model."""
+        asked = self.recipe.max_length(self.texts.task)
+        return [
+            f"{self.model.field}: reads {language} in sequences of {coder.max_length} tokens at most, not {asked} "
+            f"({self.texts.name}): its tokenizer takes no more"
+            for language, coder in self._coders().items()
+            if coder.max_length < asked
+        ]
 
     @property
     def groups_by_length(self) -> bool:
@@ -158,8 +179,7 @@ class Job:
         values = self.recipe_arguments
         steps = steps_of(num_features, values)[1]
         warm_up = values["warmup_steps"]
-        own = "warmup_steps" in (self.recipe.training | self.texts.task.training)
-        if own or warm_up < 1 or warm_up <= LONGEST_WARM_UP * steps:
+        if self._own_warmup or warm_up < 1 or warm_up <= LONGEST_WARM_UP * steps:
             return values, None
         said = f"{warm_up} steps of warm-up are too many for a training of {steps}: {WARM_UP:.0%} of them instead"
         return values | {"warmup_steps": WARM_UP}, said
@@ -179,7 +199,7 @@ class Job:
         settings = self.model.settings
         return load_with_head(
             place or settings.model, self.texts.task.kind, num_labels=len(self.texts.labels(self.source)),
-            seed=self.seed, field=self.model.field, revision=None if place else settings.revision,
+            seed=self.seed, fresh=place is None, field=self.model.field, revision=None if place else settings.revision,
             allow_pickle=settings.allow_pickle, random=self.model.random and place is None,
         ).to(device())  # fmt: skip
 
@@ -219,11 +239,29 @@ def all_jobs(recipe: FinetuneRecipe, texts: dict[str, TaskTexts]) -> list[Job]:
         for model in models
         if model.reads(source)
     ]
+    if not found:
+        raise RecipeError(
+            "models", None, "none of them reads a language that a task is trained on", "add one, or mend models.NAME.languages"
+        )  # fmt: skip
     for job in found:
         _ = job.recipe_arguments, job.model.config
         for language in (job.source, *job.targets):
             job.model.tokenizer(language)
     return found
+
+
+def notes_of(jobs: Sequence[Job]) -> list[str]:
+    """What users should know of how models and tasks go together, each line once."""
+    said = [note for job in jobs for note in job.notes]
+    trained = {(job.texts.name, job.model.name, target) for job in jobs for target in job.targets}
+    for one in {job.texts.name: job.texts for job in jobs}.values():
+        for target in one.task.data:
+            teacher = jobs[0].recipe.teacher_of(target)
+            if teacher is not None and (one.name, teacher, target) not in trained:
+                said.append(
+                    f"{one.field(target, 'test')}: its teacher {teacher} is not trained for it, so there is no RDT"
+                )
+    return list(dict.fromkeys(said))
 
 
 def run_job(job: Job, run: Run) -> Path:
@@ -287,7 +325,7 @@ def _test(job: Job, folder: Path) -> None:
         scores[language] = {"items": len(rows), **job.scores(rows, language)}
     write_json(folder / "scores.json", {
         "scores": scores, "dev": record["score"], "best_step": record["step"], "steps": record["steps"],
-        "labels": job.texts.labels(job.source),
+        "labels": job.texts.labels(job.source), "max_length": {language: job.coder(language).max_length for language in job.targets},
     })  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from polydistill.corpora.labelled import Example
 from polydistill.errors import UserError
 from polydistill.models import attention_for, collate, device
 from polydistill.models.heads import Feature, num_tokens
-from polydistill.recipes.finetune_jobs import Job, all_jobs
+from polydistill.recipes.finetune_jobs import Job, all_jobs, notes_of
 from polydistill.recipes.finetune_tasks import TaskTexts
 from polydistill.recipes.probe_plan import mended
 from polydistill.training import clock, steps_of
@@ -51,7 +51,12 @@ def plan_finetune(recipe: FinetuneRecipe, console: Console) -> list[tuple[str, s
     console.print(table)
     if len(read) == len(recipe.tasks):
         try:
-            found += _times(all_jobs(recipe, read), console)
+            jobs = all_jobs(recipe, read)
+            found += [
+                (note, "see models.NAME.languages, `teachers` and max_length, or leave it so")
+                for note in notes_of(jobs)
+            ]
+            found += _times(jobs, console)
         except UserError as error:
             found.append(mended(error))
     return found

@@ -22,6 +22,7 @@ from polydistill.evaluation.finetuned import (
     items_of,
     relative_deviation,
     resample,
+    seed_noise,
 )
 from polydistill.evaluation.squad import uses_mlqa
 from polydistill.files import hash_text, read_json, write_json
@@ -126,8 +127,12 @@ class Results:
     def _samples(
         self, name: str, task: Task, items: dict[str, dict[str, list[Items]]], metric: str
     ) -> dict[str, dict[str, Samples]]:
-        """model → target → [B] means over seeds: the same test items for all models, seeds drawn for each."""
+        """model → target → [B] means over seeds: the same test items for all models, each with the chance of its seeds."""
         found: dict[str, dict[str, Samples]] = {model: {} for model in items}
+        noise = seed_noise(
+            [[one.scores()[metric] for one in each] for targets in items.values() for each in targets.values()],
+            trainings=sum(1 if task.source else len(targets) for targets in items.values()),
+        )
         for target in task.data:
             owners = [(model, one) for model in items for one in items[model].get(target, [])]
             if not owners:
@@ -139,10 +144,10 @@ class Results:
             for model in items:
                 columns = [index for index, (owner, _) in enumerate(owners) if owner == model]
                 if columns:
-                    # From one source the languages' scores are of one training, so its seeds are drawn for all together.
+                    # From one source the languages' scores are of one training, and so is their chance.
                     source = task.source or target
                     found[model][target] = average_over_seeds(
-                        drawn[:, columns], self._generator(name, model, source)
+                        drawn[:, columns], noise, self._generator(name, model, source), self._generator(name, metric)
                     )
         return found
 

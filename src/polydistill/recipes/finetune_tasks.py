@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -24,6 +25,8 @@ FAULTS = {
     "absent": "have an answer that their text does not hold",
     "misplaced": "have an answer that stands elsewhere in their text than it says",
 }
+# IOB2 and IOBES.
+ENTITY_TAG = re.compile(r"O|[BIES]-.+")
 # Labels that a message names.
 NAMED = 5
 
@@ -94,16 +97,31 @@ class TaskTexts:
             if "dev" in found[source]:
                 continue
             examples = found[source]["train"]
-            order = self._generator(source).permutation(len(examples))
-            size = round(len(examples) * self.task.dev_share)
-            if not 1 <= size < len(examples):
+            chosen = self._set_apart(source, examples)
+            if not 0 < len(chosen) < len(examples):
                 raise CorpusError(
                     self.field(source, "train"), None, f"{len(examples)} examples are too few to set a dev set apart",
                     f"give more, or data.{source}.dev",
                 )  # fmt: skip
-            found[source]["dev"] = [examples[index] for index in sorted(order[:size])]
-            found[source]["train"] = [examples[index] for index in sorted(order[size:])]
+            found[source]["dev"] = [one for index, one in enumerate(examples) if index in chosen]
+            found[source]["train"] = [one for index, one in enumerate(examples) if index not in chosen]
         return found
+
+    def _set_apart(self, source: str, examples: Sequence[Example]) -> set[int]:
+        """The examples of a dev set that is taken from the training file: all questions on a text or none of them, for
+        a text that training has seen says less of others.
+        """
+        size = round(len(examples) * self.task.dev_share)
+        groups: dict[str | int, list[int]] = {}
+        for index, one in enumerate(examples):
+            groups.setdefault(one.context if isinstance(one, Question) else index, []).append(index)
+        members = list(groups.values())
+        chosen: set[int] = set()
+        for place in self._generator(source).permutation(len(members)):
+            if len(chosen) >= size:
+                break
+            chosen.update(members[place])
+        return chosen
 
     def labels(self, source: str) -> list[str]:
         """The labels of a language's training file, sorted; of choices and answers none."""
@@ -130,6 +148,8 @@ class TaskTexts:
                 continue
             if self.task.kind == "choice":
                 continue
+            if self.task.kind == "ner":
+                self._check_entities(source)
             labels = self.labels(source)
             if len(labels) < 2:
                 raise CorpusError(
@@ -143,6 +163,26 @@ class TaskTexts:
                         f"has labels that training on {source} never saw: {_named(unseen)}",
                         f"mend the files, or set tasks.{self.name}.unseen_labels: count, which counts them as wrong",
                     )  # fmt: skip
+
+    def _check_entities(self, source: str) -> None:
+        """Other tags are taken for entities too (seqeval reads NOUN as one of the kind OUN), and scored."""
+        for language, split in (
+            (source, "train"),
+            (source, "dev"),
+            *((one, "test") for one in self.task.targets(source)),
+        ):
+            other = Counter(
+                {
+                    tag: n
+                    for tag, n in _labels(self.splits[language][split]).items()
+                    if not ENTITY_TAG.fullmatch(tag)
+                }
+            )
+            if other:
+                raise CorpusError(
+                    self.field(language, split), None, f"has tags that are not of entities: {_named(other)}",
+                    "give O, B-KIND, I-KIND (IOB2), or E- and S- besides; for parts of speech set kind: pos",
+                )  # fmt: skip
 
     def _check_answers(self) -> None:
         """Published test sets often come without their answers."""
@@ -166,12 +206,13 @@ class TaskTexts:
         """What users should know of the files: counted, not dropped silently."""
         said = []
         for source in self.task.sources:
-            known = {fingerprint(asdict(example)) for example in self.splits[source]["train"]}
+            known = {_content(example) for example in self.splits[source]["train"]}
             for target in self.task.targets(source):
                 tests = self.splits[target]["test"]
-                if shared := sum(fingerprint(asdict(example)) in known for example in tests):
+                what = "questions are on texts that" if self.task.kind == "qa" else "examples"
+                if shared := sum(_content(example) in known for example in tests):
                     said.append(
-                        f"{self.field(target, 'test')}: {shared} of {len(tests)} examples stand in {source}'s training set too"
+                        f"{self.field(target, 'test')}: {shared} of {len(tests)} {what} stand in {source}'s training set too"
                     )
             for target in self.task.targets(source):
                 unseen = self.unseen(source, target)
@@ -195,6 +236,11 @@ def _consequence(fault: str, split: str) -> str:
     if fault == "misplaced":
         return ": the nearest is taken" if split == "train" else ""
     return ": they are left out of training" if split == "train" else ": they are counted as all others"
+
+
+def _content(example: Example) -> str:
+    """What a model that has learned it knows of an example."""
+    return fingerprint(example.context if isinstance(example, Question) else asdict(example))
 
 
 def _labels(examples: Sequence[Example]) -> Counter[str]:

@@ -87,8 +87,8 @@ def _rdt(score: float | None, teacher: float | None) -> float | None:
     return None if score is None or teacher is None else 100 * (score - teacher) / teacher
 
 
-def shade(rdt: float | None) -> str:
-    """A cell's class by its RDT: better than its teacher, within five percent below it, worse."""
+def shade(rdt: float | None, within_percent: float = 5.0) -> str:
+    """A cell's class by its RDT: better than its teacher, at most so many percent below it, worse."""
     if rdt is None:
         return ""
-    return "better" if rdt >= 0 else "near" if rdt >= -5 else "worse"
+    return "better" if rdt >= 0 else "near" if rdt >= -within_percent else "worse"

@@ -47,7 +47,7 @@ def finished_state(checkpoint: Path | None, *, total: int, patience: int) -> Tra
     if checkpoint is None:
         return None
     state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
-    stopping = state.stateful_callbacks.get("EarlyStoppingCallback", {}).get("attributes", {})
+    stopping = state.stateful_callbacks.get("Patience", {}).get("attributes", {})
     stopped = 0 < patience <= stopping.get("early_stopping_patience_counter", 0)
     return state if stopped or state.global_step >= total else None
 

@@ -81,6 +81,14 @@ class _Narrator(TrainerCallback):
             )
 
 
+class Patience(EarlyStoppingCallback):
+    """Early stopping that begins to count when there is a score at all: entity F1 is 0 while a model calls every word O."""
+
+    def check_metric_value(self, args: Any, state: Any, control: Any, metric_value: Any) -> None:
+        if metric_value > 0 or (state.best_metric or 0) > 0:
+            super().check_metric_value(args, state, control, metric_value)
+
+
 def steps_of(num_features: int, arguments: dict[str, Any]) -> tuple[int, int]:
     """(steps of an epoch, of the whole training)."""
     batch = arguments["per_device_train_batch_size"] * arguments["gradient_accumulation_steps"]
@@ -111,7 +119,7 @@ def fine_tune(
     arguments  of TrainingArguments, checked
     measure    the model's dev score
     evidence   where a step whose numbers are not finite is left; by default beside `folder`
-    patience   so many measurements without a better one end the training; 0: none do
+    patience   so many measurements without a better one end the training, counted from the first above 0; 0: none do
     """
     # It warns of keys that a checkpoint holds once.
     logging.getLogger("transformers.trainer").setLevel(logging.ERROR)
@@ -136,7 +144,7 @@ def fine_tune(
         train_dataset=list(features),
         eval_dataset=[],
         data_collator=partial(collate, pad_id=pad_id),
-        callbacks=[_Narrator(say), *([EarlyStoppingCallback(patience)] if patience else [])],
+        callbacks=[_Narrator(say), *([Patience(patience)] if patience else [])],
     )
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)

@@ -1,0 +1,93 @@
+"""Scores and RDT of a whole queue, from predictions written by hand."""
+
+import json
+
+import numpy as np
+import pytest
+from tests.finetuning import recipe_values, task
+
+from polydistill.config import parse_recipe
+from polydistill.recipes.finetune_jobs import all_jobs
+from polydistill.recipes.finetune_results import Results
+from polydistill.recipes.finetune_tasks import read_tasks
+
+ITEMS = 200
+
+
+def summary(tmp_path, folders, accuracy: dict[str, dict[str, tuple[float, ...]]], **more) -> dict:
+    """A queue's results. model → language → accuracy with each seed; wrong ones are spread over the items."""
+    tmp_path.mkdir(exist_ok=True)
+    languages = tuple(next(iter(accuracy.values())))
+    tasks = {"topic": task(tmp_path, "classification", languages[:1])}
+    for language in languages[1:]:
+        tasks["topic"]["data"][language] = tasks["topic"]["data"][languages[0]]
+    values = recipe_values(
+        tmp_path, dict.fromkeys(accuracy, folders["en"]), tasks,
+        num_seeds=len(accuracy[next(iter(accuracy))][languages[0]]), bootstrap_samples=2000, **more,
+    )  # fmt: skip
+    recipe = parse_recipe(values)
+    jobs = all_jobs(recipe, read_tasks(recipe))
+    results = Results(recipe, len(jobs), [])
+    for job in jobs:
+        folder = tmp_path / "written" / job.place
+        (folder / "predictions").mkdir(parents=True)
+        scores = {}
+        for language in job.targets:
+            right = round(ITEMS * accuracy[job.model.name][language][job.seed])
+            order = np.random.default_rng(0).permutation(ITEMS)
+            rows = [{"gold": "A", "predicted": "A" if place < right else "B"} for place in order]
+            (folder / "predictions" / f"{language}.jsonl").write_text(
+                "".join(json.dumps(row) + "\n" for row in rows), "utf-8"
+            )
+            scores[language] = {"items": ITEMS, **job.scores(rows, language)}
+        (folder / "scores.json").write_text(json.dumps({"scores": scores}), "utf-8")
+        results.add(job, folder)
+    results.write(tmp_path, summarised=True)
+    return json.loads((tmp_path / "evaluation" / "finetune.json").read_text("utf-8"))
+
+
+def test_rdt_is_negative_where_the_student_is_worse_and_averaged_over_languages(tmp_path, teachers) -> None:
+    found = summary(
+        tmp_path, teachers,
+        {"student": {"en": (0.6, 0.6), "ru": (0.9, 0.9)}, "teacher": {"en": (0.8, 0.8), "ru": (0.75, 0.75)}},
+        teachers={"en": "teacher", "ru": "teacher"},
+    )  # fmt: skip
+    rdt = found["rdt"]["topic"]["accuracy"]["student"]
+    assert rdt["en"]["value"] == pytest.approx(-25)
+    assert rdt["ru"]["value"] == pytest.approx(20)
+    assert rdt["all"]["value"] == pytest.approx(-2.5)
+    assert rdt["all"]["languages"] == 2
+    assert rdt["en"]["high"] < 0 < rdt["ru"]["low"]
+    assert (rdt["en"]["verdict"], rdt["ru"]["verdict"]) == ("below", "within")
+    assert found["rdt_average"]["student"] | {"low": 0, "high": 0, "verdict": ""} == {
+        "value": pytest.approx(-2.5), "low": 0, "high": 0, "verdict": "", "tasks": 1,
+    }  # fmt: skip
+    assert "teacher" not in found["rdt"]["topic"]["accuracy"]
+    cell = found["summary"]["topic"]["accuracy"]["student"]["en"]
+    assert (cell["mean"], cell["deviation"], cell["seeds"], cell["items"]) == (0.6, 0, 2, ITEMS)
+    # Without seeds' noise it is the standard error of a share, twice.
+    assert cell["high"] - cell["low"] == pytest.approx(2 * 1.96 * np.sqrt(0.6 * 0.4 / ITEMS), rel=0.1)
+
+
+def test_seeds_that_differ_widen_every_interval(tmp_path, teachers) -> None:
+    """Paired items alone would settle it: wrong ones of the better model are wrong in the other too."""
+    scores = {"student": {"en": (0.70, 0.80)}, "teacher": {"en": (0.78, 0.80)}}
+    loud = summary(tmp_path / "loud", teachers, scores, baseline="teacher")
+    calm = {"student": {"en": (0.75, 0.75)}, "teacher": {"en": (0.79, 0.79)}}
+    quiet = summary(tmp_path / "calm", teachers, calm, baseline="teacher")
+    found = [one["rdt"]["topic"]["accuracy"]["student"]["en"] for one in (loud, quiet)]
+    assert found[0]["value"] == pytest.approx(found[1]["value"]) == pytest.approx(100 * (0.75 / 0.79 - 1))
+    assert found[1]["high"] < 0
+    assert found[0]["low"] < found[1]["low"]
+    assert found[0]["high"] > 0
+    assert found[0]["verdict"] == "open"
+
+
+def test_a_teacher_that_scores_nothing_leaves_its_language_out(tmp_path, teachers) -> None:
+    found = summary(
+        tmp_path, teachers, {"student": {"en": (0.6,), "ru": (0.5,)}, "teacher": {"en": (0.5,), "ru": (0.0,)}},
+        baseline="teacher",
+    )  # fmt: skip
+    rdt = found["rdt"]["topic"]["accuracy"]["student"]
+    assert rdt["ru"] == {"teacher": "teacher", "value": None}
+    assert (rdt["all"]["value"], rdt["all"]["languages"]) == (pytest.approx(20), 1)
