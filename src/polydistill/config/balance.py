@@ -91,8 +91,9 @@ class BalancedStudent(Settings):
         "`stored`: it scores its text once, the most probable pieces are kept (`scoring`), the same masks in every epoch.",
     )
     tail: Literal["renormalise", "bucket", "raw", "gold"] = Field(
-        "bucket",
-        description="With stored predictions: what becomes of the rest of the probability, see `distillation.tail`.",
+        "renormalise",
+        description="With stored predictions of the likeliest pieces: what becomes of the rest of the probability, see "
+        "`distillation.tail`. With `scoring.sampling: random`, which says more in as many bytes, there is no rest.",
     )
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
         1.0,
