@@ -178,6 +178,27 @@ def test_a_run_that_reuses_another_reports_its_own_figures(recipe_values, tmp_pa
     assert gather(again)["stores"] == shown["stores"]
 
 
+def test_a_student_of_a_run_that_is_reused_is_not_trained_again(recipe_values, tmp_path) -> None:
+    first = run(recipe_values, "train")
+    said: list[str] = []
+    values = recipe_values | {"name": "again", "output": str(tmp_path / "again"), "reuse": [str(first)]}
+    again = run_recipe(parse_recipe(values), until="evaluate", show=said.append)
+    assert f"student: taken from {first / 'student' / 'final'}" in said
+    assert "train" not in json.loads((again / "timing.json").read_text("utf-8"))
+    for name in ("final/model.safetensors", "log.json"):
+        assert (again / "student" / name).read_bytes() == (first / "student" / name).read_bytes()
+    card = (again / "student" / "final" / "README.md").read_text("utf-8")
+    assert card.count("again") > (first / "student" / "final" / "README.md").read_text("utf-8").count("again")
+    # It is its own: the other may go.
+    shutil.rmtree(first / "student")
+    assert run_recipe(parse_recipe(values), until="evaluate", show=said.append) == again
+    other = values | {"output": str(tmp_path / "other"), "seed": 5, "reuse": [str(again)]}
+    third = run(other, "train")
+    assert (third / "student/final/model.safetensors").read_bytes() != (
+        again / "student/final/model.safetensors"
+    ).read_bytes()
+
+
 @pytest.mark.parametrize(
     ("change", "wanted"),
     [

@@ -24,7 +24,7 @@ class GridRecipe(Settings):
     output: str = Field("", description="The grid's folder, which holds each run's; empty: `runs/<name>`.")
     reuse: list[str] = Field(
         default_factory=list,
-        description="Folders of other runs whose corpora and stores are taken where they fit; earlier runs of the grid "
+        description="Folders of other runs whose corpora, stores and students are taken where they fit; earlier runs of the grid "
         "are always among them.",
     )
     base: Changes = Field(default_factory=dict, description="What all recipes have, `extends` among it.")

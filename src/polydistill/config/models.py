@@ -268,7 +268,7 @@ class Recipe(Settings):
     output: str = Field("", description="The run's folder; empty: `runs/<name>`.")
     reuse: list[str] = Field(
         default_factory=list,
-        description="Folders of other runs whose corpora and stores are taken where they are what this run needs.",
+        description="Folders of other runs whose corpora, stores and student are taken where they are what this run needs.",
     )
     seed: int = Field(0, ge=0, lt=2**32, description="Seed of everything that is random.")
     corpora: Corpora = Field(default_factory=Corpora)

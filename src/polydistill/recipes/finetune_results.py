@@ -130,7 +130,11 @@ class Results:
         """model → target → [B] means over seeds: the same test items for all models, each with the chance of its seeds."""
         found: dict[str, dict[str, Samples]] = {model: {} for model in items}
         noise = seed_noise(
-            [[one.scores()[metric] for one in each] for targets in items.values() for each in targets.values()],
+            [
+                [one.scores()[metric] for one in each]
+                for targets in items.values()
+                for each in targets.values()
+            ],
             trainings=sum(1 if task.source else len(targets) for targets in items.values()),
         )
         for target in task.data:
@@ -147,7 +151,10 @@ class Results:
                     # From one source the languages' scores are of one training, and so is their chance.
                     source = task.source or target
                     found[model][target] = average_over_seeds(
-                        drawn[:, columns], noise, self._generator(name, model, source), self._generator(name, metric)
+                        drawn[:, columns],
+                        noise,
+                        self._generator(name, model, source),
+                        self._generator(name, metric),
                     )
         return found
 

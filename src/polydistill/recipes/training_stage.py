@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from polydistill.config.models import Distillation
-from polydistill.files import artefact, clear_unless_current, explain_disk_errors, require_space, write_json
+from polydistill.files import (
+    STAMP,
+    artefact,
+    bytes_below,
+    clear_unless_current,
+    explain_disk_errors,
+    require_space,
+    write_json,
+)
 from polydistill.models import return_freed_memory
 from polydistill.recipes.run_folder import Run
 from polydistill.training import checkpoints_bytes, leads, train, wait_for_all
@@ -27,7 +36,8 @@ def train_into(
     facts: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> None:
-    """Train `model` in place and write it into `target`; checkpoints and log.json lie beside that folder.
+    """Train `model` in place and write it into `target`; checkpoints and log.json lie beside that folder. A run that may be
+    reused and has the same model gives a copy of it.
 
     inputs        what the model is made from
     stage         its name in timing.json
@@ -37,6 +47,13 @@ def train_into(
     settings      the rest of `train`'s
     """
     checkpoints = target.parent / "checkpoints"
+    found = run.find(target.relative_to(run.path).as_posix(), inputs)
+    if found is not None:
+        # Another process may find what the leader has copied by then.
+        if leads() and found != target:
+            _copy(run, found, target, inputs, write_beside)
+        wait_for_all()
+        return
     if leads():
         # Checkpoints of other settings must not be gone on from.
         clear_unless_current(checkpoints, inputs)
@@ -58,3 +75,15 @@ def train_into(
             model.save_pretrained(folder)
             write_beside(folder)
     wait_for_all()
+
+
+def _copy(run: Run, found: Path, target: Path, inputs: Any, write_beside: Callable[[Path], None]) -> None:
+    """Another run's model with its log, under this run's card."""
+    run.say(f"{target.parent.relative_to(run.path)}: taken from {found}")
+    require_space(target, bytes_below(found), stage=target.parent.name)
+    with explain_disk_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(found.parent / "log.json", target.parent / "log.json")
+        with artefact(target, inputs) as folder:
+            shutil.copytree(found, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(STAMP))
+            write_beside(folder)
