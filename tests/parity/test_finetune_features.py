@@ -321,7 +321,10 @@ def test_questions_on_one_text_are_set_apart_together(tmp_path) -> None:
         for text in range(10)
     ]
     path.write_text(json.dumps({"data": [{"paragraphs": paragraphs}]}), "utf-8")
-    data = {"en": {"train": str(path), "test": str(path)}}
+    # Other questions on the same texts.
+    test = tmp_path / "test.json"
+    test.write_text(path.read_text("utf-8").replace("?", "!"), "utf-8")
+    data = {"en": {"train": str(path), "test": str(test)}}
     texts = TaskTexts("q", Task.model_validate({"kind": "qa", "data": data, "dev_share": 0.2}), seed=3)
     contexts = {split: [one.context for one in texts.splits["en"][split]] for split in ("train", "dev")}
     assert {split: len(found) for split, found in contexts.items()} == {"train": 32, "dev": 8}
