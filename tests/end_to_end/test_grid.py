@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 from tests.end_to_end.test_merge import polydistill, write_recipe
+from tests.finetuning import recipe_values as tuning_values
+from tests.finetuning import task
 
 from polydistill.config import GridRecipe, load_recipe, parse_recipe
 from polydistill.errors import RecipeError
@@ -59,7 +61,9 @@ def test_runs_may_extend_files_and_be_of_other_kinds(tmp_path) -> None:
     [
         ({"runs": {}}, ["runs"]),
         ({"runs": {"a": {"output": "x"}}}, ["runs.a.output 'x'", "the grid names its runs"]),
-        ({"variants": {"a": {"extends": "x"}}}, ["variants.a.extends", "only base and runs"]),
+        ({"variants": {"a": {"extends": "x"}}}, ["variants.a.extends", "only base, runs and after"]),
+        ({"after": {"one": {}}}, ["after.one: a run has this name already"]),
+        ({"after": {"x": {"recipe": "probe"}}}, ["after.x", "models"]),
         ({"runs": {"a": {"trainin": {}}}}, ["runs.a", "trainin", "did you mean 'training'"]),
         ({"runs": {"a": {"recipe": "grid", "runs": {"b": {}}}}, "base": {}}, ["runs.a.recipe", "a grid holds no grid"]),
     ],
@@ -73,13 +77,17 @@ def test_what_is_refused(change, wanted) -> None:
 
 def test_a_grid_shares_stores_and_ends_in_a_table(tmp_path, recipe_values) -> None:
     base = {key: value for key, value in recipe_values.items() if key not in ("name", "output")}
+    models = {name: tmp_path / "grid" / name / "student" / "final" for name in ("both", "gold")}
+    tuned = tuning_values(tmp_path, models, {"tags": task(tmp_path, "pos")}, baseline="gold")
     values = {
         "recipe": "grid", "name": "labels", "output": str(tmp_path / "grid"), "base": base,
         "runs": {"both": {}, "gold": {"distillation": {"labels": "gold"}}},
+        "after": {"tasks": {key: value for key, value in tuned.items() if key not in ("name", "output")}},
     }  # fmt: skip
     recipe = write_recipe(tmp_path, values)
     planned = polydistill("plan", recipe)
     assert planned.returncode == 0, planned.stderr
+    assert "planned when there are" in planned.stdout
     done = polydistill("run", recipe)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "grid"
@@ -87,7 +95,13 @@ def test_a_grid_shares_stores_and_ends_in_a_table(tmp_path, recipe_values) -> No
     assert (folder / "both" / "store").is_dir()
     assert not (folder / "gold" / "store").exists()
     found = json.loads((folder / "evaluation" / "grid.json").read_text("utf-8"))
-    assert found["runs"] == ["both", "gold"]
+    assert found["runs"] == ["both", "gold", "tasks"]
+    tags = {
+        row["model"]: row for row in found["rows"] if row["run"] == "tasks" and row["measure"] == "accuracy"
+    }
+    assert {*tags} == {"both", "gold"}
+    assert tags["both"]["place"] == "tags, en"
+    assert (folder / "tasks" / "evaluation" / "finetune.json").is_file()
     own = json.loads((folder / "gold" / "evaluation" / "mlm.json").read_text("utf-8"))["languages"]["ru"]
     mine = [row["value"] for row in found["rows"] if row["run"] == "gold" and row["place"].startswith("ru")]
     assert mine == [row["mrr"] for row in own]

@@ -36,16 +36,27 @@ class GridRecipe(Settings):
         default_factory=dict,
         description="Name → further changes; with them every run is made in each variant, as RUN-VARIANT.",
     )
+    after: dict[Name, Changes] = Field(
+        default_factory=dict,
+        description="Name → a whole recipe that comes once, when all runs are done, without base and variants: a probe or a "
+        "fine-tuning of their models, by their folders (`runs/<grid>/<run>/student/final`).",
+    )
 
     @model_validator(mode="after")
     def _reserved(self) -> GridRecipe:
         for place, changes in {
             "base": self.base, **{f"runs.{k}": v for k, v in self.runs.items()},
-            **{f"variants.{k}": v for k, v in self.variants.items()},
+            **{f"variants.{k}": v for k, v in self.variants.items()}, **{f"after.{k}": v for k, v in self.after.items()},
         }.items():  # fmt: skip
             for key in ("name", "output"):
                 if key in changes:
                     raise ValueError(f"{place}.{key} {changes[key]!r}: the grid names its runs; leave it out")
             if place.startswith("variants.") and "extends" in changes:
-                raise ValueError(f"{place}.extends: only base and runs can extend; leave it out")
+                raise ValueError(f"{place}.extends: only base, runs and after can extend; leave it out")
+        made = {
+            f"{run}-{variant}" if variant else run for run in self.runs for variant in (self.variants or [""])
+        }
+        for name in self.after:
+            if name in made:
+                raise ValueError(f"after.{name}: a run has this name already; choose another")
         return self

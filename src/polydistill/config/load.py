@@ -30,6 +30,7 @@ NAMED = {
     "groups",
     "runs",
     "variants",
+    "after",
     "evaluation",
     "evaluation_texts",
 }
@@ -113,9 +114,13 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
     """The dictionary in a recipe's file or preset, with what it extends merged in."""
     values = _extended(_read_yaml(str(path)), str(path))
     if values.get("recipe") == "grid":
-        for place, changes in (("base", values.get("base")), *_entries(values.get("runs"))):
+        within = [
+            (values[key], name, changes)
+            for key in ("runs", "after")
+            for name, changes in _entries(values.get(key))
+        ]
+        for target, place, changes in [(values, "base", values.get("base")), *within]:
             if isinstance(changes, dict) and "extends" in changes:
-                target = values if place == "base" else values["runs"]
                 # A file in a run of a grid counts from the grid's own folder, as `extends` does everywhere.
                 # What that file is called and where it writes is not the grid's.
                 target[place] = {

@@ -54,24 +54,37 @@ def children_of(recipe: GridRecipe) -> dict[str, AnyRecipe]:
         for name, of_run in recipe.runs.items()
         for variant in (recipe.variants or [None])
     }
+    whole = {name: grid_values(recipe.base, *of_run) for name, of_run in changes.items()} | recipe.after
     children: dict[str, AnyRecipe] = {}
-    for name, (of_run, of_variant) in changes.items():
-        values = grid_values(recipe.base, of_run, of_variant)
+    for name, values in whole.items():
+        place = f"{'after' if name in recipe.after else 'runs'}.{name}"
         earlier = [str(folder / other) for other in children]
         values = values | {
             "name": name, "output": str(folder / name), "reuse": [*earlier, *recipe.reuse, *values.get("reuse", [])],
         }  # fmt: skip
         try:
-            child = parse_recipe(values, origin=f"runs.{name}")
+            child = parse_recipe(values, origin=place)
         except RecipeError as error:
             # Of the recipe's own file they say the file; here it is a place in the grid.
-            raise RecipeError(
-                f"runs.{name}", error.value, f"{error.field}: {error.reason}", error.remedy
-            ) from error
+            raise RecipeError(place, error.value, f"{error.field}: {error.reason}", error.remedy) from error
         if isinstance(child, GridRecipe):
-            raise RecipeError(f"runs.{name}.recipe", "grid", "a grid holds no grid", "write its runs here")
+            raise RecipeError(f"{place}.recipe", "grid", "a grid holds no grid", "write its runs here")
         children[name] = child
     return children
+
+
+def awaited(child: AnyRecipe, earlier: list[str]) -> list[str]:
+    """Folders of models that a run of a grid is to read, and that earlier runs of it have yet to make.
+
+    earlier  folders of the runs before it
+    """
+    named = [*getattr(child, "models", {}).values(), *getattr(child, "teachers", {}).values()]
+    models = [one.model for one in named if hasattr(one, "model")]
+    return [
+        model
+        for model in models
+        if not Path(model).exists() and any(Path(model).is_relative_to(one) for one in earlier)
+    ]
 
 
 def grid_rows(folder: Path, name: str) -> list[dict[str, Any]]:

@@ -31,7 +31,7 @@ from polydistill.models import (
     resolve_dtype,
 )
 from polydistill.recipes.engine import plan_engine
-from polydistill.recipes.grid import children_of
+from polydistill.recipes.grid import awaited, children_of
 from polydistill.recipes.merge_training import resolve_student
 from polydistill.recipes.plan_times import scoring_speed, step_seconds
 from polydistill.recipes.probe_plan import plan_probe
@@ -86,8 +86,12 @@ def plan_recipe(recipe: str | AnyRecipe, overrides: Sequence[str], console: Cons
         return report_conflicts([Conflict(*pair) for pair in plan_probe(loaded, console)], console)
     if isinstance(loaded, GridRecipe):
         found = []
-        for name, child in children_of(loaded).items():
+        children = children_of(loaded)
+        for number, (name, child) in enumerate(children.items()):
             console.rule(escape(name))
+            if waits := awaited(child, [one.output for one in list(children.values())[:number]]):
+                console.print(f"planned when there are {', '.join(waits)}", markup=False)
+                continue
             found += [Conflict(f"{name}: {one.what}", one.remedy) for one in plan_recipe(child, (), console)]
         return report_conflicts(found, console)
     if isinstance(loaded, FinetuneRecipe):
