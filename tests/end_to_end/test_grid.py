@@ -12,7 +12,7 @@ from tests.finetuning import task
 from polydistill.config import GridRecipe, load_recipe, parse_recipe
 from polydistill.errors import RecipeError
 from polydistill.files import write_json
-from polydistill.recipes.grid import children_of, grid_rows
+from polydistill.recipes.grid import awaited, children_of, grid_rows
 
 MERGE = {"teachers": {"a": "x"}, "languages": {"ko": {"text": "a.txt", "teachers": "a"}}}
 
@@ -115,6 +115,24 @@ def test_a_grid_shares_stores_and_ends_in_a_table(tmp_path, recipe_values) -> No
     assert again.returncode == 0, again.stderr
     assert {path: path.stat().st_mtime_ns for path in students} == students
     assert Path(folder / "both" / "student" / "final" / "model.safetensors") in students
+
+
+def test_a_plan_waits_for_models_that_earlier_runs_make(tmp_path) -> None:
+    text = {"text": "a.txt"}
+    balance = {
+        "recipe": "balance", "languages": {"ko": text | {"teacher": "runs/g/one/student/final"}, "de": text},
+        "tokenizer": {"vocabulary": "x"},
+    }  # fmt: skip
+    extract = {"recipe": "extract", "teacher": "runs/g/one/student/final", "language": "ko", "text": "a.txt"}
+    merge = MERGE | {"teachers": {"a": "runs/g/one/student/final"}}
+    far = MERGE | {"teachers": {"a": "elsewhere/one/student/final"}}
+    children = children_of(
+        grid(base={}, runs={"one": MERGE, "b": balance, "e": extract, "m": merge, "f": far})
+    )
+    earlier = ["runs/g/one"]
+    assert {name: awaited(child, earlier) for name, child in children.items()} == {
+        "one": [], "f": [], **{key: ["runs/g/one/student/final"] for key in ("b", "e", "m")},
+    }  # fmt: skip
 
 
 def test_rows_of_probes_and_of_fine_tuning(tmp_path) -> None:

@@ -193,6 +193,9 @@ def test_a_head_that_comes_with_the_folder_is_drawn_anew(tmp_path, teachers, arc
     assert all(torch.equal(value, encoder[key]) for key, value in seeds[0].base_model.state_dict().items())
     other = load_with_head(str(tmp_path), "classification", num_labels=5, seed=1)
     assert other.state_dict()[own[-1]].shape[0] == 5
+    # An answer has a start and an end, whatever the folder was made for.
+    given = {"input_ids": torch.tensor([[2, 9, 8, 3]])}
+    assert load_with_head(str(tmp_path), "qa", num_labels=0, seed=1)(**given).start_logits.shape == (1, 4)
     # A checkpoint of the training itself keeps its head.
     kept = load_with_head(str(tmp_path), "classification", num_labels=3, seed=1, fresh=False)
     assert all(torch.equal(kept.state_dict()[key], tuned.state_dict()[key]) for key in tuned.state_dict())

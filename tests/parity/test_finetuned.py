@@ -16,13 +16,15 @@ from sklearn.metrics import accuracy_score, f1_score
 from torchmetrics.functional.text.squad import squad
 
 from polydistill.evaluation.finetuned import (
-    average_over_seeds,
+    Sampled,
+    chance_of_seeds,
     deviation,
     interval,
     items_of,
     label_items,
     relative_deviation,
     resample,
+    sampled_deviation,
     seed_noise,
     tag_items,
 )
@@ -239,9 +241,7 @@ def test_few_seeds_give_the_interval_of_student_s_t() -> None:
     seeds = [0.0, 0.2, 0.4]
     noise = seed_noise([seeds], trainings=1)
     assert noise == (pytest.approx(np.std(seeds, ddof=1)), 2)
-    draws = average_over_seeds(
-        np.tile(seeds, (200_000, 1)), noise, np.random.default_rng(0), np.random.default_rng(1)
-    )
+    draws = 0.2 + chance_of_seeds(200_000, 3, noise, np.random.default_rng(0), np.random.default_rng(1))
     expected = stats.t.interval(0.95, 2, 0.2, stats.sem(seeds))
     assert interval(draws, 0.95) == pytest.approx(expected, rel=0.03)
     groups = [[1.0, 3.0], [10.0, 11.0, 12.0], [5.0]]
@@ -252,8 +252,7 @@ def test_few_seeds_give_the_interval_of_student_s_t() -> None:
     assert seed_noise(groups, trainings=1).freedom == 1
     none = seed_noise([[1.0], [2.0]], trainings=2)
     assert none.freedom == 0
-    alone = average_over_seeds(np.ones((5, 1)), none, np.random.default_rng(0), np.random.default_rng(1))
-    assert (alone == 1).all()
+    assert not chance_of_seeds(5, 1, none, np.random.default_rng(0), np.random.default_rng(1)).any()
 
 
 def test_an_interval_of_two_seeds_holds_the_truth_as_often_as_it_says() -> None:
@@ -262,16 +261,36 @@ def test_an_interval_of_two_seeds_holds_the_truth_as_often_as_it_says() -> None:
     for trial in range(300):
         scores = 60 + 2 * np.random.default_rng(trial).standard_normal((8, 2))
         noise = seed_noise(scores.tolist(), trainings=8)
+        means = scores.mean(1)
         student, teacher = (
-            average_over_seeds(
-                np.tile(scores[place], (500, 1)), noise, np.random.default_rng([trial, place]),
-                np.random.default_rng([trial, 9]),
+            Sampled(
+                np.full(500, means[place]),
+                chance_of_seeds(
+                    500, 2, noise, np.random.default_rng([trial, place]), np.random.default_rng([trial, 9])
+                ),
             )
             for place in (0, 4)
-        )  # fmt: skip
-        low, high = interval(100 * (student / teacher - 1), 0.95)
+        )
+        low, high = interval(sampled_deviation(student, teacher, mean=means[0], base=means[4]), 0.95)
         held += low <= 0 <= high
     assert 0.92 * 300 < held < 0.98 * 300
+
+
+def test_a_teacher_whose_score_is_small_has_no_negative_samples() -> None:
+    """The ratio's derivatives, by finite differences; noise as large as the score itself leaves the sign alone."""
+    student, teacher = np.array([0.08, 0.05]), np.array([0.07, 0.06])
+    step = 1e-6
+    for one, two in ((step, 0.0), (0.0, step)):
+        moved = sampled_deviation(
+            Sampled(student, np.full(2, one)), Sampled(teacher, np.full(2, two)), mean=0.06, base=0.065
+        )
+        expected = relative_deviation(0.06 + one, 0.065 + two) - relative_deviation(0.06, 0.065)
+        items = 100 * (student / teacher - 1)
+        assert (moved - items) / step == pytest.approx(np.full(2, expected / step), rel=1e-3)
+    equal = Sampled(np.full(2, 0.06), np.array([0.07, -0.07]))
+    assert equal.scores == pytest.approx([0.13, 0.0])
+    low, high = sampled_deviation(Sampled(equal.items, np.zeros(2)), equal, mean=0.06, base=0.06)
+    assert (low, high) == pytest.approx((-116.67, 116.67), abs=0.01)
 
 
 def test_what_an_interval_says() -> None:

@@ -192,11 +192,15 @@ def test_a_student_of_a_run_that_is_reused_is_not_trained_again(recipe_values, t
     # It is its own: the other may go.
     shutil.rmtree(first / "student")
     assert run_recipe(parse_recipe(values), until="evaluate", show=said.append) == again
-    other = values | {"output": str(tmp_path / "other"), "seed": 5, "reuse": [str(again)]}
-    third = run(other, "train")
-    assert (third / "student/final/model.safetensors").read_bytes() != (
-        again / "student/final/model.safetensors"
-    ).read_bytes()
+    weights = (again / "student/final/model.safetensors").read_bytes()
+    turned = dict(reversed(values["languages"].items()))
+    for name, change in {"seed": {"seed": 5}, "order": {"languages": turned}}.items():
+        third = run(values | {"output": str(tmp_path / name), "reuse": [str(again)]} | change, "train")
+        assert (third / "student/final/model.safetensors").read_bytes() != weights, name
+    # Without its log a student is no whole one.
+    (again / "student" / "log.json").unlink()
+    fourth = run(values | {"output": str(tmp_path / "fourth"), "reuse": [str(again)]}, "train")
+    assert "train" in json.loads((fourth / "timing.json").read_text("utf-8"))
 
 
 @pytest.mark.parametrize(

@@ -249,8 +249,8 @@ class FinetuneRecipe(Settings):
     patience: int = Field(
         3,
         ge=0,
-        description="Stop after so many measurements of the dev set without a better one; 0: train to the end. The best "
-        "checkpoint is kept in either case.",
+        description="Stop after so many measurements of the dev set without a better one, counted from the first score above 0; "
+        "0: train to the end. The best checkpoint is kept in either case.",
     )
     evaluations_per_epoch: int = Field(
         1, ge=1, description="Measurements of the dev set; each leaves a checkpoint."
@@ -258,9 +258,7 @@ class FinetuneRecipe(Settings):
     batch_tokens: int = Field(
         4096, ge=64, description="Most tokens in a batch of predictions, padding included."
     )
-    bootstrap_samples: int = Field(
-        1000, ge=100, description="Samples of test items and seeds for the intervals."
-    )
+    bootstrap_samples: int = Field(1000, ge=100, description="Samples of test items for the intervals.")
     within_percent: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
         5.0, description="How far below its teacher a model may be to count as close to it."
     )

@@ -161,13 +161,10 @@ def seed_noise(scores: Sequence[Sequence[float]], *, trainings: int) -> SeedNois
     return SeedNoise(float(np.sqrt(within / each)), max(1, round(each * trainings / len(scores))))
 
 
-def average_over_seeds(
-    samples: npt.NDArray[np.float64],
-    noise: SeedNoise,
-    generator: np.random.Generator,
-    shared: np.random.Generator,
+def chance_of_seeds(
+    rows: int, seeds: int, noise: SeedNoise, generator: np.random.Generator, shared: np.random.Generator
 ) -> npt.NDArray[np.float64]:
-    """[B] means over seeds, each with the chance that its seeds had, from [B, seeds].
+    """[rows] by how much a mean over so many seeds may be off by their chance.
 
     Student's t with the noise's degrees of freedom. Drawing the few seeds again would not do: with n of them it gives (n - 1) / n
     of the variance, and with two its 95 % interval holds the truth two times in three.
@@ -175,12 +172,39 @@ def average_over_seeds(
     generator  of this model's chance
     shared     of what is not known of the deviation, the same for all that share it
     """
-    rows, seeds = samples.shape
-    means = samples.mean(1)
     if noise.freedom == 0:
-        return np.asarray(means)
+        return np.zeros(rows)
     scale = np.sqrt(noise.freedom / shared.chisquare(noise.freedom, rows))
-    return np.asarray(means + generator.standard_normal(rows) * scale * noise.deviation / np.sqrt(seeds))
+    return np.asarray(generator.standard_normal(rows) * scale * noise.deviation / np.sqrt(seeds))
+
+
+class Sampled(NamedTuple):
+    """Bootstrap samples of a score, mean over seeds.
+
+    items   [B] the score of each sample of test items
+    chance  [B] what the seeds' chance adds to it
+    """
+
+    items: npt.NDArray[np.float64]
+    chance: npt.NDArray[np.float64]
+
+    @property
+    def scores(self) -> npt.NDArray[np.float64]:
+        """[B], within what a score can be."""
+        return np.clip(self.items + self.chance, 0.0, 1.0)
+
+
+def sampled_deviation(
+    student: Sampled, teacher: Sampled, *, mean: float, base: float
+) -> npt.NDArray[np.float64]:
+    """[B] samples of RDT in percent. The seeds' chance enters by the ratio's derivatives at the scores themselves: added to a small
+    score it could make a teacher's negative.
+
+    mean, base  student's and teacher's scores
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = student.items / teacher.items - 1
+    return np.asarray(100 * (ratio + student.chance / base - mean * teacher.chance / base**2))
 
 
 class Deviation(NamedTuple):

@@ -58,7 +58,11 @@ def load_with_head(
     """
     if not random:
         refuse_pickle(model, field, revision, allow_pickle)
-    labels = {"num_labels": num_labels} if kind not in ("choice", "qa") else {}
+    # A folder may have been of another task: an answer has a start and an end, a choice one score.
+    labels: dict[str, Any] = {
+        "num_labels": {"qa": 2, "choice": 1}.get(kind, num_labels),
+        "problem_type": None,
+    }
     # It reports the head that the folder lacks, which is what is meant here.
     logging.getLogger("transformers.modeling_utils").setLevel(logging.ERROR)
     set_seed(seed)

@@ -16,12 +16,14 @@ from polydistill.config.finetune import Task
 from polydistill.evaluation.finetuned import (
     METRICS,
     Items,
-    average_over_seeds,
+    Sampled,
+    chance_of_seeds,
     deviation,
     interval,
     items_of,
     relative_deviation,
     resample,
+    sampled_deviation,
     seed_noise,
 )
 from polydistill.evaluation.squad import uses_mlqa
@@ -126,9 +128,9 @@ class Results:
 
     def _samples(
         self, name: str, task: Task, items: dict[str, dict[str, list[Items]]], metric: str
-    ) -> dict[str, dict[str, Samples]]:
-        """model → target → [B] means over seeds: the same test items for all models, each with the chance of its seeds."""
-        found: dict[str, dict[str, Samples]] = {model: {} for model in items}
+    ) -> dict[str, dict[str, Sampled]]:
+        """model → target → samples of the mean over seeds: the same test items for all models, each with the chance of its seeds."""
+        found: dict[str, dict[str, Sampled]] = {model: {} for model in items}
         noise = seed_noise(
             [
                 [one.scores()[metric] for one in each]
@@ -150,27 +152,25 @@ class Results:
                 if columns:
                     # From one source the languages' scores are of one training, and so is their chance.
                     source = task.source or target
-                    found[model][target] = average_over_seeds(
-                        drawn[:, columns],
-                        noise,
-                        self._generator(name, model, source),
-                        self._generator(name, metric),
-                    )
+                    chance = chance_of_seeds(
+                        len(drawn), len(columns), noise, self._generator(name, model, source), self._generator(name, metric)
+                    )  # fmt: skip
+                    found[model][target] = Sampled(drawn[:, columns].mean(1), chance)
         return found
 
     def _generator(self, *names: str) -> np.random.Generator:
         return np.random.default_rng([self.recipe.seed, *(hash_text(name) for name in names)])
 
-    def _cell(self, mean: float, items: list[Items], metric: str, samples: Samples) -> dict[str, Any]:
+    def _cell(self, mean: float, items: list[Items], metric: str, samples: Sampled) -> dict[str, Any]:
         each = [one.scores()[metric] for one in items]
-        low, high = interval(samples, self.recipe.level)
+        low, high = interval(samples.scores, self.recipe.level)
         return {
             "mean": mean, "deviation": float(np.std(each, ddof=1)) if len(each) > 1 else 0.0, "low": low, "high": high,
             "seeds": len(each), "items": len(items[0]),
         }  # fmt: skip
 
     def _deviations(
-        self, means: dict[str, dict[str, float]], samples: dict[str, dict[str, Samples]]
+        self, means: dict[str, dict[str, float]], samples: dict[str, dict[str, Sampled]]
     ) -> tuple[dict[str, Any], dict[str, tuple[float, Samples]]]:
         """(model → language, and `all`, → RDT; model → its average and that average's samples)."""
         found: dict[str, Any] = {}
@@ -185,8 +185,9 @@ class Results:
                 if base <= 0:
                     found.setdefault(model, {})[target] = {"teacher": teacher, "value": None}
                     continue
-                with np.errstate(divide="ignore", invalid="ignore"):
-                    ratio = 100 * (samples[model][target] / samples[teacher][target] - 1)
+                ratio = sampled_deviation(
+                    samples[model][target], samples[teacher][target], mean=mean, base=base
+                )
                 value = relative_deviation(mean, base)
                 found.setdefault(model, {})[target] = {"teacher": teacher, **self._deviation(value, ratio)}
                 values.append(value)

@@ -78,12 +78,18 @@ def awaited(child: AnyRecipe, earlier: list[str]) -> list[str]:
 
     earlier  folders of the runs before it
     """
-    named = [*getattr(child, "models", {}).values(), *getattr(child, "teachers", {}).values()]
-    models = [one.model for one in named if hasattr(one, "model")]
+    settings = child.model_dump()
+    named = [settings.get("teacher")]
+    for key in ("models", "teachers", "languages"):
+        for one in (settings.get(key) or {}).values():
+            named += [one.get("model"), one.get("teacher")] if isinstance(one, dict) else []
+    models = [one.get("model") if isinstance(one, dict) else one for one in named]
     return [
         model
-        for model in models
-        if not Path(model).exists() and any(Path(model).is_relative_to(one) for one in earlier)
+        for model in dict.fromkeys(models)
+        if isinstance(model, str)
+        and not Path(model).exists()
+        and any(Path(model).is_relative_to(one) for one in earlier)
     ]
 
 

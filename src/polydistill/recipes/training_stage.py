@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,12 +15,16 @@ from polydistill.files import (
     bytes_below,
     clear_unless_current,
     explain_disk_errors,
+    read_json,
     require_space,
     write_json,
 )
 from polydistill.models import return_freed_memory
 from polydistill.recipes.run_folder import Run
 from polydistill.training import checkpoints_bytes, leads, train, wait_for_all
+
+# A training's record, beside its model.
+LOG = "log.json"
 
 
 def train_into(
@@ -47,10 +52,11 @@ def train_into(
     settings      the rest of `train`'s
     """
     checkpoints = target.parent / "checkpoints"
-    found = run.find(target.relative_to(run.path).as_posix(), inputs)
+    found = _equal_model(run, target, inputs)
+    # Nothing may change before all processes have looked, here and at what their recipe found before.
+    wait_for_all()
     if found is not None:
-        # Another process may find what the leader has copied by then.
-        if leads() and found != target:
+        if leads():
             _copy(run, found, target, inputs, write_beside)
         wait_for_all()
         return
@@ -70,20 +76,32 @@ def train_into(
     if leads():
         # Before the model: whoever finds the model whole finds its log too.
         record = {"log": log, "probabilities": dict(probabilities), **(facts or {})}
-        write_json(target.parent / "log.json", record, sealed=True)
+        write_json(target.parent / LOG, record, sealed=True)
         with artefact(target, inputs) as folder:
             model.save_pretrained(folder)
             write_beside(folder)
     wait_for_all()
 
 
+def _equal_model(run: Run, target: Path, inputs: Any) -> Path | None:
+    """A reused run's model that was made from just these inputs."""
+    found = run.find(target.relative_to(run.path).as_posix(), inputs)
+    if found is None or found == target:
+        return None
+    # A fingerprint knows no order of keys, and which language's example is drawn hangs on the order of languages.
+    if json.dumps(read_json(found / STAMP)["inputs"]) != json.dumps(inputs):
+        return None
+    return found if (found.parent / LOG).is_file() else None
+
+
 def _copy(run: Run, found: Path, target: Path, inputs: Any, write_beside: Callable[[Path], None]) -> None:
-    """Another run's model with its log, under this run's card."""
+    """Another run's model with its log, under this run's card. Raises RunFolderError for a damaged log."""
+    log = read_json(found.parent / LOG)
     run.say(f"{target.parent.relative_to(run.path)}: taken from {found}")
     require_space(target, bytes_below(found), stage=target.parent.name)
     with explain_disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(found.parent / "log.json", target.parent / "log.json")
+        write_json(target.parent / LOG, log, sealed=True)
         with artefact(target, inputs) as folder:
             shutil.copytree(found, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(STAMP))
             write_beside(folder)

@@ -38,7 +38,7 @@ def address_of(settings: Ray) -> str | None:
 
 
 def _field(settings: Ray) -> str:
-    return FIELD if settings.address else "RAY_ADDRESS"
+    return FIELD if settings.address or not os.environ.get("RAY_ADDRESS") else "RAY_ADDRESS"
 
 
 def check_address(settings: Ray) -> None:

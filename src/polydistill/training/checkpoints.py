@@ -11,6 +11,8 @@ from transformers import TrainerState
 from polydistill.files import bytes_below, hash_file, read_record, write_json
 
 COMPLETE = "complete.json"
+# What trainings of teachers and fine-tunings stop early by.
+STOPPING = ("EarlyStoppingCallback", "Patience")
 
 
 def checkpoints_bytes(model: Any, arguments: dict[str, Any], folder: Path) -> int:
@@ -47,8 +49,11 @@ def finished_state(checkpoint: Path | None, *, total: int, patience: int) -> Tra
     if checkpoint is None:
         return None
     state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
-    stopping = state.stateful_callbacks.get("Patience", {}).get("attributes", {})
-    stopped = 0 < patience <= stopping.get("early_stopping_patience_counter", 0)
+    counted = [
+        state.stateful_callbacks.get(name, {}).get("attributes", {}).get("early_stopping_patience_counter", 0)
+        for name in STOPPING
+    ]
+    stopped = 0 < patience <= max(counted)
     return state if stopped or state.global_step >= total else None
 
 
