@@ -120,6 +120,31 @@ def test_a_training_goes_on_with_another_number_of_processes(recipe, alone) -> N
 
 
 @pytest.mark.slow
+def test_two_processes_take_a_reused_model_together(recipe, alone) -> None:
+    """One that comes late does not find the copy before the others wait for it: all end, and none is left waiting."""
+    path, run = recipe("copied")
+    program = Path(path).parent / "late.py"
+    program.write_text(
+        "import os, sys, time\nfrom polydistill.recipes import pretrain, run_recipe\n"
+        "real = pretrain.is_current\n"
+        "def late(folder, inputs):\n"
+        "    if os.environ['RANK'] == '1' and folder.name == 'final':\n        time.sleep(3)\n"
+        "    return real(folder, inputs)\n"
+        "pretrain.is_current = late\n"
+        "run_recipe(sys.argv[1], [f'reuse=[{sys.argv[2]}]'], until='train')\n",
+        "utf-8",
+    )
+    done = subprocess.run(
+        [sys.executable, *TORCHRUN[:-1], str(program), path, str(alone)],
+        env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert f"student: taken from {alone}" in done.stdout
+    name = "student/final/model.safetensors"
+    assert (run / name).read_bytes() == (alone / name).read_bytes()
+
+
+@pytest.mark.slow
 def test_accelerate_and_accumulation(recipe, alone) -> None:
     """Two processes of two micro-batches each, started by accelerate, as one process' one batch."""
     path, run = recipe("accelerate", per_device_train_batch_size=4, gradient_accumulation_steps=4)
