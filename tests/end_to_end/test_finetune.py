@@ -87,7 +87,7 @@ def test_as_a_process_in_both_settings_and_a_second_run_does_nothing(
     assert done.returncode == 0, done.stderr
     for wanted in (
         "6/6 tags/russian from ru, seed 1: ru",
-        "tags (in language), accuracy",
+        "tags (in language): accuracy",
         "far (zero shot)",
         "report: ",
     ):

@@ -10,6 +10,7 @@ from polydistill.config import parse_recipe
 from polydistill.recipes.finetune_jobs import all_jobs
 from polydistill.recipes.finetune_results import Results
 from polydistill.recipes.finetune_tasks import read_tasks
+from polydistill.reports.finetune_page import joined
 
 ITEMS = 200
 
@@ -91,3 +92,15 @@ def test_a_teacher_that_scores_nothing_leaves_its_language_out(tmp_path, teacher
     rdt = found["rdt"]["topic"]["accuracy"]["student"]
     assert rdt["ru"] == {"teacher": "teacher", "value": None}
     assert (rdt["all"]["value"], rdt["all"]["languages"]) == (pytest.approx(20), 1)
+
+
+def test_teachers_of_one_language_each_stand_in_one_row() -> None:
+    cells = {name: {"mean": value} for name, value in (("a", 0.1), ("b", 0.2), ("c", 0.3))}
+    models = {"s": {"ko": cells["a"], "zh": cells["b"]}, "x": {"ko": cells["c"]}, "y": {"zh": cells["a"]}}
+    assert joined(models, {"ko": "x", "zh": "y"}) == {
+        "s": models["s"],
+        "teachers": {"ko": cells["c"], "zh": cells["a"]},
+    }
+    # One alone keeps its name, and so does one that another language is tested on too.
+    for teachers in ({"ko": "x"}, {"ko": "x", "zh": "s"}, {}):
+        assert joined(models, teachers) == models

@@ -29,6 +29,7 @@ from polydistill.evaluation.finetuned import (
 from polydistill.evaluation.squad import uses_mlqa
 from polydistill.files import hash_text, read_json, write_json
 from polydistill.recipes.finetune_jobs import Job, stored_rows
+from polydistill.reports.finetune_page import joined
 
 FILE = "finetune.json"
 Samples = npt.NDArray[np.float64]
@@ -51,6 +52,7 @@ class Results:
             "jobs": self.num_jobs,
             "done": len(self.jobs),
             "notes": self.notes,
+            "teachers": self.recipe.teachers,
             "tasks": {
                 name: {"kind": task.kind, "setting": task.setting, "metrics": METRICS[task.kind]}
                 for name, task in self.recipe.tasks.items()
@@ -203,42 +205,29 @@ class Results:
 
 
 def finetune_tables(folder: Path) -> list[Table]:
-    """Tables for people of a finished run: each task's scores by its metrics, with RDT beneath."""
+    """Tables for people of a finished run: each task's first metric, with RDT; the report has the others."""
     results = read_json(folder / "evaluation" / FILE)
     tables = []
     for task, metrics in results.get("summary", {}).items():
-        kind = results["tasks"][task]
-        for metric, models in metrics.items():
-            languages = list(dict.fromkeys(language for found in models.values() for language in found))
-            title = f"{task} ({kind['setting'].replace('_', ' ')}), {metric.replace('_', ' ')}: mean ± deviation over seeds"
-            table = Table(title=title, box=box.SIMPLE)
-            table.add_column("", no_wrap=True)
-            for language in (*languages, "RDT"):
-                table.add_column(language, justify="right", no_wrap=True)
-            for model, found in models.items():
-                cells = [_shown(found.get(language)) for language in languages]
-                whole = results["rdt"][task][metric].get(model, {}).get("all")
-                table.add_row(escape(model), *cells, _percent(whole))
-            tables.append(table)
+        kind, metric = results["tasks"][task], next(iter(metrics))
+        languages = list(dict.fromkeys(language for found in metrics[metric].values() for language in found))
+        table = Table(
+            title=f"{task} ({kind['setting'].replace('_', ' ')}): {metric.replace('_', ' ')}, x 100",
+            box=box.SIMPLE,
+        )
+        table.add_column("", overflow="fold")
+        for heading in (*languages, "RDT, %", "from", "to"):
+            table.add_column(heading, justify="right", no_wrap=True)
+        for model, found in joined(metrics[metric], results.get("teachers", {})).items():
+            cells = [f"{100 * found[one]['mean']:.1f}" if one in found else "" for one in languages]
+            whole = results["rdt"][task][metric].get(model, {}).get("all") or {}
+            bounds = [f"{whole[key]:+.1f}" if key in whole else "" for key in ("value", "low", "high")]
+            table.add_row(escape(model), *cells, *bounds)
+        tables.append(table)
     if tables:
         tables[-1].caption = (
-            "RDT: mean over languages of 100 (student - teacher) / teacher, positive where the student is better, with its "
-            "interval\nover test items and seeds."
+            "RDT: mean over languages of 100 (student - teacher) / teacher, positive where the student is better, with its\n"
+            "interval over test items and seeds. Other metrics and deviations over seeds are in the report."
         )
         tables[-1].caption_justify = "left"
     return tables
-
-
-def _shown(cell: dict[str, Any] | None) -> str:
-    if not cell:
-        return ""
-    # One seed has no deviation.
-    spread = f" ± {100 * cell['deviation']:.1f}" if cell["seeds"] > 1 else ""
-    return f"{100 * cell['mean']:.1f}{spread}"
-
-
-def _percent(cell: dict[str, Any] | None) -> str:
-    if not cell:
-        return ""
-    bounds = f" [{cell['low']:+.1f}, {cell['high']:+.1f}]" if "low" in cell else ""
-    return f"{cell['value']:+.1f}{bounds}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -32,11 +33,12 @@ def gather_finetune(run: Path) -> dict[str, Any]:
         for metric, models in metrics.items():
             languages = list(dict.fromkeys(language for found in models.values() for language in found))
             rdt = results["rdt"][task][metric]
+            rows = joined(models, results.get("teachers", {}))
             tasks.append({
                 "name": f"{task}: {METRICS[metric][0]}",
                 "meaning": f"{KINDS[about['kind']]}, {about['setting'].replace('_', ' ')}. {METRICS[metric][1]}",
                 "languages": languages,
-                "rows": {model: _row(found, rdt.get(model, {}), languages) for model, found in models.items()},
+                "rows": {model: _row(found, rdt.get(model, {}), languages) for model, found in rows.items()},
                 "has_rdt": bool(rdt),
             })  # fmt: skip
     kinds = {about["kind"] for about in results["tasks"].values()}
@@ -47,6 +49,22 @@ def gather_finetune(run: Path) -> dict[str, Any]:
         "verdicts": VERDICTS,
         "published": published_tables(kinds),
         "shade": shade,
+    }
+
+
+def joined(models: Mapping[str, dict[str, Any]], teachers: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """Model → language → cell, with teachers of one language each in one row, as papers print them."""
+    own = {
+        model: found
+        for model, found in models.items()
+        if len(found) == 1 and all(teachers.get(language) == model for language in found)
+    }
+    if len(own) < 2:
+        return dict(models)
+    rest = {model: found for model, found in models.items() if model not in own}
+    return {
+        **rest,
+        "teachers": {language: cell for found in own.values() for language, cell in found.items()},
     }
 
 
