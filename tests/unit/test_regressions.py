@@ -308,3 +308,20 @@ def test_more_series_than_colours_are_told_apart_by_their_stroke() -> None:
     bars = grouped_bars(["all"], {name: [0.1964] for name in names}, ylabel="y")
     assert bars.count("<pattern") == 1
     assert ">.196<" in bars
+
+
+def test_languages_in_another_order_are_another_model(tmp_path) -> None:
+    """A fingerprint sorts keys; which language an example is drawn from hangs on their order."""
+    from polydistill.files import artefact, write_json
+    from polydistill.recipes.run_folder import Run
+    from polydistill.recipes.training_stage import _equal_model
+
+    inputs = {"texts": {"de": 1, "en": 2}, "seed": 0}
+    made = tmp_path / "made" / "student" / "final"
+    with artefact(made, inputs) as folder:
+        (folder / "weights").write_text("w")
+    write_json(made.parent / "log.json", {"log": []}, sealed=True)
+    own = Run(tmp_path / "own", [tmp_path / "made"], print, {}, False)
+    assert _equal_model(own, own.path / "student" / "final", inputs) == made
+    turned = {"texts": {"en": 2, "de": 1}, "seed": 0}
+    assert _equal_model(own, own.path / "student" / "final", turned) is None
