@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from rich.console import Console
 from tests.end_to_end.test_merge import polydistill, write_recipe
 from transformers import AutoModelForMaskedLM, AutoTokenizer
@@ -213,6 +214,24 @@ def test_students_learn_in_the_ways_that_they_say(finished) -> None:
     seen = set(store.examples.tolist())
     size = sum(int(n) for n, one in zip(train.num_characters, train.ids, strict=True) if int(one) in seen)
     assert 9_000 < size <= 10_000
+
+
+def test_a_folder_of_an_earlier_version_which_gave_every_student_a_tail_goes_on(finished, tmp_path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    recorded = yaml.safe_load((folder / "recipe.yaml").read_text("utf-8")) | {"output": str(folder)}
+    for name in ("live", "smoothed"):
+        assert recorded["students"][name]["tail"] is None
+        stamp = json.loads((folder / "students" / name / "final" / "stamp.json").read_text("utf-8"))
+        assert '"tail": "bucket"' in json.dumps(stamp)
+    recipe = parse_recipe(recorded)
+    for name in ("live", "smoothed"):
+        recorded["students"][name]["tail"] = "bucket"
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recorded), "utf-8")
+    said: list[str] = []
+    run_recipe(recipe, show=said.append)
+    assert said
+    assert not any("step " in line for line in said)
 
 
 def test_a_teacher_of_before_is_not_trained_again(finished, texts, tmp_path) -> None:

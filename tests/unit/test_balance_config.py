@@ -28,6 +28,23 @@ def test_a_recipe_that_is_written_out_is_read_as_the_same() -> None:
     assert parse_recipe(recipe.model_dump(mode="json")) == recipe
 
 
+def tail_of(**student) -> str | None:
+    recipe = parse_recipe(SHORTEST | {"students": {"a": student}})
+    assert isinstance(recipe, BalanceRecipe)
+    return recipe.students["a"].tail
+
+
+@pytest.mark.parametrize("tail", [None, "bucket", "renormalise", "gold", "raw"])
+def test_a_live_teacher_leaves_no_rest_so_folders_that_recorded_one_keep_their_student(tail) -> None:
+    assert tail_of(tail=tail) is None
+    assert tail_of(labels="both", predictions="live", tail=tail) is None
+
+
+def test_stored_predictions_are_scaled_to_one_where_a_recipe_is_silent() -> None:
+    assert tail_of(predictions="stored") == tail_of(predictions="stored", tail=None) == "renormalise"
+    assert tail_of(predictions="stored", tail="bucket") == "bucket"
+
+
 @pytest.mark.parametrize("name", ["balanced-shared", "balanced-diverse"])
 def test_the_presets_are_the_papers_two_sets(name) -> None:
     recipe = load_recipe(name)
@@ -51,6 +68,8 @@ def test_the_presets_are_the_papers_two_sets(name) -> None:
         ({"students": {"teacher": {}}}, ["students.teacher", "name it otherwise"]),
         ({"students": {"a": {"truncate": "half"}}}, ["students.a.truncate", "half"]),
         ({"students": {"a": {"truncate": 0}}}, ["students.a.truncate"]),
+        ({"students": {"a": {"tail": "cut"}}}, ["students.a.tail 'cut'", "renormalise"]),
+        ({"students": {"a": {"tail": "cut", "predictions": "stored"}}}, ["students.a.tail 'cut'"]),
         ({"students": {"a": {"labels": "hard"}}}, ["students.a.labels 'hard'", "gold"]),
         (
             {"students": {"a": {"predictions": "stored", "temperature": 2}}},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -68,6 +68,10 @@ class TeacherTraining(Settings):
     )
 
 
+Tail = Literal["renormalise", "bucket", "raw", "gold"]
+TAILS = get_args(Tail)
+
+
 class BalancedStudent(Settings):
     """One multilingual model: what it learns from."""
 
@@ -90,10 +94,10 @@ class BalancedStudent(Settings):
         description="`live`: the teacher of an example's language runs beside the student: exact, new masks in every epoch. "
         "`stored`: it scores its text once, the most probable pieces are kept (`scoring`), the same masks in every epoch.",
     )
-    tail: Literal["renormalise", "bucket", "raw", "gold"] = Field(
-        "renormalise",
+    tail: Tail | None = Field(
+        None,
         description="With stored predictions of the likeliest pieces: what becomes of the rest of the probability, see "
-        "`distillation.tail`. With `scoring.sampling: random`, which says more in as many bytes, there is no rest.",
+        "`distillation.tail`; empty: `renormalise`. With `scoring.sampling: random`, which says more in as many bytes, there is no rest.",
     )
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
         1.0,
@@ -106,6 +110,18 @@ class BalancedStudent(Settings):
         default_factory=dict,
         description="Arguments of `transformers.TrainingArguments` in place of the recipe's.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _tail_of_stored_ones(cls, values: Any) -> Any:
+        """A live teacher leaves no rest: two students that differ in this alone are one."""
+        if not isinstance(values, dict):
+            return values
+        tail = values.get("tail")
+        if values.get("predictions") == "stored":
+            return {**values, "tail": "renormalise" if tail is None else tail}
+        # What is no reading at all is refused like everywhere.
+        return {**values, "tail": None} if tail in TAILS else values
 
     @model_validator(mode="after")
     def _fits(self) -> BalancedStudent:

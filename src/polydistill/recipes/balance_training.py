@@ -90,7 +90,8 @@ def _train_student(state: Balance, name: str, settings: BalancedStudent) -> None
         "texts": {language: {**state.identity(language), "taken": text.taken} for language, text in texts.items()},
         "teachers": {language: weights_fingerprint(str(state.teachers[language])) for language in texts} if soft else {},
         "scoring": recipe.scoring.labels if soft and stored else None,
-        "settings": settings.model_dump(mode="json", exclude={"training"}),
+        # Earlier versions wrote a tail where none is used: their students are not trained again for that.
+        "settings": settings.model_dump(mode="json", exclude={"training"}) | {"tail": settings.tail or "bucket"},
         "smoothing_alpha": alpha,
         "training": portable(arguments),
     }  # fmt: skip
@@ -101,7 +102,10 @@ def _train_student(state: Balance, name: str, settings: BalancedStudent) -> None
     arguments |= {"max_steps": steps_of(settings.epochs, examples, arguments)}
     weight = settings.teacher_weight if settings.labels == "both" else 1.0
     distillation = Distillation(
-        labels=settings.labels, teacher_weight=weight, schedule="constant", tail=settings.tail
+        labels=settings.labels,
+        teacher_weight=weight,
+        schedule="constant",
+        tail=settings.tail or "renormalise",
     )
     data: dict[str, Any]
     make_trainer: Callable[..., DistillationTrainer] = DistillationTrainer
