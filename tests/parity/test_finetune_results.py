@@ -10,7 +10,7 @@ from polydistill.config import parse_recipe
 from polydistill.recipes.finetune_jobs import all_jobs
 from polydistill.recipes.finetune_results import Results
 from polydistill.recipes.finetune_tasks import read_tasks
-from polydistill.reports.finetune_page import joined
+from polydistill.reports.finetune_page import OWN_TEACHERS, joined
 
 ITEMS = 200
 
@@ -99,8 +99,17 @@ def test_teachers_of_one_language_each_stand_in_one_row() -> None:
     models = {"s": {"ko": cells["a"], "zh": cells["b"]}, "x": {"ko": cells["c"]}, "y": {"zh": cells["a"]}}
     assert joined(models, {"ko": "x", "zh": "y"}) == {
         "s": models["s"],
-        "teachers": {"ko": cells["c"], "zh": cells["a"]},
+        OWN_TEACHERS: {"ko": cells["c"], "zh": cells["a"]},
     }
     # One alone keeps its name, and so does one that another language is tested on too.
     for teachers in ({"ko": "x"}, {"ko": "x", "zh": "s"}, {}):
         assert joined(models, teachers) == models
+    # A teacher of two languages has a row that says so.
+    both = {
+        "s": {"ko": cells["a"]},
+        "x": {"ko": cells["c"]},
+        "y": {"zh": cells["a"]},
+        "z": {"de": cells["b"], "it": cells["c"]},
+    }
+    kept = joined(both, {"ko": "x", "zh": "y", "de": "z", "it": "z"})
+    assert kept == {"s": both["s"], "z": both["z"], OWN_TEACHERS: {"ko": cells["c"], "zh": cells["a"]}}

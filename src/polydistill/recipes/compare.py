@@ -105,7 +105,7 @@ def _recipe(folder: Path) -> dict[str, Any]:
     except (yaml.YAMLError, ValueError) as error:
         raise RunFolderError(
             "run", str(folder), f"its recipe.yaml is damaged ({type(error).__name__})",
-            "run its recipe again: a finished run writes the file anew and trains nothing",
+            "run its recipe again with --update, which writes the file anew",
         ) from error  # fmt: skip
     kind = recipe.get("recipe") if isinstance(recipe, dict) else None
     if kind not in KINDS:

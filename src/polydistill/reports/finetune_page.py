@@ -21,6 +21,8 @@ METRICS = {
     "f1": ("F1", "Words that a predicted and the best fitting right answer share."),
     "exact": ("exact match", "Share of the predicted answers that are equal to a right one."),
 }  # fmt: skip
+# No model's name: those have no brackets.
+OWN_TEACHERS = "(teachers)"
 VERDICTS = {"within": "yes", "below": "no", "open": "open"}
 
 
@@ -64,7 +66,7 @@ def joined(models: Mapping[str, dict[str, Any]], teachers: Mapping[str, str]) ->
     rest = {model: found for model, found in models.items() if model not in own}
     return {
         **rest,
-        "teachers": {language: cell for found in own.values() for language, cell in found.items()},
+        OWN_TEACHERS: {language: cell for found in own.values() for language, cell in found.items()},
     }
 
 

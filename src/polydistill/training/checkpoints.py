@@ -11,8 +11,6 @@ from transformers import TrainerState
 from polydistill.files import bytes_below, hash_file, read_record, write_json
 
 COMPLETE = "complete.json"
-# What trainings of teachers and fine-tunings stop early by.
-STOPPING = ("EarlyStoppingCallback", "Patience")
 
 
 def checkpoints_bytes(model: Any, arguments: dict[str, Any], folder: Path) -> int:
@@ -49,11 +47,13 @@ def finished_state(checkpoint: Path | None, *, total: int, patience: int) -> Tra
     if checkpoint is None:
         return None
     state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    # Of whichever callback counts: teachers' and fine-tunings' have other names.
     counted = [
-        state.stateful_callbacks.get(name, {}).get("attributes", {}).get("early_stopping_patience_counter", 0)
-        for name in STOPPING
+        callback.get("attributes", {}).get("early_stopping_patience_counter", 0)
+        for callback in state.stateful_callbacks.values()
+        if isinstance(callback, dict)
     ]
-    stopped = 0 < patience <= max(counted)
+    stopped = 0 < patience <= max(counted, default=0)
     return state if stopped or state.global_step >= total else None
 
 
