@@ -11,8 +11,9 @@ from tests.finetuning import task
 
 from polydistill.config import GridRecipe, load_recipe, parse_recipe
 from polydistill.errors import RecipeError
+from polydistill.evaluation.convergence import loss_curve
 from polydistill.files import write_json
-from polydistill.recipes.grid import awaited, children_of, grid_rows
+from polydistill.recipes.grid import awaited, children_of, grid_rows, sooner
 
 MERGE = {"teachers": {"a": "x"}, "languages": {"ko": {"text": "a.txt", "teachers": "a"}}}
 
@@ -88,12 +89,17 @@ def test_a_grid_shares_stores_and_ends_in_a_table(tmp_path, recipe_values) -> No
     planned = polydistill("plan", recipe)
     assert planned.returncode == 0, planned.stderr
     assert "planned when there are" in planned.stdout
+    # What is not there yet is no conflict.
+    assert "conflict: both" in planned.stdout
+    assert "conflict: tasks" not in planned.stdout
     done = polydistill("run", recipe)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "grid"
     # Scored once, for the first.
     assert (folder / "both" / "store").is_dir()
     assert not (folder / "gold" / "store").exists()
+    logs = {run: (folder / run / "student" / "log.json").read_text("utf-8") for run in ("both", "gold")}
+    assert ("teacher_weight" in logs["both"], "teacher_weight" in logs["gold"]) == (True, False)
     found = json.loads((folder / "evaluation" / "grid.json").read_text("utf-8"))
     assert found["runs"] == ["both", "gold", "tasks"]
     tags = {
@@ -105,16 +111,47 @@ def test_a_grid_shares_stores_and_ends_in_a_table(tmp_path, recipe_values) -> No
     own = json.loads((folder / "gold" / "evaluation" / "mlm.json").read_text("utf-8"))["languages"]["ru"]
     mine = [row["value"] for row in found["rows"] if row["run"] == "gold" and row["place"].startswith("ru")]
     assert mine == [row["mrr"] for row in own]
+    assert found["losses"]["gold"]["steps"] == [
+        one["step"] for one in json.loads(logs["gold"])["log"] if "mlm_loss" in one
+    ]
+    assert {(row["run"], row["other"]) for row in found["sooner"]} == {("both", "gold"), ("gold", "both")}
     for wanted in ("both", "gold", "ru, held_out: MRR of student"):
         assert wanted in done.stdout, wanted
     page = (folder / "report" / "index.html").read_text("utf-8")
     assert '<a href="../gold/report/index.html">' in page
     assert "<svg" in page
+    assert "at which another (column) ends" in page
     students = {path: path.stat().st_mtime_ns for path in folder.rglob("*.safetensors")}
     again = polydistill("run", recipe)
     assert again.returncode == 0, again.stderr
     assert {path: path.stat().st_mtime_ns for path in students} == students
     assert Path(folder / "both" / "student" / "final" / "model.safetensors") in students
+
+
+def test_only_losses_on_the_same_text_and_pieces_are_compared(tmp_path) -> None:
+    def log(run: str, losses: list[float], tokenizer: str) -> None:
+        entries = [{"step": 5 * (n + 1), "mlm_loss": loss} for n, loss in enumerate(losses)]
+        write_json(tmp_path / run / "student" / "log.json", {"log": entries})
+        (tmp_path / run / "student" / "final").mkdir()
+        (tmp_path / run / "student" / "final" / "tokenizer.json").write_text(tokenizer, "utf-8")
+
+    recipe = grid(
+        output=str(tmp_path),
+        runs={
+            "one": {}, "two": {}, "other-pieces": {}, "other-text": {"languages": {"ko": {"text": "b.txt", "teachers": "a"}}},
+            "other-masks": {"masking": {"probability": 0.3}}, "none-yet": {},
+        },
+    )  # fmt: skip
+    for run in ("one", "other-text", "other-masks"):
+        log(run, [4, 2], "x")
+    log("two", [3, 1], "x")
+    log("other-pieces", [4, 2], "y")
+    curves = {run: loss_curve(tmp_path / run) for run in children_of(recipe)}
+    assert curves["none-yet"] is None
+    assert sooner(children_of(recipe), {run: curve for run, curve in curves.items() if curve}) == [
+        {"run": "one", "other": "two", "step": None, "share": None},
+        {"run": "two", "other": "one", "step": 10, "share": 1},
+    ]
 
 
 def test_a_plan_waits_for_models_that_earlier_runs_make(tmp_path) -> None:

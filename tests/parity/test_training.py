@@ -228,6 +228,7 @@ def test_lambda_goes_down_and_gold_only_ignores_the_teacher(tmp_path) -> None:
     assert weights[-1] == pytest.approx(0.0)
     gold, log = trained(tmp_path / "b", steps=3, distillation=Distillation(labels="gold"))
     assert log[0]["loss"] == pytest.approx(log[0]["mlm_loss"], abs=1e-3)
+    assert "teacher_weight" not in log[0]
     soft, log = trained(tmp_path / "c", steps=3, distillation=Distillation(labels="soft"))
     assert log[0]["loss"] == pytest.approx(log[0]["kd_loss"], abs=1e-3)
     assert difference(gold, soft) > 1e-3

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from rich.table import Table
 
 from polydistill.config import AnyRecipe, GridRecipe, grid_values, parse_recipe
 from polydistill.errors import RecipeError
-from polydistill.files import read_json, write_json
+from polydistill.evaluation.convergence import Curve, compared, loss_curve
+from polydistill.files import hash_file, read_json, write_json
 from polydistill.recipes.run_folder import Run
 from polydistill.reports import build_report
 
@@ -35,7 +37,14 @@ def run_grid(
             with run.stage(name):
                 run_one(child, lambda line, name=name: run.say(f"{name}: {line}"))  # type: ignore[misc]
         rows = [row for name in children for row in grid_rows(Path(children[name].output), name)]
-        write_json(run.path / "evaluation" / "grid.json", {"rows": rows, "runs": list(children)})
+        curves = {
+            name: curve for name, child in children.items() if (curve := loss_curve(Path(child.output)))
+        }
+        found = {
+            "rows": rows, "runs": list(children), "sooner": sooner(children, curves),
+            "losses": {name: curve._asdict() for name, curve in curves.items()},
+        }  # fmt: skip
+        write_json(run.path / "evaluation" / "grid.json", found)
         if until == "report":
             with run.stage("report"):
                 path = build_report(run.path)
@@ -126,6 +135,36 @@ def grid_rows(folder: Path, name: str) -> list[dict[str, Any]]:
             for target, cell in targets.items()
         ]  # fmt: skip
     return rows
+
+
+def sooner(children: Mapping[str, AnyRecipe], curves: Mapping[str, Curve]) -> list[dict[str, Any]]:
+    """Where each run's student reaches the loss at which another's ends: see `evaluation.convergence.reached`.
+
+    curves  of the runs that trained one
+    Only of runs that guess the same pieces of the same text.
+    """
+    alike: dict[str, dict[str, Curve]] = {}
+    for name, curve in curves.items():
+        alike.setdefault(_what_is_guessed(children[name]), {})[name] = curve
+    return [
+        {"run": name, "other": other, "step": found and found.step, "share": found and found.share}
+        for group in alike.values()
+        for name, others in compared(group).items()
+        for other, found in others.items()
+    ]
+
+
+def _what_is_guessed(child: AnyRecipe) -> str:
+    """Equal for runs whose losses can be compared."""
+    settings = child.model_dump(mode="json")
+    texts = settings.get("text") or {
+        language: one["text"] for language, one in (settings.get("languages") or {}).items()
+    }
+    tokenizer = Path(child.output) / "student" / "final" / "tokenizer.json"
+    return json.dumps(
+        [texts, settings.get("corpora"), settings.get("masking"), hash_file(tokenizer) if tokenizer.is_file() else None],
+        sort_keys=True,
+    )  # fmt: skip
 
 
 def grid_table(folder: Path) -> Table:

@@ -12,13 +12,13 @@ from polydistill.reports.figures import curves
 
 
 def gather_grid(run: Path) -> dict[str, Any]:
-    """What this page shows beside what every page does, read from the grid's and its runs' JSON files."""
+    """What this page shows beside what every page does, read from the grid's JSON file."""
     found = read_json(run / "evaluation" / "grid.json")
     places: dict[tuple[str, str, str, str], dict[str, Any]] = {}
     for row in found["rows"]:
         read_by = row["teacher"] or row["tokenizer"] or ""
         places.setdefault((row["place"], row["measure"], row["model"], read_by), {})[row["run"]] = row
-    losses = {name: points for name in found["runs"] if (points := _losses(run / name))}
+    losses = {name: (curve["steps"], curve["losses"]) for name, curve in found.get("losses", {}).items()}
     return {
         "runs": found["runs"],
         "pages": {name for name in found["runs"] if (run / name / "report" / "index.html").is_file()},
@@ -27,13 +27,14 @@ def gather_grid(run: Path) -> dict[str, Any]:
              "best": max((cell["value"] for cell in cells.values()), default=None) if len(cells) > 1 else None}
             for (place, measure, model, read_by), cells in places.items()
         ],
+        "sooner": _by_run(found.get("sooner", [])),
         "loss_figure": Markup(curves(losses, xlabel="step", ylabel="MLM loss, nats")) if losses else None,
     }  # fmt: skip
 
 
-def _losses(folder: Path) -> tuple[list[float], list[float]] | None:
-    path = folder / "student" / "log.json"
-    if not path.is_file():
-        return None
-    points = [(entry["step"], entry["mlm_loss"]) for entry in read_json(path)["log"] if "mlm_loss" in entry]
-    return ([x for x, _ in points], [y for _, y in points]) if points else None
+def _by_run(rows: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Run → other run → where it reaches the other's final loss; empty if no two runs can be compared."""
+    cells: dict[str, dict[str, dict[str, Any]]] = {}
+    for row in rows:
+        cells.setdefault(row["run"], {})[row["other"]] = row
+    return cells

@@ -197,7 +197,10 @@ class DistillationTrainer(WatchedTrainer):
         size = len(self.languages)
         counts = sums[2 + size :]
         total = max(1.0, sum(counts))
-        means = {"mlm_loss": sums[0] / total, "teacher_weight": self.annealed_weight()}
+        means = {"mlm_loss": sums[0] / total}
+        # Only where both kinds of labels are weighed is there a weight that changes.
+        if "both" in self.labels:
+            means["teacher_weight"] = self.annealed_weight()
         if sums[1]:
             means["kd_loss"] = sums[1] / total
         for name, loss, count in zip(self.languages, sums[2 : 2 + size], counts, strict=True):
