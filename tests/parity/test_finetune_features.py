@@ -19,7 +19,7 @@ from polydistill.errors import ModelError, NumericsError
 from polydistill.models import NO_LABEL, collate, load_with_head, predict, takes_segments
 from polydistill.recipes.finetune_features import Coder, best_span
 from polydistill.recipes.finetune_jobs import all_jobs, notes_of
-from polydistill.recipes.finetune_tasks import TaskTexts, read_tasks
+from polydistill.recipes.finetune_tasks import read_tasks
 from polydistill.tokenization import load_tokenizer
 from polydistill.training import check_finetuning, fine_tune
 
@@ -305,36 +305,6 @@ def test_a_job_is_what_its_tokenizer_lets_the_model_read(tmp_path, teachers) -> 
         tmp_path, {"one": tmp_path / "one"}, {"tags": task(tmp_path, "pos", max_length=24)}
     )
     assert notes_of(all_jobs(parse_recipe(shorter), read_tasks(parse_recipe(shorter)))) == []
-
-
-def test_questions_on_one_text_are_set_apart_together(tmp_path) -> None:
-    path = tmp_path / "train.json"
-    paragraphs = [
-        {
-            "context": f"text {text} says {text}",
-            "qas": [
-                {
-                    "id": f"{text}-{q}",
-                    "question": f"{q}?",
-                    "answers": [{"text": str(text), "answer_start": 5}],
-                }
-                for q in range(4)
-            ],
-        }
-        for text in range(10)
-    ]
-    path.write_text(json.dumps({"data": [{"paragraphs": paragraphs}]}), "utf-8")
-    # Other questions on the same texts.
-    test = tmp_path / "test.json"
-    test.write_text(path.read_text("utf-8").replace("?", "!"), "utf-8")
-    data = {"en": {"train": str(path), "test": str(test)}}
-    texts = TaskTexts("q", Task.model_validate({"kind": "qa", "data": data, "dev_share": 0.2}), seed=3)
-    contexts = {split: [one.context for one in texts.splits["en"][split]] for split in ("train", "dev")}
-    assert {split: len(found) for split, found in contexts.items()} == {"train": 32, "dev": 8}
-    assert not {*contexts["train"]} & {*contexts["dev"]}
-    assert texts.notes() == [
-        "tasks.q.data.en.test: 32 of 40 questions are on texts that stand in en's training set too"
-    ]
 
 
 def test_training_stops_when_the_dev_set_says_so_and_names_the_best_checkpoint(tmp_path, teachers) -> None:

@@ -47,6 +47,16 @@ def test_a_shorter_training_is_counted_by_the_others_steps() -> None:
     assert found == {"short": {"slow": (20, 5)}, "slow": {"short": None}}
 
 
+def test_the_window_is_a_tenth_of_the_training_whose_end_is_asked_for() -> None:
+    steps = list(range(1, 101))
+    dip = Curve(steps, [4.0 if step in (50, 51) else 6.0 for step in steps])
+    # Two steps long for a training of 20, ten for one of 100.
+    found = reached(dip, Curve(steps[:20], [5.0] * 20))
+    assert found is not None
+    assert found.step == 50
+    assert reached(dip, Curve(steps, [5.0] * 100)) is None
+
+
 @pytest.mark.parametrize("entries", [None, [], [{"step": 1, "loss": 2}]])
 def test_a_run_that_trains_nothing_has_no_curve(tmp_path, entries) -> None:
     if entries is not None:

@@ -148,6 +148,11 @@ class Task(Settings):
         "refuse",
         description="What becomes of labels of the test file that training never saw: refused, or counted as wrong and said.",
     )
+    overlap: Literal["count", "drop"] = Field(
+        "count",
+        description="What becomes of training and dev examples that a test file of the task has too (`qa`: of questions on a text "
+        "that it has): they are counted and said, or left out of training and dev.",
+    )
     stride_tokens: int = Field(
         128, ge=1, description="`qa`: tokens that neighbouring windows of a long text share."
     )

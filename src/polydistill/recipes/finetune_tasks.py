@@ -93,6 +93,10 @@ class TaskTexts:
     def splits(self) -> dict[str, dict[str, Sequence[Example]]]:
         """Language → split → examples; a language that is trained on has `train` and `dev`, every one `test`."""
         found = {language: dict(read) for language, read in self._read.items()}
+        for source in self.task.sources if self.task.overlap == "drop" else []:
+            for split in ("train", "dev"):
+                if split in found[source]:
+                    found[source][split] = self._without_tests(source, split)
         for source in self.task.sources:
             if "dev" in found[source]:
                 continue
@@ -106,6 +110,17 @@ class TaskTexts:
             found[source]["dev"] = [one for index, one in enumerate(examples) if index in chosen]
             found[source]["train"] = [one for index, one in enumerate(examples) if index not in chosen]
         return found
+
+    def _without_tests(self, source: str, split: str) -> Sequence[Example]:
+        """The examples of a split that no test file has which a model of this source is tested on."""
+        tested = {_content(one) for target in self.task.targets(source) for one in self._read[target]["test"]}
+        kept = [one for one in self._read[source][split] if _content(one) not in tested]
+        if not kept:
+            raise CorpusError(
+                self.field(source, split), None, "all of its examples stand in the test set too, and overlap: drop leaves them out",
+                "name another file, or set overlap: count",
+            )  # fmt: skip
+        return kept
 
     def _set_apart(self, source: str, examples: Sequence[Example]) -> set[int]:
         """The examples of a dev set that is taken from the training file: all questions on a text or none of them, for
@@ -204,16 +219,8 @@ class TaskTexts:
 
     def notes(self) -> list[str]:
         """What users should know of the files: counted, not dropped silently."""
-        said = []
+        said = [note for source in self.task.sources for note in self._overlaps(source)]
         for source in self.task.sources:
-            known = {_content(example) for example in self.splits[source]["train"]}
-            for target in self.task.targets(source):
-                tests = self.splits[target]["test"]
-                what = "questions are on texts that" if self.task.kind == "qa" else "examples"
-                if shared := sum(_content(example) in known for example in tests):
-                    said.append(
-                        f"{self.field(target, 'test')}: {shared} of {len(tests)} {what} stand in {source}'s training set too"
-                    )
             for target in self.task.targets(source):
                 unseen = self.unseen(source, target)
                 if unseen:
@@ -229,6 +236,27 @@ class TaskTexts:
                 for fault, count in answer_faults(questions).items():
                     what = f"{count} of {len(questions)} questions {FAULTS[fault]}"
                     said.append(f"{self.field(language, split)}: {what}{_consequence(fault, split)}")
+        return said
+
+    def _overlaps(self, source: str) -> list[str]:
+        """How much of the test sets models see before they are tested, and what is left out so that they do not."""
+        said = []
+        read = self._read[source] if self.task.overlap == "drop" else {}
+        for split in [split for split in ("train", "dev") if split in read]:
+            if dropped := len(read[split]) - len(self._without_tests(source, split)):
+                what = "questions are on texts" if self.task.kind == "qa" else "examples are some"
+                said.append(
+                    f"{self.field(source, split)}: {dropped} of {len(read[split])} {what} that a test set has: they are left out"
+                )
+        known = {_content(example) for example in self.splits[source]["train"]}
+        for target in self.task.targets(source):
+            tests = self.splits[target]["test"]
+            what = "questions are on texts that" if self.task.kind == "qa" else "examples"
+            if shared := sum(_content(example) in known for example in tests):
+                said.append(
+                    f"{self.field(target, 'test')}: {shared} of {len(tests)} {what} stand in {source}'s training set too "
+                    "(overlap: drop leaves them out of it)"
+                )
         return said
 
 
