@@ -190,7 +190,7 @@ def pretrain(recipe: RecipeArgument, set_: SetOption = [], update: UpdateOption 
     """Pre-train a small masked language model and its WordPiece from text (`recipe: pretrain`)."""
     from polydistill.recipes import results_table
 
-    console.print(results_table(_run(recipe, ["recipe=pretrain", *set_], "evaluate", update)))
+    console.print(results_table(_run(recipe, ["recipe=pretrain", *set_], "report", update)))
 
 
 @app.command()

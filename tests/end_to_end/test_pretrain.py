@@ -53,9 +53,13 @@ def test_pretraining_learns_and_repeats_its_bytes(tmp_path, texts) -> None:
     again = polydistill("pretrain", write_recipe(tmp_path, pretrain_recipe(texts, tmp_path / "two")))
     assert again.returncode == 0, again.stderr
     assert (finals[1] / "README.md").read_bytes() == card
-    report = polydistill("report", str(tmp_path / "one"))
-    assert report.returncode == 2
-    assert "which has no report" in report.stderr
+    page = (tmp_path / "one" / "report" / "index.html").read_text("utf-8")
+    for language in ("en", "ru"):
+        row = measured[language][0]
+        assert f'<td>{language}</td><td>held_out</td><td class="n">{row["mrr"]:.3f} ' in page
+        assert f"{language}: MRR" in page
+    assert page.count("<svg") == 2
+    assert "modernbert pre-trained on 2 languages · 500 pieces" in page
 
 
 def test_vocabulary_commands(tmp_path, teachers) -> None:

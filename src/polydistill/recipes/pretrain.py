@@ -31,7 +31,7 @@ from polydistill.recipes.corpus import prepare_corpus
 from polydistill.recipes.evaluate import Reader, evaluate_language, text_files
 from polydistill.recipes.run_folder import Run
 from polydistill.recipes.training_stage import train_into
-from polydistill.reports import model_card
+from polydistill.reports import build_report, model_card
 from polydistill.reports.card import with_results
 from polydistill.tokenization import (
     Encoded,
@@ -51,12 +51,12 @@ from polydistill.training import (
     training_arguments,
 )
 
-STAGES = ("corpora", "tokenizer", "train", "evaluate")
+STAGES = ("corpora", "tokenizer", "train", "evaluate", "report")
 # Languages are balanced in the vocabulary's text by repeating the small ones at most so often.
 MAX_VOCABULARY_CHARACTERS = 200_000_000
 
 
-def run_pretrain(recipe: PretrainRecipe, run: Run, *, until: str = "evaluate") -> Path:
+def run_pretrain(recipe: PretrainRecipe, run: Run, *, until: str = "report") -> Path:
     """Pre-train up to a stage of STAGES; returns the run's folder. The model is in student/final."""
     last = STAGES.index(until)
     arguments = check_arguments(recipe.training)
@@ -70,6 +70,10 @@ def run_pretrain(recipe: PretrainRecipe, run: Run, *, until: str = "evaluate") -
             train_model(recipe, run, tokenizer, corpora, arguments)
         if last >= STAGES.index("evaluate") and leads():
             evaluate_model(recipe, run, tokenizer, corpora)
+        if last >= STAGES.index("report") and leads():
+            with run.stage("report"):
+                path = build_report(run.path)
+            run.say(f"report: {path}")
     return run.path
 
 

@@ -24,11 +24,12 @@ from polydistill.reports.extract_page import gather_extract
 from polydistill.reports.figures import curves, grouped_bars
 from polydistill.reports.finetune_page import gather_finetune
 from polydistill.reports.grid_page import gather_grid
+from polydistill.reports.pretrain_page import gather_pretrain
 from polydistill.reports.probe_page import gather_probes
 
 
 def build_report(run: Path) -> Path:
-    """Write `report/index.html` of the folder of a merge, an extraction, a balance run, of probes or of fine-tuning; return its path.
+    """Write `report/index.html` of the folder of a run of any recipe; return its path.
 
     Raises RunFolderError if the run has not been evaluated.
     """
@@ -48,6 +49,8 @@ def build_report(run: Path) -> Path:
         return _write(run, "page.html.jinja", gather(run))
     if kind == "extract":
         return _write(run, "extract.html.jinja", gather_extract(run))
+    if kind == "pretrain":
+        return _write(run, "pretrain.html.jinja", gather_pretrain(run))
     if kind == "probe":
         return _write(run, "probe.html.jinja", gather_probes(run))
     if kind == "balance":

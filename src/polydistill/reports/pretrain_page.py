@@ -1,0 +1,54 @@
+"""What the page of a pre-training shows: one model beside the unigram baseline, in each language and text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from markupsafe import Markup
+
+from polydistill.files import artefact_places, read_json
+from polydistill.reports.figures import curves, grouped_bars
+
+
+def gather_pretrain(run: Path) -> dict[str, Any]:
+    """What this page shows beside what every page does, read from the run's JSON files."""
+    recipe = yaml.safe_load((run / "recipe.yaml").read_text("utf-8"))
+    results = read_json(run / "evaluation" / "mlm.json")["languages"]
+    log = read_json(run / "student" / "log.json")
+    config = read_json(run / "student" / "final" / "config.json")
+    places = artefact_places(run)
+    return {
+        "size": config["vocab_size"],
+        "results": results,
+        "mrr_figure": Markup(_mrr_figure(results)),
+        "loss_figure": Markup(_loss_figure(log["log"], list(recipe["languages"]))),
+        "languages": [
+            {"name": language, "share": log["probabilities"][language],
+             "statistics": read_json(places[f"corpora/{language}"] / "statistics.json")}
+            for language in recipe["languages"]
+        ],
+    }  # fmt: skip
+
+
+def _mrr_figure(results: dict[str, list[dict[str, Any]]]) -> str:
+    rows = {
+        language if row["text"] == "held_out" else f"{language}, {row['text']}": row
+        for language, found in results.items()
+        for row in found
+    }
+    series = {
+        "unigram": [row["unigram_mrr"] for row in rows.values()],
+        "model": [row["mrr"] for row in rows.values()],
+    }
+    return grouped_bars(list(rows), series, ylabel="MRR")
+
+
+def _loss_figure(log: list[dict[str, float]], languages: list[str]) -> str:
+    series = {}
+    for name in languages:
+        points = [(entry["step"], entry[f"loss_{name}"]) for entry in log if f"loss_{name}" in entry]
+        if points:
+            series[name] = ([x for x, _ in points], [y for _, y in points])
+    return curves(series, xlabel="step", ylabel="MLM loss, nats")
