@@ -77,6 +77,7 @@ def test_run_makes_a_student_that_transformers_loads_and_a_second_run_does_nothi
     page = (folder / "report" / "index.html").read_text("utf-8")
     for wanted in ("<svg", "Cost of serving", "1 × 8", "KD", "MLM", "cosine", "MRR", "0 2"):
         assert wanted in page
+    assert f"{rows[1]['mrr']:.3f} <small>± {rows[1]['mrr_error']:.3f}</small>" in page
     assert "<script" not in page
     card = (folder / "student" / "final" / "README.md").read_text("utf-8")
     assert "2 of 4 layers" in card

@@ -48,7 +48,9 @@ def test_run_makes_a_student_that_transformers_loads_and_a_second_run_does_nothi
     assert {(row["model"], row["tokenizer"], row["teacher"]) for row in results["languages"]["en"]} == {
         ("student", "union", None), ("en", "own", "en"), ("student", "own", "en"), ("en2", "own", "en2"), ("student", "own", "en2"),
     }  # fmt: skip
-    assert (run / "report" / "index.html").is_file()
+    page = (run / "report" / "index.html").read_text("utf-8")
+    for row in results["languages"]["en"]:
+        assert f"{row['mrr']:.3f} <small>± {row['mrr_error']:.3f}</small>" in page
     card = (run / "student" / "final" / "README.md").read_text("utf-8")
     assert f"{results['languages']['en'][0]['mrr']:.3f}" in card
     loaded = subprocess.run(
