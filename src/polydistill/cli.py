@@ -71,10 +71,14 @@ def run(recipe: RecipeArgument, set_: SetOption = [], update: UpdateOption = Fal
 
 @app.command()
 def plan(recipe: RecipeArgument, set_: SetOption = []) -> None:  # noqa: B006
-    """Say what a recipe would do and cost, and which conflicts it has; compute nothing heavy."""
+    """Say what a recipe would do and cost, and which conflicts it has; compute nothing heavy.
+
+    Exit code 2: a run would be refused.
+    """
     from polydistill.recipes import plan_recipe
 
-    plan_recipe(recipe, set_, console)
+    if any(conflict.level == "error" for conflict in plan_recipe(recipe, set_, console)):
+        raise typer.Exit(2)
 
 
 @app.command()

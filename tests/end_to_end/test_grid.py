@@ -10,10 +10,12 @@ from tests.finetuning import recipe_values as tuning_values
 from tests.finetuning import task
 
 from polydistill.config import GridRecipe, load_recipe, parse_recipe
-from polydistill.errors import RecipeError
+from polydistill.errors import RecipeError, UserError
 from polydistill.evaluation.convergence import loss_curve
 from polydistill.files import write_json
-from polydistill.recipes.grid import awaited, children_of, grid_rows, sooner
+from polydistill.recipes.grid import grid_rows, sooner
+from polydistill.recipes.grid_runs import awaited, check_children, children_of
+from polydistill.recipes.grid_tables import _lines
 
 MERGE = {"teachers": {"a": "x"}, "languages": {"ko": {"text": "a.txt", "teachers": "a"}}}
 
@@ -64,6 +66,7 @@ def test_runs_may_extend_files_and_be_of_other_kinds(tmp_path) -> None:
         ({"runs": {"a": {"output": "x"}}}, ["runs.a.output 'x'", "the grid names its runs"]),
         ({"variants": {"a": {"extends": "x"}}}, ["variants.a.extends", "only base, runs and after"]),
         ({"after": {"one": {}}}, ["after.one: a run has this name already"]),
+        ({"runs": {"a": {}, "a-b": {}}, "variants": {"b-c": {}, "c": {}}}, ["two runs come to the same name"]),
         ({"after": {"x": {"recipe": "probe"}}}, ["after.x", "models"]),
         ({"runs": {"a": {"trainin": {}}}}, ["runs.a", "trainin", "did you mean 'training'"]),
         ({"runs": {"a": {"recipe": "grid", "runs": {"b": {}}}}, "base": {}}, ["runs.a.recipe", "a grid holds no grid"]),
@@ -90,8 +93,8 @@ def test_a_grid_shares_stores_and_ends_in_a_table(tmp_path, recipe_values) -> No
     assert planned.returncode == 0, planned.stderr
     assert "planned when there are" in planned.stdout
     # What is not there yet is no conflict.
-    assert "conflict: both" in planned.stdout
-    assert "conflict: tasks" not in planned.stdout
+    assert "both: 1 conflict\n" in planned.stdout
+    assert "tasks: no conflicts\n" in planned.stdout
     done = polydistill("run", recipe)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "grid"
@@ -115,7 +118,7 @@ def test_a_grid_shares_stores_and_ends_in_a_table(tmp_path, recipe_values) -> No
         one["step"] for one in json.loads(logs["gold"])["log"] if "mlm_loss" in one
     ]
     assert {(row["run"], row["other"]) for row in found["sooner"]} == {("both", "gold"), ("gold", "both")}
-    for wanted in ("both", "gold", "ru, held_out: MRR of student"):
+    for wanted in ("both", "gold", "MRR on held out text", "gold, union tokenizer", "teacher", "RDT, %"):
         assert wanted in done.stdout, wanted
     page = (folder / "report" / "index.html").read_text("utf-8")
     assert '<a href="../gold/report/index.html">' in page
@@ -166,9 +169,79 @@ def test_a_plan_waits_for_models_that_earlier_runs_make(tmp_path) -> None:
     children = children_of(
         grid(base={}, runs={"one": MERGE, "b": balance, "e": extract, "m": merge, "f": far})
     )
-    earlier = ["runs/g/one"]
+    earlier = {"one": children["one"]}
     assert {name: awaited(child, earlier) for name, child in children.items()} == {
         "one": [], "f": [], **{key: ["runs/g/one/student/final"] for key in ("b", "e", "m")},
+    }  # fmt: skip
+
+
+def test_a_model_that_no_earlier_run_makes_is_refused_and_a_path_may_count_from_the_grid() -> None:
+    tasks = {"t": {"kind": "pos", "data": {"ko": {"train": "a.conllu", "test": "b.conllu"}}}}
+    for model, wanted in (
+        (
+            "$grid/two/student/final",
+            "runs/g/two/student/final': no run of this grid before it makes this folder",
+        ),
+        ("$grid/one/student/fnal", "they make these models: runs/g/one/student/final"),
+        ("runs/g/one", "no run of this grid"),
+    ):
+        with pytest.raises(RecipeError) as caught:
+            children_of(grid(after={"tasks": {"recipe": "finetune", "models": {"m": model}, "tasks": tasks}}))
+        assert wanted in str(caught.value), str(caught.value)
+        assert caught.value.field == "after.tasks"
+    good = {
+        "recipe": "finetune",
+        "models": {"m": "$grid/one/student/final", "o": "runs/other"},
+        "tasks": tasks,
+    }
+    for output in ("", "elsewhere"):
+        child = children_of(grid(output=output, after={"tasks": good}))["tasks"]
+        assert [one.model for one in child.models.values()] == [
+            f"{output or 'runs/g'}/one/student/final", "runs/other",
+        ]  # fmt: skip
+    # A grid that was sent elsewhere must not read what it made before, in its usual folder.
+    stale = good | {"models": {"m": "runs/g/one/student/final"}}
+    assert "tasks" in children_of(grid(after={"tasks": stale}))
+    with pytest.raises(RecipeError, match=r"this one's folder is elsewhere") as caught:
+        children_of(grid(output="elsewhere", after={"tasks": stale}))
+    assert caught.value.remedy == "write $grid/one/student/final"
+
+
+def test_what_any_run_would_be_refused_for_is_known_before_the_first(tmp_path, texts) -> None:
+    text = {"ko": {"text": str(texts["en"]), "teachers": "a"}}
+    good = {"teachers": {"a": "x"}, "languages": text}
+    tasks = {"t": {"kind": "pos", "data": {"ko": {"train": "none.conllu", "test": "none.conllu"}}}}
+    tuned = {"recipe": "finetune", "models": {"m": "$grid/one/student/final"}, "tasks": tasks}
+    check_children(children_of(grid(base=good)))
+    for values, wanted in (
+        ({"runs": {"one": {}, "two": {"training": {"learning_rte": 1}}}}, "two: training.learning_rte"),
+        ({"runs": {"one": {}, "two": {"languages": {"ko": {"text": "none.txt"}}}}}, "two: languages.ko.text"),
+        ({"after": {"tasks": tuned}}, "tasks: tasks.t.data.ko.train"),
+        ({"after": {"tasks": tuned | {"training": {"optim": "adamx"}}}}, "tasks: training"),
+    ):
+        with pytest.raises(UserError) as caught:
+            check_children(children_of(grid(base=good, **values)))
+        assert str(caught.value).startswith(wanted), str(caught.value)
+
+
+def test_lines_are_named_as_far_as_they_have_to_be() -> None:
+    def row(run: str, model: str, tokenizer: str, teacher: str | None, value: float) -> dict:
+        return {
+            "run": run,
+            "language": "en",
+            "model": model,
+            "tokenizer": tokenizer,
+            "teacher": teacher,
+            "value": value,
+        }
+
+    rows = [
+        row("a", "student", "own", "x", 0.1), row("a", "student", "own", "y", 0.2), row("a", "x", "own", "x", 0.3),
+        row("a", "student", "union", None, 0.4), row("b", "student", "own", "x", 0.5), row("b", "x", "own", "x", 0.3),
+        row("b", "ours", "own", "b", 0.6),
+    ]  # fmt: skip
+    assert {line: cells["en"] for line, cells in _lines(rows).items() if cells} == {
+        "a": 0.1, "a, y's tokenizer": 0.2, "teacher": 0.3, "a, union tokenizer": 0.4, "b": 0.5, "b: ours": 0.6,
     }  # fmt: skip
 
 

@@ -30,7 +30,8 @@ class GridRecipe(Settings):
     base: Changes = Field(default_factory=dict, description="What all recipes have, `extends` among it.")
     runs: dict[Name, Changes] = Field(
         min_length=1,
-        description="Name → what this recipe has in place of the base's: settings, or `extends` and settings.",
+        description="Name → what this recipe has in place of the base's: settings, or `extends` and settings. `$grid` at the beginning "
+        "of a path is the grid's folder: `$grid/RUN/student/final` is the student of an earlier run.",
     )
     variants: dict[Name, Changes] = Field(
         default_factory=dict,
@@ -39,7 +40,7 @@ class GridRecipe(Settings):
     after: dict[Name, Changes] = Field(
         default_factory=dict,
         description="Name → a whole recipe that comes once, when all runs are done, without base and variants: a probe or a "
-        "fine-tuning of their models, by their folders (`runs/<grid>/<run>/student/final`).",
+        "fine-tuning of their models, by their folders: `$grid/RUN/student/final`.",
     )
 
     @model_validator(mode="after")
@@ -56,6 +57,8 @@ class GridRecipe(Settings):
         made = {
             f"{run}-{variant}" if variant else run for run in self.runs for variant in (self.variants or [""])
         }
+        if len(made) < len(self.runs) * max(1, len(self.variants)):
+            raise ValueError("runs, variants: two runs come to the same name RUN-VARIANT; name one otherwise")
         for name in self.after:
             if name in made:
                 raise ValueError(f"after.{name}: a run has this name already; choose another")

@@ -11,7 +11,8 @@ from rich.table import Table
 from polydistill.config import BalanceRecipe
 from polydistill.models import build_student, student_config
 from polydistill.recipes.balance_state import steps_of
-from polydistill.recipes.plan import Conflict, LanguageSize, collect, measure_text
+from polydistill.recipes.conflict import Conflict, collect
+from polydistill.recipes.plan import LanguageSize, measure_text
 from polydistill.recipes.plan_times import step_seconds
 from polydistill.recipes.probe_plan import plan_tasks
 from polydistill.tokenization.pieces import ROLES
@@ -42,7 +43,7 @@ def plan_balance(recipe: BalanceRecipe, console: Console) -> list[Conflict]:
                          "ask for fewer, leave it out, or add text")
             )  # fmt: skip
     if recipe.probe.tasks:
-        found += [Conflict(*pair) for pair in plan_tasks(recipe.probe.tasks, console, field="probe.tasks")[2]]
+        found += plan_tasks(recipe.probe.tasks, console, field="probe.tasks")[2]
     if len(sizes) < len(recipe.languages):
         return found
     students = collect({"model": recipe}, lambda _, r: _model(r), found)

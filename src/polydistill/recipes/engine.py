@@ -9,7 +9,8 @@ from rich.console import Console
 from polydistill.config import AnyRecipe, BalanceRecipe, ExtractRecipe, GridRecipe, MergeRecipe
 from polydistill.config.scoring import Scoring
 from polydistill.errors import RecipeError, UserError
-from polydistill.recipes.grid import children_of
+from polydistill.recipes.conflict import Conflict, refusal
+from polydistill.recipes.grid_runs import children_of
 from polydistill.scoring.ray_session import address_of, check_address, require_ray
 from polydistill.scoring.storage import ShardStorage
 
@@ -40,8 +41,8 @@ def check_engine(recipe: AnyRecipe) -> None:
             check()
 
 
-def plan_engine(recipe: AnyRecipe, console: Console) -> list[tuple[str, str]]:
-    """Print where a recipe's teachers score; returns its conflicts as (what, remedy)."""
+def plan_engine(recipe: AnyRecipe, console: Console) -> list[Conflict]:
+    """Print where a recipe's teachers score; returns its conflicts."""
     scoring = scoring_of(recipe)
     if scoring is None:
         return []
@@ -57,8 +58,7 @@ def plan_engine(recipe: AnyRecipe, console: Console) -> list[tuple[str, str]]:
         try:
             check()
         except UserError as error:
-            value = "" if error.value is None else f" {error.value!r}"
-            found.append((f"{error.field}{value}: {error.reason}", error.remedy))
+            found.append(refusal(error))
     return found
 
 

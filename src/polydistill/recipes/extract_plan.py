@@ -24,6 +24,7 @@ from polydistill.models import (
     resolve_dtype,
     trim_model,
 )
+from polydistill.recipes.conflict import Conflict, collect
 from polydistill.recipes.extract_state import (
     Extract,
     check_losses,
@@ -35,9 +36,7 @@ from polydistill.recipes.extract_state import (
 )
 from polydistill.recipes.extract_training import model_size
 from polydistill.recipes.plan import (
-    Conflict,
     LanguageSize,
-    collect,
     measure_text,
 )
 from polydistill.recipes.plan_times import median_seconds, scoring_speed, step_seconds

@@ -141,7 +141,7 @@ class Job:
     @cached_property
     def recipe_arguments(self) -> dict[str, Any]:
         """Arguments of TrainingArguments, checked; RecipeError for one that is wrong."""
-        return check_finetuning(self.recipe.arguments(self.texts.task))
+        return task_arguments(self.recipe, self.texts.name)
 
     @property
     def _own_warmup(self) -> bool:
@@ -223,6 +223,17 @@ class Job:
         """Metric → score of predictions."""
         task = self.texts.task
         return items_of(task.kind, rows, language, mlqa=uses_mlqa(language, task.normalisation)).scores()
+
+
+def task_arguments(recipe: FinetuneRecipe, name: str) -> dict[str, Any]:
+    """A task's arguments of TrainingArguments, checked; RecipeError names the task where it is the task that sets them."""
+    task = recipe.tasks[name]
+    try:
+        return check_finetuning(recipe.arguments(task))
+    except RecipeError as error:
+        if error.field.removeprefix("training.") not in task.training:
+            raise
+        raise RecipeError(f"tasks.{name}.{error.field}", error.value, error.reason, error.remedy) from error
 
 
 def all_jobs(recipe: FinetuneRecipe, texts: dict[str, TaskTexts]) -> list[Job]:

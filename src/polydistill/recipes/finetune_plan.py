@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import yaml
@@ -18,9 +19,9 @@ from polydistill.corpora.labelled import Example
 from polydistill.errors import UserError
 from polydistill.models import attention_for, collate, device
 from polydistill.models.heads import Feature, num_tokens
-from polydistill.recipes.finetune_jobs import Job, all_jobs, notes_of
+from polydistill.recipes.conflict import Conflict, collect, refusal
+from polydistill.recipes.finetune_jobs import Job, all_jobs, notes_of, task_arguments
 from polydistill.recipes.finetune_tasks import TaskTexts
-from polydistill.recipes.probe_plan import mended
 from polydistill.training import clock, steps_of
 
 TIMED_STEPS = 2
@@ -30,10 +31,10 @@ TIMED_BATCH = 4
 SHOWN_LABELS = 8
 
 
-def plan_finetune(recipe: FinetuneRecipe, console: Console) -> list[tuple[str, str]]:
-    """Print settings, sizes, labels, jobs and times; returns (conflict, remedy)s."""
-    console.print(escape(yaml.safe_dump(recipe.model_dump(mode="json"), allow_unicode=True, sort_keys=False)))
-    found: list[tuple[str, str]] = []
+def plan_finetune(recipe: FinetuneRecipe, console: Console) -> list[Conflict]:
+    """Print settings, sizes, labels, jobs and times; returns the conflicts."""
+    found: list[Conflict] = []
+    console.print(escape(yaml.safe_dump(_resolved(recipe, found), allow_unicode=True, sort_keys=False)))
     table = Table(box=box.SIMPLE)
     for heading in ("task", "language", "train", "dev", "test", "labels"):
         table.add_column(heading, justify="right" if heading in ("train", "dev", "test") else "left")
@@ -44,22 +45,32 @@ def plan_finetune(recipe: FinetuneRecipe, console: Console) -> list[tuple[str, s
             for language in task.data:
                 _add_row(table, texts, language)
             texts.check()
-            found += [(note, "look at the file, or leave it so") for note in texts.notes()]
+            found += [Conflict(note, "look at the file, or leave it so", "note") for note in texts.notes()]
             read[name] = texts
         except UserError as error:
-            found.append(mended(error))
+            found.append(refusal(error))
     console.print(table)
-    if len(read) == len(recipe.tasks):
+    if len(read) == len(recipe.tasks) and not any(one.level == "error" for one in found):
         try:
             jobs = all_jobs(recipe, read)
             found += [
-                (note, "see models.NAME.languages, `teachers` and max_length, or leave it so")
+                Conflict(note, "see models.NAME.languages, `teachers` and max_length, or leave it so", "note")
                 for note in notes_of(jobs)
             ]
             found += _times(jobs, console)
         except UserError as error:
-            found.append(mended(error))
+            found.append(refusal(error))
     return found
+
+
+def _resolved(recipe: FinetuneRecipe, found: list[Conflict]) -> dict[str, Any]:
+    """The recipe with each task's hyper-parameters as they come out of preset, recipe and task; refused ones as they are."""
+    values = recipe.model_dump(mode="json")
+    arguments = collect(recipe.tasks, lambda name, _: task_arguments(recipe, name), found)
+    for name, task in recipe.tasks.items():
+        values["tasks"][name]["max_length"] = recipe.max_length(task)
+        values["tasks"][name]["training"] = arguments.get(name, recipe.arguments(task))
+    return values
 
 
 def _add_row(table: Table, texts: TaskTexts, language: str) -> None:
@@ -72,9 +83,9 @@ def _add_row(table: Table, texts: TaskTexts, language: str) -> None:
     )  # fmt: skip
 
 
-def _times(jobs: Sequence[Job], console: Console) -> list[tuple[str, str]]:
+def _times(jobs: Sequence[Job], console: Console) -> list[Conflict]:
     """Print each model's and task's time; a few steps of the longest examples of the beginning of each file."""
-    said: list[tuple[str, str]] = []
+    said: list[Conflict] = []
     table = Table(box=box.SIMPLE)
     for heading in ("task", "model", "jobs", "steps", "a step", "in all"):
         table.add_column(heading, justify="left" if heading in ("task", "model") else "right")
@@ -91,9 +102,10 @@ def _times(jobs: Sequence[Job], console: Console) -> list[tuple[str, str]]:
             arguments, changed = job.arguments(number)
             if changed and job.seed == own[0].seed:
                 said.append(
-                    (
+                    Conflict(
                         f"{task}/{model} from {job.source}: {changed}",
                         "set training.warmup_steps to choose another",
+                        "note",
                     )
                 )
             epoch, whole = steps_of(number, arguments)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
 from rich.console import Console
@@ -23,15 +23,15 @@ from polydistill.config import (
     load_recipe,
 )
 from polydistill.corpora import sample_texts
-from polydistill.errors import UserError
 from polydistill.models import (
     build_student,
     device,
     load_masked_lm,
     resolve_dtype,
 )
+from polydistill.recipes.conflict import Conflict, collect, counted, report_conflicts
 from polydistill.recipes.engine import plan_engine
-from polydistill.recipes.grid import awaited, children_of
+from polydistill.recipes.grid_runs import awaited, check_child, children_of
 from polydistill.recipes.merge_training import resolve_student
 from polydistill.recipes.plan_times import scoring_speed, step_seconds
 from polydistill.recipes.probe_plan import plan_probe
@@ -54,18 +54,6 @@ LARGE_DRIFT = 0.10
 LARGE_UNKNOWN = 0.02
 
 
-Item = TypeVar("Item")
-Made = TypeVar("Made")
-
-
-@dataclass(frozen=True)
-class Conflict:
-    """Something that the user should know before a run starts."""
-
-    what: str
-    remedy: str
-
-
 @dataclass(frozen=True)
 class LanguageSize:
     """What a language's text comes to: characters are counted, tokens estimated from a sample."""
@@ -83,21 +71,13 @@ def plan_recipe(recipe: str | AnyRecipe, overrides: Sequence[str], console: Cons
         console.print(
             escape(yaml.safe_dump(loaded.model_dump(mode="json"), allow_unicode=True, sort_keys=False))
         )
-        return report_conflicts([Conflict(*pair) for pair in plan_probe(loaded, console)], console)
+        return report_conflicts(plan_probe(loaded, console), console)
     if isinstance(loaded, GridRecipe):
-        found = []
-        children = children_of(loaded)
-        for number, (name, child) in enumerate(children.items()):
-            console.rule(escape(name))
-            if waits := awaited(child, [one.output for one in list(children.values())[:number]]):
-                console.print(f"planned when there are {', '.join(waits)}", markup=False)
-                continue
-            found += [Conflict(f"{name}: {one.what}", one.remedy) for one in plan_recipe(child, (), console)]
-        return report_conflicts(found, console)
+        return _plan_grid(loaded, console)
     if isinstance(loaded, FinetuneRecipe):
         from polydistill.recipes.finetune_plan import plan_finetune
 
-        return report_conflicts([Conflict(*pair) for pair in plan_finetune(loaded, console)], console)
+        return report_conflicts(plan_finetune(loaded, console), console)
     arguments = check_arguments(loaded.training)
     console.print(
         escape(
@@ -106,7 +86,7 @@ def plan_recipe(recipe: str | AnyRecipe, overrides: Sequence[str], console: Cons
             )
         )
     )
-    found = [Conflict(*pair) for pair in plan_engine(loaded, console)]
+    found = plan_engine(loaded, console)
     if isinstance(loaded, ExtractRecipe):
         # Here, for it takes its parts from this module.
         from polydistill.recipes.extract_plan import plan_extract
@@ -146,26 +126,27 @@ def plan_recipe(recipe: str | AnyRecipe, overrides: Sequence[str], console: Cons
     return report_conflicts(found, console)
 
 
-def report_conflicts(found: list[Conflict], console: Console) -> list[Conflict]:
-    """Print them, and how many there are."""
-    for conflict in found:
-        console.print(f"conflict: {conflict.what}\n  remedy: {conflict.remedy}", markup=False)
-    console.print(f"{len(found)} conflicts" if found else "no conflicts", markup=False)
-    return found
-
-
-def collect(
-    items: Mapping[str, Item], work: Callable[[str, Item], Made], found: list[Conflict]
-) -> dict[str, Made]:
-    """Results by name; what the user can mend is added to `found` instead of ending the plan."""
-    made = {}
-    for name, item in items.items():
-        try:
-            made[name] = work(name, item)
-        except UserError as error:
-            value = "" if error.value is None else f" {error.value!r}"
-            found.append(Conflict(f"{error.field}{value}: {error.reason}", error.remedy))
-    return made
+def _plan_grid(recipe: GridRecipe, console: Console) -> list[Conflict]:
+    """Plan each run; of one that reads models which earlier ones make, what does not hang on them."""
+    children = children_of(recipe)
+    own: dict[str, list[Conflict]] = {}
+    for number, (name, child) in enumerate(children.items()):
+        console.rule(escape(name))
+        earlier = dict(list(children.items())[:number])
+        own[name] = []
+        collect({name: child}, lambda _, one: check_child(one), own[name])
+        if own[name]:
+            report_conflicts(own[name], console)
+        elif waits := awaited(child, earlier):
+            console.print(f"planned when there are {', '.join(waits)}", markup=False)
+        else:
+            own[name] = plan_recipe(child, (), console)
+    console.rule(escape(recipe.name))
+    for name, found in own.items():
+        console.print(f"{name}: {counted(found)}", markup=False)
+    return [
+        Conflict(f"{name}: {one.what}", one.remedy, one.level) for name, found in own.items() for one in found
+    ]
 
 
 def conflicts(

@@ -16,6 +16,7 @@ from polydistill.corpora.tagged import TaggedSentence
 from polydistill.errors import UserError
 from polydistill.evaluation import split_into_windows
 from polydistill.models import model_config
+from polydistill.recipes.conflict import Conflict, refusal
 from polydistill.recipes.probe import TaggedText, probed_tokenizer
 
 # Words whose first token is unknown have features that say nothing of them.
@@ -23,8 +24,8 @@ LARGE_UNKNOWN = 0.05
 SAMPLE_SENTENCES = 300
 
 
-def plan_probe(recipe: ProbeRecipe, console: Console) -> list[tuple[str, str]]:
-    """Print sentences, words and tags of every file and what the features take on disk; returns (conflict, remedy)s."""
+def plan_probe(recipe: ProbeRecipe, console: Console) -> list[Conflict]:
+    """Print sentences, words and tags of every file and what the features take on disk; returns the conflicts."""
     samples, words, found = plan_tasks(recipe.tasks, console)
     for name, settings in recipe.models.items():
         try:
@@ -39,18 +40,18 @@ def plan_probe(recipe: ProbeRecipe, console: Console) -> list[tuple[str, str]]:
                 for conflict in _unknown(name, settings, language, samples[language])
             ]
         except UserError as error:
-            found.append(mended(error))
+            found.append(refusal(error))
     return found
 
 
 def plan_tasks(
     tasks: Mapping[Any, Mapping[str, TaggedData]], console: Console, *, field: str = "tasks"
-) -> tuple[dict[str, list[TaggedSentence]], int, list[tuple[str, str]]]:
+) -> tuple[dict[str, list[TaggedSentence]], int, list[Conflict]]:
     """Print sentences, words and tags of every file; returns (some sentences of each language, words, conflicts).
 
     field  where the tasks stand in the recipe
     """
-    found: list[tuple[str, str]] = []
+    found: list[Conflict] = []
     table = Table(box=box.SIMPLE)
     for heading in ("task", "language", "sentences", "words", "tags", "words to test"):
         table.add_column(heading, justify="left" if heading in ("task", "language") else "right")
@@ -63,7 +64,7 @@ def plan_tasks(
             try:
                 text.read()
             except UserError as error:
-                found.append(mended(error))
+                found.append(refusal(error))
                 continue
             tags = {
                 split: Counter(tag for sentence in sentences for tag in sentence.tags)
@@ -78,7 +79,7 @@ def plan_tasks(
             )  # fmt: skip
             new = sorted(set(tags["test"]) - set(tags["train"]))
             if new:
-                found.append((
+                found.append(Conflict(
                     f"{text.field}: {', '.join(new[:5])} stand in the test file alone, and no probe can guess them "
                     f"({sum(tags['test'][tag] for tag in new)} words)", "use files of one tag set"
                 ))  # fmt: skip
@@ -88,11 +89,11 @@ def plan_tasks(
     return samples, words, found
 
 
-def _other_tags(field: str, known: Mapping[str, set[str]]) -> list[tuple[str, str]]:
+def _other_tags(field: str, known: Mapping[str, set[str]]) -> list[Conflict]:
     """Languages that lack tags of others: zero-shot, a probe from there cannot guess them."""
     every = set().union(*known.values())
     return [
-        (f"{field}.{language}: its training file has no {', '.join(sorted(every - tags)[:5])}, which others have: a probe "
+        Conflict(f"{field}.{language}: its training file has no {', '.join(sorted(every - tags)[:5])}, which others have: a probe "
          "from this language can never guess them", "use files of one tag set, or read its zero-shot scores with that in mind")
         for language, tags in known.items() if every - tags
     ]  # fmt: skip
@@ -100,7 +101,7 @@ def _other_tags(field: str, known: Mapping[str, set[str]]) -> list[tuple[str, st
 
 def _unknown(
     name: str, settings: ProbedModel, language: str, sentences: list[TaggedSentence]
-) -> list[tuple[str, str]]:
+) -> list[Conflict]:
     tokenizer = probed_tokenizer(settings, language)
     unk = tokenizer.special_ids["unk"]
     windows = split_into_windows([sentence.words for sentence in sentences], tokenizer, tokenizer.max_length)
@@ -108,13 +109,7 @@ def _unknown(
     share = sum(firsts) / max(1, len(firsts))
     if share <= LARGE_UNKNOWN:
         return []
-    return [(
+    return [Conflict(
         f"{name} reads {100 * share:.0f} % of the words of {language} as unknown",
         "compare it on languages that its vocabulary knows, or leave it out",
     )]  # fmt: skip
-
-
-def mended(error: UserError) -> tuple[str, str]:
-    """An error as a (conflict, remedy)."""
-    value = "" if error.value is None else f" {error.value!r}"
-    return f"{error.field}{value}: {error.reason}", error.remedy

@@ -11,7 +11,7 @@ from rich.table import Table
 from polydistill.files import read_json
 from polydistill.recipes.cost import cost_tables
 from polydistill.recipes.finetune_results import finetune_tables
-from polydistill.recipes.grid import grid_table
+from polydistill.recipes.grid_tables import grid_tables
 from polydistill.recipes.probe import probe_tables
 
 CAPTION = """MRR: mean of 1/rank of the masked token. MRR*: ranked among the pieces that both have.
@@ -23,7 +23,7 @@ def results_table(path: Path) -> Table | Group:
     an extraction, what serving costs too.
     """
     if (path / "evaluation" / "grid.json").is_file():
-        return grid_table(path)
+        return Group(*grid_tables(path))
     if not (path / "evaluation" / "mlm.json").is_file() and (path / "evaluation" / "probes.json").is_file():
         return Group(*probe_tables(path))
     if (path / "evaluation" / "finetune.json").is_file():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ FINETUNING = {
     "gradient_accumulation_steps": 1, "lr_scheduler_type": "linear", "weight_decay": 0.0, "max_grad_norm": 1.0,
     "report_to": [], "disable_tqdm": True,
 }  # fmt: skip
+# What can be any number from 0 on.
+NUMBERS = ("learning_rate", "weight_decay", "warmup_steps", "max_grad_norm")
 # What the machine decides unless the recipe says otherwise: it does not change what a run is.
 MACHINE = {"use_cpu", "bf16", "dataloader_pin_memory"}
 
@@ -68,6 +71,7 @@ def check(values: dict[str, Any]) -> dict[str, Any]:
     _check_numbers(merged, ("per_device_train_batch_size", "gradient_accumulation_steps", "save_total_limit"))
     # One older whole checkpoint has to stay while a newer one is being written.
     merged["save_total_limit"] = max(2, merged["save_total_limit"])
+    _check_values(merged)
     return merged
 
 
@@ -81,19 +85,49 @@ def check_finetuning(values: dict[str, Any]) -> dict[str, Any]:
     merged = machine | FINETUNING | values
     _check_numbers(merged, ("per_device_train_batch_size", "gradient_accumulation_steps"))
     for name in ("num_train_epochs", "max_steps"):
-        value = merged.get(name)
-        if value is not None and (
-            isinstance(value, bool) or not isinstance(value, int | float) or value <= 0 or value != value
-        ):
-            raise RecipeError(f"training.{name}", value, "not a positive number", "give one, or leave it out")
+        if name in merged and not (_is_finite(merged[name]) and merged[name] > 0):
+            raise RecipeError(
+                f"training.{name}", merged[name], "not a positive number", "give one, or leave it out"
+            )
     if "max_steps" in merged and not isinstance(merged["max_steps"], int):
         raise RecipeError("training.max_steps", merged["max_steps"], "not a whole number", "give one")
+    _check_values(merged)
     return merged
+
+
+def _check_values(merged: dict[str, Any]) -> None:
+    """Raise RecipeError for values that would only be refused, or go wrong, when training begins."""
+    for name in NUMBERS:
+        value = merged.get(name, 0)
+        if not (_is_finite(value) and value >= 0):
+            raise RecipeError(
+                f"training.{name}", value, "not a number that is 0 or more", "give one, or leave it out"
+            )
+    for field in dataclasses.fields(TrainingArguments):
+        choices = field.metadata.get("choices")
+        if choices and field.name in merged and merged[field.name] not in choices:
+            raise RecipeError(
+                f"training.{field.name}",
+                merged[field.name],
+                "none of its values",
+                f"give one of {', '.join(map(str, choices))}",
+            )
+    # transformers' own checks; epochs are counted in steps here.
+    training_arguments({k: v for k, v in merged.items() if k != "num_train_epochs"}, Path("unused"), seed=0)
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _check_names(values: dict[str, Any], reserved: set[str], unused: set[str]) -> None:
     fields = {field.name for field in dataclasses.fields(TrainingArguments) if field.init}
     for name in values:
+        if name in MEASURED & reserved:
+            raise RecipeError(
+                f"training.{name}", values[name], "is set by the run itself",
+                "use `evaluations_per_epoch` and `patience`: the dev set is measured, and a checkpoint kept, so often",
+            )  # fmt: skip
         if name in reserved:
             raise RecipeError(
                 f"training.{name}", values[name], "is set by the run itself", "use `output` and `seed`"
@@ -112,7 +146,7 @@ def _check_numbers(merged: dict[str, Any], names: tuple[str, ...]) -> None:
     for name in names:
         if not isinstance(merged[name], int) or merged[name] < 1:
             raise RecipeError(f"training.{name}", merged[name], "not a positive whole number", "give one")
-    if isinstance(merged["learning_rate"], bool) or not isinstance(merged["learning_rate"], int | float):
+    if not _is_finite(merged["learning_rate"]):
         raise RecipeError(
             "training.learning_rate", merged["learning_rate"], "not a number", "give one, such as 5e-4"
         )

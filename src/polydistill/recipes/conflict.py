@@ -1,0 +1,63 @@
+"""What a plan finds: what a run would refuse, what does not fit together, what is only to be known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+from rich.console import Console
+
+from polydistill.errors import UserError
+
+Item = TypeVar("Item")
+Made = TypeVar("Made")
+
+
+@dataclass(frozen=True)
+class Conflict:
+    """Something that the user should know before a run starts.
+
+    level  `error`: the run would refuse it; `conflict`: the run takes it, and its results may not be what is meant;
+           `note`: counted and said, as the recipe asks for
+    """
+
+    what: str
+    remedy: str
+    level: Literal["error", "conflict", "note"] = "conflict"
+
+
+def refusal(error: UserError) -> Conflict:
+    """An error that a run would end with."""
+    value = "" if error.value is None else f" {error.value!r}"
+    return Conflict(f"{error.field}{value}: {error.reason}", error.remedy, "error")
+
+
+def collect(
+    items: Mapping[str, Item], work: Callable[[str, Item], Made], found: list[Conflict]
+) -> dict[str, Made]:
+    """Results by name; what the user can mend is added to `found` instead of ending the plan."""
+    made = {}
+    for name, item in items.items():
+        try:
+            made[name] = work(name, item)
+        except UserError as error:
+            found.append(refusal(error))
+    return made
+
+
+def report_conflicts(found: list[Conflict], console: Console) -> list[Conflict]:
+    """Print them, and how many there are."""
+    for conflict in found:
+        console.print(f"{conflict.level}: {conflict.what}\n  remedy: {conflict.remedy}", markup=False)
+    console.print(counted(found), markup=False)
+    return found
+
+
+def counted(found: Sequence[Conflict]) -> str:
+    """How many of each level, such as `1 error, 2 conflicts`."""
+    numbers = {level: sum(one.level == level for one in found) for level in ("error", "conflict", "note")}
+    parts = [f"{n} {level}{'s' * (n > 1)}" for level, n in numbers.items() if n]
+    if not numbers["error"] and not numbers["conflict"]:
+        parts.insert(0, "no conflicts")
+    return ", ".join(parts)
