@@ -3,6 +3,8 @@
 import io
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -138,6 +140,14 @@ def test_tags_that_are_no_entities_and_teachers_that_are_not_trained(tmp_path, t
     several = values | {"models": values["models"] | {"two": only}, "teachers": {"ru": "two"}}
     conflicts = planned(several)[1]
     assert "tasks.t.data.ru.test: its teacher two is not trained for it, so there is no RDT" in conflicts
+    assert (
+        "models.two: is not trained for t, which learns from en, and its `languages` lack that" in conflicts
+    )
+    assert "tasks.t.data.ru.train: is not read: models are trained on en alone" in conflicts
+    stand_in = planned(several | {"baseline": "one"})[1]
+    assert "its teacher two is not trained for it, so RDT is from one" in stand_in
+    with pytest.raises(UserError, match=r"models\.two\.languages"):
+        parse_recipe(values | {"models": {"two": only | {"languages": []}}})
     assert "models: none of them reads a language that a task is trained on" in refused(
         values | {"models": {"two": only}}
     )
@@ -226,3 +236,43 @@ def test_a_process_that_was_killed_leaves_what_another_goes_on_from(tmp_path, te
 
     with pytest.raises(Killed):
         run_recipe(parse_recipe(values), show=stop)
+
+
+def test_what_a_plan_says_of_tokenizers_and_of_dev_sets(tmp_path, teachers) -> None:
+    tags = task(tmp_path, "pos")
+    data = tags["data"]["en"]
+    Path(tmp_path / "dev.conllu").write_text(
+        Path(data["test"]).read_text("utf-8").replace("NOUN", "NEW"), "utf-8"
+    )
+    data["dev"] = str(tmp_path / "dev.conllu")
+    model = tmp_path / "student"
+    shutil.copytree(teachers["en"], model)
+    shutil.copytree(teachers["en"], model / "tokenizer" / "de")
+    assert (
+        "models.one: reads en by the tokenizer of all its languages: it has own ones for de"
+        in planned(recipe_values(tmp_path, {"one": str(model)}, {"t": tags}))[1]
+    )
+    strange = tmp_path / "strange.conllu"
+    strange.write_text(
+        re.sub(r"(?m)^(\d+)\t\S+\t", "\\1\t\u1208\t", Path(data["test"]).read_text("utf-8")), "utf-8"
+    )
+    conflicts = planned(
+        recipe_values(
+            tmp_path, {"one": teachers["en"]}, {"t": tags | {"data": {"en": data | {"test": str(strange)}}}}
+        )
+    )[1]
+    assert re.search(r"models\.one: reads [5-9]\d % of the tokens of en as unknown \(t\)", conflicts), (
+        conflicts
+    )
+    assert "tasks.t.data.en.dev: labels that training on en never saw count as wrong: 'NEW'" in conflicts
+
+
+def test_a_recipe_that_does_not_say_its_kind_and_a_header_that_is_there_twice(tmp_path, teachers) -> None:
+    values = recipe_values(tmp_path, {"one": teachers["en"]}, {"t": task(tmp_path, "classification")})
+    with pytest.raises(UserError) as caught:
+        parse_recipe({key: value for key, value in values.items() if key != "recipe"})
+    assert "its keys are those of finetune; add `recipe: finetune`" in str(caught.value)
+    columns = values["tasks"]["t"].get("columns", {})
+    values["tasks"]["t"]["columns"] = columns | {"header": ["text", "label"]}
+    assert "line 1" in refused(values)
+    assert "repeats `columns.header`" in refused(values)

@@ -299,7 +299,7 @@ def test_a_job_is_what_its_tokenizer_lets_the_model_read(tmp_path, teachers) -> 
     assert [one[0].coder("en").max_length for one in jobs] == [16, 24]
     assert jobs[0][0].inputs != jobs[1][0].inputs
     assert notes_of(jobs[0]) == [
-        "models.one: reads en in sequences of 16 tokens at most, not 32 (tags): its tokenizer takes no more"
+        "models.one: reads en in sequences of 16 tokens at most, not 32 (tags): it takes no more"
     ]
     shorter = recipe_values(
         tmp_path, {"one": tmp_path / "one"}, {"tags": task(tmp_path, "pos", max_length=24)}

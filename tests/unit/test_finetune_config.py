@@ -9,7 +9,7 @@ from polydistill.errors import RecipeError
 from polydistill.recipes.finetune_jobs import Job
 from polydistill.recipes.finetune_plan import _timed
 from polydistill.recipes.finetune_tasks import read_tasks
-from polydistill.training import check_finetuning, steps_of
+from polydistill.training import check_arguments, check_finetuning, steps_of
 
 
 def recipe(tmp_path, change=lambda values: None, **more) -> FinetuneRecipe:
@@ -133,13 +133,28 @@ def test_arguments_of_training() -> None:
     }
     for name, value, said in (
         ("learning_rte", 1, "did you mean 'learning_rate'"),
-        ("save_steps", 5, "is set by the run itself"),
+        ("save_steps", 5, "is set by the run itself; use `evaluations_per_epoch` and `patience`"),
+        ("output_dir", "x", "is set by the run itself; use `output` and `seed`"),
         ("num_train_epochs", 0, "not a positive number"),
+        ("num_train_epochs", None, "not a positive number"),
+        ("num_train_epochs", float("inf"), "not a positive number"),
+        ("learning_rate", -3, "not a number that is 0 or more"),
+        ("learning_rate", float("nan"), "not a number"),
+        ("weight_decay", "x", "not a number that is 0 or more"),
+        ("warmup_steps", None, "not a number that is 0 or more"),
+        ("max_grad_norm", True, "not a number that is 0 or more"),
+        ("optim", "adamx", "refused by transformers"),
+        ("lr_scheduler_type", "liner", "refused by transformers"),
+        ("train_sampling_strategy", "group_by_lenght", "none of its values; give one of random"),
         ("max_steps", 2.5, "not a whole number"),
         ("per_device_train_batch_size", 0, "not a positive whole number"),
     ):
         with pytest.raises(RecipeError, match=said):
             check_finetuning({**preset, name: value})
+    # What trains without epochs is checked in the same way.
+    for name, value in (("optim", "adamx"), ("weight_decay", "x"), ("learning_rate", -1)):
+        with pytest.raises(RecipeError):
+            check_arguments({name: value})
     assert steps_of(17, check_finetuning(preset)) == (3, 6)
     assert steps_of(17, check_finetuning(preset | {"max_steps": 4})) == (3, 4)
     assert steps_of(17, check_finetuning(preset | {"gradient_accumulation_steps": 2})) == (2, 4)

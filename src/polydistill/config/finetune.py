@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -200,7 +201,7 @@ class FinetunedModel(ProbedModel):
     """A model to fine-tune. A plain string stands for `model`."""
 
     languages: list[Name] | None = Field(
-        None, description="The languages that it is trained and tested on; empty: all."
+        None, min_length=1, description="The languages that it is trained and tested on; left out: all."
     )
     weights: Literal["trained", "random"] = Field(
         "trained",
@@ -239,7 +240,9 @@ class FinetuneRecipe(Settings):
         description="Language to the model that others are measured by (RDT), such as `{ko: bert-ko}`.",
     )
     baseline: Name | None = Field(
-        None, description="The model that others are measured by in languages that `teachers` does not name."
+        None,
+        description="The model that others are measured by in languages that `teachers` does not name, and in tasks whose source "
+        "their teacher does not read.",
     )
     tasks: dict[Name, Task] = Field(min_length=1)
     preset: Preset = Field(
@@ -298,9 +301,14 @@ class FinetuneRecipe(Settings):
                     )
         return self
 
-    def teacher_of(self, language: str) -> str | None:
-        """The model that others are measured by in a language."""
-        return self.teachers.get(language, self.baseline)
+    def teacher_of(self, language: str, scored: Mapping[str, Container[str]] | None = None) -> str | None:
+        """The model that others are measured by in a language.
+
+        scored  model → the languages of a task in which it has scores: where a language's teacher has none (it is not trained
+                on the task's source), `baseline` takes its place; None: every model has all
+        """
+        named = [one for one in (self.teachers.get(language), self.baseline) if one is not None]
+        return next((one for one in named if scored is None or language in scored.get(one, ())), None)
 
     def max_length(self, task: Task) -> int:
         """Most tokens of a sequence of a task."""

@@ -107,6 +107,13 @@ def parse_recipe(
     try:
         return KINDS[kind].model_validate(values)
     except ValidationError as error:
+        if "recipe" not in values:
+            likely = [name for name, model in KINDS.items() if values.keys() <= model.model_fields.keys()]
+            if likely and kind not in likely:
+                raise RecipeError(
+                    f"recipe {origin}", None, f"does not say of which kind it is; its keys are those of {' or '.join(likely)}",
+                    f"add `recipe: {likely[0]}`",
+                ) from None  # fmt: skip
         raise _explain(error, KINDS[kind], origin) from None
 
 

@@ -80,6 +80,14 @@ class Model:
         """Whether it is trained and tested on a language."""
         return self.settings.languages is None or language in self.settings.languages
 
+    @cached_property
+    def own_tokenizers(self) -> list[str]:
+        """The languages that it has a tokenizer of their own for, and may use it."""
+        folder = Path(self.settings.model) / "tokenizer"
+        if self.settings.tokenizer != "own" or not folder.is_dir():
+            return []
+        return sorted(one.name for one in folder.iterdir() if (one / "tokenizer.json").is_file())
+
     def tokenizer(self, language: str) -> LoadedTokenizer:
         """What it reads a language by."""
         if language not in self._tokenizers:
@@ -157,9 +165,13 @@ class Job:
         asked = self.recipe.max_length(self.texts.task)
         return [
             f"{self.model.field}: reads {language} in sequences of {coder.max_length} tokens at most, not {asked} "
-            f"({self.texts.name}): its tokenizer takes no more"
+            f"({self.texts.name}): it takes no more"
             for language, coder in self._coders().items()
             if coder.max_length < asked
+        ] + [
+            f"{self.model.field}: reads {language} by the tokenizer of all its languages: it has own ones for {', '.join(own)}"
+            for language in self._coders()
+            if (own := self.model.own_tokenizers) and language not in own
         ]
 
     @property
@@ -264,13 +276,25 @@ def all_jobs(recipe: FinetuneRecipe, texts: dict[str, TaskTexts]) -> list[Job]:
 def notes_of(jobs: Sequence[Job]) -> list[str]:
     """What users should know of how models and tasks go together, each line once."""
     said = [note for job in jobs for note in job.notes]
-    trained = {(job.texts.name, job.model.name, target) for job in jobs for target in job.targets}
+    recipe = jobs[0].recipe
+    for name, task in recipe.tasks.items():
+        said += [
+            f"models.{model}: is not trained for {name}, which learns from {task.source}, and its `languages` lack that"
+            for model, settings in recipe.models.items()
+            if task.source is not None and settings.languages is not None and task.source not in settings.languages
+            and set(settings.languages) & task.data.keys()
+        ]  # fmt: skip
     for one in {job.texts.name: job.texts for job in jobs}.values():
+        scored: dict[str, set[str]] = {}
+        for job in jobs:
+            if job.texts is one:
+                scored.setdefault(job.model.name, set()).update(job.targets)
         for target in one.task.data:
-            teacher = jobs[0].recipe.teacher_of(target)
-            if teacher is not None and (one.name, teacher, target) not in trained:
+            teacher, stand_in = recipe.teacher_of(target), recipe.teacher_of(target, scored)
+            if teacher is not None and teacher != stand_in:
+                instead = "there is no RDT" if stand_in is None else f"RDT is from {stand_in}"
                 said.append(
-                    f"{one.field(target, 'test')}: its teacher {teacher} is not trained for it, so there is no RDT"
+                    f"{one.field(target, 'test')}: its teacher {teacher} is not trained for it, so {instead}"
                 )
     return list(dict.fromkeys(said))
 

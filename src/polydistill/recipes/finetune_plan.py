@@ -22,6 +22,7 @@ from polydistill.models.heads import Feature, num_tokens
 from polydistill.recipes.conflict import Conflict, collect, refusal
 from polydistill.recipes.finetune_jobs import Job, all_jobs, notes_of, task_arguments
 from polydistill.recipes.finetune_tasks import TaskTexts
+from polydistill.recipes.probe_plan import LARGE_UNKNOWN
 from polydistill.training import clock, steps_of
 
 TIMED_STEPS = 2
@@ -57,6 +58,7 @@ def plan_finetune(recipe: FinetuneRecipe, console: Console) -> list[Conflict]:
                 Conflict(note, "see models.NAME.languages, `teachers` and max_length, or leave it so", "note")
                 for note in notes_of(jobs)
             ]
+            found += _unknown(jobs)
             found += _times(jobs, console)
         except UserError as error:
             found.append(refusal(error))
@@ -121,6 +123,36 @@ def _times(jobs: Sequence[Job], console: Console) -> list[Conflict]:
         markup=False,
     )
     return said
+
+
+def _unknown(jobs: Sequence[Job]) -> list[Conflict]:
+    """Languages that a model's tokenizer does not know."""
+    found = {}
+    for job in jobs:
+        for target in job.targets:
+            coder, tests = job.coder(target), job.texts.splits[target]["test"]
+            if (job.model.name, target, job.texts.name) in found:
+                continue
+            ids = [
+                one
+                for feature in coder.encode(_spread(tests, TIMED_EXAMPLES))
+                for one in _flat(feature["input_ids"])
+            ]
+            share = ids.count(coder.tokenizer.special_ids["unk"]) / max(1, len(ids))
+            found[job.model.name, target, job.texts.name] = share
+    return [
+        Conflict(
+            f"models.{model}: reads {100 * share:.0f} % of the tokens of {target} as unknown ({task})",
+            "compare it on languages that its vocabulary knows: see models.NAME.languages",
+        )
+        for (model, target, task), share in found.items()
+        if share > LARGE_UNKNOWN
+    ]
+
+
+def _flat(ids: Sequence[Any]) -> list[int]:
+    """Of choices each has its own."""
+    return [one for part in ids for one in (part if isinstance(part, list) else [part])]
 
 
 def _num_features(job: Job) -> int:

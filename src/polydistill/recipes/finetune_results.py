@@ -180,8 +180,8 @@ class Results:
         for model, targets in means.items():
             values, drawn = [], []
             for target, mean in targets.items():
-                teacher = self.recipe.teacher_of(target)
-                if teacher is None or teacher == model or target not in means.get(teacher, {}):
+                teacher = self.recipe.teacher_of(target, means)
+                if teacher is None or teacher == model:
                     continue
                 base = means[teacher][target]
                 if base <= 0:

@@ -209,23 +209,32 @@ class TaskTexts:
                         "name a file with answers, or a part of another (`first_example`, `num_examples`)",
                     )  # fmt: skip
 
-    def unseen(self, source: str, target: str) -> Counter[str]:
-        """How often labels that a source's training file lacks occur in a target's test file."""
+    def unseen(self, source: str, target: str, split: str = "test") -> Counter[str]:
+        """How often labels that a source's training file lacks occur in a target's test file, or another of its splits."""
         known = set(self.labels(source))
         if not known:
             return Counter()
-        counts = _labels(self.splits[target]["test"])
+        counts = _labels(self.splits[target][split])
         return Counter({label: count for label, count in counts.items() if label not in known})
 
     def notes(self) -> list[str]:
         """What users should know of the files: counted, not dropped silently."""
         said = [note for source in self.task.sources for note in self._overlaps(source)]
+        said += [
+            f"{self.field(language, split)}: is not read: models are trained on {self.task.source} alone"
+            for language, data in self.task.data.items()
+            for split, given in (("train", data.train), ("dev", data.dev))
+            if given is not None and language not in self.task.sources
+        ]
         for source in self.task.sources:
-            for target in self.task.targets(source):
-                unseen = self.unseen(source, target)
+            for target, split in [
+                *((target, "test") for target in self.task.targets(source)),
+                (source, "dev"),
+            ]:
+                unseen = self.unseen(source, target, split)
                 if unseen:
                     said.append(
-                        f"{self.field(target, 'test')}: labels that training on {source} never saw count as wrong: "
+                        f"{self.field(target, split)}: labels that training on {source} never saw count as wrong: "
                         f"{_named(unseen)}"
                     )
         if self.task.kind != "qa":
@@ -263,7 +272,11 @@ class TaskTexts:
 def _consequence(fault: str, split: str) -> str:
     if fault == "misplaced":
         return ": the nearest is taken" if split == "train" else ""
-    return ": they are left out of training" if split == "train" else ": they are counted as all others"
+    if split == "train":
+        return ": they are left out of training"
+    if fault == "without":
+        return ": every prediction for them is counted as wrong, for SQuAD v1.1 knows no such questions"
+    return ": they are counted as all others"
 
 
 def _content(example: Example) -> str:
