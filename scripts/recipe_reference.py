@@ -27,7 +27,7 @@ from polydistill.config.finetune import PRESETS as FINETUNING_PRESETS
 from polydistill.config.finetune import FinetunedModel, Task, TaskData
 from polydistill.config.models import Language, PretrainLanguage, Teacher
 from polydistill.config.probe import ProbedModel, TaggedData
-from polydistill.training.arguments import defaults
+from polydistill.training.arguments import FINETUNING, defaults
 
 TARGET = Path(__file__).parent.parent / "docs" / "recipes.md"
 
@@ -145,7 +145,8 @@ def reference() -> str:
         *table(Task, "tasks.NAME"), *table(TaskData, "tasks.NAME.data.LANGUAGE"),
         *finetuning_presets(),
         "\n## `training`\n",
-        "Arguments of `transformers.TrainingArguments` by their own names. What a recipe does not set (but for `finetune`, whose presets stand above) starts from:", "",
+        "Arguments of `transformers.TrainingArguments` by their own names. What a recipe does not set starts from:", "",
+        f"(`finetune`: its presets above, and {', '.join(f'`{name}: {value}`' for name, value in FINETUNING.items())}.)", "",
         "| argument | default |", "|---|---|",
         *(f"| `{name}` | `{'where the machine computes in it' if name == 'bf16' else 'where there is no GPU' if name == 'use_cpu' else 'where there is a GPU' if name == 'dataloader_pin_memory' else value}` |" for name, value in defaults().items()),
         "",
