@@ -29,7 +29,7 @@ def gather_grid(run: Path) -> dict[str, Any]:
         "pages": {name for name in found["runs"] if (run / name / "report" / "index.html").is_file()},
         "places": [
             {"place": place, "measure": measure, "model": model, "read_by": read_by, "cells": cells,
-             "best": max((cell["value"] for cell in cells.values()), default=None) if len(cells) > 1 else None}
+             "best": max(values) if len(values := {cell["value"] for cell in cells.values()}) > 1 else None}
             for (place, measure, model, read_by), cells in places.items()
         ],
         "sooner": _by_run(found.get("sooner", [])),
