@@ -13,6 +13,7 @@ from polydistill.config import GridRecipe, load_recipe, parse_recipe
 from polydistill.errors import RecipeError, UserError
 from polydistill.evaluation.convergence import loss_curve
 from polydistill.files import write_json
+from polydistill.recipes import run_recipe
 from polydistill.recipes.grid import grid_rows, sooner
 from polydistill.recipes.grid_runs import awaited, check_children, children_of
 from polydistill.recipes.grid_tables import _lines
@@ -213,6 +214,16 @@ def test_what_any_run_would_be_refused_for_is_known_before_the_first(tmp_path, t
     tasks = {"t": {"kind": "pos", "data": {"ko": {"train": "none.conllu", "test": "none.conllu"}}}}
     tuned = {"recipe": "finetune", "models": {"m": "$grid/one/student/final"}, "tasks": tasks}
     check_children(children_of(grid(base=good)))
+    with pytest.raises(UserError, match=r"two: training\.learning_rte"):
+        run_recipe(
+            grid(
+                base=good,
+                output=str(tmp_path / "g"),
+                runs={"one": {}, "two": {"training": {"learning_rte": 1}}},
+            ),
+            show=lambda line: None,
+        )
+    assert not (tmp_path / "g" / "one").exists()
     for values, wanted in (
         ({"runs": {"one": {}, "two": {"training": {"learning_rte": 1}}}}, "two: training.learning_rte"),
         ({"runs": {"one": {}, "two": {"languages": {"ko": {"text": "none.txt"}}}}}, "two: languages.ko.text"),

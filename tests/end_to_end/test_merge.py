@@ -157,7 +157,7 @@ def test_plan_lists_every_problem_that_it_finds(tmp_path, recipe_values) -> None
     recipe_values["teachers"]["ru"] = str(tmp_path / "nowhere")
     recipe_values["languages"]["en"]["text"] = "missing.txt"
     planned = polydistill("plan", write_recipe(tmp_path, recipe_values))
-    assert planned.returncode == 0, planned.stderr
-    assert "teachers.ru" in planned.stdout
-    assert "languages.en.text[0] 'missing.txt'" in planned.stdout
-    assert "2 conflicts" in planned.stdout
+    assert planned.returncode == 2, planned.stderr
+    assert "error: teachers.ru" in planned.stdout
+    assert "error: languages.en.text[0] 'missing.txt'" in planned.stdout
+    assert "2 errors\n" in planned.stdout

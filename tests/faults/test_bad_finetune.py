@@ -144,7 +144,10 @@ def test_tags_that_are_no_entities_and_teachers_that_are_not_trained(tmp_path, t
         "models.two: is not trained for t, which learns from en, and its `languages` lack that" in conflicts
     )
     assert "tasks.t.data.ru.train: is not read: models are trained on en alone" in conflicts
-    stand_in = planned(several | {"baseline": "one"})[1]
+    shown, stand_in = planned(several | {"baseline": "one", "preset": "xtreme"})
+    # Hyper-parameters as they come out of preset and recipe.
+    assert "learning_rate: 0.005" in shown
+    assert "weight_decay: 0.0" in shown
     assert "its teacher two is not trained for it, so RDT is from one" in stand_in
     with pytest.raises(UserError, match=r"models\.two\.languages"):
         parse_recipe(values | {"models": {"two": only | {"languages": []}}})

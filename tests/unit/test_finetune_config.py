@@ -66,6 +66,10 @@ def test_sources_targets_and_teachers(tmp_path) -> None:
     assert found.tasks["far"].sources == ["en"]
     assert found.tasks["far"].targets("en") == ["en", "ru"]
     assert [found.teacher_of(language) for language in ("en", "ru")] == ["one", "two"]
+    # Where a language's teacher has no scores the baseline stands in, if it has some.
+    assert found.teacher_of("ru", {"one": {"en", "ru"}, "two": {"en"}}) == "one"
+    assert found.teacher_of("ru", {"one": {"ru"}, "two": {"ru"}}) == "two"
+    assert found.teacher_of("ru", {"one": {"en"}}) is None
 
 
 @pytest.mark.parametrize(

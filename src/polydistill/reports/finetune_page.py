@@ -40,6 +40,11 @@ def gather_finetune(run: Path) -> dict[str, Any]:
                 "name": f"{task}: {METRICS[metric][0]}",
                 "meaning": f"{KINDS[about['kind']]}, {about['setting'].replace('_', ' ')}. {METRICS[metric][1]}",
                 "languages": languages,
+                # One for each language, whichever model is measured by it.
+                "teachers": {
+                    language: next((one[language]["teacher"] for one in rdt.values() if language in one), None)
+                    for language in languages
+                },
                 "rows": {model: _row(found, rdt.get(model, {}), languages) for model, found in rows.items()},
                 "has_rdt": bool(rdt),
             })  # fmt: skip
