@@ -125,6 +125,12 @@ def test_a_grid_shares_stores_and_ends_in_a_table(tmp_path, recipe_values) -> No
     assert '<a href="../gold/report/index.html">' in page
     assert "<svg" in page
     assert "at which another (column) ends" in page
+    # What the fine-tuning calls by a run's name stands in that run's column, in one row.
+    row = page.split("<td>tags, en</td><td>accuracy</td><td>student</td><td></td>")[1].split("</tr>")[0]
+    cells = [cell for cell in row.split("<td") if cell.strip()]
+    assert [
+        f"{tags[run]['value']:.3f}" in cell for run, cell in zip(("both", "gold"), cells, strict=True)
+    ] == [True, True]
     students = {path: path.stat().st_mtime_ns for path in folder.rglob("*.safetensors")}
     again = polydistill("run", recipe)
     assert again.returncode == 0, again.stderr
