@@ -107,7 +107,11 @@ def test_as_a_process_in_both_settings_and_a_second_run_does_nothing(
     assert "russian" not in found["rdt"]["tags"]["accuracy"]
     assert found["rdt_average"]["both"]["value"] == pytest.approx(cell["value"])
     assert found["rdt"]["far"]["entity_f1"] == {}
-    assert "positive is better" in (run / "report" / "index.html").read_text("utf-8")
+    page = (run / "report" / "index.html").read_text("utf-8")
+    assert "positive is better" in page
+    # In the heading of the language that has a teacher, and of no other.
+    assert '<th class="n">ru<br><small>RDT from russian</small></th>' in page
+    assert '<th class="n">en</th>' in page
     before = {path: path.stat().st_mtime_ns for path in run.glob("jobs/**/*")}
     said = []
     run_recipe(parse_recipe({"recipe": "finetune", **values}), show=said.append)

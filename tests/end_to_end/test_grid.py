@@ -126,7 +126,9 @@ def test_a_grid_shares_stores_and_ends_in_a_table(tmp_path, recipe_values) -> No
     assert "<svg" in page
     assert "at which another (column) ends" in page
     # What the fine-tuning calls by a run's name stands in that run's column, in one row.
-    row = page.split("<td>tags, en</td><td>accuracy</td><td>student</td><td></td>")[1].split("</tr>")[0]
+    row = page.split("<td>tasks: tags, en</td><td>accuracy</td><td>student</td><td></td>")[1].split("</tr>")[
+        0
+    ]
     cells = [cell for cell in row.split("<td") if cell.strip()]
     assert [
         f"{tags[run]['value']:.3f}" in cell for run, cell in zip(("both", "gold"), cells, strict=True)
@@ -159,8 +161,8 @@ def test_only_losses_on_the_same_text_and_pieces_are_compared(tmp_path) -> None:
     curves = {run: loss_curve(tmp_path / run) for run in children_of(recipe)}
     assert curves["none-yet"] is None
     assert sooner(children_of(recipe), {run: curve for run, curve in curves.items() if curve}) == [
-        {"run": "one", "other": "two", "step": None, "share": None},
-        {"run": "two", "other": "one", "step": 10, "share": 1},
+        {"run": "one", "other": "two", "step": None, "factor": None},
+        {"run": "two", "other": "one", "step": 10, "factor": 1},
     ]
 
 

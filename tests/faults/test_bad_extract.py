@@ -23,6 +23,7 @@ def refusals(values: dict) -> dict[str, str]:
     console = Console(record=True, width=400, file=io.StringIO())
     conflicts = plan_recipe(parse_recipe(values), (), console)
     assert not (Path(values["output"]) / "student" / "final").exists()
+    assert any(conflict.level == "error" for conflict in conflicts)
     return {
         "run": str(caught.value),
         "plan": "\n".join(f"{conflict.what}; {conflict.remedy}" for conflict in conflicts),

@@ -1,6 +1,7 @@
 """What users get wrong: exit 2, a message with field, value and remedy, nothing lost."""
 
 import errno
+import io
 import json
 import os
 import pickle
@@ -13,12 +14,13 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from rich.console import Console
 from safetensors.torch import load_file, save_file
 
 from polydistill.config import parse_recipe
 from polydistill.errors import DiskError, RecipeError, StoreError, UserError
 from polydistill.files import artefact, require_space, write_json
-from polydistill.recipes import run_recipe, verify_stores
+from polydistill.recipes import plan_recipe, run_recipe, verify_stores
 from polydistill.store import Store
 
 
@@ -34,6 +36,12 @@ def expect_refusal(values: dict, *wanted: str, until: str = "score") -> str:
         assert part in message
     assert caught.value.remedy
     return message
+
+
+def plan_errors(values: dict) -> str:
+    """What a plan says that a run would refuse."""
+    found = plan_recipe(parse_recipe(values), (), Console(file=io.StringIO()))
+    return "\n".join(conflict.what for conflict in found if conflict.level == "error")
 
 
 def copy_teacher(teachers: dict, folder: Path) -> Path:
@@ -188,11 +196,18 @@ def test_allowed_pickle_loads(recipe_values, teachers, tmp_path) -> None:
 def test_k_larger_than_the_vocabulary(recipe_values) -> None:
     recipe_values["scoring"]["top_k"] = 100_000
     expect_refusal(recipe_values, "scoring.top_k 100000", "vocabulary")
+    assert "scoring.top_k 100000: larger than the vocabulary of teacher en" in plan_errors(recipe_values)
 
 
 def test_sequences_too_long_for_a_teacher(recipe_values) -> None:
     recipe_values["corpora"]["max_length"] = 512
     expect_refusal(recipe_values, "corpora.max_length 512", "at most 64 tokens")
+    assert "corpora.max_length 512: teacher en takes at most 64 tokens" in plan_errors(recipe_values)
+
+
+def test_a_plan_of_a_pre_training_without_its_text() -> None:
+    values = {"recipe": "pretrain", "name": "x", "languages": {"en": {"text": "nowhere.txt"}}}
+    assert "languages.en.text[0] 'nowhere.txt': no such file" in plan_errors(values)
 
 
 def test_nan_from_a_teacher(recipe_values, teachers, tmp_path) -> None:

@@ -13,14 +13,14 @@ FAST = Curve(STEPS, [10, 7, 4, 1, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4])
 def test_a_training_that_falls_faster_comes_sooner() -> None:
     found = reached(FAST, SLOW)
     assert found is not None
-    assert (found.step, found.share) == (40, 2.5)
+    assert (found.step, found.factor) == (40, 2.5)
     assert reached(SLOW, FAST) is None
 
 
 def test_a_training_comes_to_its_own_end_at_its_end() -> None:
     found = reached(SLOW, SLOW)
     assert found is not None
-    assert (found.step, found.share) == (100, 1)
+    assert (found.step, found.factor) == (100, 1)
 
 
 def test_losses_are_means_over_a_window_so_one_lucky_entry_is_not_an_arrival() -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, Field, model_validator
 
-from polydistill.config.models import Model, Recipe, Sources, WordPiece, as_script
+from polydistill.config.models import Model, Recipe, Sources, Tail, WordPiece, as_script
 from polydistill.config.probe import Probing, TaggedData
 from polydistill.config.scoring import Scoring
 from polydistill.config.settings import Name, Settings, Share
@@ -68,10 +68,6 @@ class TeacherTraining(Settings):
     )
 
 
-Tail = Literal["renormalise", "bucket", "raw", "gold"]
-TAILS = get_args(Tail)
-
-
 class BalancedStudent(Settings):
     """One multilingual model: what it learns from."""
 
@@ -121,7 +117,7 @@ class BalancedStudent(Settings):
         if values.get("predictions") == "stored":
             return {**values, "tail": "renormalise" if tail is None else tail}
         # What is no reading at all is refused like everywhere.
-        return {**values, "tail": None} if tail in TAILS else values
+        return {**values, "tail": None} if tail in get_args(Tail) else values
 
     @model_validator(mode="after")
     def _fits(self) -> BalancedStudent:

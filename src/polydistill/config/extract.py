@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from polydistill.config.models import Recipe, Sources, Teacher
+from polydistill.config.models import Recipe, Sources, Tail, Teacher
 from polydistill.config.scoring import Scoring
 from polydistill.config.settings import Name, Settings, Share
 
@@ -59,7 +59,7 @@ class Losses(Settings):
         "masks in every epoch. There are no hidden states then: `cosine` and `relation` become 0, `temperature` 1, "
         "`positions` masked, and cannot be else.",
     )
-    tail: Literal["renormalise", "bucket", "raw", "gold"] = Field(
+    tail: Tail = Field(
         "bucket",
         description="With stored predictions: what becomes of the probability outside the stored pieces, see "
         "`distillation.tail`.",

@@ -27,6 +27,10 @@ def _as_source(value: Any) -> Any:
     return {"path": value} if isinstance(value, str) else value
 
 
+# What becomes of the probability outside the stored pieces: see `losses.targets.soft_targets`.
+Tail = Literal["renormalise", "bucket", "raw", "gold"]
+
+
 class Source(Settings):
     """Where text comes from. A plain string stands for `path`."""
 
@@ -150,7 +154,7 @@ class Distillation(Settings):
     annealing_share: Annotated[float, Field(gt=0, le=1)] = Field(
         1.0, description="Share of the steps in which lambda reaches its last value, which it keeps then."
     )
-    tail: Literal["renormalise", "bucket", "raw", "gold"] = Field(
+    tail: Tail = Field(
         "renormalise",
         description="What becomes of the probability outside the stored top k. `renormalise`: the k are scaled "
         "to sum to 1 (the paper); `bucket`: one extra class stands for all other pieces; `raw`: left out; "

@@ -144,13 +144,11 @@ def _separated(path: Path, columns: Columns, field: str, *, tabs: bool) -> Itera
             if not header:
                 header = [name.strip() for name in row]
                 continue
-            elif columns.header and [name.strip() for name in row] == header:
+            if columns.header and [name.strip() for name in row] == header:
                 raise _bad(
-                    path,
-                    reader.line_num,
-                    field,
-                    "repeats `columns.header`, which is for files without a header line",
-                )
+                    path, reader.line_num, field, "repeats `columns.header`, which is for files without a header line",
+                    "leave columns.header out",
+                )  # fmt: skip
             if len(row) != len(header):
                 raise _bad(
                     path, reader.line_num, field, f"has {len(row)} fields and the header {len(header)}",

@@ -26,12 +26,12 @@ class Curve(NamedTuple):
 class Reached(NamedTuple):
     """That a training came to another's final loss.
 
-    step   of its own, the first at which it had it
-    share  the other's steps for one of these: 2 is half the steps
+    step    of its own, the first at which it had it
+    factor  the other's steps for one of these: 2 is half the steps
     """
 
     step: float
-    share: float
+    factor: float
 
 
 def loss_curve(folder: Path) -> Curve | None:
@@ -48,9 +48,8 @@ def trailing_losses(curve: Curve, window: float) -> list[float]:
     """[len(steps)] the mean of the losses logged within so many steps, each step's own included."""
     means = []
     for end, step in enumerate(curve.steps):
-        within = [
-            loss for at, loss in zip(curve.steps[: end + 1], curve.losses, strict=False) if at > step - window
-        ]
+        so_far = zip(curve.steps[: end + 1], curve.losses[: end + 1], strict=True)
+        within = [loss for at, loss in so_far if at > step - window]
         means.append(sum(within) / len(within))
     return means
 

@@ -27,6 +27,7 @@ from polydistill.models import (
 from polydistill.recipes.conflict import Conflict, collect
 from polydistill.recipes.extract_state import (
     Extract,
+    check_length,
     check_losses,
     load_teacher,
     of_the_teacher,
@@ -125,12 +126,8 @@ def _selection(
 def _conflicts(
     recipe: ExtractRecipe, tokenizer: LoadedTokenizer, size: LanguageSize | None
 ) -> list[Conflict]:
-    found = []
-    if tokenizer.max_length < recipe.corpora.max_length:
-        found.append(
-            Conflict(f"corpora.max_length {recipe.corpora.max_length}: the teacher takes at most {tokenizer.max_length} tokens",
-                     f"set corpora.max_length: {tokenizer.max_length}")
-        )  # fmt: skip
+    found: list[Conflict] = []
+    collect({"teacher": tokenizer}, lambda _, one: check_length(recipe, one), found)
     encodings = [] if size is None else tokenizer.backend.encode_batch(size.texts, add_special_tokens=False)
     ids = [index for encoding in encodings for index in encoding.ids]
     unknown = sum(index == tokenizer.special_ids["unk"] for index in ids) / max(1, len(ids))

@@ -84,6 +84,16 @@ class Extract:
         return weights_fingerprint(self.recipe.teacher.model, revision=self.recipe.teacher.revision)
 
 
+def check_length(recipe: ExtractRecipe, original: LoadedTokenizer) -> None:
+    """Raise RecipeError for a teacher that cannot take the recipe's sequences."""
+    if original.max_length < recipe.corpora.max_length:
+        raise RecipeError(
+            "corpora.max_length", recipe.corpora.max_length,
+            f"the teacher takes at most {original.max_length} tokens",
+            f"set corpora.max_length to {original.max_length} or less",
+        )  # fmt: skip
+
+
 def prepare(recipe: ExtractRecipe, run: Run) -> Extract:
     """Load the teacher's tokenizer and configuration, and check all that can be checked without weights and text."""
     teacher = recipe.teacher
@@ -91,12 +101,7 @@ def prepare(recipe: ExtractRecipe, run: Run) -> Extract:
         original = load_tokenizer(teacher.model, tokenizer=teacher.tokenizer, revision=teacher.revision)
         config = model_config(teacher.model, revision=teacher.revision)
     check_extractable(config, teacher.model)
-    if original.max_length < recipe.corpora.max_length:
-        raise RecipeError(
-            "corpora.max_length", recipe.corpora.max_length,
-            f"the teacher takes at most {original.max_length} tokens",
-            f"set corpora.max_length to {original.max_length} or less",
-        )  # fmt: skip
+    check_length(recipe, original)
     if recipe.trim.when != "none":
         with of_the_trim():
             select(original, {}, **trim_choice(recipe), fixed_id=config.pad_token_id)

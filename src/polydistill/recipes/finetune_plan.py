@@ -130,9 +130,9 @@ def _unknown(jobs: Sequence[Job]) -> list[Conflict]:
     found = {}
     for job in jobs:
         for target in job.targets:
-            coder, tests = job.coder(target), job.texts.splits[target]["test"]
             if (job.model.name, target, job.texts.name) in found:
                 continue
+            coder, tests = job.coder(target), job.texts.splits[target]["test"]
             ids = [
                 one
                 for feature in coder.encode(_spread(tests, TIMED_EXAMPLES))

@@ -94,7 +94,7 @@ def sooner(children: Mapping[str, AnyRecipe], curves: Mapping[str, Curve]) -> li
     for name, curve in curves.items():
         alike.setdefault(_what_is_guessed(children[name]), {})[name] = curve
     return [
-        {"run": name, "other": other, "step": found and found.step, "share": found and found.share}
+        {"run": name, "other": other, "step": found and found.step, "factor": found and found.factor}
         for group in alike.values()
         for name, others in compared(group).items()
         for other, found in others.items()

@@ -34,14 +34,15 @@ def grid_tables(folder: Path) -> list[Table]:
 def _mrr_table(title: str, rows: list[dict[str, Any]]) -> Table:
     table = Table(box=box.SIMPLE, title=title, padding=(0, 1, 0, 0))
     languages = list(dict.fromkeys(row["language"] for row in rows))
-    if any(", " in line for line in _lines(rows)):
+    lines = _lines(rows)
+    if any(", " in line for line in lines):
         table.caption = "Each language is read by its teacher's tokenizer where none is named; other tokenizers guess other tokens."
         table.caption_justify = "left"
     table.add_column("", overflow="fold")
     for language in languages:
         table.add_column(escape(language), justify="right")
     # Teachers last: they are the same in all runs that have them.
-    for line, cells in sorted(_lines(rows).items(), key=lambda pair: pair[0].startswith("teacher")):
+    for line, cells in sorted(lines.items(), key=lambda pair: pair[0].startswith("teacher")):
         table.add_row(escape(line), *(f"{cells[one]:.3f}" if one in cells else "" for one in languages))
     return table
 

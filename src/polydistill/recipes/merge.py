@@ -33,6 +33,7 @@ from polydistill.recipes.run_folder import Run
 from polydistill.reports import build_report, model_card
 from polydistill.reports.card import with_results
 from polydistill.tokenization import (
+    LoadedTokenizer,
     language_tokenizer,
     load_tokenizer,
     overlap,
@@ -84,26 +85,31 @@ def prepare(recipe: MergeRecipe, run: Run, arguments: dict[str, Any]) -> Merge:
         name: load_tokenizer(t.model, name=name, tokenizer=t.tokenizer, revision=t.revision)
         for name, t in recipe.teachers.items()
     }
-    for name, tokenizer in tokenizers.items():
-        if tokenizer.max_length < recipe.corpora.max_length:
-            raise RecipeError(
-                "corpora.max_length",
-                recipe.corpora.max_length,
-                f"teacher {name} takes at most {tokenizer.max_length} tokens",
-                f"set corpora.max_length to {tokenizer.max_length} or less",
-            )
-        if recipe.scoring.top_k > tokenizer.size:
-            raise RecipeError(
-                "scoring.top_k",
-                recipe.scoring.top_k,
-                f"larger than the vocabulary of teacher {name} ({tokenizer.size} pieces)",
-                "choose a smaller k",
-            )
+    for tokenizer in tokenizers.values():
+        check_teacher(recipe, tokenizer)
     merge = Merge(recipe, run, tokenizers, unite(list(tokenizers.values())), {}, {})
     config, _ = resolve_student(recipe, merge.union)
     build_student(config, seed=recipe.seed, device="meta")
     training_arguments(arguments, run.path / "student" / "checkpoints", seed=recipe.seed)
     return merge
+
+
+def check_teacher(recipe: MergeRecipe, tokenizer: LoadedTokenizer) -> None:
+    """Raise RecipeError for a teacher that cannot take the recipe's sequences or give its k."""
+    if tokenizer.max_length < recipe.corpora.max_length:
+        raise RecipeError(
+            "corpora.max_length",
+            recipe.corpora.max_length,
+            f"teacher {tokenizer.name} takes at most {tokenizer.max_length} tokens",
+            f"set corpora.max_length to {tokenizer.max_length} or less",
+        )
+    if recipe.scoring.top_k > tokenizer.size:
+        raise RecipeError(
+            "scoring.top_k",
+            recipe.scoring.top_k,
+            f"larger than the vocabulary of teacher {tokenizer.name} ({tokenizer.size} pieces)",
+            "choose a smaller k",
+        )
 
 
 def build_corpora(merge: Merge) -> None:

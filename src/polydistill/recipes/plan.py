@@ -32,6 +32,7 @@ from polydistill.models import (
 from polydistill.recipes.conflict import Conflict, collect, counted, report_conflicts
 from polydistill.recipes.engine import plan_engine
 from polydistill.recipes.grid_runs import awaited, check_child, children_of
+from polydistill.recipes.merge import check_teacher
 from polydistill.recipes.merge_training import resolve_student
 from polydistill.recipes.plan_times import scoring_speed, step_seconds
 from polydistill.recipes.probe_plan import plan_probe
@@ -100,7 +101,8 @@ def plan_recipe(recipe: str | AnyRecipe, overrides: Sequence[str], console: Cons
         console.print(
             "a pre-training recipe: its vocabulary and model are made from the text, gold labels only"
         )
-        return []
+        collect({loaded.name: loaded}, lambda _, one: check_child(one), found)
+        return report_conflicts(found, console)
     tokenizers = collect(
         loaded.teachers,
         lambda name, t: load_tokenizer(t.model, name=name, tokenizer=t.tokenizer, revision=t.revision),
@@ -153,7 +155,7 @@ def conflicts(
     recipe: MergeRecipe, tokenizers: dict[str, LoadedTokenizer], union: Union, texts: dict[str, list[str]]
 ) -> list[Conflict]:
     """What does not fit together, each with its remedy."""
-    found = []
+    found: list[Conflict] = []
     used = {teacher for settings in recipe.languages.values() for teacher in settings.teachers}
     for name in sorted(set(recipe.teachers) - used):
         found.append(
@@ -181,17 +183,7 @@ def conflicts(
                      "others' languages lose pieces to capitals",
                      "set student.tokenizer.lowercase, or read each language by tokenizer/<language>")
         )  # fmt: skip
-    for name, tokenizer in tokenizers.items():
-        if tokenizer.max_length < recipe.corpora.max_length:
-            found.append(
-                Conflict(f"corpora.max_length {recipe.corpora.max_length}: teacher {name} takes at most "
-                         f"{tokenizer.max_length} tokens", f"set corpora.max_length: {tokenizer.max_length}")
-            )  # fmt: skip
-        if recipe.scoring.top_k > tokenizer.size:
-            found.append(
-                Conflict(f"scoring.top_k {recipe.scoring.top_k}: teacher {name} has {tokenizer.size} pieces",
-                         "choose a smaller k")
-            )  # fmt: skip
+    collect(tokenizers, lambda _, tokenizer: check_teacher(recipe, tokenizer), found)
     if union.size > LARGE_VOCABULARY:
         found.append(
             Conflict(f"the union has {union.size:,} pieces: the embeddings would outweigh the encoder",

@@ -17,10 +17,11 @@ def gather_grid(run: Path) -> dict[str, Any]:
     places: dict[tuple[str, str, str, str], dict[str, Any]] = {}
     for row in found["rows"]:
         read_by = row["teacher"] or row["tokenizer"] or ""
+        place, model, column = row["place"], row["model"], row["run"]
         # What a later run measured of a run's student, which it calls by that run's name, stands in that run's column.
-        of_run = row["tokenizer"] is None and row["model"] in found["runs"]
-        model, column = ("student", row["model"]) if of_run else (row["model"], row["run"])
-        places.setdefault((row["place"], row["measure"], model, read_by), {})[column] = row
+        if row["tokenizer"] is None and row["model"] in found["runs"]:
+            place, model, column = f"{row['run']}: {place}", "student", row["model"]
+        places.setdefault((place, row["measure"], model, read_by), {})[column] = row
     shown = [name for name in found["runs"] if any(name in cells for cells in places.values())]
     losses = {name: (curve["steps"], curve["losses"]) for name, curve in found.get("losses", {}).items()}
     return {
