@@ -14,6 +14,10 @@ import numpy.typing as npt
 
 Unit = Literal["words", "tokens"]
 
+# Part of the identity of stores, models and evaluations. 2: words that share a piece are one unit, unknown pieces are
+# never hidden, and a short text has no mask more often than one.
+MASKS_VERSION = 2
+
 _SELECT, _ACTION, _PIECE, _ROUND = 1, 2, 3, 4
 
 
@@ -49,6 +53,7 @@ def mask(
     seed: int,
     mask_id: int,
     ordinary_ids: npt.NDArray[np.int64],
+    maskable: npt.NDArray[np.bool_] | None = None,
     unit: Unit = "words",
     probability: float = 0.15,
     mask_share: float = 0.8,
@@ -56,11 +61,13 @@ def mask(
 ) -> Masked:
     """Mask a text: `mask_share` of the chosen units become the mask token, `random_share` random pieces.
 
-    ids, starts   [L] tokens and the characters where they start, -1 for special tokens (never masked)
+    ids, starts   [L] tokens and the characters where they start, -1 for tokens that are never masked
     words         [W] the characters where the text's words start, ascending
+    maskable      [W] which of them take part in the draw; by default all
     example       the example's id: with `seed`, it decides all draws
     ordinary_ids  ids that a random token is drawn from
-    At least one unit is chosen wherever there is one, so a short text is not lost.
+    The expected share of masked units is `probability` for a text of any length: a text of one word is masked in
+    that share of its draws, and has no masked position in the others.
     """
     where = np.flatnonzero(starts >= 0)
     if not len(where):
@@ -69,20 +76,14 @@ def mask(
         # A token belongs to the word that holds its first character. All words of the text take part in the
         # draw, those behind the cut too: so the choice does not depend on a tokenizer.
         keys = words[np.maximum(np.searchsorted(words, starts[where], side="right") - 1, 0)]
-        units = words
+        units = words if maskable is None else words[maskable]
     else:
         keys = starts[where]
         units = np.unique(keys)
-    exact = probability * len(units)
     # Rounded at random, so that the expected share is the probability for short texts too.
-    number = int(exact + uniform(seed, example, np.zeros(1, dtype=np.int64), _ROUND)[0])
+    number = int(probability * len(units) + uniform(seed, example, np.zeros(1, dtype=np.int64), _ROUND)[0])
     order = np.argsort(uniform(seed, example, units, _SELECT), kind="stable")
-    chosen = units[order[: max(1, number)]]
-    hit = np.isin(keys, chosen)
-    if not hit.any():
-        # The words that were drawn lie behind the cut: take the first one of the order that is there.
-        present = units[order][np.isin(units[order], keys)]
-        hit = keys == present[0]
+    hit = np.isin(keys, units[order[:number]])
     positions, keys = where[hit], keys[hit]
     action = uniform(seed, example, keys, _ACTION)
     draws = uniform(seed, example, positions, _PIECE)

@@ -176,7 +176,7 @@ def test_text(tokenizer, data, name) -> None:
     """Whatever is kept is a text that can be encoded and masked, of no more tokens than asked for."""
 
     def count(batch: list[str]) -> list[int]:
-        return [len(one.ids) - 2 for one in encode(tokenizer.backend, batch, 64)]
+        return [len(one.ids) - 2 for one in encode(tokenizer, batch)]
 
     with folder() as root, said():
         (root / "text").mkdir()
@@ -190,7 +190,7 @@ def test_text(tokenizer, data, name) -> None:
         assert {path.name for path in root.iterdir()} == {"text", "corpus"}
         examples = Examples(root / "corpus" / "train.arrow")
         found = examples.texts(slice(0, len(examples)))
-        for text, encoded in zip(found, encode(tokenizer.backend, found, 22), strict=True):
+        for text, encoded in zip(found, [one.cut(22) for one in encode(tokenizer, found)], strict=True):
             masked = mask(
                 encoded.ids, encoded.starts, word_starts(text), example=1, seed=0, mask_id=4,
                 ordinary_ids=tokenizer.ordinary_ids, unit="words", probability=0.5, mask_share=0.8, random_share=0.1,

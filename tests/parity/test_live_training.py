@@ -11,7 +11,15 @@ from transformers import AutoConfig, AutoModelForMaskedLM
 from polydistill.config.extract import Losses, LossWeight
 from polydistill.config.models import Distillation
 from polydistill.errors import NumericsError
-from polydistill.training import LanguageSampler, LiveTeacher, LiveTrainer, check_arguments, collate, train
+from polydistill.training import (
+    LanguageSampler,
+    LiveTeacher,
+    LiveTrainer,
+    check_arguments,
+    collate,
+    expected_size,
+    train,
+)
 from polydistill.training.live import weight_at
 
 TEACHER = SMALL | {"num_hidden_layers": 2, "hidden_dropout_prob": 0.1}
@@ -86,7 +94,16 @@ def test_the_first_loss_is_the_dense_formula(tmp_path, positions) -> None:
     assert log[0]["kd_loss"] == pytest.approx(wanted[positions].item(), abs=1e-4)
     for name in ("mlm", "cosine", "relation"):
         assert log[0][f"{name}_loss"] == pytest.approx(wanted[name].item(), abs=1e-4), name
-    total = 5 * wanted[positions] + 2 * wanted["mlm"] + wanted["cosine"] + 3 * wanted["relation"]
+    # Each is a mean over this step's positions; the loss divides by what steps have on average.
+    size = expected_size([ROWS[0]], [1.0], 8)
+    masked, tokens = len(batch["positions"]) / size.masked, int(batch["attention_mask"].sum()) / size.tokens
+    seen = tokens if positions == "attended" else masked
+    total = (
+        5 * wanted[positions] * seen + 2 * wanted["mlm"] * masked
+        + (wanted["cosine"] + 3 * wanted["relation"]) * tokens
+    )  # fmt: skip
+    assert abs(masked - 1) > 0.01
+    assert abs(tokens - 1) > 0.01
     assert log[0]["loss"] == pytest.approx(total.item(), abs=2e-3)
 
 
@@ -135,7 +152,10 @@ def test_a_loss_without_weight_is_not_computed(tmp_path) -> None:
     teacher = make_teacher()
     teacher.forward = None
     _, log = trained(tmp_path, teacher=teacher, losses={"kd": 0, "cosine": 0, "mlm": 1})
-    assert log[0]["loss"] == pytest.approx(log[0]["mlm_loss"], abs=1e-3)
+    sampler = LanguageSampler([ROWS[0].lengths], [1.0], batch_size=8, num_batches=1, seed=7)
+    count = sum(len(ROWS[0].example(row, 0, 0).positions) for _, row, _ in sampler)
+    share = count / expected_size([ROWS[0]], [1.0], 8).masked
+    assert log[0]["loss"] == pytest.approx(log[0]["mlm_loss"] * share, abs=1e-3)
     assert "kd_loss" not in log[0]
 
 

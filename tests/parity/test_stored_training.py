@@ -1,6 +1,7 @@
 """Training an extraction's student on stored predictions: what it minimises."""
 
 from functools import partial
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -9,7 +10,14 @@ from tests.parity.test_training import Rows, make_model
 
 from polydistill.config.extract import Losses
 from polydistill.config.models import Distillation
-from polydistill.training import LanguageSampler, StoredTrainer, check_arguments, collate, train
+from polydistill.training import (
+    LanguageSampler,
+    StoredTrainer,
+    check_arguments,
+    collate,
+    expected_size,
+    train,
+)
 
 ROWS = Rows(40, 1)
 
@@ -48,12 +56,16 @@ def test_the_first_loss_is_the_dense_formula(tmp_path, tail) -> None:
     mlm = -logprobs[np.arange(count), batch["ids"][:, 0]].sum()
     assert log[0]["kd_loss"] == pytest.approx(kd / count, abs=1e-4)
     assert log[0]["mlm_loss"] == pytest.approx(mlm / count, abs=1e-4)
-    assert log[0]["loss"] == pytest.approx((5 * kd + 2 * mlm) / count, abs=2e-3)
+    masked = expected_size([ROWS], [1.0], 8).masked
+    assert log[0]["loss"] == pytest.approx((5 * kd + 2 * mlm) / masked, abs=2e-3)
 
 
 def test_each_weight_follows_its_schedule(tmp_path) -> None:
     log = trained(tmp_path, {"kd": {"first": 4, "last": 0}, "mlm": 1}, steps=3)
     assert [entry["kd_weight"] for entry in log[:3]] == [2.0, 0.0, 0.0]
+    sampler = iter(LanguageSampler([ROWS.lengths], [1.0], batch_size=8, num_batches=3, seed=7))
+    masked = expected_size([ROWS], [1.0], 8).masked
     for entry, weight in zip(log[:3], (4.0, 2.0, 0.0), strict=True):
-        wanted = weight * entry["kd_loss"] + entry["mlm_loss"]
+        count = sum(len(ROWS.example(row, 0, 0).positions) for _, row, _ in islice(sampler, 8))
+        wanted = (weight * entry["kd_loss"] + entry["mlm_loss"]) * count / masked
         assert entry["loss"] == pytest.approx(wanted, abs=2e-3)

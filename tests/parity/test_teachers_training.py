@@ -17,6 +17,7 @@ from polydistill.training import (
     TeachersTrainer,
     check_arguments,
     collate,
+    expected_size,
     train,
 )
 
@@ -83,7 +84,8 @@ def test_the_first_loss_is_the_dense_formula(tmp_path, labels, weight, temperatu
     mlm = functional.cross_entropy(ours, batch["ids"][:, 0])
     assert log[0]["kd_loss"] == pytest.approx(kd.item(), abs=1e-4)
     assert log[0]["mlm_loss"] == pytest.approx(mlm.item(), abs=1e-4)
-    assert log[0]["loss"] == pytest.approx((weight * kd + (1 - weight) * mlm).item(), abs=1e-3)
+    share = len(batch["positions"]) / expected_size(list(ROWS.values()), [0.5, 0.5], 8).masked
+    assert log[0]["loss"] == pytest.approx((weight * kd + (1 - weight) * mlm).item() * share, abs=1e-3)
     # The teachers differ, so that the wrong one would show.
     assert not torch.allclose(theirs[0], theirs[1], atol=0.1)
 
@@ -98,6 +100,26 @@ def held_out_loss(model):
     with torch.no_grad():
         logits = model.eval()(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
     return functional.cross_entropy(logits.flatten(0, 1)[batch["positions"]], batch["ids"][:, 0]).item()
+
+
+def test_the_held_out_loss_is_a_mean_over_tokens_whatever_the_batches(tmp_path) -> None:
+    """Examples differ in masked tokens; a mean of batches' or examples' means is another number."""
+    found = []
+    for size in (1, 5, 12):
+        stopping = EarlyStopping(held_out(), patience=9, evaluations=1)
+        model, log = trained(
+            tmp_path / str(size), steps=1, labels="gold", teachers=False, stopping=stopping,
+            learning_rate=0.0, per_device_eval_batch_size=size,
+        )  # fmt: skip
+        found += [entry["eval_loss"] for entry in log if "eval_loss" in entry]
+    assert found == [pytest.approx(held_out_loss(model), abs=1e-5)] * 3
+    each = []
+    for example in held_out():
+        batch = collate([example], 0)
+        with torch.no_grad():
+            logits = model.eval()(input_ids=batch["input_ids"]).logits[0, batch["positions"]]
+        each.append(functional.cross_entropy(logits, batch["ids"][:, 0]).item())
+    assert abs(sum(each) / len(each) - found[0]) > 1e-3
 
 
 STOPPING = {"per_device_eval_batch_size": 12, "learning_rate": 5e-3}

@@ -236,11 +236,11 @@ def test_many_texts_are_encoded_as_each_alone(teachers) -> None:
     """More texts than are encoded at once."""
     from polydistill.tokenization.encode import ENCODED_AT_ONCE, encode
 
-    backend = load_tokenizer(str(teachers["en"])).backend
+    tokenizer = load_tokenizer(str(teachers["en"]))
     texts = [f"number {index} of many" for index in range(2 * ENCODED_AT_ONCE + 3)]
-    together = encode(backend, texts, 16)
+    together = encode(tokenizer, texts)
     assert len(together) == len(texts)
     for index in (0, ENCODED_AT_ONCE - 1, ENCODED_AT_ONCE, 2 * ENCODED_AT_ONCE + 2):
-        alone = encode(backend, [texts[index]], 16)[0]
+        alone = encode(tokenizer, [texts[index]])[0]
         assert np.array_equal(together[index].ids, alone.ids)
         assert np.array_equal(together[index].starts, alone.starts)

@@ -1,10 +1,12 @@
 """The training loop: batches, accumulation, resuming, and what it minimises."""
 
 import gc
+import itertools
 import json
 import math
 import sys
 import weakref
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,16 +19,18 @@ from transformers import AutoConfig, AutoModelForMaskedLM
 from polydistill.config.models import Distillation
 from polydistill.errors import NumericsError
 from polydistill.losses import soft_targets
-from polydistill.models import attention_for
+from polydistill.models import attention_for, length_parts
 from polydistill.training import (
     DistillationTrainer,
     LanguageSampler,
     MaskedTexts,
+    StepSize,
     StoredExamples,
     TrainingExample,
     check_arguments,
     choose_copies,
     collate,
+    collate_parts,
     last_checkpoint,
     train,
 )
@@ -110,9 +114,22 @@ def first_batch():
     return batch, logits.reshape(-1, 50)[batch["positions"]].log_softmax(-1)
 
 
+def step_size():
+    """What a step of `trained` has on average, counted by hand: all of a language's rows are in the sample."""
+    sizes = [
+        [
+            (len(one.positions), len(one.input_ids))
+            for one in (rows.example(row, 0, 0) for row in range(rows.number))
+        ]
+        for rows in (Rows(40, 1), Rows(10, 2))
+    ]
+    means = [np.mean(language, axis=0) for language in sizes]
+    return StepSize(*(8 * (0.75 * means[0] + 0.25 * means[1])))
+
+
 @pytest.mark.parametrize("tail", ["renormalise", "bucket", "raw", "gold"])
 def test_the_first_loss_is_the_dense_formula(tmp_path, tail) -> None:
-    """lambda * KD + (1 - lambda) * MLM, a mean over masked tokens, from the whole model's own logits."""
+    """lambda * KD + (1 - lambda) * MLM, divided by a step's mean number of masked tokens, from the whole model's logits."""
     settings = Distillation(teacher_weight=0.3, final_teacher_weight=0.3, tail=tail)
     _, log = trained(tmp_path, steps=1, distillation=settings)
     batch, logprobs = first_batch()
@@ -131,7 +148,7 @@ def test_the_first_loss_is_the_dense_formula(tmp_path, tail) -> None:
         kd = kd + rest * mlm
     assert log[0]["mlm_loss"] == pytest.approx(mlm.mean().item(), abs=1e-4)
     assert log[0]["kd_loss"] == pytest.approx(logged, abs=1e-4)
-    assert log[0]["loss"] == pytest.approx((0.3 * kd + 0.7 * mlm).mean().item(), abs=1e-3)
+    assert log[0]["loss"] == pytest.approx((0.3 * kd + 0.7 * mlm).sum().item() / step_size().masked, abs=1e-3)
 
 
 def test_a_language_with_labels_of_its_own(tmp_path) -> None:
@@ -144,7 +161,9 @@ def test_a_language_with_labels_of_its_own(tmp_path) -> None:
     first = batch["language"] == 0
     assert log[0]["loss_a"] == pytest.approx(kd[first].mean().item(), abs=1e-4)
     assert log[0]["loss_b"] == pytest.approx(mlm[~first].mean().item(), abs=1e-4)
-    assert log[0]["loss"] == pytest.approx(torch.where(first, kd, mlm).mean().item(), abs=1e-3)
+    assert log[0]["loss"] == pytest.approx(
+        torch.where(first, kd, mlm).sum().item() / step_size().masked, abs=1e-3
+    )
 
 
 def test_lambda_arrives_early_where_it_is_told_to(tmp_path) -> None:
@@ -227,10 +246,11 @@ def test_lambda_goes_down_and_gold_only_ignores_the_teacher(tmp_path) -> None:
     assert weights == sorted(weights, reverse=True)
     assert weights[-1] == pytest.approx(0.0)
     gold, log = trained(tmp_path / "b", steps=3, distillation=Distillation(labels="gold"))
-    assert log[0]["loss"] == pytest.approx(log[0]["mlm_loss"], abs=1e-3)
+    count = len(first_batch()[0]["positions"])
+    assert log[0]["loss"] == pytest.approx(log[0]["mlm_loss"] * count / step_size().masked, abs=1e-3)
     assert "teacher_weight" not in log[0]
     soft, log = trained(tmp_path / "c", steps=3, distillation=Distillation(labels="soft"))
-    assert log[0]["loss"] == pytest.approx(log[0]["kd_loss"], abs=1e-3)
+    assert log[0]["loss"] == pytest.approx(log[0]["kd_loss"] * count / step_size().masked, abs=1e-3)
     assert difference(gold, soft) > 1e-3
 
 
@@ -239,7 +259,6 @@ def test_every_reading_of_the_tail_trains(tmp_path, tail) -> None:
     _, log = trained(tmp_path, steps=96, distillation=Distillation(tail=tail, labels="soft"))
     losses = [entry["loss"] for entry in log if "mlm_loss" in entry]
     assert all(math.isfinite(loss) for loss in losses)
-    # A window of 16 batches holds short and long texts alike, whose losses differ.
     assert np.mean(losses[-16:]) < np.mean(losses[:16])
 
 
@@ -262,19 +281,131 @@ def test_languages_are_mixed_within_batches_and_rows_do_not_repeat() -> None:
             assert {row for which, row in rows if which == epoch} == set(range(size))
 
 
-def test_batches_are_of_one_length_and_come_in_any_order() -> None:
-    """One text of ten is short, as the ends of documents are: padding is rare, and short batches are not all first."""
-    draw = np.random.default_rng(1)
-    lengths = [np.where(draw.random(size) < 0.1, draw.integers(4, 60, size), 62) for size in (5000, 3000)]
-    sampler = LanguageSampler(lengths, [0.6, 0.4], batch_size=64, num_batches=64, seed=0)
-    keys = list(sampler)
-    batches = np.array([lengths[language][row] for language, row, _ in keys]).reshape(64, 64)
-    padding = 1 - batches.sum() / (batches.max(1) * 64).sum()
-    assert padding < 0.03
-    assert 1 - batches.mean() / 62 > 0.04
-    places = np.argsort(batches[:16].mean(1))[:2]
-    others = np.argsort(batches[16:32].mean(1))[:2]
-    assert set(places.tolist()) != set(others.tolist())
+def articles() -> np.ndarray:
+    """Lengths of articles that are not joined: log-normal around 120 tokens, cut at 510."""
+    return (
+        np.minimum(np.exp(np.random.default_rng(0).normal(np.log(120), 1.0, 4000)), 510).astype(np.int64) + 2
+    )
+
+
+class Lengths:
+    """Texts of given lengths; every seventh token is masked."""
+
+    def __init__(self, lengths: np.ndarray) -> None:
+        self.lengths = lengths
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def example(self, row: int, epoch: int, language: int) -> TrainingExample:
+        length = int(self.lengths[row])
+        positions = np.arange(1, length, 7)
+        none = np.zeros((len(positions), 0))
+        return TrainingExample(
+            language, np.full(length, 6), positions, np.full(len(positions), 7), none.astype(np.int64),
+            none.astype(np.float32), row, epoch,
+        )  # fmt: skip
+
+
+def test_every_token_weighs_the_same_in_texts_of_all_lengths(tmp_path) -> None:
+    """The mean weight of a token by quartile of its text's length, 1 being average, read off the trainer's own loss.
+
+    With a loss of 1 a position, a step's loss is its positions times their weight; its own tokens are known.
+    """
+    data = Lengths(articles())
+    quartiles = np.searchsorted(np.quantile(data.lengths, [0.25, 0.5, 0.75]), data.lengths)
+    weights, tokens = np.zeros(4), np.zeros(4)
+
+    class Recorded(DistillationTrainer):
+        """Takes the weight of each part's positions in place of computing anything."""
+
+        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+            rows = inputs["positions"] // inputs["input_ids"].shape[1]
+            of_row = torch.bincount(rows, minlength=len(inputs["keys"])).numpy()
+            each = float(self.position_weight(model, len(rows)))
+            quartile = quartiles[inputs["keys"][:, 1].numpy()]
+            np.add.at(weights, quartile, of_row * each)
+            np.add.at(tokens, quartile, of_row)
+            return next(model.parameters()).sum() * 0.0
+
+    values = check_arguments(
+        {"max_steps": 200, "per_device_train_batch_size": 32, "report_to": [], "save_strategy": "no"}
+    )
+    train(
+        make_model(), {"a": data}, [1.0], folder=tmp_path, arguments=values, distillation=Distillation(), pad_id=0,
+        max_length=512, seed=0, say=lambda line: None, make_trainer=Recorded,
+    )  # fmt: skip
+    relative = weights / tokens / (weights.sum() / tokens.sum())
+    assert np.all((relative > 0.95) & (relative < 1.05)), relative
+    # Most steps see most lengths, so that a step is no sample of one kind of text.
+    sampler = LanguageSampler([data.lengths], [1.0], batch_size=32, num_batches=100, seed=0)
+    drawn = np.array([quartiles[row] for _, row, _ in sampler]).reshape(100, 32)
+    assert min(len(set(step.tolist())) for step in drawn) == 4
+
+
+def test_padding_is_rare_within_a_step_of_all_lengths() -> None:
+    data = Lengths(articles())
+    sampler = LanguageSampler([data.lengths], [1.0], batch_size=32, num_batches=50, seed=0)
+    keys = np.array(list(sampler)).reshape(50, 32, 3)
+    real = padded = whole = 0
+    for step in keys:
+        lengths = [int(data.lengths[row]) for _, row, _ in step]
+        assert lengths == sorted(lengths, reverse=True)
+        parts = collate_parts([data.example(int(row), 0, 0) for _, row, _ in step], 0, 64)["parts"]
+        assert sorted(row for part in parts for row in part["keys"][:, 1].tolist()) == sorted(
+            step[:, 1].tolist()
+        )
+        real += sum(lengths)
+        padded += sum(part["input_ids"].numel() for part in parts)
+        whole += 32 * max(lengths)
+    assert 1 - real / padded < 0.15 < 0.5 < 1 - real / whole
+
+
+@pytest.mark.parametrize("overhead", [0, 40, 100_000])
+def test_parts_are_the_cheapest_ones(overhead) -> None:
+    """Against every partition of the sorted rows, by brute force."""
+    draw = np.random.default_rng(2)
+    for _ in range(20):
+        lengths = draw.integers(1, 90, int(draw.integers(1, 25))).tolist()
+        ordered = sorted(lengths, reverse=True)
+        inner = list(range(4, len(lengths), 4))
+        costs = []
+        for chosen in range(2 ** len(inner)):
+            borders = [0, *(place for bit, place in enumerate(inner) if chosen >> bit & 1), len(lengths)]
+            costs.append(
+                sum((b - a) * (-(-ordered[a] // 8) * 8) + overhead for a, b in itertools.pairwise(borders))
+            )
+        parts = length_parts(lengths, overhead)
+        assert sorted(index for part in parts for index in part) == list(range(len(lengths)))
+        cost = sum(len(part) * (-(-max(lengths[i] for i in part) // 8) * 8) + overhead for part in parts)
+        assert cost == min(costs)
+
+
+def test_a_step_without_a_masked_token_changes_nothing(tmp_path) -> None:
+    """One word of text is masked in 15 % of its draws, so that a step of short texts may have none."""
+
+    class Bare(Rows):
+        def example(self, row, epoch, language):
+            found = super().example(row, epoch, language)
+            none = np.zeros(0, dtype=np.int64)
+            return replace(
+                found,
+                positions=none,
+                gold=none,
+                top_ids=found.top_ids[:0],
+                top_logprobs=found.top_logprobs[:0],
+            )
+
+    model = make_model()
+    values = check_arguments(
+        {"max_steps": 2, "per_device_train_batch_size": 4, "report_to": [], "weight_decay": 0, "bf16": False}
+    )
+    log = train(
+        model, {"a": Bare(8, 1)}, [1.0], folder=tmp_path, arguments=values, distillation=Distillation(), pad_id=0,
+        max_length=64, seed=7, say=lambda line: None,
+    )  # fmt: skip
+    assert log[0]["loss"] == 0
+    assert difference(model, make_model()) == 0
 
 
 class FakeStore:

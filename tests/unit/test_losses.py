@@ -143,12 +143,6 @@ def test_readings_of_the_tail(tail, mass, rest) -> None:
     torch.testing.assert_close(soft[0] / soft[0, 0], torch.tensor([1.0, 0.5, 0.25]))
 
 
-def test_temperature_flattens_within_the_same_mass() -> None:
-    soft, _ = soft_targets(LOGPROBS, tail="raw", temperature=2.0)
-    torch.testing.assert_close(soft[0].sum(), torch.tensor(0.7))
-    torch.testing.assert_close(soft[0, 1] / soft[0, 0], torch.tensor(0.5).sqrt())
-
-
 def test_empty_slots_of_a_draw_weigh_nothing() -> None:
     soft, _ = soft_targets(torch.tensor([[math.log(0.75), math.log(0.25), -math.inf]]), tail="renormalise")
     assert soft[0].tolist() == pytest.approx([0.75, 0.25, 0.0])

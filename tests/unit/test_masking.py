@@ -3,11 +3,20 @@
 import numpy as np
 import pytest
 from tests.conftest import bundled_lines
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from polydistill.config.models import Masking
 from polydistill.masking import mask, uniform
 from polydistill.models import mask_texts
-from polydistill.tokenization import encode, load_tokenizer, word_starts
+from polydistill.tokenization import (
+    Encoded,
+    LoadedTokenizer,
+    encode,
+    load_tokenizer,
+    masking_units,
+    word_starts,
+)
+from polydistill.tokenization.pieces import STUDENT_SPECIALS
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +52,8 @@ def test_shares(copies, unit) -> None:
     assert abs(as_mask.mean() - 0.8) < 0.03
     assert abs((~as_mask & (seen != gold)).mean() - 0.1) < 0.03
     assert set(seen[~as_mask]) <= set(tokenizer.ordinary_ids)
-    for example, encoded in zip(masked, encode(tokenizer.backend, TEXTS, 64), strict=True):
+    for example, encoded in zip(masked, encode(tokenizer, TEXTS), strict=True):
+        encoded = encoded.cut(64)
         restored = example.input_ids.copy()
         restored[example.positions] = example.gold
         assert np.array_equal(restored, encoded.ids)
@@ -51,7 +61,7 @@ def test_shares(copies, unit) -> None:
 
 
 def masked_words(tokenizer, text, seed):
-    encoded = encode(tokenizer.backend, [text], 512)[0]
+    encoded = encode(tokenizer, [text])[0]
     example = mask_texts([text], [77], tokenizer, max_length=512, masking=Masking(), seed=seed)[0]
     words = word_starts(text)
     owner = np.searchsorted(words, encoded.starts, side="right") - 1
@@ -75,19 +85,23 @@ def test_copies_of_an_example_mask_the_same_words(copies) -> None:
     assert differ > 50
 
 
-def test_a_short_text_has_one_mask_and_an_empty_one_none(copies) -> None:
-    tokenizer = copies[0]
-    short, empty = mask_texts(["yes", ""], [1, 2], tokenizer, max_length=64, masking=Masking(), seed=0)
-    assert len(short.positions) >= 1
-    assert len(empty.positions) == 0
+def test_a_short_text_is_masked_as_often_as_any_other(copies) -> None:
+    """One word: in 15 % of its draws; three words: 0.45 of them on average; an empty text: never."""
+    for text, words in (("yes", 1), ("the old house", 3), ("", 0)):
+        drawn = mask_texts([text] * 4000, range(4000), copies[0], max_length=64, masking=Masking(), seed=0)
+        tokens = len(drawn[0].input_ids) - 2
+        assert tokens >= words
+        share = sum(len(masked.positions) for masked in drawn) / max(1, tokens) / 4000
+        assert abs(share - (0.15 if words else 0)) < 0.02
 
 
-def test_words_behind_the_cut_leave_something_to_guess(copies) -> None:
-    for seed in range(30):
-        example = mask_texts(
-            [TEXTS[0]], [3], copies[0], max_length=6, masking=Masking(probability=0.01), seed=seed
-        )[0]
-        assert len(example.positions) >= 1
+def test_words_behind_the_cut_are_drawn_like_the_others(copies) -> None:
+    """A text that is cut is masked by its probability where it stands, not more so that something is."""
+    drawn = mask_texts(
+        [TEXTS[0]] * 3000, range(3000), copies[0], max_length=6, masking=Masking(probability=0.05), seed=1
+    )
+    assert {len(masked.input_ids) for masked in drawn} == {6}
+    assert abs(sum(len(masked.positions) for masked in drawn) / (4 * 3000) - 0.05) < 0.01
 
 
 def test_expected_number_is_the_probability() -> None:
@@ -103,3 +117,118 @@ def test_words_of_any_script() -> None:
     assert [word_starts(text).tolist() for text in ("don't go", "日本 語", "नमस्ते दुनिया", "안녕 하세요!")] == [
         [0, 3, 4, 6], [0, 1, 3], [0, 7], [0, 3, 6],
     ]  # fmt: skip
+
+
+CHINESE = [
+    "我们的朋友今天来到北京大学学习汉语和历史。", "今天天气很好，我们去公园散步吧！", "他说他明天早上八点钟坐火车去上海。",
+    "这本书是我最喜欢的一本小说，作者是中国人。", "学生们在图书馆里安静地看书写字。", "昨天晚上我和朋友一起吃饭聊天。",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def across():
+    """Two tokenizers of Chinese: one piece a character, and pieces that span the borders of what counts as words."""
+    characters = sorted({character for text in CHINESE for character in text})
+    vocabulary = {piece: index for index, piece in enumerate([*STUDENT_SPECIALS.values(), *characters])}
+    single = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    single.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    single.normalizer = normalizers.BertNormalizer(lowercase=False)
+    pieces = [("[PAD]", 0.0), ("[UNK]", 0.0), ("[CLS]", 0.0), ("[SEP]", 0.0), ("[MASK]", 0.0)]
+    long = {text[place : place + 3] for text in CHINESE for place in range(0, len(text) - 3, 4)}
+    pieces += [(piece, -3.0) for piece in sorted(long)] + [(piece, -8.0) for piece in characters]
+    spanning = Tokenizer(models.Unigram(pieces, unk_id=1))
+    ids = {role: index for index, role in enumerate(("pad", "unk", "cls", "sep", "mask"))}
+    own = {role: vocabulary[token] for role, token in STUDENT_SPECIALS.items()}
+    return [LoadedTokenizer("single", single, own, 512), LoadedTokenizer("spanning", spanning, ids, 512)]
+
+
+def masked_characters(tokenizer, beside, text, example, **masking) -> set[int]:
+    (masked,) = mask_texts(
+        [text], [example], tokenizer, max_length=512, masking=Masking(**masking), seed=4, beside=beside
+    )
+    (encoded,) = encode(tokenizer, [text])
+    return {c for p in masked.positions for c in range(encoded.starts[p], encoded.ends[p])}
+
+
+def test_copies_mask_the_same_characters_where_pieces_span_words(across) -> None:
+    """Intersection over union of the masked characters; without the other's pieces it is far below 1."""
+    single, spanning = across
+    shared, alone = [0, 0], [0, 0]
+    for number, text in enumerate(CHINESE * 20):
+        for found, besides in ((shared, ([spanning], [single])), (alone, ([], []))):
+            one, other = (
+                masked_characters(tokenizer, beside, text, number)
+                for tokenizer, beside in zip(across, besides, strict=True)
+            )
+            found[0] += len(one & other)
+            found[1] += len(one | other)
+    assert shared[0] == shared[1] > 200
+    assert alone[0] / alone[1] < 0.7
+
+
+def test_a_unit_is_the_words_that_share_a_piece_of_any_copy() -> None:
+    """By hand: `ab cd ef` with a piece over `b cd`, in one copy of two."""
+
+    def copy(*spans: tuple[int, int], unknown: int | None = None) -> Encoded:
+        starts, ends = (np.array([-1, *column, -1]) for column in zip(*spans, strict=True))
+        ids = np.arange(len(starts)) + 10
+        known = starts >= 0
+        if unknown is not None:
+            known[1 + unknown] = False
+        return Encoded(ids, starts, ends, known)
+
+    plain = copy((0, 2), (3, 5), (6, 8))
+    assert masking_units("ab cd ef", [plain])[0].tolist() == [0, 3, 6]
+    units, maskable = masking_units("ab cd ef", [plain, copy((0, 1), (1, 5), (6, 8))])
+    assert units.tolist() == [0, 6]
+    assert maskable.tolist() == [True, True]
+    # What one copy does not know is hidden in none.
+    units, maskable = masking_units("ab cd ef", [plain, copy((0, 2), (3, 5), (6, 8), unknown=1)])
+    assert units.tolist() == [0, 3, 6]
+    assert maskable.tolist() == [True, False, True]
+    assert [found.tolist() for found in masking_units("", [Encoded(*[np.zeros(0, dtype=np.int64)] * 4)])] == [
+        [],
+        [],
+    ]
+
+
+def test_what_a_tokenizer_does_not_know_is_never_hidden(copies) -> None:
+    tokenizer = copies[0]
+    unk = tokenizer.special_ids["unk"]
+    text = "the ☃ house ☃ and ☃ the ☃ garden"
+    assert encode(tokenizer, [text])[0].ids.tolist().count(unk) == 4
+    for unit in ("words", "tokens"):
+        drawn = mask_texts(
+            [text] * 500,
+            range(500),
+            tokenizer,
+            max_length=64,
+            masking=Masking(unit=unit, probability=0.5),
+            seed=0,
+        )
+        gold = np.concatenate([masked.gold for masked in drawn])
+        assert len(gold) > 500
+        assert unk not in gold
+
+
+def test_special_tokens_in_a_text_are_text(copies, across) -> None:
+    """A literal [MASK], [SEP], [PAD] is no control token and no gold token, in a Unigram that has it as a piece too."""
+    for tokenizer in (copies[0], across[1]):
+        control = set(tokenizer.special_ids.values()) - {tokenizer.special_ids["unk"]}
+        text = "the [MASK] house [SEP] and [PAD][CLS] garden 今天 [MASK]"
+        (encoded,) = encode(tokenizer, [text])
+        assert not control & set(encoded.ids[encoded.starts >= 0].tolist())
+        drawn = mask_texts(
+            [text] * 200, range(200), tokenizer, max_length=64, masking=Masking(probability=0.5), seed=0
+        )
+        assert not control & set(np.concatenate([masked.gold for masked in drawn]).tolist())
+
+
+def test_a_cut_keeps_the_frame_and_the_first_tokens(copies) -> None:
+    (whole,) = encode(copies[0], [TEXTS[0]])
+    backend = copies[0].backend
+    for length in (2, 3, 7, len(whole.ids), len(whole.ids) + 5):
+        backend.enable_truncation(length)
+        expected = backend.encode(TEXTS[0])
+        backend.no_truncation()
+        assert whole.cut(length).ids.tolist() == expected.ids

@@ -12,6 +12,7 @@ from pydantic import (
     AfterValidator,
     BeforeValidator,
     Field,
+    field_validator,
     model_validator,
 )
 
@@ -161,13 +162,26 @@ class Distillation(Settings):
         "`gold`: given to the text's own token.",
     )
     temperature: Annotated[float, Field(gt=0)] = Field(
-        1.0, description="The stored probabilities are raised to 1/temperature and scaled to their old sum."
+        1.0,
+        description="1, the only value: a store lacks the logits outside its k, which a softmax at another temperature "
+        "needs. Live teachers of `extract` and `balance` take others.",
     )
-    best_by: Literal["token", "character"] = Field(
-        "token",
-        description="With `use: best`, compare teachers by loss per masked token (the paper) or per masked "
-        "character (fairer between tokenizers).",
+    best_by: Literal["character", "token"] | None = Field(
+        None,
+        description="With `use: best`, compare teachers by their loss per masked character, or per masked token (the "
+        "paper), which favours tokenizers that cut words into more pieces. Empty: `character`, or `token` with "
+        "`masking.unit: tokens`.",
     )
+
+    @field_validator("temperature")
+    @classmethod
+    def _at_one(cls, value: float) -> float:
+        if value != 1:
+            raise ValueError(
+                f"temperature {value:g}: stored predictions are learned at 1, for a softmax at another temperature "
+                "needs the logits of all pieces; leave it out"
+            )
+        return value
 
 
 class TokenizerSettings(Settings):
@@ -332,6 +346,12 @@ class MergeRecipe(Recipe):
                 f"the recipe defines {known}"
             )
         return self
+
+    @property
+    def compares_characters(self) -> bool:
+        """Whether `use: best` compares teachers by loss per masked character rather than per masked token."""
+        by = self.distillation.best_by
+        return by == "character" or (by is None and self.masking.unit == "words")
 
 
 class PretrainRecipe(Recipe):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 from polydistill.models import length_batches, pad_batch
-from polydistill.tokenization import LoadedTokenizer
+from polydistill.tokenization import LoadedTokenizer, as_text
 
 
 @dataclass(frozen=True)
@@ -78,28 +78,35 @@ def _encode(
     sentences: Sequence[Sequence[str]], tokenizer: LoadedTokenizer
 ) -> list[tuple[list[int], list[int]]]:
     """(ids, place of each word's first token) of sentences that are split into words."""
-    backend = tokenizer.backend
-    backend.no_truncation()
+    backend = as_text(tokenizer.backend)
     backend.no_padding()
-    unknown = str(backend.id_to_token(tokenizer.special_ids["unk"]))
     texts = [_with_blanks(words, tokenizer) for words in sentences]
-    found = []
-    for words, encoding in zip(texts, backend.encode_batch(texts, is_pretokenized=True), strict=True):
-        firsts = _first_tokens(encoding, len(words))
-        if None in firsts:
-            words = [unknown if first is None else word for word, first in zip(words, firsts, strict=True)]
-            encoding = backend.encode(words, is_pretokenized=True)
-            firsts = _first_tokens(encoding, len(words))
-        found.append((list(encoding.ids), [0 if first is None else first for first in firsts]))
-    return found
+    encodings = backend.encode_batch(texts, is_pretokenized=True)
+    return [
+        _with_unknown(encoding, len(words), tokenizer.special_ids)
+        for words, encoding in zip(texts, encodings, strict=True)
+    ]
 
 
-def _first_tokens(encoding: Any, num_words: int) -> list[int | None]:
-    firsts: list[int | None] = [None] * num_words
-    for place, word in enumerate(encoding.word_ids):
-        if word is not None and firsts[word] is None:
-            firsts[word] = place
-    return firsts
+def _with_unknown(
+    encoding: Any, num_words: int, special_ids: Mapping[str, int]
+) -> tuple[list[int], list[int]]:
+    """(ids, place of each word's first token), with the unknown token for each word that made none."""
+    ids: list[int] = []
+    firsts: list[int] = []
+    words = encoding.word_ids
+    last = max((place for place, word in enumerate(words) if word is not None), default=None)
+    for place, (token, word) in enumerate(zip(encoding.ids, words, strict=True)):
+        behind = token != special_ids["cls"] if last is None else place > last
+        # The words in front of this token.
+        before = word if word is not None else num_words if behind else 0
+        while len(firsts) < before:
+            firsts.append(len(ids))
+            ids.append(special_ids["unk"])
+        if word == len(firsts):
+            firsts.append(len(ids))
+        ids.append(token)
+    return ids, firsts
 
 
 def _with_blanks(words: Sequence[str], tokenizer: LoadedTokenizer) -> list[str]:

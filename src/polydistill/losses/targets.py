@@ -10,14 +10,13 @@ from torch import Tensor
 Tail = Literal["renormalise", "bucket", "raw", "gold"]
 
 
-def soft_targets(logprobs: Tensor, *, tail: Tail, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+def soft_targets(logprobs: Tensor, *, tail: Tail) -> tuple[Tensor, Tensor]:
     """([N, K] probabilities of the stored pieces, [N] probability of all the others).
 
     logprobs     [N, K] log-probabilities under the teacher's full softmax; -inf for an empty slot
     tail         `renormalise`: the K sum to 1 (MergeDistill, step 2); `raw`: as stored, the others nothing;
                  `bucket` and `gold`: the others keep their mass, which the loss gives to one extra class
                  or to the gold piece
-    temperature  the K are raised to 1/temperature and scaled to the sum that they had
 
     The stored K of a random sampling sum to 1, so there every reading is the same.
     """
@@ -25,7 +24,7 @@ def soft_targets(logprobs: Tensor, *, tail: Tail, temperature: float = 1.0) -> t
     mass = stored.exp().sum(-1, keepdim=True)
     # float16 rounding can bring the sum a little over 1.
     within = mass.clamp(max=1.0)
-    shares = torch.softmax(stored / temperature, dim=-1)
+    shares = torch.softmax(stored, dim=-1)
     if tail == "renormalise":
         return shares, torch.zeros_like(mass[:, 0])
     if tail == "raw":

@@ -16,7 +16,7 @@ from polydistill.models.features import (
     queries_keys_values,
 )
 from polydistill.models.heads import NO_LABEL, collate, load_with_head, predict, takes_segments
-from polydistill.models.inputs import length_batches, mask_texts, pad_batch
+from polydistill.models.inputs import length_batches, length_parts, mask_texts, masks_identity, pad_batch
 from polydistill.models.load import load_masked_lm, model_config, weights_fingerprint, weights_size
 from polydistill.models.memory import keep_freed_memory, return_freed_memory
 from polydistill.models.onnx_export import Inputs, compare_onnx, export_onnx, takes_token_types
@@ -53,11 +53,13 @@ __all__ = [
     "keep_freed_memory",
     "layer_list",
     "length_batches",
+    "length_parts",
     "load_masked_lm",
     "load_with_head",
     "logits_difference",
     "mask_texts",
     "masked_features",
+    "masks_identity",
     "model_config",
     "output_layer",
     "pad_batch",

@@ -5,12 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from polydistill.config.models import Masking
-from polydistill.masking import Masked, mask
-from polydistill.tokenization import LoadedTokenizer, encode, word_starts
+from polydistill.masking import MASKS_VERSION, Masked, mask
+from polydistill.tokenization import LoadedTokenizer, encode, masking_units
+
+# Lengths of padded batches, and rows of parts of a batch, come in steps of these: few shapes for kernels to be made for.
+LENGTH_MULTIPLE, PART_ROWS = 8, 4
+
+
+def masks_identity(masking: Masking) -> dict[str, Any]:
+    """What masks are made by, for the identity of what depends on them."""
+    return {**masking.model_dump(mode="json"), "version": MASKS_VERSION}
 
 
 def mask_texts(
@@ -21,26 +30,28 @@ def mask_texts(
     max_length: int,
     masking: Masking,
     seed: int,
+    beside: Sequence[LoadedTokenizer] = (),
 ) -> list[Masked]:
-    """Tokenise and mask texts, in the tokenizer's ids; the same ids and seed mask the same words everywhere."""
-    return [
-        mask(
-            encoded.ids,
-            encoded.starts,
-            word_starts(text),
-            example=example,
-            seed=seed,
-            mask_id=tokenizer.special_ids["mask"],
-            ordinary_ids=tokenizer.ordinary_ids,
-            unit=masking.unit,
-            probability=masking.probability,
-            mask_share=masking.mask_share,
-            random_share=masking.random_share,
-        )
-        for text, example, encoded in zip(
-            texts, ids, encode(tokenizer.backend, texts, max_length), strict=True
-        )
-    ]
+    """Tokenise and mask texts, in the tokenizer's ids.
+
+    beside  the tokenizers of other copies: all copies of a text mask the same words where each of them has the others
+            beside it, with the same ids and seed
+    """
+    whole = encode(tokenizer, texts)
+    others = zip(*(encode(other, texts) for other in beside), strict=True) if beside else [()] * len(texts)
+    masked = []
+    for text, example, encoded, copies in zip(texts, ids, whole, others, strict=True):
+        units, maskable = masking_units(text, [encoded, *copies])
+        seen = encoded.cut(max_length)
+        masked.append(
+            mask(
+                seen.ids, np.where(seen.known, seen.starts, -1), units, maskable=maskable, example=example,
+                seed=seed, mask_id=tokenizer.special_ids["mask"], ordinary_ids=tokenizer.ordinary_ids,
+                unit=masking.unit, probability=masking.probability, mask_share=masking.mask_share,
+                random_share=masking.random_share,
+            )
+        )  # fmt: skip
+    return masked
 
 
 def length_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
@@ -53,11 +64,38 @@ def length_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
             made[-1].append(index)
         else:
             made.append([index])
-            longest = max(1, -(-lengths[index] // 8) * 8)
+            longest = max(1, -(-lengths[index] // LENGTH_MULTIPLE) * LENGTH_MULTIPLE)
     return made
 
 
-def pad_batch(rows: Sequence[Any], pad_id: int, *, multiple: int = 8) -> tuple[Tensor, Tensor]:
+def length_parts(lengths: Sequence[int], overhead_tokens: int) -> list[list[int]]:
+    """Indices of a batch's examples in parts of similar lengths, longest first, each part to be padded by itself.
+
+    overhead_tokens  what one more part costs, in padded tokens
+    The cheapest partition of the examples in the order of their lengths, by dynamic programming. Parts end at multiples
+    of PART_ROWS rows and lengths count in steps of LENGTH_MULTIPLE, so that few shapes come up.
+    """
+    order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
+    borders = [*range(0, len(order), PART_ROWS), len(order)]
+    widths = [-(-lengths[order[place]] // LENGTH_MULTIPLE) * LENGTH_MULTIPLE for place in borders[:-1]]
+    # costs[j]: of the examples before border j; begins[j]: where the last part of the cheapest partition begins.
+    costs, begins = [0], [0]
+    for end in range(1, len(borders)):
+        cost, begin = min(
+            (costs[start] + (borders[end] - borders[start]) * widths[start] + overhead_tokens, start)
+            for start in range(end)
+        )
+        costs.append(cost)
+        begins.append(begin)
+    parts: list[list[int]] = []
+    end = len(borders) - 1
+    while end > 0:
+        parts.append(order[borders[begins[end]] : borders[end]])
+        end = begins[end]
+    return parts[::-1]
+
+
+def pad_batch(rows: Sequence[Any], pad_id: int, *, multiple: int = LENGTH_MULTIPLE) -> tuple[Tensor, Tensor]:
     """([B, L] ids, [B, L] attention mask) of rows of ids, padded to the longest (to a multiple of `multiple`)."""
     longest = max(len(row) for row in rows)
     length = -(-longest // multiple) * multiple

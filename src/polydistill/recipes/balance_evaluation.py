@@ -11,7 +11,7 @@ import numpy.typing as npt
 from polydistill.config import ProbeRecipe
 from polydistill.evaluation import paired_difference
 from polydistill.files import artefact, fingerprint, hash_folder, is_current, read_json, write_json
-from polydistill.models import device, load_masked_lm, resolve_dtype, weights_fingerprint
+from polydistill.models import device, load_masked_lm, masks_identity, resolve_dtype, weights_fingerprint
 from polydistill.recipes.balance_state import Balance
 from polydistill.recipes.evaluate import Reader, evaluate_language, text_files
 from polydistill.recipes.probe import probe_models, read_tasks
@@ -34,7 +34,7 @@ def evaluate_models(state: Balance) -> None:
         },
         "tokenizer": state.tokenizer.fingerprint,
         "settings": recipe.evaluation.model_dump(mode="json"),
-        "masking": recipe.masking.model_dump(mode="json"),
+        "masking": masks_identity(recipe.masking),
         "groups": recipe.groups,
         "seed": recipe.seed,
         "corpora": {language: fingerprint(made_from) for language, (_, made_from) in state.corpora.items()},

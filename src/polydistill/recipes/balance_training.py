@@ -15,7 +15,7 @@ from polydistill.config.models import Distillation
 from polydistill.corpora import Examples, smoothed_probabilities
 from polydistill.errors import RecipeError
 from polydistill.files import fingerprint, is_current, write_text
-from polydistill.models import load_masked_lm, resolve_dtype, weights_fingerprint
+from polydistill.models import load_masked_lm, masks_identity, resolve_dtype, weights_fingerprint
 from polydistill.recipes.balance_state import Balance, LanguageText, steps_of
 from polydistill.recipes.evaluate import hidden
 from polydistill.recipes.pretrain import Masker, copy_tokenizer, initial_model
@@ -25,6 +25,7 @@ from polydistill.reports.card import balance_card
 from polydistill.store import Store
 from polydistill.tokenization import load_tokenizer
 from polydistill.training import (
+    STEPS_VERSION,
     DistillationTrainer,
     EarlyStopping,
     MaskedTexts,
@@ -156,9 +157,10 @@ def score_teachers(state: Balance) -> None:
 def _common_inputs(state: Balance) -> dict[str, Any]:
     recipe = state.recipe
     return {
+        "steps": STEPS_VERSION,
         "tokenizer": state.tokenizer.fingerprint,
         "model": recipe.model.model_dump(mode="json"),
-        "masking": recipe.masking.model_dump(mode="json"),
+        "masking": masks_identity(recipe.masking),
         "max_length": recipe.corpora.max_length,
         "seed": recipe.seed,
     }

@@ -16,7 +16,7 @@ from polydistill.corpora import Examples
 from polydistill.evaluation import Measures, guesses, mean_reciprocal_rank, measure, unigram_ranks
 from polydistill.masking import Masked
 from polydistill.models import length_batches, mask_texts, return_freed_memory
-from polydistill.tokenization import LoadedTokenizer
+from polydistill.tokenization import LoadedTokenizer, as_text
 
 # Piece frequencies are counted on about so many bytes of the training text.
 COUNT_BYTES = 50_000_000
@@ -212,13 +212,13 @@ def summarise(rows: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
 def _piece_counts(tokenizer: LoadedTokenizer, training: Examples) -> npt.NDArray[np.int64]:
     """[size] how often each piece stands in the training text."""
     counts = np.zeros(tokenizer.size, dtype=np.int64)
-    tokenizer.backend.no_truncation()
+    backend = as_text(tokenizer.backend)
     # Evenly spaced blocks of a text too long to count whole: its first source is not all of it.
     total = int(training.table["text"].nbytes)
     step = max(1, -(-total // COUNT_BYTES))
     for start in range(0, len(training), 1000 * step):
         texts = training.texts(slice(start, start + 1000))
-        encodings = tokenizer.backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        encodings = backend.encode_batch_fast(list(texts), add_special_tokens=False)
         ids = np.concatenate([np.array(encoding.ids, dtype=np.int64) for encoding in encodings])
         counts += np.bincount(ids, minlength=tokenizer.size)
     return counts

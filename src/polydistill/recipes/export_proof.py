@@ -119,7 +119,7 @@ def _stream(
     generator = np.random.default_rng(seed)
     if texts:
         # Offsets are -1 for the frame; unknown words stay, as in any text.
-        found = [one.ids[one.starts >= 0] for one in encode(tokenizer.backend, texts, tokenizer.max_length)]
+        found = [one.ids[one.starts >= 0] for one in encode(tokenizer, texts)]
         ids = np.concatenate(found)
         if len(ids):
             return np.resize(ids, max(number, len(ids)))

@@ -9,7 +9,7 @@ import numpy as np
 from polydistill.corpora import Examples
 from polydistill.evaluation.cost import compare_cost
 from polydistill.files import artefact, fingerprint, hash_folder, is_current, write_json
-from polydistill.models import device, load_masked_lm, resolve_dtype
+from polydistill.models import device, load_masked_lm, masks_identity, resolve_dtype
 from polydistill.recipes.evaluate import Reader, evaluate_language, sample_guesses, text_files
 from polydistill.recipes.extract_state import Extract, load_teacher
 from polydistill.recipes.extract_tokenizer import corpus_of
@@ -26,7 +26,7 @@ def evaluate_models(state: Extract) -> None:
         "teacher": state.weights,
         "tokenizer": state.tokenizer.fingerprint,
         "settings": recipe.evaluation.model_dump(mode="json"),
-        "masking": recipe.masking.model_dump(mode="json"),
+        "masking": masks_identity(recipe.masking),
         "seed": recipe.seed,
         "corpus": fingerprint(made_from),
     }

@@ -45,6 +45,7 @@ from polydistill.recipes.run_folder import open_run
 from polydistill.recipes.stores import estimated_store
 from polydistill.tokenization import (
     LoadedTokenizer,
+    as_text,
     document_frequency,
     load_tokenizer,
     select,
@@ -128,7 +129,9 @@ def _conflicts(
 ) -> list[Conflict]:
     found: list[Conflict] = []
     collect({"teacher": tokenizer}, lambda _, one: check_length(recipe, one), found)
-    encodings = [] if size is None else tokenizer.backend.encode_batch(size.texts, add_special_tokens=False)
+    encodings = (
+        [] if size is None else as_text(tokenizer.backend).encode_batch(size.texts, add_special_tokens=False)
+    )
     ids = [index for encoding in encodings for index in encoding.ids]
     unknown = sum(index == tokenizer.special_ids["unk"] for index in ids) / max(1, len(ids))
     if unknown > LARGE_UNKNOWN:

@@ -12,7 +12,14 @@ import numpy as np
 from polydistill.config.models import Distillation
 from polydistill.corpora import Examples
 from polydistill.files import artefact, fingerprint, is_current, read_json, write_json, write_text
-from polydistill.models import extract_student, load_masked_lm, output_layer, resolve_dtype, trim_model
+from polydistill.models import (
+    extract_student,
+    load_masked_lm,
+    masks_identity,
+    output_layer,
+    resolve_dtype,
+    trim_model,
+)
 from polydistill.recipes.extract_state import Extract, load_teacher, resolve_student
 from polydistill.recipes.extract_tokenizer import corpus_of, held_out_texts
 from polydistill.recipes.pretrain import Masker, copy_tokenizer
@@ -23,6 +30,7 @@ from polydistill.store import Store
 from polydistill.tokenization import compare_trimmed
 from polydistill.tokenization.selection import Selection
 from polydistill.training import (
+    STEPS_VERSION,
     DistillationTrainer,
     LiveTeacher,
     LiveTrainer,
@@ -69,13 +77,14 @@ def training_inputs(state: Extract, arguments: dict[str, Any]) -> dict[str, Any]
     recipe = state.recipe
     return {
         "stage": "extracted",
+        "steps": STEPS_VERSION,
         "corpus": fingerprint(corpus_of(state)[1]),
         "teacher": state.weights,
         "tokenizer": state.trained_tokenizer.fingerprint,
         "student": recipe.student.model_dump(mode="json"),
         "losses": recipe.losses.model_dump(mode="json"),
         "store": fingerprint(Store(state.store).identity) if state.store else None,
-        "masking": recipe.masking.model_dump(mode="json"),
+        "masking": masks_identity(recipe.masking),
         "training": portable(arguments),
         "seed": recipe.seed,
     }

@@ -19,6 +19,7 @@ from polydistill.files import (
 from polydistill.models import (
     device,
     load_masked_lm,
+    masks_identity,
     resolve_dtype,
 )
 from polydistill.recipes.evaluate import Reader, evaluate_language, sample_guesses, summarise, text_files
@@ -39,7 +40,7 @@ def evaluate_models(merge: Merge) -> None:
         "student": hash_folder(run.path / "student" / "final", pattern="*.safetensors"),
         "tokenizer": read_json(run.path / "tokenizer" / "stamp.json")["fingerprint"],
         "settings": recipe.evaluation.model_dump(mode="json"),
-        "masking": recipe.masking.model_dump(mode="json"),
+        "masking": masks_identity(recipe.masking),
         "seed": recipe.seed,
         "corpora": corpora_fingerprints(merge),
         "stores": {

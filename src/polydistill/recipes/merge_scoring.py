@@ -26,6 +26,7 @@ def score_teachers(merge: Merge) -> None:
                 merge.stores[language, name] = scored_store(
                     recipe, merge.run, language=language, teacher=name, weights=weights,
                     tokenizer=merge.tokenizers[name], corpus=merge.corpora[language], load=load, score=score,
+                    beside=[merge.tokenizers[other] for other in recipe.languages[language].teachers if other != name],
                 )  # fmt: skip
 
 

@@ -29,6 +29,7 @@ from polydistill.reports import model_card
 from polydistill.store import Store
 from polydistill.tokenization import Union
 from polydistill.training import (
+    STEPS_VERSION,
     StoredExamples,
     choose_copies,
     portable,
@@ -41,6 +42,7 @@ def train_student(merge: Merge, arguments: dict[str, Any]) -> None:
     target = run.path / "student" / "final"
     inputs = {
         "stage": "student",
+        "steps": STEPS_VERSION,
         "stores": {
             "/".join(key): fingerprint(Store(folder).identity) for key, folder in merge.stores.items()
         },
@@ -157,7 +159,7 @@ def stored_examples(merge: Merge, language: str) -> StoredExamples:
     settings = merge.recipe.languages[language]
     stores = [Store(merge.stores[language, name]) for name in settings.teachers]
     weights = None
-    if settings.use == "best" and merge.recipe.distillation.best_by == "character":
+    if settings.use == "best" and merge.recipe.compares_characters:
         # Copies mask the same words, thus the same characters: the total loss orders them as the loss a
         # character does.
         weights = [store.num_masked_of.astype(np.float64) for store in stores]

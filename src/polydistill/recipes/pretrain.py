@@ -25,24 +25,26 @@ from polydistill.files import (
     write_json,
     write_text,
 )
-from polydistill.masking import Masked, mask
-from polydistill.models import build_student, device, load_masked_lm, resolve_dtype, student_config
+from polydistill.masking import Masked
+from polydistill.models import (
+    build_student,
+    device,
+    load_masked_lm,
+    mask_texts,
+    masks_identity,
+    resolve_dtype,
+    student_config,
+)
 from polydistill.recipes.corpus import prepare_corpus
 from polydistill.recipes.evaluate import Reader, evaluate_language, text_files
 from polydistill.recipes.run_folder import Run
 from polydistill.recipes.training_stage import train_into
 from polydistill.reports import build_report, model_card
 from polydistill.reports.card import with_results
-from polydistill.tokenization import (
-    Encoded,
-    LoadedTokenizer,
-    encode,
-    save_tokenizer,
-    train_wordpiece,
-    word_starts,
-)
+from polydistill.tokenization import LoadedTokenizer, save_tokenizer, train_wordpiece
 from polydistill.tokenization.pieces import STUDENT_SPECIALS
 from polydistill.training import (
+    STEPS_VERSION,
     MaskedTexts,
     check_arguments,
     leader_first,
@@ -138,10 +140,11 @@ def train_model(
     target = run.path / "student" / "final"
     inputs = {
         "stage": "pretrained",
+        "steps": STEPS_VERSION,
         "corpora": {language: fingerprint(made_from) for language, (_, made_from) in corpora.items()},
         "tokenizer": tokenizer.fingerprint,
         "model": recipe.model.model_dump(mode="json"),
-        "masking": recipe.masking.model_dump(mode="json"),
+        "masking": masks_identity(recipe.masking),
         "smoothing_alpha": recipe.corpora.smoothing_alpha,
         "training": portable(arguments),
         "seed": recipe.seed,
@@ -217,7 +220,7 @@ def evaluate_model(
         "stage": "evaluation",
         "model": hash_folder(run.path / "student" / "final", pattern="*.safetensors"),
         "settings": recipe.evaluation.model_dump(mode="json"),
-        "masking": recipe.masking.model_dump(mode="json"),
+        "masking": masks_identity(recipe.masking),
         "tokenizer": tokenizer.fingerprint,
         "seed": recipe.seed,
         "corpora": {language: fingerprint(made_from) for language, (_, made_from) in corpora.items()},
@@ -258,16 +261,13 @@ class Masker:
         self.ids = examples.ids
 
     def __call__(self, row: int, epoch: int) -> Masked:
-        text = self.examples.texts(np.array([row]))[0]
-        encoded: Encoded = encode(self.tokenizer.backend, [text], self.recipe.corpora.max_length)[0]
-        masking = self.recipe.masking
-        return mask(
-            encoded.ids, encoded.starts, word_starts(text), example=int(self.ids[row]),
-            # A seed of its own for every epoch; far from those of other seeds.
-            seed=self.recipe.seed + (epoch << 32), mask_id=self.tokenizer.special_ids["mask"],
-            ordinary_ids=self.tokenizer.ordinary_ids, unit=masking.unit, probability=masking.probability,
-            mask_share=masking.mask_share, random_share=masking.random_share,
-        )  # fmt: skip
+        """The text at a row, masked for an epoch."""
+        # A seed of its own for every epoch; far from those of other seeds.
+        return mask_texts(
+            self.examples.texts(np.array([row])), [int(self.ids[row])], self.tokenizer,
+            max_length=self.recipe.corpora.max_length, masking=self.recipe.masking,
+            seed=self.recipe.seed + (epoch << 32),
+        )[0]  # fmt: skip
 
 
 def _balanced(examples: dict[str, Examples], alpha: float) -> Iterator[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ import torch
 from polydistill.config import BalanceRecipe, ExtractRecipe, MergeRecipe
 from polydistill.corpora import Examples
 from polydistill.files import artefact, fingerprint, partial_folder, require_space
-from polydistill.models import resolve_dtype
+from polydistill.models import masks_identity, resolve_dtype
 from polydistill.recipes.run_folder import Run
 from polydistill.scoring import HasTexts, Job, score
 from polydistill.store import Store
@@ -63,6 +63,7 @@ def scored_store(
     load: Callable[[], Any],
     score: Score,
     rows: npt.NDArray[np.int64] | None = None,
+    beside: Sequence[LoadedTokenizer] = (),
 ) -> Path:
     """The folder of the store, scored if neither this run nor one that it may reuse has it.
 
@@ -71,10 +72,11 @@ def scored_store(
     load     gives the model, on the processor; called only if something is left to score
     score    of `scoring_engine`
     rows     [n] the examples to score; by default all
+    beside   the tokenizers of the language's other teachers, whose copies mask the same words
     """
     place = f"store/{language}/{teacher}"
     made_from: Any = corpus[1] if rows is None else [corpus[1], rows.tolist()]
-    identity, found = _find(recipe, run, place, language, teacher, weights, tokenizer, made_from)
+    identity, found = _find(recipe, run, place, language, teacher, weights, tokenizer, made_from, beside)
     if found is not None:
         Store(found).check_identity(identity, field=f"languages.{language}")
         return run.use(place, found)
@@ -91,7 +93,7 @@ def scored_store(
     ):
         job = Job(
             identity, tokenizer, recipe.scoring, recipe.masking, max_length=recipe.corpora.max_length,
-            dtype=resolve_dtype(recipe.scoring.precision), seed=recipe.seed,
+            dtype=resolve_dtype(recipe.scoring.precision), seed=recipe.seed, beside=tuple(beside),
         )  # fmt: skip
         result = score(
             folder,
@@ -127,6 +129,7 @@ def _find(
     weights: str,
     tokenizer: LoadedTokenizer,
     made_from: Any,
+    beside: Sequence[LoadedTokenizer],
 ) -> tuple[dict[str, Any], Path | None]:
     """(what the store has to be, its folder if it is there).
 
@@ -138,7 +141,8 @@ def _find(
         "weights": weights,
         "tokenizer": tokenizer.fingerprint,
         "corpus": fingerprint(made_from),
-        "masking": recipe.masking.model_dump(mode="json"),
+        "masking": masks_identity(recipe.masking),
+        "beside": sorted(other.fingerprint for other in beside),
         "top_k": recipe.scoring.top_k,
         "sampling": recipe.scoring.sampling,
         "max_length": recipe.corpora.max_length,

@@ -218,7 +218,8 @@ def prove_logits(
     """Compare logits of kept pieces in float32."""
     share = max(1, LOGIT_TEXTS // len(held))
     texts = [text for found in held.values() for text in found[:share]]
-    encoded = encode(tokenizer.backend, texts, min(tokenizer.max_length, LOGIT_TOKENS))
+    length = min(tokenizer.max_length, LOGIT_TOKENS)
+    encoded = [one.cut(length) for one in encode(tokenizer, texts)]
     sequences = [_masked(one.ids, one.starts, tokenizer.special_ids["mask"]) for one in encoded]
     # The original is of no further use in its own precision.
     difference, largest = logits_difference(original.float(), trimmed, selection.kept, sequences)

@@ -225,7 +225,10 @@ class Workers:
             number, parcel = number + 1, ray.put(pack(model))
             self._teacher = (number, model, parcel)
         # Without what the tokenizer has worked out, which is larger than it is.
-        packed = ray.put(pickle.dumps(replace(job, tokenizer=replace(job.tokenizer))))
+        plain = replace(
+            job, tokenizer=replace(job.tokenizer), beside=tuple(replace(other) for other in job.beside)
+        )
+        packed = ray.put(pickle.dumps(plain))
         self._num_jobs += 1
         given = (versions(), self._num_jobs, packed, self.settings.storage, number, parcel)
         return lambda worker: worker.actor.begin.remote(*given)

@@ -34,6 +34,7 @@ class Job:
 
     identity  what the store is, see `store.StoreWriter`
     dtype     what matrices are multiplied in
+    beside    the tokenizers of the language's other teachers, whose copies mask the same words
     """
 
     identity: dict[str, Any]
@@ -43,6 +44,7 @@ class Job:
     max_length: int
     dtype: torch.dtype
     seed: int
+    beside: tuple[LoadedTokenizer, ...] = ()
 
     def num_shards(self, num_examples: int) -> int:
         """Shards of so many examples."""
@@ -62,8 +64,9 @@ class Job:
     def mask(self, ids: Sequence[int], texts: Sequence[str]) -> list[Masked]:
         """Tokenise and mask a shard's examples."""
         return mask_texts(
-            texts, ids, self.tokenizer, max_length=self.max_length, masking=self.masking, seed=self.seed
-        )
+            texts, ids, self.tokenizer, max_length=self.max_length, masking=self.masking, seed=self.seed,
+            beside=self.beside,
+        )  # fmt: skip
 
     def score(
         self,

@@ -8,7 +8,7 @@ from polydistill.tokenization.build import (
     union_tokenizer,
 )
 from polydistill.tokenization.drift import segmentation
-from polydistill.tokenization.encode import Encoded, count_tokens, encode, word_starts
+from polydistill.tokenization.encode import Encoded, as_text, count_tokens, encode, masking_units, word_starts
 from polydistill.tokenization.load import LoadedTokenizer, load_tokenizer
 from polydistill.tokenization.selection import document_frequency, select
 from polydistill.tokenization.trim import compare_trimmed, trim_tokenizer
@@ -18,12 +18,14 @@ __all__ = [
     "Encoded",
     "LoadedTokenizer",
     "Union",
+    "as_text",
     "compare_trimmed",
     "count_tokens",
     "document_frequency",
     "encode",
     "language_tokenizer",
     "load_tokenizer",
+    "masking_units",
     "overlap",
     "save_tokenizer",
     "segmentation",
@@ -34,4 +36,4 @@ __all__ = [
     "union_tokenizer",
     "unite",
     "word_starts",
-]  # fmt: skip
+]

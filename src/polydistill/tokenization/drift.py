@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from tokenizers import Tokenizer
 
-from polydistill.tokenization.encode import word_starts
+from polydistill.tokenization.encode import as_text, word_starts
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,7 @@ class Segmentation:
 
 def segmentation(union: Tokenizer, own: Tokenizer, texts: Sequence[str], *, unk_id: int) -> Segmentation:
     """Compare the union tokenizer with a language's own (renumbered) one on texts of the language."""
-    union.no_truncation()
-    own.no_truncation()
+    union, own = as_text(union), as_text(own)
     num_tokens = np.zeros(2)
     num_unknown = np.zeros(2)
     num_missing = num_changed = num_words = num_characters = 0

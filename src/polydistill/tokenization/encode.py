@@ -11,6 +11,8 @@ import numpy.typing as npt
 import regex
 from tokenizers import Tokenizer
 
+from polydistill.tokenization.load import LoadedTokenizer
+
 # Texts whose encodings are in memory together: what `tokenizers` keeps of a token takes a hundred times its id.
 ENCODED_AT_ONCE = 256
 
@@ -29,42 +31,70 @@ class Encoded:
 
     ids     [L] int64
     starts  [L] int64, the text's character where each token starts (blanks skipped), -1 for special tokens
+    ends    [L] int64, the character behind its last one
+    known   [L] whether the token is an ordinary piece: not special, not the unknown token
     """
 
     ids: npt.NDArray[np.int64]
     starts: npt.NDArray[np.int64]
+    ends: npt.NDArray[np.int64]
+    known: npt.NDArray[np.bool_]
+
+    def cut(self, max_length: int) -> Encoded:
+        """The first tokens of the text, max_length in all; special tokens at both ends stay."""
+        excess = len(self.ids) - max_length
+        if excess <= 0:
+            return self
+        inside = np.flatnonzero(self.starts >= 0)
+        kept = np.ones(len(self.ids), dtype=bool)
+        kept[inside[max(0, len(inside) - excess) :]] = False
+        return Encoded(self.ids[kept], self.starts[kept], self.ends[kept], self.known[kept])
 
 
-def encode(backend: Tokenizer, texts: Sequence[str], max_length: int) -> list[Encoded]:
-    """Tokenise texts, cut to max_length tokens (special tokens included)."""
-    backend.enable_truncation(max_length)
+def encode(tokenizer: LoadedTokenizer, texts: Sequence[str]) -> list[Encoded]:
+    """Tokenise whole texts.
+
+    A special token's string within a text (a literal `[MASK]`) is text: it becomes ordinary pieces or, where the
+    vocabulary has it as a piece, the unknown token.
+    """
+    backend = as_text(tokenizer.backend)
+    control = np.array(sorted(set(tokenizer.special_ids.values()) - {tokenizer.special_ids["unk"]}))
     found = []
     for start in range(0, len(texts), ENCODED_AT_ONCE):
         part = list(texts[start : start + ENCODED_AT_ONCE])
         found += [
-            _encoded(text, encoding) for text, encoding in zip(part, backend.encode_batch(part), strict=True)
+            _encoded(text, encoding, control, tokenizer.special_ids["unk"])
+            for text, encoding in zip(part, backend.encode_batch(part), strict=True)
         ]
     return found
 
 
-def _encoded(text: str, encoding: Any) -> Encoded:
+def as_text(backend: Tokenizer) -> Tokenizer:
+    """The tokenizer itself, set to read whole texts, in which a special token's string is text like any other."""
+    backend.no_truncation()
+    backend.encode_special_tokens = True
+    return backend
+
+
+def _encoded(text: str, encoding: Any, control: npt.NDArray[np.int64], unk_id: int) -> Encoded:
     ids = np.array(encoding.ids, dtype=np.int64)
-    starts = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)[:, 0]
-    special = np.array(encoding.special_tokens_mask, dtype=bool)
+    starts, ends = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2).T
+    frame = np.array(encoding.special_tokens_mask, dtype=bool)
+    # Unigram vocabularies have their special tokens among the pieces.
+    ids[~frame & np.isin(ids, control)] = unk_id
     if text:
         # SentencePiece and byte-level tokens start at the blank before the word.
         characters = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
         blank = np.isin(characters[np.minimum(starts, len(characters) - 1)], (9, 10, 13, 32, 0xA0, 0x3000))
         starts = starts + blank
-    return Encoded(ids, np.where(special, -1, starts))
+    return Encoded(ids, np.where(frame, -1, starts), ends, ~frame & (ids != unk_id))
 
 
 def count_tokens(backends: Sequence[Tokenizer], texts: Sequence[str]) -> list[int]:
     """For each text, the largest number of tokens that any tokenizer makes of it, special tokens left out."""
     counts = np.zeros(len(texts), dtype=np.int64)
     for backend in backends:
-        backend.no_truncation()
-        encodings = backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        encodings = as_text(backend).encode_batch_fast(list(texts), add_special_tokens=False)
         counts = np.maximum(counts, np.array([len(encoding) for encoding in encodings], dtype=np.int64))
     return [int(count) for count in counts]
 
@@ -72,3 +102,34 @@ def count_tokens(backends: Sequence[Tokenizer], texts: Sequence[str]) -> list[in
 def word_starts(text: str) -> npt.NDArray[np.int64]:
     """[W] the characters where the text's words start (see `_WORD`), ascending."""
     return np.array([match.start() for match in _WORD.finditer(text)], dtype=np.int64)
+
+
+def masking_units(
+    text: str, copies: Sequence[Encoded]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """([W] the characters where units start, ascending; [W] which of them may be masked).
+
+    copies  the whole text by every tokenizer whose copies shall mask the same characters
+    A unit is a word, or several that some tokenizer has a common piece of. One with a piece that some tokenizer does
+    not know is never masked: nobody can learn to guess it.
+    """
+    words = word_starts(text)
+    if not len(words):
+        return words, np.zeros(0, dtype=bool)
+    # Words that begin within a piece: +1 where a piece's first such word is, -1 behind its last one.
+    within = np.zeros(len(words) + 1, dtype=np.int64)
+    unknown = []
+    for encoded in copies:
+        inside = encoded.starts >= 0
+        starts, ends = encoded.starts[inside], encoded.ends[inside]
+        first = np.searchsorted(words, starts, side="right")
+        last = np.maximum(np.searchsorted(words, ends, side="left"), first)
+        np.add.at(within, first, 1)
+        np.add.at(within, last, -1)
+        unknown.append(starts[~encoded.known[inside]])
+    joined = np.cumsum(within[:-1]) > 0
+    joined[0] = False
+    units = words[~joined]
+    maskable = np.ones(len(units), dtype=bool)
+    maskable[np.maximum(np.searchsorted(units, np.concatenate(unknown), side="right") - 1, 0)] = False
+    return units, maskable

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from polydistill.errors import RecipeError, TokenizerError
+from polydistill.tokenization.encode import as_text
 from polydistill.tokenization.load import LoadedTokenizer
 from polydistill.tokenization.pieces import CONTINUING, is_unused
 
@@ -64,7 +65,7 @@ def document_frequency(backend: Tokenizer, documents: Iterable[str], size: int) 
 
     size  one more than the tokenizer's largest id
     """
-    backend.no_truncation()
+    backend = as_text(backend)
     counts = np.zeros(size, dtype=np.int64)
     num_documents = 0
     remaining = iter(documents)

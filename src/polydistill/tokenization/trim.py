@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 
 from polydistill.errors import TokenizerError
 from polydistill.tokenization.build import renumber_processor
-from polydistill.tokenization.encode import word_starts
+from polydistill.tokenization.encode import as_text, word_starts
 from polydistill.tokenization.load import LoadedTokenizer
 from polydistill.tokenization.pieces import CONTINUING
 from polydistill.tokenization.selection import Selection, merged, model_ids
@@ -199,18 +199,18 @@ def _shorten(original: LoadedTokenizer, mapping: npt.NDArray[np.int64], text: st
 
 
 def _ids(backend: Tokenizer, text: str) -> npt.NDArray[np.int64]:
-    return np.array(backend.encode(text).ids, dtype=np.int64)
+    return np.array(as_text(backend).encode(text).ids, dtype=np.int64)
 
 
 def _ids_of_all(backend: Tokenizer, texts: Sequence[str]) -> npt.NDArray[np.int64]:
-    encodings = backend.encode_batch_fast(list(texts), add_special_tokens=False)
+    encodings = as_text(backend).encode_batch_fast(list(texts), add_special_tokens=False)
     return np.array([index for encoding in encodings for index in encoding.ids], dtype=np.int64)
 
 
 def _unknown(backend: Tokenizer, texts: Sequence[str], unk_id: int) -> tuple[int, int, int]:
     """(tokens, unknown tokens, characters under them)."""
     num_tokens = num_unknown = num_characters = 0
-    for encoding in backend.encode_batch(list(texts), add_special_tokens=False):
+    for encoding in as_text(backend).encode_batch(list(texts), add_special_tokens=False):
         num_tokens += len(encoding.ids)
         for index, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
             if index == unk_id:

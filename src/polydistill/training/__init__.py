@@ -4,12 +4,16 @@ from polydistill.training.arguments import check as check_arguments
 from polydistill.training.arguments import check_finetuning, portable, training_arguments
 from polydistill.training.checkpoints import checkpoints_bytes, last_checkpoint
 from polydistill.training.data import (
+    STEPS_VERSION,
     LanguageSampler,
     MaskedTexts,
+    StepSize,
     StoredExamples,
     TrainingExample,
     choose_copies,
     collate,
+    collate_parts,
+    expected_size,
 )
 from polydistill.training.finetune import fine_tune, steps_of
 from polydistill.training.live import LiveTeacher, LiveTrainer
@@ -22,7 +26,7 @@ from polydistill.training.teachers import TeachersTrainer
 from polydistill.training.trainer import DistillationTrainer
 
 __all__ = [
-    "WARM_UP_STEPS", "DistillationTrainer", "EarlyStopping", "LanguageSampler", "LiveTeacher", "LiveTrainer", "MaskedTexts", "StepProfiler", "StoredExamples", "StoredTrainer", "TeachersTrainer",
-    "TrainingExample", "check_arguments", "check_finetuning", "checkpoints_bytes", "choose_copies", "clock", "collate", "fine_tune", "last_checkpoint", "leader_first", "leads", "leave", "num_processes",
+    "STEPS_VERSION", "WARM_UP_STEPS", "DistillationTrainer", "EarlyStopping", "LanguageSampler", "LiveTeacher", "LiveTrainer", "MaskedTexts", "StepProfiler", "StepSize", "StoredExamples", "StoredTrainer", "TeachersTrainer",
+    "TrainingExample", "check_arguments", "check_finetuning", "checkpoints_bytes", "choose_copies", "clock", "collate", "collate_parts", "expected_size", "fine_tune", "last_checkpoint", "leader_first", "leads", "leave", "num_processes",
     "portable", "steps_of", "train", "training_arguments", "wait_for_all",
 ]  # fmt: skip

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -14,12 +13,13 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from polydistill.masking import Masked
-from polydistill.models import pad_batch
+from polydistill.models import length_parts, pad_batch
 from polydistill.store import Store
 
-# Batches that share out their sequences by length: enough to gather the short ones, few enough that a batch of
-# short ones is no rarity that waits for long.
-WINDOW_BATCHES = 16
+# Part of the identity of trained models. 2: steps hold texts of all lengths, and divide by one number in all of them.
+STEPS_VERSION = 2
+# Examples of a language whose mean stands for all.
+SAMPLED_EXAMPLES = 512
 
 
 @dataclass(frozen=True)
@@ -187,8 +187,8 @@ class LanguageSampler(Sampler[tuple[int, int, int]]):
 
     Within a batch the numbers of examples are as near to batch_size * probability as whole numbers can be
     (systematic sampling), and on average equal to it. Each language's rows come in a new random order in
-    every epoch of that language. Within a window of batches each language's rows are dealt out by length, so
-    that a batch's sequences are of about one length and padding is rare; which batch comes first is random.
+    every epoch of that language, so a batch has texts of all lengths. Within a batch the longest come first: what it is
+    cut into has sequences of about one length, and padding is rare.
 
     lengths        of each language, [N] tokens of its examples
     probabilities  of each language, summing to 1
@@ -214,32 +214,15 @@ class LanguageSampler(Sampler[tuple[int, int, int]]):
 
     def __iter__(self) -> Iterator[tuple[int, int, int]]:
         rows = [_Rows(len(lengths), [self.seed, 2, i]) for i, lengths in enumerate(self.lengths)]
-        for first in range(0, self.num_batches, WINDOW_BATCHES):
-            window = range(first, min(self.num_batches, first + WINDOW_BATCHES))
-            languages = [self._languages(batch) for batch in window]
-            queues = []
-            for language, (source, of_language) in enumerate(zip(rows, self.lengths, strict=True)):
-                number = sum(int((batch == language).sum()) for batch in languages)
-                queues.append(iter(_by_length(list(islice(source, number)), of_language)))
-            batches = [
-                [(language, *next(queues[language])) for language in batch.tolist()] for batch in languages
-            ]
-            for place in np.random.default_rng([self.seed, 3, first]).permutation(len(batches)):
-                yield from batches[place]
+        for batch in range(self.num_batches):
+            keys = [(language, *next(rows[language])) for language in self._languages(batch).tolist()]
+            yield from sorted(keys, key=lambda key: -int(self.lengths[key[0]][key[1]]))
 
     def _languages(self, batch: int) -> npt.NDArray[np.int64]:
         """[batch_size] the language of each example of a batch."""
         draw = np.random.default_rng([self.seed, 1, batch])
         points = (np.arange(self.batch_size) + draw.random()) / self.batch_size
         return draw.permutation(np.searchsorted(self.edges, points, side="right"))
-
-
-def _by_length(keys: list[tuple[int, int]], lengths: npt.NDArray[np.int64]) -> list[tuple[int, int]]:
-    """(row, epoch) keys, the longest first within an epoch.
-
-    Epochs stay apart, for a language so small that it comes round within a window must not meet itself in a batch.
-    """
-    return sorted(keys, key=lambda key: (key[1], -int(lengths[key[0]])))
 
 
 class _Rows(Iterator[tuple[int, int]]):
@@ -257,6 +240,38 @@ class _Rows(Iterator[tuple[int, int]]):
             self.order = iter(order.tolist())
             row = next(self.order)
         return row, self.epoch
+
+
+class StepSize(NamedTuple):
+    """What a step has on average over all micro-batches and processes: masked positions, and tokens.
+
+    Every step's loss is divided by these numbers. Were it divided by its own, a token would weigh less in a step that
+    happens to have many, and a long text's tokens are always among many.
+    """
+
+    masked: float
+    tokens: float
+
+
+def expected_size(
+    languages: Sequence[LanguageData], probabilities: Sequence[float], batch_size: int
+) -> StepSize:
+    """The mean size of a step of batch_size examples, from a sample of each language's."""
+    masked = tokens = 0.0
+    for language, (data, probability) in enumerate(zip(languages, probabilities, strict=True)):
+        rows = np.unique(np.linspace(0, len(data) - 1, min(len(data), SAMPLED_EXAMPLES)).astype(np.int64))
+        examples = [data.example(int(row), 0, language) for row in rows]
+        masked += probability * float(np.mean([len(example.positions) for example in examples]))
+        tokens += probability * float(np.mean([len(example.input_ids) for example in examples]))
+    return StepSize(max(1.0, batch_size * masked), max(1.0, batch_size * tokens))
+
+
+def collate_parts(
+    examples: Sequence[TrainingExample], pad_id: int, overhead_tokens: int
+) -> dict[str, list[dict[str, Tensor]]]:
+    """A micro-batch as `parts`, each a batch (see `collate`) of similar lengths (see `models.length_parts`)."""
+    parts = length_parts([len(example.input_ids) for example in examples], overhead_tokens)
+    return {"parts": [collate([examples[index] for index in part], pad_id) for part in parts]}
 
 
 def collate(examples: Sequence[TrainingExample], pad_id: int) -> dict[str, Tensor]:

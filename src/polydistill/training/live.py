@@ -83,26 +83,17 @@ def run(
 class LiveTrainer(DistillationTrainer):
     """DistillationTrainer whose teacher is live: kd · KD + mlm · MLM + cosine + relation (Eliquare 2022, eq. 4).
 
-    Each loss is a mean over the positions of the whole step that it sees: KD over attended or masked tokens, MLM over
-    masked ones, cosine and relation over attended ones.
+    Each loss is a sum over the positions that it sees (KD over attended or masked tokens, MLM over masked ones, cosine
+    and relation over attended ones), divided by how many of them a step has on average.
     """
 
     def __init__(self, *, teacher: LiveTeacher, **arguments: Any) -> None:
         super().__init__(**arguments)
         self.teacher = teacher.to(self.args.device)
-        # Attended tokens of the whole step, over all micro-batches and processes.
-        self._attended: Any = None
 
     def weights(self) -> dict[str, float]:
         """Each loss's weight at this step."""
         return loss_weights(self.teacher.losses, self)
-
-    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
-        attended = torch.tensor(
-            sum(int(batch["attention_mask"].sum()) for batch in batch_samples), device=device
-        )
-        self._attended = self.accelerator.gather(attended).sum()
-        return super()._get_num_items_in_batch(batch_samples, device)
 
     def compute_loss(
         self,
@@ -111,7 +102,7 @@ class LiveTrainer(DistillationTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        """The loss of a micro-batch, each part divided by its positions of the whole step."""
+        """The loss of a part of a micro-batch, each kind divided by its positions of a whole step."""
         losses, weights = self.teacher.losses, self.weights()
         bare = self.accelerator.unwrap_model(model)
         seen = {name: inputs[name] for name in ("input_ids", "attention_mask")}
@@ -127,8 +118,7 @@ class LiveTrainer(DistillationTrainer):
             their_relations: list[Tensor] = []
             if with_kd or losses.cosine.highest or losses.relation.highest:
                 theirs, their_states, their_relations = self.teacher.read(seen, chosen)
-        num_masked = num_items_in_batch if num_items_in_batch is not None else len(inputs["positions"])
-        num_attended = self._attended if num_items_in_batch is not None else len(attended)
+        num_masked, num_attended = self.step_size
         sums = torch.zeros(len(NAMES), dtype=torch.float64, device=features.device)
         with torch.autocast(features.device.type, enabled=False), record_function(LOSS):
             ours = OutputLayer(features, *output_layer(bare))
@@ -143,7 +133,7 @@ class LiveTrainer(DistillationTrainer):
                     relations, their_relations, seen["attention_mask"], heads=self.teacher.relation_heads
                 )
                 total, sums[3] = total + weights["relation"] / num_attended * found, found.detach()
-        # Data parallelism averages gradients over processes; the counts are of all of them.
+        # Data parallelism averages gradients over processes; a step is of all of them.
         total = total * self.accelerator.num_processes
         self.check(total)
         counts = [len(chosen), len(inputs["positions"]), len(attended), len(attended)]

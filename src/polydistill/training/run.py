@@ -24,10 +24,21 @@ from polydistill.errors import RunFolderError
 from polydistill.models import attention_for, keep_freed_memory
 from polydistill.training.arguments import training_arguments
 from polydistill.training.checkpoints import finished_state, last_checkpoint
-from polydistill.training.data import LanguageData, LanguageDataset, LanguageSampler, TrainingExample, collate
+from polydistill.training.data import (
+    LanguageData,
+    LanguageDataset,
+    LanguageSampler,
+    TrainingExample,
+    collate_parts,
+    expected_size,
+)
 from polydistill.training.processes import wait_for_all
 from polydistill.training.progress import Progress
 from polydistill.training.trainer import DistillationTrainer
+
+# What one more part of a micro-batch costs, in padded tokens, by whether this is a processor (`python -m benchmarks parts`):
+# there it is a pass over the weights and their gradients, elsewhere the launch of its kernels too.
+PART_OVERHEAD = {True: 64, False: 4096}
 
 
 @dataclass(frozen=True)
@@ -101,7 +112,10 @@ def train(
         args=settings,
         train_dataset=LanguageDataset(list(languages.values()), len(sampler)),
         eval_dataset=None if stopping is None else list(stopping.examples),
-        data_collator=partial(collate, pad_id=pad_id),
+        step_size=expected_size(list(languages.values()), probabilities, sampler.batch_size),
+        data_collator=partial(
+            collate_parts, pad_id=pad_id, overhead_tokens=PART_OVERHEAD[settings.device.type == "cpu"]
+        ),
         callbacks=[Progress(say), *callbacks],
     )
     trainer.remove_callback(PrinterCallback)

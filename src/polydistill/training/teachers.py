@@ -40,7 +40,7 @@ class TeachersTrainer(DistillationTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        """The loss of a micro-batch, divided by the masked positions of the whole step."""
+        """The loss of a part of a micro-batch, divided by the masked positions of a whole step."""
         bare = self.accelerator.unwrap_model(model)
         seen = {name: inputs[name] for name in ("input_ids", "attention_mask")}
         with record_function(FORWARD):
@@ -55,7 +55,7 @@ class TeachersTrainer(DistillationTrainer):
         parts = positions.split(counts.tolist())
         theirs = [self._read(index, seen, part) for index, part in zip(present.tolist(), parts, strict=True)]
         share = torch.tensor(self.teacher_weights(), device=features.device)[language]
-        each = self.position_weight(num_items_in_batch, len(gold))
+        each = self.position_weight(model, len(gold))
         with torch.autocast(features.device.type, enabled=False), record_function(LOSS):
             found = live_distillation(
                 OutputLayer(features.index_select(0, order), *output_layer(bare)), theirs, gold, share * each,

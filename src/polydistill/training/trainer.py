@@ -9,10 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.profiler import record_function
+from transformers.trainer_utils import EvalLoopOutput
 
 from polydistill.config.models import Distillation
 from polydistill.losses import soft_targets, sparse_soft_cross_entropy, teacher_weight
 from polydistill.models import masked_features, output_layer
+from polydistill.training.data import StepSize
 from polydistill.training.profile import BATCH, FORWARD, LOSS, STEP
 from polydistill.training.watched import WatchedTrainer
 
@@ -20,8 +22,11 @@ from polydistill.training.watched import WatchedTrainer
 class DistillationTrainer(WatchedTrainer):
     """Trainer whose loss is lambda * KD + (1 - lambda) * MLM at masked positions (MergeDistill, L_ALL).
 
-    The loss is a sum over positions divided once by the number of masked positions of the whole step, over
-    all micro-batches and processes: accumulation and data parallelism change nothing.
+    The loss is a sum over positions divided once by the number of masked positions that a whole step has on average,
+    over all micro-batches and processes: accumulation and data parallelism change nothing, and every masked position of
+    the training weighs the same, in texts of all lengths.
+
+    step_size  that number, and the tokens of a step
     """
 
     def __init__(
@@ -30,6 +35,7 @@ class DistillationTrainer(WatchedTrainer):
         distillation: Distillation,
         languages: Sequence[str],
         train_sampler: Any,
+        step_size: StepSize,
         labels: Mapping[str, str] | None = None,
         **arguments: Any,
     ) -> None:
@@ -37,7 +43,7 @@ class DistillationTrainer(WatchedTrainer):
         self.distillation = distillation
         self.languages = list(languages)
         self.labels = [(labels or {}).get(language, distillation.labels) for language in languages]
-        self.sampler = train_sampler
+        self.sampler, self.step_size = train_sampler, step_size
         # Tells Trainer that losses are divided already (5.23 reads the first, older versions the second).
         self.loss_is_scaled_for_ga = True
         self.model_accepts_loss_kwargs = True
@@ -58,14 +64,27 @@ class DistillationTrainer(WatchedTrainer):
         self._waited += time.perf_counter() - started
         return samples
 
-    def training_step(self, *arguments: Any, **keywords: Any) -> Any:
-        """A micro-batch, forward and backward."""
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Any:
+        """A micro-batch, forward and backward, part by part; its loss, the sum of its parts'."""
+        *others, last = inputs["parts"]
         with record_function(STEP):
-            return super().training_step(*arguments, **keywords)
+            losses = []
+            for part in others:
+                # Processes add up their gradients once, at the last part.
+                with self.accelerator.no_sync(model):
+                    losses.append(super().training_step(model, part, num_items_in_batch))
+            losses.append(super().training_step(model, last, num_items_in_batch))
+            return torch.stack(losses).sum()
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Of a micro-batch, about."""
+        return sum(super(DistillationTrainer, self).floating_point_ops(part) for part in inputs["parts"])
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
-        masked = torch.tensor(sum(len(batch["positions"]) for batch in batch_samples), device=device)
-        return self.accelerator.gather(masked).sum()
+        # Trainer scales the loss itself where this is None.
+        return torch.tensor(
+            sum(len(part["positions"]) for batch in batch_samples for part in batch["parts"]), device=device
+        )
 
     def annealed_weight(self) -> float:
         """Lambda at this step, for languages that learn from both kinds of labels."""
@@ -82,14 +101,15 @@ class DistillationTrainer(WatchedTrainer):
         """What the whole loss is multiplied by at this step."""
         return 1.0
 
-    def position_weight(self, num_items_in_batch: Any, num_positions: int) -> Any:
-        """What one position's loss is multiplied by: the whole step's loss is a mean over its masked positions.
-
-        num_items_in_batch  of the whole step, over all micro-batches and processes; None outside of training
+    def position_weight(self, model: Any, num_positions: int) -> float:
+        """What one position's loss is multiplied by: in training the same in all steps, otherwise the loss of a batch is
+        a mean over its masked positions.
         """
-        count = num_items_in_batch if num_items_in_batch is not None else num_positions
-        # Data parallelism averages gradients over processes; the count is of all of them.
-        return self.loss_scale() * self.accelerator.num_processes / count
+        if not model.training:
+            return self.loss_scale() / max(1, num_positions)
+        # Data parallelism averages gradients over processes; a step is of all of them.
+        processes: int = self.accelerator.num_processes
+        return self.loss_scale() * processes / self.step_size.masked
 
     def teacher_weights(self) -> list[float]:
         """Each language's lambda at this step."""
@@ -103,7 +123,7 @@ class DistillationTrainer(WatchedTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        """The loss of a micro-batch, divided by the masked positions of the whole step."""
+        """The loss of a part of a micro-batch, divided by the masked positions of a whole step."""
         bare = self.accelerator.unwrap_model(model)
         with record_function(FORWARD):
             features = masked_features(
@@ -118,7 +138,7 @@ class DistillationTrainer(WatchedTrainer):
         has_teacher = logprobs.shape[1] > 0
         if has_teacher:
             settings = self.distillation
-            soft, tail = soft_targets(logprobs, tail=settings.tail, temperature=settings.temperature)
+            soft, tail = soft_targets(logprobs, tail=settings.tail)
             gold = 1.0 - share
             if settings.tail == "gold":
                 gold = gold + share * tail[:, None]
@@ -131,7 +151,7 @@ class DistillationTrainer(WatchedTrainer):
             )
         bucket = has_teacher and settings.tail == "bucket" and bool(share.any())
         # It multiplies the target rather than the loss, so that the gradient of [V, E] needs no pass of its own.
-        each = self.position_weight(num_items_in_batch, len(ids))
+        each = self.position_weight(model, len(ids))
         with torch.autocast(features.device.type, enabled=False), record_function(LOSS):
             result = sparse_soft_cross_entropy(
                 features, weight, bias, ids, target * each,
@@ -150,13 +170,36 @@ class DistillationTrainer(WatchedTrainer):
             )
         return (loss, None) if return_outputs else loss
 
-    def prediction_step(
-        self, model: Any, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
-    ) -> tuple[Any, None, None]:
-        """A batch's loss on held-out examples, which early stopping goes by: a mean over its masked positions."""
-        with torch.no_grad(), self.compute_loss_context_manager():
-            loss = self.compute_loss(model, self._prepare_inputs(inputs))
-        return loss.detach(), None, None
+    def evaluation_loop(
+        self,
+        dataloader: Any,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: Any = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """The held-out loss that early stopping compares: a mean over masked positions, every example once, whatever the
+        batches and the number of processes.
+        """
+        examples: Any = self.eval_dataset
+        # A sharded model runs in all processes together: there each of them sees everything.
+        shared = self.args.world_size > 1 and not self.is_fsdp_enabled
+        own = examples[self.args.process_index :: self.args.world_size] if shared else examples
+        model: Any = self.model
+        model.eval()
+        sums = torch.zeros(2, dtype=torch.float64, device=self.args.device)
+        for start in range(0, len(own), self.args.eval_batch_size):
+            micro: Any = self.data_collator(own[start : start + self.args.eval_batch_size])
+            for part in micro["parts"]:
+                count = len(part["positions"])
+                with torch.no_grad(), self.compute_loss_context_manager():
+                    loss = self.compute_loss(model, self._prepare_inputs(part))
+                sums += torch.stack([loss.double() * count, torch.full_like(loss, count).double()])
+        if shared:
+            sums = self.accelerator.reduce(sums, reduction="sum")
+        total, count = sums.tolist()
+        metrics = {f"{metric_key_prefix}_loss": total / max(1.0, count)}
+        return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=len(examples))
 
     def log(self, logs: dict[str, float], *arguments: Any, **keywords: Any) -> None:
         """Add both loss terms and each language's loss in nats for a masked token, and the share of the time that

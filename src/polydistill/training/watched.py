@@ -33,13 +33,13 @@ class WatchedTrainer(Trainer):
         super().__init__(**arguments)
         self.evidence = evidence or Path(str(self.args.output_dir)).parent
         self.add_callback(_FiniteGradients(self))
-        # The micro-batches of the step that is being computed.
+        # The micro-batches of the step that is being computed, or their parts.
         self._batches: Sequence[dict[str, Any]] = ()
 
     def get_batch_samples(self, *arguments: Any, **keywords: Any) -> Any:
         """The micro-batches of a step."""
         samples = super().get_batch_samples(*arguments, **keywords)
-        self._batches = samples[0]
+        self._batches = [part for batch in samples[0] for part in batch.get("parts", [batch])]
         return samples
 
     def check(self, loss: Tensor) -> None:
