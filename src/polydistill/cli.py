@@ -161,6 +161,10 @@ def export(
     model: Annotated[str, typer.Argument(help="A folder or hub name of a masked language model.")],
     output: Annotated[Path, typer.Option(help="Folder for the exported model and its tokenizer.")],
     int8: Annotated[bool, typer.Option("--int8", help="Write a model with int8 weights too.")] = False,
+    int8_bits: Annotated[
+        int,
+        typer.Option(help="Of int8 weights: 7 is right on every processor, 8 needs VNNI (x86) or ARM."),
+    ] = 7,
     text: Annotated[
         list[str],
         typer.Option(
@@ -184,7 +188,7 @@ def export(
     from polydistill.recipes import Latency, export_model
 
     export_model(
-        model, output, console, int8=int8, texts=text, lines=lines, opset=opset,
+        model, output, console, int8=int8, int8_bits=int8_bits, texts=text, lines=lines, opset=opset,
         latency=Latency(rounds, calls, threads) if latency else None, revision=revision, allow_pickle=allow_pickle,
     )  # fmt: skip
 

@@ -62,6 +62,8 @@ def test_export_as_a_command(tmp_path, texts, teachers) -> None:
     assert mrr["int8"]["mrr"] == pytest.approx(mrr["pytorch"]["mrr"], abs=0.02)
     assert mrr["int8"]["loss"] != mrr["pytorch"]["loss"]
     assert record["files"]["int8"] < record["files"]["onnx"]
+    assert record["int8"]["weight_bits"] == 7
+    assert "weights of 7 bits" in done.stdout
     # Where the model and the text lay is nobody's business.
     for path in (path for path in output.rglob("*") if path.is_file()):
         assert str(model).encode() not in path.read_bytes(), path.name

@@ -8,10 +8,24 @@ from transformers import AutoConfig, AutoModelForMaskedLM
 
 from polydistill.errors import ModelError, RecipeError
 from polydistill.evaluation.cost import measure_cost, measure_in_turns
-from polydistill.models import Inputs, OnnxModel, compare_onnx, export_onnx, quantise_onnx, takes_token_types
+from polydistill.models import (
+    Inputs,
+    OnnxModel,
+    compare_onnx,
+    export_onnx,
+    load_masked_lm,
+    quantise_onnx,
+    takes_token_types,
+)
 from polydistill.models.onnx_export import agreement
 from polydistill.models.onnx_int8 import quantise_rows
-from polydistill.recipes.export_proof import proof_batches, prove_logits
+from polydistill.recipes.export_proof import (
+    choose_lines,
+    compare_mrr,
+    proof_batches,
+    prove_int8,
+    prove_logits,
+)
 from polydistill.tokenization import load_tokenizer
 
 onnx = pytest.importorskip("onnx")
@@ -173,6 +187,86 @@ def test_int8_keeps_one_table_in_eight_bits_and_nearly_the_logits(bert) -> None:
     made = OnnxModel(small).logits(ids, attention)[attention.bool()]
     correlation = float(torch.corrcoef(torch.stack([own.flatten(), made.flatten()]))[0, 1])
     assert 0.98 < correlation < 1 - 1e-9
+
+
+def int8_matrices(path) -> dict[str, np.ndarray]:
+    """The int8 weights that products are made with, by name."""
+    graph = onnx.load(path).graph
+    weights = {one.name: onnx.numpy_helper.to_array(one) for one in graph.initializer}
+    # A table that is the output layer too is transposed in the graph.
+    for node in graph.node:
+        if node.op_type == "Transpose" and node.input[0] in weights:
+            weights[node.output[0]] = weights[node.input[0]].T
+    used = {node.input[1] for node in graph.node if node.op_type == "MatMulInteger"}
+    return {name: weights[name] for name in used if name in weights}
+
+
+def test_products_of_int8_fit_into_sixteen_bits(bert, tmp_path) -> None:
+    """AVX2 and AVX512 without VNNI add two products of an unsigned and a signed byte in 16 bits: for any activations the
+    sum has to fit. With weights of 8 bits it does not, and a processor with VNNI shows nothing of that.
+    """
+
+    def largest_sum(path) -> int:
+        found = 0
+        for matrix in int8_matrices(path).values():
+            assert matrix.dtype == np.int8
+            pairs = matrix[: len(matrix) // 2 * 2].astype(np.int64).reshape(-1, 2, matrix.shape[1])
+            found = max(found, int(255 * np.maximum(pairs.clip(0).sum(1), (-pairs).clip(0).sum(1)).max()))
+        return found
+
+    model, path, small = bert
+    assert len(int8_matrices(small)) >= 6 * model.config.num_hidden_layers
+    assert 255 * 60 < largest_sum(small) <= 2**15 - 1
+    quantise_onnx(path, tmp_path / "wide.onnx", rows=ROWS, bits=8)
+    assert largest_sum(tmp_path / "wide.onnx") > 2**15 - 1
+
+
+def saturated(path, target) -> None:
+    """The graph with the damage of a kernel that saturates: products far below what they are."""
+    model = onnx.load(path)
+    for one in model.graph.initializer:
+        if one.name.endswith("_scale") and "int8" not in one.name:
+            values = onnx.numpy_helper.to_array(one).copy()
+            values[::2] *= 0.2
+            one.CopyFrom(onnx.numpy_helper.from_array(values, one.name))
+    onnx.save_model(model, target)
+
+
+def test_an_int8_model_that_lost_its_predictions_is_refused(teachers, texts, tmp_path) -> None:
+    tokenizer, model = load_tokenizer(str(teachers["en"])), load_masked_lm(str(teachers["en"]))
+    export_onnx(model, tmp_path / "model.onnx", token_types=False)
+    quantise_onnx(tmp_path / "model.onnx", tmp_path / "int8.onnx", rows=model.config.vocab_size)
+    saturated(tmp_path / "int8.onnx", tmp_path / "bad.onnx")
+    lines = choose_lines([str(texts["en"])], 80)
+    batches = proof_batches(tokenizer, lines, token_types=False)
+
+    def prove(name: str, *, with_text: bool) -> dict:
+        exported = {"onnx": OnnxModel(tmp_path / "model.onnx"), "int8": OnnxModel(tmp_path / name)}
+        rows = prove_logits(model, "en", exported, batches)
+        return prove_int8(
+            "en", rows, compare_mrr(model, exported, tokenizer, lines) if with_text else None, bits=8
+        )
+
+    for with_text in (True, False):
+        assert prove("int8.onnx", with_text=with_text)["same_argmax"] > 0.8
+        with pytest.raises(
+            ModelError, match=r"likeliest piece at \d+% of .* --int8-bits 7.*nothing was written"
+        ):
+            prove("bad.onnx", with_text=with_text)
+
+
+@pytest.mark.parametrize(("high", "refused"), [(-0.012, True), (-0.009, False)])
+def test_a_loss_of_mrr_counts_where_its_interval_says_so(high, refused) -> None:
+    """5 % of 0.2 is 0.01."""
+    logits = [{"attended": 10, "int8": {"same_argmax": 0.9}}]
+    mrr = {"pytorch": {"mrr": 0.2}, "int8": {"mrr": 0.17, "mrr_minus_pytorch": [-0.03, -0.05, high]}}
+    if refused:
+        with pytest.raises(
+            ModelError, match=r"MRR is 0.170 and the float model's 0.200 \(-15%; allowed: -5%\)"
+        ):
+            prove_int8("x", logits, mrr, bits=7)
+    else:
+        assert prove_int8("x", logits, mrr, bits=7)["weight_bits"] == 7
 
 
 def test_two_tables_and_weights_beyond_the_limit(tmp_path, monkeypatch) -> None:

@@ -31,7 +31,15 @@ from polydistill.models import (
     weights_size,
 )
 from polydistill.models.onnx_export import OPSET, check_opset
-from polydistill.recipes.export_proof import TOLERANCE, choose_lines, compare_mrr, proof_batches, prove_logits
+from polydistill.models.onnx_int8 import WEIGHT_BITS
+from polydistill.recipes.export_proof import (
+    TOLERANCE,
+    choose_lines,
+    compare_mrr,
+    proof_batches,
+    prove_int8,
+    prove_logits,
+)
 from polydistill.reports.card import export_card, metadata
 from polydistill.tokenization import LoadedTokenizer, load_tokenizer, save_tokenizer, special_strings
 from polydistill.tokenization.load import max_positions
@@ -56,6 +64,7 @@ def export_model(
     console: Console,
     *,
     int8: bool = False,
+    int8_bits: int = WEIGHT_BITS,
     texts: Sequence[str] = (),
     lines: int = 400,
     opset: int = OPSET,
@@ -68,6 +77,7 @@ def export_model(
     model    a folder or a hub name of a masked language model; its weights are taken in float32
     output   a folder that is not there yet, or empty
     int8     write a dynamically quantised model too
+    int8_bits  of its matrices' weights, 7 or 8, see `quantise_onnx`
     texts    files, folders or globs; on `lines` of their lines logits and MRR are compared, else logits alone, on
              random pieces
     latency  how to time; None: not at all
@@ -76,6 +86,11 @@ def export_model(
     """
     check_opset(opset)
     output = free_folder(output)
+    if int8_bits not in (7, 8):
+        raise RecipeError(
+            "int8_bits", int8_bits, "weights have 7 or 8 bits",
+            "give 7, which is right on every processor; 8 needs VNNI or an ARM processor",
+        )  # fmt: skip
     if lines < 1:
         raise RecipeError("lines", lines, "leaves nothing to compare on", "give 1 or more")
     sources = [Source(path=path, documents="lines") for path in texts]
@@ -92,15 +107,19 @@ def export_model(
     }  # fmt: skip
     inputs = {
         **facts, "weights": weights_fingerprint(model, revision=revision), "tokenizer": tokenizer.fingerprint,
-        "text": identity, "int8": int8,
+        "text": identity, "int8": int8, "int8_bits": int8_bits,
     }  # fmt: skip
     with artefact_or_nothing(output, inputs) as folder:
-        record = facts | _write(folder, model, tokenizer, original, int8=int8, opset=opset)
+        record = facts | _write(
+            folder, model, tokenizer, original, int8_bits=int8_bits if int8 else None, opset=opset
+        )
         exported = {name: OnnxModel(folder / FILES[name]) for name in record["files"]}
         record["tolerance"] = TOLERANCE
         batches = proof_batches(tokenizer, chosen, token_types="token_type_ids" in record["inputs"])
         record["logits"] = prove_logits(original, record["model"], exported, batches)
         record["mrr"] = compare_mrr(original, exported, tokenizer, chosen) if chosen else None
+        if int8:
+            record["int8"] = prove_int8(record["model"], record["logits"], record["mrr"], bits=int8_bits)
         del exported
         record["latency"] = None if latency is None else _time(folder, original, record["files"], latency)
         record["metadata"] = metadata(model)
@@ -112,7 +131,7 @@ def export_model(
 
 
 def _write(
-    folder: Path, model: str, tokenizer: LoadedTokenizer, original: Any, *, int8: bool, opset: int
+    folder: Path, model: str, tokenizer: LoadedTokenizer, original: Any, *, int8_bits: int | None, opset: int
 ) -> dict[str, Any]:
     """Write the tokenizer's files, config.json and the graphs. Returns the graphs' inputs and sizes in bytes."""
     save_tokenizer(
@@ -126,8 +145,10 @@ def _write(
     token_types = takes_token_types(original, tokenizer.settings["model_input_names"])
     export_onnx(original, folder / FILES["onnx"], token_types=token_types, opset=opset)
     names = ["onnx"]
-    if int8:
-        quantise_onnx(folder / FILES["onnx"], folder / FILES["int8"], rows=original.config.vocab_size)
+    if int8_bits is not None:
+        quantise_onnx(
+            folder / FILES["onnx"], folder / FILES["int8"], rows=original.config.vocab_size, bits=int8_bits
+        )
         names.append("int8")
     sizes = {name: sum(path.stat().st_size for path in folder.glob(FILES[name] + "*")) for name in names}
     return {
@@ -180,6 +201,13 @@ def _print(record: Mapping[str, Any], console: Console) -> None:
         ),
         markup=False,
     )
+    if "int8" in record:
+        kept = record["int8"]
+        console.print(
+            f"int8: weights of {kept['weight_bits']} bits; the float model's likeliest piece at {kept['same_argmax']:.1%} of "
+            f"positions (at least {kept['least_same_argmax']:.0%})",
+            markup=False,
+        )
     if record["mrr"]:
         console.print(_mrr_table(record["mrr"]))
     if record["latency"]:

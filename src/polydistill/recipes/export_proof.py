@@ -24,6 +24,9 @@ from polydistill.tokenization import LoadedTokenizer, encode
 SHAPES, LONGEST = ((1, 8), (3, 17), (8, 64)), 1024
 # Times the largest logit.
 TOLERANCE = 1e-4
+# What an int8 model may lose. Of real models it keeps 0.85 to 0.98 of the likeliest pieces and 97 % of MRR or more; one
+# whose products saturate keeps 0.1 and half.
+INT8_SAME, INT8_MRR_LOSS = 0.6, 0.05
 MASKED_ONE_IN = 7
 # Tokens of a line for MRR, and of a batch: an exported model makes logits for all of them.
 MRR_TOKENS, BATCH_TOKENS = 128, 1024
@@ -86,6 +89,45 @@ def prove_logits(
     return rows
 
 
+def prove_int8(
+    name: str,
+    logits: Sequence[Mapping[str, Any]],
+    mrr: Mapping[str, Mapping[str, Any]] | None,
+    *,
+    bits: int,
+) -> dict[str, Any]:
+    """What the int8 model keeps, with what it must keep. Raises ModelError where it keeps less.
+
+    logits  of `prove_logits`; mrr  of `compare_mrr`, if there is text; both with rows of `int8`
+    bits    of its weights
+    A loss of MRR counts where its interval of 95 % says that it is beyond the tolerance.
+    """
+    attended = sum(row["attended"] for row in logits)
+    same = sum(row["int8"]["same_argmax"] * row["attended"] for row in logits) / attended
+    remedy = "leave --int8 out; nothing was written"
+    if bits > 7:
+        remedy = f"take --int8-bits 7, which is right on every processor, or {remedy}"
+    if same < INT8_SAME:
+        raise ModelError(
+            "int8", name,
+            f"on this processor it has the float model's likeliest piece at {same:.0%} of {attended:,} positions "
+            f"(at least: {INT8_SAME:.0%})", remedy,
+        )  # fmt: skip
+    if mrr is not None:
+        before = mrr["pytorch"]["mrr"]
+        change, _, high = mrr["int8"]["mrr_minus_pytorch"]
+        if high < -INT8_MRR_LOSS * before:
+            raise ModelError(
+                "int8", name,
+                f"on this processor its MRR is {mrr['int8']['mrr']:.3f} and the float model's {before:.3f} "
+                f"({change / before:+.0%}; allowed: {-INT8_MRR_LOSS:.0%})", remedy,
+            )  # fmt: skip
+    return {
+        "weight_bits": bits, "same_argmax": same, "least_same_argmax": INT8_SAME, "allowed_mrr_loss": INT8_MRR_LOSS,
+        "processor": torch.backends.cpu.get_cpu_capability(),
+    }  # fmt: skip
+
+
 def compare_mrr(
     model: Any, exported: Mapping[str, OnnxModel], tokenizer: LoadedTokenizer, texts: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
@@ -102,6 +144,8 @@ def compare_mrr(
         "batches": length_batches([len(example.input_ids) for example in examples], BATCH_TOKENS),
     }
     own = measure(model, examples, **shared)
+    if not len(own.ranks):
+        raise CorpusError("text", None, "none of its tokens is masked", "give more lines, or longer ones")
     found: dict[str, Measures] = {
         name: measure_logits(one.logits_at, examples, **shared) for name, one in exported.items()
     }

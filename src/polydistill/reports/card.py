@@ -266,7 +266,7 @@ def export_card(record: dict[str, Any]) -> str:
     ]  # fmt: skip
     if "int8" in record["files"]:
         lines += [
-            "`model.int8.onnx` has int8 weights; activations are quantised as they come, with one scale a batch, so "
+            f"`model.int8.onnx` has int8 weights of {record['int8']['weight_bits']} bits; activations are quantised as they come, with one scale a batch, so "
             "that a text's logits change slightly with the texts beside it.", "",
         ]  # fmt: skip
     if record["mrr"]:
