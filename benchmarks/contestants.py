@@ -78,7 +78,7 @@ class Shape:
 
 MASKED = 0.15
 SHAPES = {
-    # The shape of issue 3, one that runs in seconds, and the paper's largest vocabulary.
+    # A student of 6 layers with the union of a few vocabularies, one that runs in seconds, and the paper's largest vocabulary.
     "middle": Shape(120_000, 6, 512, 8, 512, 16, 128),
     "small": Shape(8_000, 2, 128, 2, 128, 8, 64, teacher_layers=2, teacher_width=192),
     "paper": Shape(288_973, 4, 256, 4, 256, 32, 128),

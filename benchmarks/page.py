@@ -27,6 +27,10 @@ ABOUT = {
         "many times ours, bfloat16, it takes. The share of peak counts what must be computed, the encoder at all tokens and the output layer "
         "at masked ones, against the machine's largest measured matrix product in bfloat16. Memory is the process' peak.",
     ),
+    "parts": (
+        "A step that holds texts of all lengths",
+        "The same twelve micro-batches, padded whole or cut into parts of similar lengths, by what one more part is said to cost in padded tokens: forward, backward and optimizer. `steps of one length` has the least padding, and tokens of short texts weigh several times what others do.",
+    ),
     "scoring": (
         "Scoring beside the teacher's forward passes and a script",
         "The same masked sequences, from token ids to a shard on disk. `naive` is what a script does: logits everywhere, log-softmax, topk, lists, "

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForMaskedLM
 
 from benchmarks.measure import alternate
 from polydistill.masking import Masked
-from polydistill.models import load_masked_lm, pad_batch
+from polydistill.models import load_masked_lm, pad_batch, resolve_dtype
 from polydistill.scoring import predict
 from polydistill.store import ScoredExample, Store, StoreWriter
 
@@ -44,33 +44,33 @@ def run(model: str = "", length: str = "64", batch: str = "64", rounds: str = "5
             _score(teacher, examples, folder / f"ours-{next(number)}", dtype, int(length))
 
         things: dict[str, Any] = {}
-        for dtype in (torch.bfloat16, torch.float32):
+        # float32, and what a run takes where that is another.
+        kinds = list(dict.fromkeys([torch.float32, resolve_dtype("auto")]))
+        for dtype in kinds:
             kind = str(dtype).removeprefix("torch.")
             things[f"scoring, {kind}"] = lambda dtype=dtype: ours(dtype)
             things[f"bare encoder, {kind}"] = lambda dtype=dtype: forward(teacher.base_model, dtype)
             things[f"encoder and logits everywhere, {kind}"] = lambda dtype=dtype: forward(teacher, dtype)
-        things["naive scoring, float32"] = lambda: _naive(
-            teacher, examples, inputs, attention, folder / f"naive-{next(number)}", torch.float32
-        )
-        things["naive scoring, bfloat16"] = lambda: _naive(
-            teacher, examples, inputs, attention, folder / f"naive-{next(number)}", torch.bfloat16
-        )
+            things[f"naive scoring, {kind}"] = lambda dtype=dtype: _naive(
+                teacher, examples, inputs, attention, folder / f"naive-{next(number)}", dtype
+            )
         seconds = alternate(things, rounds=int(rounds))
         stored = stored_bytes(teacher, examples, folder)
     speed = {name: round(tokens / value) for name, value in seconds.items()}
-    best = "scoring, bfloat16"
+    names = [str(dtype).removeprefix("torch.") for dtype in kinds]
     return {
         "model": model.rsplit("/", 1)[-1] or "bert 4 x 312, 21,128 pieces",
         "tokens": tokens,
         "tokens_per_second": speed,
-        "over_bare_encoder_bfloat16": round(seconds["bare encoder, bfloat16"] / seconds[best], 2),
-        "over_bare_encoder_float32": round(
-            seconds["bare encoder, float32"] / seconds["scoring, float32"], 2
-        ),
-        "over_naive_float32": round(seconds["naive scoring, float32"] / seconds[best], 2),
-        "over_naive_bfloat16": round(seconds["naive scoring, bfloat16"] / seconds[best], 2),
+        **{
+            f"over_{peer.replace(' ', '_')}_{name}": round(
+                seconds[f"{peer}, {name}"] / seconds[f"scoring, {name}"], 2
+            )
+            for peer in ("bare encoder", "naive scoring")
+            for name in names
+        },
         "bytes_a_position": stored,
-    }  # fmt: skip
+    }
 
 
 def _small_teacher() -> Any:

@@ -84,13 +84,15 @@ def test_seeds_that_differ_widen_every_interval(tmp_path, teachers) -> None:
     assert found[0]["verdict"] == "open"
 
 
-def test_a_teacher_that_scores_nothing_leaves_its_language_out(tmp_path, teachers) -> None:
+@pytest.mark.parametrize("base", [0.0, 0.04])
+def test_a_teacher_that_learned_nothing_leaves_its_language_out(tmp_path, teachers, base) -> None:
+    """A student's 0.0 beside a teacher's 0.003 is no RDT of -100 %."""
     found = summary(
-        tmp_path, teachers, {"student": {"en": (0.6,), "ru": (0.5,)}, "teacher": {"en": (0.5,), "ru": (0.0,)}},
+        tmp_path, teachers, {"student": {"en": (0.6,), "ru": (0.0,)}, "teacher": {"en": (0.5,), "ru": (base,)}},
         baseline="teacher",
     )  # fmt: skip
     rdt = found["rdt"]["topic"]["accuracy"]["student"]
-    assert rdt["ru"] == {"teacher": "teacher", "value": None}
+    assert rdt["ru"] == {"teacher": "teacher", "value": None, "base": base}
     assert (rdt["all"]["value"], rdt["all"]["languages"]) == (pytest.approx(20), 1)
 
 

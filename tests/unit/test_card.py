@@ -1,8 +1,13 @@
 """Model cards: what they say of licence, data, teachers and results."""
 
+import io
+
 import yaml
+from rich.console import Console
 
 from polydistill.config import parse_recipe
+from polydistill.files import write_json
+from polydistill.recipes import results_table
 from polydistill.reports import model_card
 from polydistill.reports.card import metadata, with_results
 
@@ -59,3 +64,28 @@ def test_what_a_models_own_card_states_is_read_if_it_can_be(tmp_path) -> None:
     for broken in ("# no front matter\n--- a\n--- b", "---\na: [\n---\n", "---\n- a\n---\n", ""):
         readme.write_text(broken, "utf-8")
         assert metadata(str(tmp_path)) == {}, broken
+
+
+def test_a_figure_of_few_tokens_is_marked_on_the_card_and_in_the_terminal(tmp_path) -> None:
+    """0.288 of 77 tokens beside 0.301 of 1,234: each with its standard error, the first with a warning."""
+    few = row("student", 0.288, num_masked=77, mrr_error=0.041)
+    many = row("student", 0.301, text="wiki", mrr_error=0.012)
+    card = model_card(parse_recipe(MERGE), {"init": "random"})
+    warned, plain = (
+        with_results(card, {"ko": [few, many]}, "student"),
+        with_results(card, {"ko": [many]}, "student"),
+    )
+    assert "| 0.288 ±.041 |" in warned
+    assert "fewer than 500 masked tokens" in warned
+    assert "fewer than 500" not in plain
+    for rows, wanted in (([few, many], True), ([many], False)):
+        write_json(
+            tmp_path / "evaluation" / "mlm.json",
+            {"languages": {"ko": [one | {"top5": 0.3, "loss": 5.0} for one in rows]}, "summary": {}},
+        )
+        console = Console(record=True, width=100, file=io.StringIO())
+        console.print(results_table(tmp_path))
+        printed = console.export_text()
+        assert ("0.288 ±.041" in printed) == wanted
+        assert "0.301 ±.012" in printed
+        assert ("Fewer than 500 masked tokens, too few to compare by: ko held_out (77)" in printed) == wanted

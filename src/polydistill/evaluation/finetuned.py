@@ -219,6 +219,10 @@ class Deviation(NamedTuple):
     verdict: str
 
 
+# A teacher below this score has learned nothing of the task: a ratio to it says nothing of the student.
+LEARNED = 0.05
+
+
 def relative_deviation(student: float, teacher: float) -> float:
     """Percent that a student's score is above its teacher's.
 

@@ -14,6 +14,7 @@ from rich.table import Table
 from polydistill.config import FinetuneRecipe
 from polydistill.config.finetune import Task
 from polydistill.evaluation.finetuned import (
+    LEARNED,
     METRICS,
     Items,
     Sampled,
@@ -106,6 +107,7 @@ class Results:
                         averages.setdefault(model, []).append(pair)
         return {
             "summary": summary,
+            "learned": LEARNED,
             "rdt": rdt,
             "rdt_average": {
                 model: self._deviation(
@@ -184,8 +186,8 @@ class Results:
                 if teacher is None or teacher == model:
                     continue
                 base = means[teacher][target]
-                if base <= 0:
-                    found.setdefault(model, {})[target] = {"teacher": teacher, "value": None}
+                if base < LEARNED:
+                    found.setdefault(model, {})[target] = {"teacher": teacher, "value": None, "base": base}
                     continue
                 ratio = sampled_deviation(
                     samples[model][target], samples[teacher][target], mean=mean, base=base

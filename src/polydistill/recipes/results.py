@@ -13,8 +13,9 @@ from polydistill.recipes.cost import cost_tables
 from polydistill.recipes.finetune_results import finetune_tables
 from polydistill.recipes.grid_tables import grid_tables
 from polydistill.recipes.probe import probe_tables
+from polydistill.reports.card import FEW_MASKED, with_error
 
-CAPTION = """MRR: mean of 1/rank of the masked token. MRR*: ranked among the pieces that both have.
+CAPTION = """MRR: mean of 1/rank of the masked token ± its standard error over examples. MRR*: ranked among the pieces that both have.
 Unigram: MRR of pieces ranked by their frequency, context unread."""
 
 
@@ -33,6 +34,16 @@ def results_table(path: Path) -> Table | Group:
     caption = CAPTION
     if isinstance(difference, float):
         caption += f"\nD, mean over languages of student - best teacher on held-out text: {difference:+.3f}"
+    few = [
+        f"{language} {row['text']} ({row['num_masked']:,})"
+        for language, rows in results["languages"].items()
+        for row in rows
+        if row["num_masked"] < FEW_MASKED
+    ]
+    if few:
+        caption += (
+            f"\nFewer than {FEW_MASKED} masked tokens, too few to compare by: {', '.join(dict.fromkeys(few))}"
+        )
     table = Table(
         title=str(path), caption=caption, caption_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0)
     )
@@ -48,7 +59,7 @@ def results_table(path: Path) -> Table | Group:
                 row["text"],
                 row["model"],
                 str(row["teacher"]) if row["tokenizer"] == "own" else row["tokenizer"],
-                f"{row['mrr']:.3f}",
+                with_error(row),
                 "" if restricted is None else f"{restricted:.3f}",
                 f"{row['top1']:.3f}",
                 f"{row['top5']:.3f}",

@@ -198,7 +198,15 @@ def metadata(model: str) -> dict[str, Any]:
     return {key: front[key] for key in kept if key in front} if isinstance(front, dict) else {}
 
 
+# Masked tokens below which a figure is marked: the standard error of an MRR is then about 0.015 or more.
+FEW_MASKED = 500
 RESULTS, LICENCE = "## Results", "## Licence"
+
+
+def with_error(row: Mapping[str, Any]) -> str:
+    """A row's MRR with its standard error, where there is one: evaluations of one example have none."""
+    error = row.get("mrr_error", 0.0)
+    return f"{row['mrr']:.3f}" + (f" ±{error:.3f}".replace("±0.", "±.") if error else "")
 
 
 def with_results(card: str, languages: Mapping[str, Sequence[Mapping[str, Any]]], model: str) -> str:
@@ -212,10 +220,11 @@ def with_results(card: str, languages: Mapping[str, Sequence[Mapping[str, Any]]]
     end = len(card) if end < 0 else end
     before, after = card[: start if 0 <= start < end else end], card[end:]
     lines = [
-        RESULTS, "", "Mean reciprocal rank of masked tokens on held-out and further text; unigram: pieces ranked by their "
+        RESULTS, "", "Mean reciprocal rank of masked tokens on held-out and further text, ± its standard error over examples; unigram: pieces ranked by their "
         "frequency alone.", "", "| language | text | tokenizer | MRR | teacher | unigram | top-1 | masked tokens |",
         "|---|---|---|---|---|---|---|---|",
     ]  # fmt: skip
+    few = False
     for language, rows in languages.items():
         for row in rows:
             if row["model"] != model:
@@ -232,9 +241,12 @@ def with_results(card: str, languages: Mapping[str, Sequence[Mapping[str, Any]]]
                 "",
             )
             lines.append(
-                f"| {language} | {row['text']} | {row['tokenizer']} | {row['mrr']:.3f} | {teacher} | "
+                f"| {language} | {row['text']} | {row['tokenizer']} | {with_error(row)} | {teacher} | "
                 f"{row['unigram_mrr']:.3f} | {row['top1']:.3f} | {row['num_masked']:,} |"
             )
+            few = few or row["num_masked"] < FEW_MASKED
+    if few:
+        lines += ["", f"Figures of fewer than {FEW_MASKED} masked tokens are too few to compare models by."]
     return "\n".join([before.rstrip(), "", *lines, "", after])
 
 
