@@ -66,3 +66,37 @@ def test_ordinary_lines_within_a_block_move_nothing(lines, added, place) -> None
     place = min(1 + place, len(lines))
     before, after = keys_of(lines), keys_of(lines[:place] + ordinary + lines[place:])
     assert {text: after[text] for text in before} == before
+
+
+@pytest.mark.parametrize("text", ["", "ab e\u0308字कि ", "ab "], ids=["one word", "no blanks", "words"])
+def test_a_line_of_any_length_takes_time_in_proportion(text) -> None:
+    """Characters that are counted, for lines of 20,000 and 160,000: eight times as many, not sixty-four."""
+    counted = {}
+    for size in (20_000, 160_000):
+        whole = ((text or "x") * size)[:size].strip()
+        seen = [0]
+
+        def count(texts: list[str], seen: list[int] = seen) -> list[int]:
+            seen[0] += sum(map(len, texts))
+            return [len(text.replace(" ", "")) // 4 + 1 for text in texts]
+
+        examples = list(pack([(whole, 0)], count, 62))
+        assert squeezed([example for example, _ in examples]) == squeezed([whole])
+        assert all(tokens <= 62 for _, tokens in examples)
+        counted[size] = seen[0]
+    assert counted[160_000] < 10 * counted[20_000]
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    st.text(alphabet="ab e\u0308字कि  ", min_size=1, max_size=40), st.integers(60, 200), st.integers(7, 30)
+)
+def test_a_long_line_loses_nothing_by_any_tokenizer(unit, times, room) -> None:
+    whole = " ".join((unit * times).split())
+    if not whole:
+        return
+    for count in COUNTERS.values():
+        examples = list(pack([("first", 0), (whole, 0), ("last", 0)], count, room))
+        assert squeezed([text for text, _ in examples]) == squeezed(["first", whole, "last"])
+        assert all(tokens <= room for _, tokens in examples)
+        assert [tokens for _, tokens in examples] == count([text for text, _ in examples])

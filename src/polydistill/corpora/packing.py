@@ -9,6 +9,12 @@ from math import ceil
 
 CountTokens = Callable[[list[str]], list[int]]
 
+# Part of the identity of a corpus. 2: long lines are cut within a window.
+PACKING_VERSION = 2
+# A longer line is cut within windows of so many characters, or so many a token of an example: each cut counts the tokens of
+# what is left, so a cut that saw the whole line would make the time quadratic.
+WINDOW_CHARACTERS, WINDOW_PER_TOKEN = 1024, 8
+
 _CHUNK = 1000
 _JOINERS = "\u200c\u200d"
 _VERIFIED = 256
@@ -42,19 +48,29 @@ def _plan(
     tokens, current = 0, -1
     # A stub of a line is worth less than the padding that it saves.
     least = max(4, max_tokens // 8)
-    for line, run, size, seam in _counted(lines, count_tokens):
+    window = max(WINDOW_CHARACTERS, WINDOW_PER_TOKEN * max_tokens)
+    for line, run, size, seam in _counted(lines, count_tokens, window):
         if held and run != current:
             yield held
             held, tokens = [], 0
-        current, text, count = run, line, size
-        while (room := max_tokens - tokens - (seam if held else 0)) < count:
-            if held and room < least:
+        # What is seen of the line, its tokens, and where the rest begins.
+        current, text, count, taken = run, line[:window], size, window
+        while True:
+            room = max_tokens - tokens - (seam if held else 0)
+            if taken < len(line) and (count <= room or len(text) < window // 2):
+                # Twice as much, where much text is few tokens.
+                more = max(window, len(text))
+                text, taken = (text + line[taken : taken + more]).lstrip(), taken + more
+                count = count_tokens([text])[0]
+            elif room >= count:
+                break
+            elif held and room < least:
                 yield held
                 held, tokens = [], 0
-                continue
-            head, _, text, count = split_line(text, count, count_tokens, room)
-            yield [*held, head] if head else held
-            held, tokens = [], 0
+            else:
+                head, _, text, count = split_line(text, count, count_tokens, room)
+                yield [*held, head] if head else held
+                held, tokens = [], 0
         if text:
             tokens += count + (seam if held else 0)
             held.append(text)
@@ -111,13 +127,15 @@ def _border(text: str, place: int) -> int:
 
 
 def _counted(
-    lines: Iterable[tuple[str, int]], count_tokens: CountTokens
+    lines: Iterable[tuple[str, int]], count_tokens: CountTokens, window: int
 ) -> Iterator[tuple[str, int, int, int]]:
-    """(text, run, tokens, seam): the seam is what a line end between two lines costs, in tokens."""
+    """(text, run, tokens of its first `window` characters, seam): the seam is what a line end between two lines costs, in
+    tokens.
+    """
     iterator = iter(lines)
     seam = None
     while chunk := list(islice(iterator, _CHUNK)):
-        texts = [text for text, _ in chunk]
+        texts = [text[:window] for text, _ in chunk]
         counts = count_tokens(texts)
         if seam is None:
             seam = _seam(texts[: _PROBED_PAIRS + 1], counts[: _PROBED_PAIRS + 1], count_tokens)

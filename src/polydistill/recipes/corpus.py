@@ -9,6 +9,7 @@ from typing import Any
 
 from polydistill.config.models import Corpora, Source
 from polydistill.corpora import build_corpus, source_bytes, source_identity
+from polydistill.corpora.packing import PACKING_VERSION
 from polydistill.files import artefact, partial_folder, require_space
 from polydistill.recipes.run_folder import Run
 from polydistill.tokenization import LoadedTokenizer, count_tokens
@@ -32,6 +33,7 @@ def prepare_corpus(
     field = field or f"languages.{language}"
     inputs = {
         "stage": "corpus",
+        "packing": PACKING_VERSION,
         "language": language,
         "text": source_identity(text, field=f"{field}.text"),
         "evaluation": {
