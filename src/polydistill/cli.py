@@ -335,6 +335,16 @@ def _explain_thread(failed: threading.ExceptHookArgs) -> None:
         threading.__excepthook__(failed)
 
 
+def _with_home(argument: str) -> str:
+    """An argument whose path begins with `~`, also behind `--option=`, where shells leave it."""
+    from polydistill.config.paths import expand_home
+
+    option, sign, value = argument.partition("=")
+    if sign and option.startswith("--") and "=" not in value:
+        return f"{option}={expand_home(value, option)}"
+    return expand_home(argument, "argument")
+
+
 def main() -> None:
     """Entry point: runs the command and turns errors into messages and exit codes."""
     # Progress bars of weights that load in a second only push the run's own lines away.
@@ -343,7 +353,7 @@ def main() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     threading.excepthook = _explain_thread
     try:
-        app()
+        app([_with_home(argument) for argument in sys.argv[1:]])
     except UserError as error:
         print(f"polydistill: {error}", file=sys.stderr)
         raise SystemExit(2) from None

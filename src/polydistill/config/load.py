@@ -17,6 +17,7 @@ from polydistill.config.extract import ExtractRecipe
 from polydistill.config.finetune import FinetuneRecipe
 from polydistill.config.grid import GridRecipe
 from polydistill.config.models import MergeRecipe, PretrainRecipe
+from polydistill.config.paths import expand_home, with_home
 from polydistill.config.probe import ProbeRecipe
 from polydistill.errors import RecipeError
 
@@ -101,6 +102,7 @@ def parse_recipe(
     values = {key: value for key, value in values.items() if value is not None}
     for override in overrides:
         _apply_override(values, override)
+    values = with_home(values)
     kind = values.get("recipe", "merge")
     if not isinstance(kind, str) or kind not in KINDS:
         raise RecipeError("recipe", str(kind), "no recipe of that kind", f"write one of {', '.join(KINDS)}")
@@ -119,7 +121,8 @@ def parse_recipe(
 
 def read_recipe(path: str | Path) -> dict[str, Any]:
     """The dictionary in a recipe's file or preset, with what it extends merged in."""
-    values = _extended(_read_yaml(str(path)), str(path))
+    path = expand_home(str(path), "recipe")
+    values = _extended(_read_yaml(path), path)
     if values.get("recipe") == "grid":
         within = [
             (values[key], name, changes)
@@ -176,6 +179,7 @@ def _parent(values: dict[str, Any], origin: str) -> str | None:
         return None
     if not isinstance(parent, str):
         raise RecipeError("extends", str(parent), "not a name", "give one preset or one file")
+    parent = expand_home(parent, "extends")
     if _is_preset(parent) or Path(parent).is_absolute():
         return parent
     return str(Path(origin).parent / parent)
