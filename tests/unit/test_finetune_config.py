@@ -138,7 +138,7 @@ def test_arguments_of_training() -> None:
     for name, value, said in (
         ("learning_rte", 1, "did you mean 'learning_rate'"),
         ("save_steps", 5, "is set by the run itself; use `evaluations_per_epoch` and `patience`"),
-        ("output_dir", "x", "is set by the run itself; use `output` and `seed`"),
+        ("output_dir", "x", "is set by the run itself; leave it out"),
         ("num_train_epochs", 0, "not a positive number"),
         ("num_train_epochs", None, "not a positive number"),
         ("num_train_epochs", float("inf"), "not a positive number"),

@@ -5,18 +5,24 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import tempfile
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, get_args, get_type_hints
 
 import torch
-from transformers import TrainingArguments
+from transformers import Trainer, TrainingArguments
 
 from polydistill.errors import RecipeError
 from polydistill.models.precision import computes_in_bfloat16
 from polydistill.training.processes import num_processes
 
 # What a recipe may not set, for the run depends on it.
-RESERVED = {"output_dir", "seed", "data_seed", "remove_unused_columns", "do_train"}
+RESERVED = {"output_dir", "seed", "data_seed", "remove_unused_columns", "do_train", "resume_from_checkpoint"}
+# What would send a model elsewhere while it is trained. A recipe is often somebody else's.
+SENDING = {
+    "push_to_hub", "hub_token", "hub_private_repo", "hub_model_id", "hub_strategy", "hub_always_push", "hub_revision",
+}  # fmt: skip
 # What this loop does not do: it evaluates by itself at the end, and a checkpoint has to hold the optimizer.
 UNUSED = {"eval_strategy", "load_best_model_at_end", "save_only_model", "num_train_epochs", "eval_on_start"}
 # What fine-tuning sets itself: it measures on the dev set, and keeps what `evaluations_per_epoch` and `patience` say.
@@ -71,7 +77,7 @@ def check(values: dict[str, Any]) -> dict[str, Any]:
     _check_numbers(merged, ("per_device_train_batch_size", "gradient_accumulation_steps", "save_total_limit"))
     # One older whole checkpoint has to stay while a newer one is being written.
     merged["save_total_limit"] = max(2, merged["save_total_limit"])
-    _check_values(merged)
+    _check_values(merged, values)
     return merged
 
 
@@ -91,12 +97,23 @@ def check_finetuning(values: dict[str, Any]) -> dict[str, Any]:
             )
     if "max_steps" in merged and not isinstance(merged["max_steps"], int):
         raise RecipeError("training.max_steps", merged["max_steps"], "not a whole number", "give one")
-    _check_values(merged)
+    _check_values(merged, values)
     return merged
 
 
-def _check_values(merged: dict[str, Any]) -> None:
-    """Raise RecipeError for values that would only be refused, or go wrong, when training begins."""
+def _check_values(merged: dict[str, Any], given: dict[str, Any]) -> None:
+    """Raise RecipeError for values that would only be refused, or go wrong, when training begins.
+
+    given  those of the recipe, which are named where they are to blame
+    """
+    _check_kinds(given)
+    for name in ("save_steps", "logging_steps", "eval_steps"):
+        value = merged.get(name)
+        if value is not None and not (_is_finite(value) and value > 0):
+            raise RecipeError(
+                f"training.{name}", value, "not a number above 0",
+                "give a number of steps, or a share of all steps below 1",
+            )  # fmt: skip
     for name in NUMBERS:
         value = merged.get(name, 0)
         if not (_is_finite(value) and value >= 0):
@@ -113,7 +130,62 @@ def _check_values(merged: dict[str, Any]) -> None:
                 f"give one of {', '.join(map(str, choices))}",
             )
     # transformers' own checks; epochs are counted in steps here.
-    training_arguments({k: v for k, v in merged.items() if k != "num_train_epochs"}, Path("unused"), seed=0)
+    counted = {name: value for name, value in merged.items() if name != "num_train_epochs"}
+    training_arguments(counted, Path("unused"), seed=0)
+    if num_processes() > 1:
+        # Trainers of several processes wait for each other.
+        return
+    reason = refused_by_trainer(counted)
+    if reason is None:
+        return
+    for name in given:
+        # The one without which Trainer has nothing to refuse.
+        rest = {key: value for key, value in counted.items() if key != name} | {
+            key: value for key, value in defaults().items() if key == name
+        }
+        if name in counted and refused_by_trainer(rest) is None:
+            raise RecipeError(
+                f"training.{name}", given[name], f"refused by transformers ({reason})",
+                "install what it needs, give another value, or leave it out",
+            )  # fmt: skip
+    raise RecipeError("training", None, f"refused by transformers ({reason})", "fix that argument")
+
+
+def refused_by_trainer(values: dict[str, Any]) -> str | None:
+    """Why a Trainer with these arguments cannot begin, tried on a model of four weights: what is wrong with its callbacks,
+    its optimizer, its schedule or its loader of data. None if it can. Nothing of it is kept.
+    """
+    random_state = torch.get_rng_state()
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            trainer = Trainer(
+                model=torch.nn.Linear(2, 2),
+                args=training_arguments(values | {"torch_compile": False}, Path(folder), seed=0),
+                train_dataset=[{"input_ids": [1, 2]}] * values["per_device_train_batch_size"],
+                data_collator=list,
+            )
+            trainer.create_optimizer_and_scheduler(10)
+            iter(trainer.get_train_dataloader())
+    except (
+        Exception
+    ) as error:  # transformers, accelerate and torch raise many kinds for a value that they refuse
+        return " ".join(str(error).split())[:200] or type(error).__name__
+    finally:
+        torch.set_rng_state(random_state)
+    return None
+
+
+def _check_kinds(given: dict[str, Any]) -> None:
+    """Raise RecipeError for a truth value where there must be a number, or the other way round: YAML reads `yes` as true,
+    and Python takes true for 1.
+    """
+    hints = get_type_hints(TrainingArguments)
+    for name, value in given.items():
+        kinds = set(get_args(hints[name]) or (hints[name],))
+        if kinds <= {bool, NoneType} and not isinstance(value, bool | None):
+            raise RecipeError(f"training.{name}", value, "neither true nor false", "give one of them")
+        if isinstance(value, bool) and kinds & {int, float} and bool not in kinds:
+            raise RecipeError(f"training.{name}", value, "not a number", "give one, or leave it out")
 
 
 def _is_finite(value: Any) -> bool:
@@ -128,10 +200,16 @@ def _check_names(values: dict[str, Any], reserved: set[str], unused: set[str]) -
                 f"training.{name}", values[name], "is set by the run itself",
                 "use `evaluations_per_epoch` and `patience`: the dev set is measured, and a checkpoint kept, so often",
             )  # fmt: skip
+        if name in SENDING:
+            raise RecipeError(
+                f"training.{name}", values[name], "would send the model to a hub while it is trained",
+                "leave it out, and upload the finished folder student/final yourself",
+            )  # fmt: skip
         if name in reserved:
             raise RecipeError(
-                f"training.{name}", values[name], "is set by the run itself", "use `output` and `seed`"
-            )
+                f"training.{name}", values[name], "is set by the run itself",
+                "leave it out; `output` and `seed` are keys of the recipe, and the same command resumes",
+            )  # fmt: skip
         if name in unused:
             raise RecipeError(f"training.{name}", values[name], "does not apply here", "leave it out")
         if name not in fields:
@@ -168,7 +246,7 @@ def training_arguments(values: dict[str, Any], output: Path, *, seed: int) -> Tr
     except Exception as error:  # transformers and accelerate raise many kinds for a value that they refuse
         reason = " ".join(str(error).split())[:200]
         raise RecipeError(
-            "training", None, f"refused by transformers ({reason})", "mend that argument"
+            "training", None, f"refused by transformers ({reason})", "fix that argument"
         ) from error
 
 
