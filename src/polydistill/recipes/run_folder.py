@@ -25,7 +25,9 @@ from polydistill.files import (
     explain_disk_errors,
     is_current,
     lock,
+    open_own,
     read_record,
+    refuse_links,
     write_json,
     write_text,
 )
@@ -66,6 +68,7 @@ class Run:
             return
         with explain_disk_errors(self.path), lock(self.path):
             _check_owner(self.path, self.resolved, update=self.update)
+            refuse_links(self.path)
             wait_for_all()
             yield
 
@@ -76,13 +79,13 @@ class Run:
         write_text(
             self.path / "recipe.yaml", yaml.safe_dump(self.resolved, allow_unicode=True, sort_keys=False)
         )
-        if not (self.path / "environment.json").is_file():
+        if not read_record(self.path / "environment.json"):
             write_json(self.path / "environment.json", environment())
 
     def use(self, relative: str, folder: Path) -> Path:
         """Note where an artefact of this run lies, for it may lie in another run's folder."""
         path = self.path / ARTEFACTS
-        known = read_record(path)
+        known = {name: one for name, one in read_record(path).items() if isinstance(one, str)}
         own = folder.resolve().is_relative_to(self.path.resolve())
         # Within this folder as it is found from there: the folder may be moved.
         place = str(folder.resolve().relative_to(self.path.resolve()) if own else folder.resolve())
@@ -96,9 +99,9 @@ class Run:
             return
         self.show(line)
         log = self.path / "run.log"
-        if log.exists() and log.stat().st_size > LOG_BYTES:
+        if log.is_file() and log.lstat().st_size > LOG_BYTES:
             log.replace(log.with_suffix(".log.1"))
-        with log.open("a", encoding="utf-8") as handle:
+        with open_own(log) as handle:
             handle.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {line}\n")
 
     def find(self, relative: str, inputs: Any) -> Path | None:
@@ -121,7 +124,7 @@ class Run:
             path = self.path / "timing.json"
             # A full disk is said by what failed within; this record must not hide it.
             with suppress(OSError, DiskError):
-                timing = read_record(path)
+                timing = {key: one for key, one in read_record(path).items() if type(one) in (int, float)}
                 timing[name] = round(timing.get(name, 0.0) + time.perf_counter() - started, 2)
                 write_json(path, timing)
 
