@@ -206,9 +206,9 @@ def finetune(recipe: RecipeArgument, set_: SetOption = [], update: UpdateOption 
 @app.command()
 def report(folder: Annotated[Path, typer.Argument(help="A run's folder.")]) -> None:
     """Write the report of a finished run again."""
-    from polydistill.reports import build_report
+    from polydistill.recipes import report_run
 
-    console.print(f"report: {build_report(folder).resolve()}", markup=False)
+    console.print(f"report: {report_run(folder).resolve()}", markup=False)
 
 
 @app.command()

@@ -124,7 +124,11 @@ def _is_deep(value: Any) -> bool:
         inner: list[Any] = []
         for one in level:
             children = one.values() if isinstance(one, dict) else one
-            inner += [child for child in children if isinstance(child, dict | list)] if isinstance(one, dict | list) else []
+            inner += (
+                [child for child in children if isinstance(child, dict | list)]
+                if isinstance(one, dict | list)
+                else []
+            )
         if not inner:
             return False
         level = inner
@@ -200,7 +204,9 @@ def check_artefact(folder: Path) -> int:
 def check_file(folder: Path, name: str) -> None:
     """As `check_artefact`, of one file alone."""
     stamp = _read_stamp(folder)
-    _check_files(folder, stamp | {"files": {key: one for key, one in stamp.get("files", {}).items() if key == name}})
+    _check_files(
+        folder, stamp | {"files": {key: one for key, one in stamp.get("files", {}).items() if key == name}}
+    )
 
 
 def unlisted_files(folder: Path) -> list[str]:
@@ -208,7 +214,11 @@ def unlisted_files(folder: Path) -> list[str]:
     listed = _read_stamp(folder).get("files")
     if listed is None:
         return []
-    there = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_symlink() or path.is_file())
+    there = (
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.is_symlink() or path.is_file()
+    )
     return sorted(name for name in there if name not in listed and name not in UNSEALED)
 
 
@@ -229,7 +239,7 @@ def copy_artefact(source: Path, target: Path) -> None:
         except FileNotFoundError:
             raise _damaged(source, name, "gone") from None
         digest = xxhash.xxh3_128()
-        with open(handle, "rb") as found, copied.open("xb") as written:
+        with os.fdopen(handle, "rb") as found, copied.open("xb") as written:
             while block := found.read(1 << 20):
                 digest.update(block)
                 written.write(block)
@@ -386,7 +396,7 @@ def open_own(path: Path) -> Iterator[IO[str]]:
     if not stat.S_ISREG(state.st_mode) or state.st_nlink > 1:
         os.close(descriptor)
         raise _not_own(path, "a hard link" if stat.S_ISREG(state.st_mode) else "no file")
-    with open(descriptor, "r+", encoding="utf-8", errors="backslashreplace") as handle:
+    with os.fdopen(descriptor, "r+", encoding="utf-8", errors="backslashreplace") as handle:
         yield handle
 
 

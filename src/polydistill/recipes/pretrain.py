@@ -29,9 +29,10 @@ from polydistill.masking import Masked, mask
 from polydistill.models import build_student, device, load_masked_lm, resolve_dtype, student_config
 from polydistill.recipes.corpus import prepare_corpus
 from polydistill.recipes.evaluate import Reader, evaluate_language, text_files
+from polydistill.recipes.records import report_run
 from polydistill.recipes.run_folder import Run
 from polydistill.recipes.training_stage import train_into
-from polydistill.reports import build_report, model_card
+from polydistill.reports import model_card
 from polydistill.reports.card import with_results
 from polydistill.tokenization import (
     Encoded,
@@ -72,7 +73,7 @@ def run_pretrain(recipe: PretrainRecipe, run: Run, *, until: str = "report") -> 
             evaluate_model(recipe, run, tokenizer, corpora)
         if last >= STAGES.index("report") and leads():
             with run.stage("report"):
-                path = build_report(run.path)
+                path = report_run(run.path)
             run.say(f"report: {path}")
     return run.path
 

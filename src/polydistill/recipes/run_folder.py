@@ -31,6 +31,7 @@ from polydistill.files import (
     write_json,
     write_text,
 )
+from polydistill.recipes.records import ENVIRONMENT, TIMING, heal_records, is_environment, is_seconds
 from polydistill.training import leads, wait_for_all
 
 LOG_BYTES = 16 << 20
@@ -79,8 +80,9 @@ class Run:
         write_text(
             self.path / "recipe.yaml", yaml.safe_dump(self.resolved, allow_unicode=True, sort_keys=False)
         )
-        if not read_record(self.path / "environment.json"):
-            write_json(self.path / "environment.json", environment())
+        heal_records(self.path)
+        if not is_environment(read_record(self.path / ENVIRONMENT)):
+            write_json(self.path / ENVIRONMENT, environment())
 
     def use(self, relative: str, folder: Path) -> Path:
         """Note where an artefact of this run lies, for it may lie in another run's folder."""
@@ -121,10 +123,10 @@ class Run:
         try:
             yield
         finally:
-            path = self.path / "timing.json"
+            path = self.path / TIMING
             # A full disk is said by what failed within; this record must not hide it.
             with suppress(OSError, DiskError):
-                timing = {key: one for key, one in read_record(path).items() if type(one) in (int, float)}
+                timing = {key: one for key, one in read_record(path).items() if is_seconds(one)}
                 timing[name] = round(timing.get(name, 0.0) + time.perf_counter() - started, 2)
                 write_json(path, timing)
 
@@ -162,7 +164,7 @@ def _read_recipe(path: Path, *, update: bool) -> Any:
     """The recipe that a folder belongs to; None where it is damaged and may be written anew."""
     try:
         return yaml.safe_load(path.read_text("utf-8"))
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         if update:
             return None
         raise RunFolderError(

@@ -20,11 +20,9 @@ from polydistill.files import (
     write_json,
 )
 from polydistill.models import return_freed_memory
+from polydistill.recipes.records import LOG
 from polydistill.recipes.run_folder import Run
 from polydistill.training import checkpoints_bytes, leads, train, wait_for_all
-
-# A training's record, beside its model.
-LOG = "log.json"
 
 
 def train_into(

@@ -39,7 +39,9 @@ def checkpoints_bytes(model: Any, arguments: dict[str, Any], folder: Path) -> in
 def mark_complete(checkpoint: Path) -> None:
     """Write the checksums of a checkpoint's files: its last file, so that a checkpoint without it is a part."""
     write_json(
-        checkpoint / COMPLETE, {name: hash_file(checkpoint / name) for name in _files(checkpoint)}, sealed=True
+        checkpoint / COMPLETE,
+        {name: hash_file(checkpoint / name) for name in _files(checkpoint)},
+        sealed=True,
     )
 
 
@@ -62,7 +64,9 @@ def finished_state(checkpoint: Path | None, *, total: int, patience: int) -> Tra
 
 def last_checkpoint(folder: Path) -> Path | None:
     """The newest whole checkpoint in a folder; parts and damaged ones are passed over."""
-    return next((path for path in checkpoints_in(folder) if (path / COMPLETE).is_file() and not fault_of(path)), None)
+    return next(
+        (path for path in checkpoints_in(folder) if (path / COMPLETE).is_file() and not fault_of(path)), None
+    )
 
 
 def checkpoints_in(folder: Path) -> list[Path]:
