@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import lzma
 import os
+import shutil
 from importlib import resources
 from pathlib import Path
 
@@ -165,3 +166,11 @@ def merged(tmp_path_factory: pytest.TempPathFactory, teachers: dict[str, Path]) 
     }  # fmt: skip
     run_recipe(parse_recipe(values), show=lambda line: None)
     return values, root / "run"
+
+
+@pytest.fixture
+def damaged(merged, tmp_path) -> tuple[dict, Path]:
+    """(recipe, a copy of its finished run to damage)."""
+    values, kept = merged
+    shutil.copytree(kept, tmp_path / "run")
+    return values | {"output": str(tmp_path / "run")}, tmp_path / "run"

@@ -34,14 +34,6 @@ OTHERS = [
 ]
 
 
-@pytest.fixture
-def damaged(merged, tmp_path) -> tuple[dict, Path]:
-    """(recipe, a copy of its finished run to damage)."""
-    values, kept = merged
-    shutil.copytree(kept, tmp_path / "run")
-    return values | {"output": str(tmp_path / "run")}, tmp_path / "run"
-
-
 def run(values: dict, **settings) -> list[str]:
     lines: list[str] = []
     run_recipe(parse_recipe(values), show=lines.append, **settings)
@@ -57,11 +49,11 @@ def test_json_of_another_type_or_deep_is_named_with_its_file(tmp_path) -> None:
     for text in OTHERS:
         path.write_text(text, "utf-8")
         kind = list if text.startswith("{") else dict
-        with pytest.raises(RunFolderError, match="a.json: is damaged"):
+        with pytest.raises(RunFolderError, match=r"a.json: is damaged"):
             read_json(path, kind)
         if not text.startswith('{"'):
             assert read_record(path) == {}
-    with pytest.raises(RunFolderError, match="a.json: is damaged: it is nested more than"):
+    with pytest.raises(RunFolderError, match=r"a.json: is damaged: it is nested more than"):
         path.write_text('{"a": ' * 200 + "1" + "}" * 200, "utf-8")
         read_json(path)
     path.unlink()
