@@ -16,6 +16,7 @@ import typer
 from rich.console import Console
 
 from polydistill.errors import PolydistillError, RecipeError, UserError
+from polydistill.limits import explain_limits
 
 app = typer.Typer(
     name="polydistill",
@@ -338,8 +339,11 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     threading.excepthook = _explain_thread
+    # A library in Rust that gives up writes its stack before anybody can catch it.
+    os.environ.setdefault("RUST_BACKTRACE", "0")
     try:
-        app()
+        with explain_limits():
+            app()
     except UserError as error:
         print(f"polydistill: {error}", file=sys.stderr)
         raise SystemExit(2) from None
