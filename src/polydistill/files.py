@@ -46,11 +46,16 @@ def write_bytes(path: Path, data: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         # What is there under this name may be a link, hard or symbolic: a new file is made, nothing is written through.
         temporary.unlink(missing_ok=True)
-        with temporary.open("xb") as handle:
-            handle.write(data)
-            handle.flush()
-            os.fsync(handle.fileno())
-        temporary.replace(path)
+        try:
+            with temporary.open("xb") as handle:
+                handle.write(data)
+                handle.flush()
+                os.fsync(handle.fileno())
+            temporary.replace(path)
+        except OSError:
+            # A part of a file is in nobody's way, and takes no room.
+            temporary.unlink(missing_ok=True)
+            raise
 
 
 def write_text(path: Path, text: str) -> None:
@@ -474,7 +479,7 @@ def is_file_limit(error: BaseException) -> bool:
     if any(sign in str(error) for sign in ("os error 27", "File too large")):
         return True
     # PyTorch says only that it failed.
-    return "PytorchStreamWriter failed" in str(error) and _largest_file() is not None
+    return any(sign in str(error) for sign in _TORCH_FAILED) and _largest_file() is not None
 
 
 def file_limit(path: Path | str) -> DiskError:
@@ -495,6 +500,8 @@ def _largest_file() -> int | None:
     return None if limit == resource.RLIM_INFINITY else limit
 
 
+# How PyTorch says that a file could not be written to its end.
+_TORCH_FAILED = ("PytorchStreamWriter failed", "basic_ios::clear: iostream error", "unexpected pos ")
 _UNWRITABLE = (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EISDIR)
 
 
@@ -502,7 +509,7 @@ def _is_full(error: Exception) -> bool:
     """Whether an error means a full disk; safetensors and torch say so in words only."""
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return any(sign in str(error) for sign in ("os error 28", "No space left", "PytorchStreamWriter failed"))
+    return any(sign in str(error) for sign in ("os error 28", "No space left", *_TORCH_FAILED))
 
 
 @contextmanager

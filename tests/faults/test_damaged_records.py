@@ -53,8 +53,8 @@ def test_json_of_another_type_or_deep_is_named_with_its_file(tmp_path) -> None:
             read_json(path, kind)
         if not text.startswith('{"'):
             assert read_record(path) == {}
+    path.write_text('{"a": ' * 200 + "1" + "}" * 200, "utf-8")
     with pytest.raises(RunFolderError, match=r"a.json: is damaged: it is nested more than"):
-        path.write_text('{"a": ' * 200 + "1" + "}" * 200, "utf-8")
         read_json(path)
     path.unlink()
     with pytest.raises(RunFolderError, match="is gone"):

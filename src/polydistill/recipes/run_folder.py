@@ -140,6 +140,10 @@ def open_run(recipe: AnyRecipe, *, show: Callable[[str], None] = _print, update:
     return Run(path, [Path(folder) for folder in recipe.reuse], show, recipe.model_dump(mode="json"), update)
 
 
+# What a run that was stopped before it had written what it is may have left.
+_BEFORE = (".lock", "run.log", "recipe.yaml.tmp")
+
+
 def _check_owner(path: Path, resolved: dict[str, Any], *, update: bool) -> None:
     """Raise RunFolderError if a folder belongs to another recipe, or is no run's."""
     existing = path / "recipe.yaml"
@@ -154,7 +158,7 @@ def _check_owner(path: Path, resolved: dict[str, Any], *, update: bool) -> None:
                 f"belongs to a recipe with other settings ({shown})",
                 "choose another `output` (and `reuse` this one's stores), or pass --update to redo what depends on them",
             )
-    elif path.is_dir() and any(entry.name not in (".lock", "run.log") for entry in path.iterdir()):
+    elif path.is_dir() and any(entry.name not in _BEFORE for entry in path.iterdir()):
         raise RunFolderError(
             "output", str(path), "is not empty and not a run's folder", "choose another `output`"
         )
