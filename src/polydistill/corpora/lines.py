@@ -19,8 +19,10 @@ from polydistill.errors import CorpusError
 MAX_LINE_BYTES = 1 << 20
 # A line of JSON cannot be read in parts: a longer one is skipped.
 MAX_JSON_BYTES = 1 << 26
-# Examples of tasks are in memory together: a file of more text than this is none of them, or a bomb of a few compressed KiB.
+# Examples of tasks are in memory together: a file of more text than this is none of them.
 MAX_TASK_BYTES = 1 << 29
+# Nor is a file of so many times its size on the disk: labelled text is packed to a tenth or a twentieth.
+BOMB_BYTES, BOMB_RATIO = 1 << 23, 100
 # Among so many first lines, more than half that are not UTF-8 mean another encoding rather than a few damaged lines.
 PROBE_LINES = 200
 
@@ -81,18 +83,17 @@ def read_lines(
 
 
 def _check_size(path: Path, field: str, size: int, most: int, *, unended: bool) -> None:
-    """Raise CorpusError for a file of too much text, or with a line that does not end."""
-    if size <= most and not unended:
+    """Raise CorpusError for a file of too much text, of text that is packed as no text is, or with a line without an end."""
+    bomb = size > BOMB_BYTES and size > BOMB_RATIO * path.stat().st_size
+    if size <= most and not bomb and not unended:
         return
-    packed = (
-        f", from {path.stat().st_size / 2**20:,.2f} MiB on the disk" if size > path.stat().st_size else ""
-    )
-    raise CorpusError(
-        field, str(path),
-        f"has a line of more than {MAX_JSON_BYTES >> 20} MiB{packed}" if size <= most
-        else f"holds more than {most / 2**20:,.0f} MiB of text{packed}",
-        "check that it is the right file, or cut it",
-    )  # fmt: skip
+    if unended:
+        reason = f"has a line of more than {MAX_JSON_BYTES / 2**20:,.1f} MiB"
+    else:
+        reason = f"holds more than {size / 2**20:,.1f} MiB of text"
+    if bomb:
+        reason += f", more than {BOMB_RATIO} times what it takes on the disk"
+    raise CorpusError(field, str(path), reason, "check that it is the right file; else unpack it, or cut it")
 
 
 def _not_utf8(path: Path, field: str) -> CorpusError:
