@@ -330,3 +330,39 @@ def test_a_manifest_that_lists_fewer_shards_or_others_is_refused(damaged) -> Non
         )
         with pytest.raises(UserError, match=r"manifest.json"):
             Store(store)
+
+
+def unsealed(folder: Path) -> None:
+    """Make a run's records what earlier versions wrote: only a training's log had its own checksum."""
+    for path in folder.rglob("*.json"):
+        found = json.loads(path.read_text("utf-8"))
+        if path.name not in ("log.json", "stamp.json") and isinstance(found, dict) and found.pop(SEAL, None):
+            write_json(path, found)
+    for path in folder.rglob("stamp.json"):
+        stamp = read_json(path)
+        if "files" in stamp:
+            stamp["files"] = {name: hash_file(path.parent / name) for name in stamp["files"]}
+        write_json(path, stamp)
+    for path in folder.rglob("complete.json"):
+        write_json(path, {name: hash_file(path.parent / name) for name in read_json(path)})
+
+
+def test_a_run_of_an_earlier_version_goes_on_and_nothing_of_it_is_made_anew(damaged) -> None:
+    values, folder = damaged
+    unsealed(folder)
+    assert not any(
+        SEAL in path.read_text("utf-8") for path in folder.rglob("*.json") if path.name != "log.json"
+    )
+    before = {
+        path: path.stat().st_mtime_ns
+        for path in folder.rglob("*")
+        if path.suffix in (".arrow", ".safetensors")
+    }
+    assert verify_run(folder)
+    assert not any("training" in line or "masked positions" in line for line in run(values))
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    shutil.rmtree(folder / "student" / "final")
+    assert any("going on at step 4" in line for line in run(values))
+    # Another run may take its student.
+    other = values | {"output": str(folder.with_name("other")), "reuse": [str(folder)]}
+    assert any("student: taken from" in line for line in run(other))

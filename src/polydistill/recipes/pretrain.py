@@ -22,6 +22,7 @@ from polydistill.files import (
     partial_folder,
     read_json,
     require_space,
+    unlisted_files,
     write_json,
     write_text,
 )
@@ -165,9 +166,10 @@ def train_model(
 
 
 def copy_tokenizer(tokenizer: Path, folder: Path) -> None:
-    """A run's tokenizer into a model's folder."""
+    """A run's tokenizer into a model's folder: what was written with it, and not what somebody has put beside it."""
+    others = {"stamp.json", "vocabulary.json", *unlisted_files(tokenizer)}
     for path in tokenizer.iterdir():
-        if path.is_file() and path.name not in ("stamp.json", "vocabulary.json"):
+        if path.is_file() and path.name not in others:
             shutil.copy(path, folder)
 
 

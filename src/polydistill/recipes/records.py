@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -72,13 +71,18 @@ def is_environment(found: Any) -> bool:
 
 def heal_records(run: Path) -> None:
     """Take out of a run's records what cannot be in them: they are made anew, and nothing is made from them."""
-    for name, whole in ((TIMING, lambda key, one: is_seconds(one)), (ARTEFACTS, partial(_is_there, run))):
+    for name in (TIMING, ARTEFACTS):
         path = run / name
-        if path.is_file():
-            found = read_record(path)
-            kept = {key: one for key, one in found.items() if whole(key, one)}
-            if kept != found or not kept:
-                write_json(path, kept)
+        if not path.is_file():
+            continue
+        found = read_record(path)
+        kept = {
+            key: one
+            for key, one in found.items()
+            if (is_seconds(one) if name == TIMING else _is_there(run, key, one))
+        }
+        if kept != found or not kept:
+            write_json(path, kept)
 
 
 def _is_there(run: Path, name: str, place: Any) -> bool:
