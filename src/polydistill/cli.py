@@ -16,6 +16,7 @@ import typer
 from rich.console import Console
 
 from polydistill.errors import PolydistillError, RecipeError, UserError
+from polydistill.limits import explain_limits
 
 app = typer.Typer(
     name="polydistill",
@@ -210,9 +211,9 @@ def finetune(recipe: RecipeArgument, set_: SetOption = [], update: UpdateOption 
 @app.command()
 def report(folder: Annotated[Path, typer.Argument(help="A run's folder.")]) -> None:
     """Write the report of a finished run again."""
-    from polydistill.reports import build_report
+    from polydistill.recipes import report_run
 
-    console.print(f"report: {build_report(folder).resolve()}", markup=False)
+    console.print(f"report: {report_run(folder).resolve()}", markup=False)
 
 
 @app.command()
@@ -352,8 +353,11 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     threading.excepthook = _explain_thread
+    # A library in Rust that gives up writes its stack before anybody can catch it.
+    os.environ.setdefault("RUST_BACKTRACE", "0")
     try:
-        app([_with_home(argument) for argument in sys.argv[1:]])
+        with explain_limits():
+            app([_with_home(argument) for argument in sys.argv[1:]])
     except UserError as error:
         print(f"polydistill: {error}", file=sys.stderr)
         raise SystemExit(2) from None

@@ -9,6 +9,7 @@ PolydistillError
 │   ├── StoreError       a store that is damaged, or was made from something else
 │   ├── RunFolderError   a run's folder that belongs to another recipe, or is in use
 │   ├── DiskError        no room, or no permission to write
+│   ├── MemoryLimitError no memory left for this process
 │   ├── ClusterError     a cluster that cannot be joined, or that loses workers again and again
 │   └── NumericsError    NaN or infinity where a number must be
 └── InternalError        our bug: a traceback and exit code 1
@@ -70,6 +71,10 @@ class RunFolderError(UserError):
 
 class DiskError(UserError):
     """No room left, or no permission to write."""
+
+
+class MemoryLimitError(UserError):
+    """No memory left for this process: of the machine, or by a limit on it."""
 
 
 class ClusterError(UserError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,8 +13,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from polydistill.config.finetune import Columns, LabelledSource
-from polydistill.corpora.lines import read_lines
-from polydistill.corpora.questions import Question, read_squad, row_question
+from polydistill.corpora.lines import MAX_TASK_BYTES, read_lines
+from polydistill.corpora.questions import (
+    HALF_CHARACTER,
+    Question,
+    has_half_character,
+    read_squad,
+    row_question,
+)
 from polydistill.corpora.tagged import TaggedSentence, read_tagged
 from polydistill.errors import CorpusError
 
@@ -103,7 +110,7 @@ def _table(path: Path, columns: Columns, field: str) -> Iterator[_Row]:
 
 def _lines(path: Path, field: str) -> Iterator[str]:
     dropped: Counter[str] = Counter()
-    yield from read_lines(path, dropped, field=field, whole=True)
+    yield from read_lines(path, dropped, field=field, whole=True, most=MAX_TASK_BYTES)
     if dropped:
         # An example without one of its lines is another example.
         reasons = ", ".join(f"{reason.replace('_', ' ')} {count}" for reason, count in dropped.items())
@@ -176,14 +183,20 @@ def _string(row: _Row, column: str, name: str, field: str) -> str:
         raise CorpusError(
             field, row.where, f"column {column!r} holds no text but {value!r:.60}", "name another column, or mend it"
         )  # fmt: skip
-    return value
+    return _whole(value, row, column, field)
+
+
+def _whole(text: str, row: _Row, column: str, field: str) -> str:
+    if has_half_character(text):
+        raise CorpusError(field, row.where, f"column {column!r} {HALF_CHARACTER}", "mend or remove the row")
+    return text
 
 
 def _label(row: _Row, column: str, field: str) -> str:
     value = _value(row, column, "label", field)
     if value is None or isinstance(value, list | dict) or not str(value).strip():
         raise CorpusError(field, row.where, f"column {column!r} holds no label", "mend or remove the row")
-    return str(value).strip()
+    return _whole(str(value).strip(), row, column, field)
 
 
 def _text(row: _Row, kind: str, columns: Columns, field: str) -> LabelledText:
@@ -199,11 +212,12 @@ def _choice(row: _Row, kind: str, columns: Columns, field: str) -> Choice:
         premise = f"{premise} {_string(row, columns.question, 'question', field)}"
     choices = tuple(_string(row, column, "choices", field) for column in columns.choices)
     label = _label(row, columns.label, field)
-    right = int(label) - columns.first_choice if label.lstrip("-").isdecimal() else -1
+    # Python reads no number of thousands of digits.
+    right = int(label) - columns.first_choice if re.fullmatch(r"-?\d{1,18}", label) else -1
     if not 0 <= right < len(choices):
         last = columns.first_choice + len(choices) - 1
         raise CorpusError(
-            field, row.where, f"label {label!r} is none of {columns.first_choice} to {last}",
+            field, row.where, f"label {label!r:.60} is none of {columns.first_choice} to {last}",
             "mend it, or say in `columns.first_choice` which number the first choice has",
         )  # fmt: skip
     return Choice(premise, choices, right)
@@ -220,7 +234,10 @@ def _tagged(row: _Row, kind: str, columns: Columns, field: str) -> TaggedSentenc
         raise CorpusError(
             field, row.where, "its words and tags are no lists of one length", "name the right `columns`"
         )
-    return TaggedSentence(tuple(map(str, words)), tuple(map(str, tags)))
+    return TaggedSentence(
+        tuple(_whole(str(word), row, columns.words, field) for word in words),
+        tuple(_whole(str(tag), row, columns.tags, field) for tag in tags),
+    )
 
 
 _MAKERS: dict[str, Callable[[_Row, str, Columns, str], Example]] = {

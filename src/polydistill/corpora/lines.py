@@ -19,22 +19,34 @@ from polydistill.errors import CorpusError
 MAX_LINE_BYTES = 1 << 20
 # A line of JSON cannot be read in parts: a longer one is skipped.
 MAX_JSON_BYTES = 1 << 26
+# Examples of tasks are in memory together: a file of more text than this is none of them.
+MAX_TASK_BYTES = 1 << 29
+# Nor is a file of so many times its size on the disk: labelled text is packed to a tenth or a twentieth.
+BOMB_BYTES, BOMB_RATIO = 1 << 23, 100
 # Among so many first lines, more than half that are not UTF-8 mean another encoding rather than a few damaged lines.
 PROBE_LINES = 200
 
 
-def read_lines(path: Path, dropped: Counter[str], *, field: str, whole: bool = False) -> Iterator[str]:
+def read_lines(
+    path: Path, dropped: Counter[str], *, field: str, whole: bool = False, most: int | None = None
+) -> Iterator[str]:
     """The lines of a file without their ends; lines that are not UTF-8 are counted in `dropped`.
 
     whole  a line that is too long is skipped and counted as `too_long`, rather than read in parts
-    Raises CorpusError for a file that cannot be read or is in another encoding.
+    most   bytes of text that the file may hold; a line that is too long is then no line to skip
+    Raises CorpusError for a file that cannot be read, is in another encoding, or holds more than `most`.
     """
-    seen = bad = 0
+    seen = bad = size = 0
     limit = MAX_JSON_BYTES if whole else MAX_LINE_BYTES
     try:
         with _open(path) as handle:
             pending = b""
             while part := handle.readline(limit):
+                size += len(part)
+                if most is not None:
+                    _check_size(
+                        path, field, size, most, unended=len(part) == limit and not part.endswith(b"\n")
+                    )
                 raw, pending = pending + part, b""
                 if not part.endswith(b"\n") and len(part) == limit:
                     if whole:
@@ -68,6 +80,20 @@ def read_lines(path: Path, dropped: Counter[str], *, field: str, whole: bool = F
         ) from error
     if seen and bad * 2 > seen:
         raise _not_utf8(path, field)
+
+
+def _check_size(path: Path, field: str, size: int, most: int, *, unended: bool) -> None:
+    """Raise CorpusError for a file of too much text, of text that is packed as no text is, or with a line without an end."""
+    bomb = size > BOMB_BYTES and size > BOMB_RATIO * path.stat().st_size
+    if size <= most and not bomb and not unended:
+        return
+    if unended:
+        reason = f"has a line of more than {MAX_JSON_BYTES / 2**20:,.1f} MiB"
+    else:
+        reason = f"holds more than {size / 2**20:,.1f} MiB of text"
+    if bomb:
+        reason += f", more than {BOMB_RATIO} times what it takes on the disk"
+    raise CorpusError(field, str(path), reason, "check that it is the right file; else unpack it, or cut it")
 
 
 def _not_utf8(path: Path, field: str) -> CorpusError:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from polydistill.corpora.lines import read_lines
+from polydistill.corpora.lines import MAX_TASK_BYTES, read_lines
 from polydistill.errors import CorpusError
 
 
@@ -71,7 +72,7 @@ def read_squad(path: Path, *, field: str) -> list[Question]:
     Raises CorpusError, with the line of damaged JSON or the place of what is missing in it.
     """
     dropped: Counter[str] = Counter()
-    text = "\n".join(read_lines(path, dropped, field=field, whole=True))
+    text = "\n".join(read_lines(path, dropped, field=field, whole=True, most=MAX_TASK_BYTES))
     if dropped:
         raise CorpusError(field, str(path), "has lines that are not UTF-8, or too long", "mend or convert it")
     try:
@@ -82,6 +83,10 @@ def read_squad(path: Path, *, field: str) -> list[Question]:
             f"{path}, line {error.lineno}",
             f"is not JSON ({error.msg})",
             "give a file in SQuAD's format",
+        ) from None
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, lists nested without end
+        raise CorpusError(
+            field, str(path), f"is not JSON ({error})", "give a file in SQuAD's format"
         ) from None
     found = []
     articles = _part(whole, "data", list, str(path), field)
@@ -115,7 +120,23 @@ def row_question(row: Mapping[str, Any], where: str, field: str) -> Question:
         )
         for index, answer in enumerate(answers)
     )
-    return Question(str(row.get("id", where)), _part(row, "question", str, where, field), context, told)
+    question = Question(str(row.get("id", where)), _part(row, "question", str, where, field), context, told)
+    for text in (question.name, question.question, question.context, *(answer.text for answer in told)):
+        if has_half_character(text):
+            raise CorpusError(field, where, HALF_CHARACTER, "mend or remove it")
+    return question
+
+
+# UTF-8 cannot carry it, so neither files nor tokenizers take it.
+HALF_CHARACTER = "holds half a character (a surrogate without the other, such as \\ud800)"
+
+
+def has_half_character(text: str) -> bool:
+    """Whether a text holds a surrogate; JSON can, by an escape."""
+    return not text.isascii() and _SURROGATE.search(text) is not None
+
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def _part(value: Any, key: str, kind: Any, where: str, field: str) -> Any:

@@ -221,15 +221,29 @@ def _parquet(path: Path, source: Source, dropped: Counter[str], field: str) -> I
         if source.field not in names:
             raise _no_field(source, path, names, field)
         for batch in file.iter_batches(batch_size=256, columns=[source.field]):
-            for text in batch.column(0).to_pylist():
+            for text in _strings(batch.column(0)):
                 if isinstance(text, str):
                     yield text
                 else:
-                    dropped["not_text"] += 1
-    except (pa.ArrowInvalid, OSError) as error:
+                    dropped["not_utf8" if isinstance(text, bytes) else "not_text"] += 1
+    except (pa.ArrowException, OSError) as error:
         raise CorpusError(
             field, str(path), f"cannot be read as Parquet ({error})", "check that the file is whole"
         ) from error
+
+
+def _strings(column: pa.Array) -> list[Any]:
+    """A column's values; of a string that is not UTF-8, which Parquet does not look at, its bytes."""
+    try:
+        found: list[Any] = column.to_pylist()
+    except UnicodeDecodeError:
+        found = []
+        for value in column:
+            try:
+                found.append(value.as_py())
+            except UnicodeDecodeError:
+                found.append(b"")
+    return found
 
 
 def _data_set(source: Source, dropped: Counter[str], field: str) -> Iterator[Document]:

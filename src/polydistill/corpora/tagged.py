@@ -9,8 +9,11 @@ from pathlib import Path
 
 import conllu
 
-from polydistill.corpora.lines import read_lines
+from polydistill.corpora.lines import MAX_LINE_BYTES, MAX_TASK_BYTES, read_lines
 from polydistill.errors import CorpusError
+
+# Of a sentence; without blank lines a whole file would be one.
+MAX_SENTENCE_LINES = 20_000
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,17 @@ def _blocks(path: Path, field: str) -> Iterator[tuple[int, list[str]]]:
     block: list[str] = []
     first = 1
     dropped: Counter[str] = Counter()
-    for number, line in enumerate(read_lines(path, dropped, field=field), start=1):
+    found = read_lines(path, dropped, field=field, whole=True, most=MAX_TASK_BYTES)
+    for number, line in enumerate(found, start=1):
+        if len(line) > MAX_LINE_BYTES:
+            raise _bad(path, number, field, f"has {len(line):,} characters")
+        if len(block) >= MAX_SENTENCE_LINES:
+            raise _bad(
+                path,
+                first,
+                field,
+                f"begins a sentence of more than {MAX_SENTENCE_LINES:,} lines, without a blank one",
+            )
         if line.strip():
             if not block:
                 first = number
@@ -73,7 +86,10 @@ def _blocks(path: Path, field: str) -> Iterator[tuple[int, list[str]]]:
 def _treebank_sentence(block: list[str], path: Path, number: int, field: str) -> TaggedSentence:
     try:
         parsed = conllu.parse("\n".join(block) + "\n\n")
-    except conllu.exceptions.ParseException as error:
+    except (
+        conllu.exceptions.ParseException,
+        ValueError,
+    ) as error:  # an id of thousands of digits is no number
         raise _bad(path, number, field, f"is not CoNLL-U ({error})") from error
     # Ranges (multi-word tokens) and decimals (empty nodes) have ids that are no numbers.
     tokens = [token for sentence in parsed for token in sentence if isinstance(token["id"], int)]

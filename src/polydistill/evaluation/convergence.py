@@ -40,7 +40,8 @@ def loss_curve(folder: Path) -> Curve | None:
     folder  the run's
     """
     path = folder / "student" / "log.json"
-    entries = [entry for entry in read_json(path)["log"] if "mlm_loss" in entry] if path.is_file() else []
+    log = read_json(path, dict).get("log", []) if path.is_file() else []
+    entries = [entry for entry in log if "mlm_loss" in entry]
     return Curve([one["step"] for one in entries], [one["mlm_loss"] for one in entries]) if entries else None
 
 

@@ -19,8 +19,9 @@ from transformers import (
 )
 
 from polydistill.errors import ModelError, NumericsError
+from polydistill.limits import is_out_of_memory
 from polydistill.models.inputs import length_batches
-from polydistill.models.load import first_line, model_config, refuse_pickle
+from polydistill.models.load import check_weights, first_line, model_config, refuse_code, refuse_pickle
 
 HEADS = {
     "ner": AutoModelForTokenClassification,
@@ -71,6 +72,7 @@ def load_with_head(
         for name, value in labels.items():
             setattr(config, name, value)
         return HEADS[kind].from_config(config, dtype=torch.float32)
+    model_config(model, revision=revision)
     try:
         loaded, info = HEADS[kind].from_pretrained(
             model,
@@ -84,6 +86,9 @@ def load_with_head(
             **labels,
         )
     except Exception as error:  # safetensors and pickle raise kinds of their own for a damaged file
+        if is_out_of_memory(error):
+            raise
+        refuse_code(error, model, field)
         raise ModelError(
             field, model, f"cannot be loaded with a head for {kind} ({first_line(error)})",
             "give a folder or a hub name of an encoder, such as a BERT",
@@ -96,6 +101,7 @@ def load_with_head(
         raise ModelError(
             field, model, f"its file lacks weights of the encoder ({', '.join(missing[:3])})", "use a whole checkpoint"
         )  # fmt: skip
+    check_weights(loaded, info, model, field, revision)
     if fresh:
         _draw_labels_anew(loaded, kind, seed, drawn={*own})
     for key, tensor in loaded.state_dict().items():

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import json
+import pickle
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+import regex
 import torch
+from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForMaskedLM
 from transformers.utils import cached_file
 
 from polydistill.errors import ModelError, NumericsError
 from polydistill.files import fingerprint, hash_file
+from polydistill.limits import is_out_of_memory
 
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
 PICKLE_FILES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+# No encoder has more; what a damaged configuration asks for is else built, layer by layer, before it is compared.
+MAX_LAYERS, MAX_POSITIONS = 1000, 1 << 22
+# What files of earlier versions of transformers hold beside weights.
+COUNTS = {"position_ids", "token_type_ids", "num_batches_tracked"}
 
 
 def load_masked_lm(
@@ -34,6 +43,8 @@ def load_masked_lm(
     """
     field = f"teachers.{name}" if name else "model"
     refuse_pickle(model, field, revision, allow_pickle)
+    model_config(model, name=name, revision=revision)
+    _weight_files(model, revision, field)
     try:
         loaded, info = AutoModelForMaskedLM.from_pretrained(
             model,
@@ -45,6 +56,9 @@ def load_masked_lm(
             output_loading_info=True,
         )
     except Exception as error:  # safetensors and pickle raise kinds of their own for a damaged file
+        if is_out_of_memory(error):
+            raise
+        refuse_code(error, model, field)
         raise ModelError(
             field,
             model,
@@ -59,6 +73,7 @@ def load_masked_lm(
             f"its file lacks weights that a masked language model needs ({', '.join(missing[:3])})",
             "it was saved without its MLM head, or is another kind of model: use the checkpoint with the head",
         )
+    check_weights(loaded, info, model, field, revision)
     for key, tensor in loaded.state_dict().items():
         if not torch.isfinite(tensor).all():
             raise NumericsError(
@@ -68,16 +83,86 @@ def load_masked_lm(
 
 
 def model_config(model: str, *, name: str = "", revision: str | None = None) -> Any:
-    """A model's configuration, without its weights."""
+    """A model's configuration, without its weights. Raises ModelError for one that cannot be read, or is of no model."""
+    field = f"teachers.{name}" if name else "model"
     try:
-        return AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+        config = AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=False)
+    except Exception as error:  # huggingface_hub's validation raises kinds of its own
         raise ModelError(
-            f"teachers.{name}" if name else "model",
+            field,
             model,
             f"cannot be loaded ({first_line(error)})",
             "give a folder with config.json, or a name on the hub (and unset HF_HUB_OFFLINE)",
         ) from error
+    check_sizes(config, field, model)
+    return config
+
+
+def check_sizes(config: Any, field: str, value: object = None) -> None:
+    """Raise ModelError for numbers of layers or positions that no model has, before anything is built of them."""
+    for name, number in config.to_dict().items():
+        if type(number) is not int or "norm" in name:
+            continue
+        limit = MAX_LAYERS if "layer" in name else MAX_POSITIONS if "position" in name else None
+        if (limit is not None and not -1 <= number <= limit) or (name.endswith("layers") and number < 0):
+            raise ModelError(
+                field, value, f"its configuration has {name} {number}, and models have at most {limit}",
+                f"mend {name} in config.json, or in the recipe",
+            )  # fmt: skip
+
+
+def refuse_code(error: Exception, model: str, field: str) -> None:
+    """Raise ModelError for an error in loading which says that a pickle holds more than weights."""
+    if isinstance(error, pickle.UnpicklingError) or "Weights only load failed" in str(error):
+        found = regex.search(r"Unsupported (?:global|class|operand)[^.\n]{0,100}", str(error))
+        raise ModelError(
+            field, model, f"its pickle is refused: it holds more than weights, or is none ({found[0] if found else 'damaged'})",
+            "do not use it unless you know who made it; ask for safetensors",
+        ) from error  # fmt: skip
+
+
+def check_weights(loaded: Any, info: dict[str, Any], model: str, field: str, revision: str | None) -> None:
+    """Raise ModelError if a model's files hold layers beyond its configuration's, or whole numbers where weights are.
+
+    info  what `from_pretrained` says of the keys
+    """
+    shapes = {_numberless(key) for key in loaded.state_dict()}
+    beyond = [
+        key for key in sorted(info["unexpected_keys"]) if _numberless(key) in shapes and _numberless(key) != key
+    ]  # fmt: skip
+    if beyond:
+        raise ModelError(
+            field, model, f"its file holds layers that its configuration leaves out ({beyond[0]}, {len(beyond)} weights in all)",
+            "mend the number of layers in config.json, or use the checkpoint that belongs to it",
+        )  # fmt: skip
+    counts = COUNTS | {name.rpartition(".")[2] for name, _ in loaded.named_buffers()}
+    for key, dtype in _dtypes(model, revision):
+        if (
+            dtype.startswith(("I", "U", "BOOL", "int", "uint", "bool"))
+            and key.rpartition(".")[2] not in counts
+        ):
+            raise ModelError(
+                field, model, f"its weight {key} is of whole numbers ({dtype})",
+                "use the checkpoint that was not quantised; distillation and fine-tuning need floating point",
+            )  # fmt: skip
+
+
+def _numberless(key: str) -> str:
+    return regex.sub(r"(?<=\.)\d+(?=\.)", "#", key)
+
+
+def _dtypes(model: str, revision: str | None) -> Iterator[tuple[str, str]]:
+    """(key, type) of every tensor in a model's weight files, as it is loaded from: safetensors, or a pickle."""
+    files = {name: path for name, path in _weight_files(model, revision).items() if path is not None}
+    safe = [path for name, path in files.items() if name.endswith(".safetensors")]
+    for path in safe:
+        with safe_open(path, framework="pt") as opened:
+            for key in opened.keys():  # noqa: SIM118
+                yield key, opened.get_slice(key).get_dtype()
+    for path in [] if safe else [path for name, path in files.items() if name.endswith(".bin")]:
+        for key, tensor in torch.load(path, map_location="meta", weights_only=True).items():
+            if isinstance(tensor, torch.Tensor):
+                yield key, str(tensor.dtype).removeprefix("torch.")
 
 
 def weights_fingerprint(model: str, *, revision: str | None = None) -> str:
@@ -97,7 +182,7 @@ def weights_size(model: str, *, revision: str | None = None) -> int:
     return sum(path.stat().st_size for path in (safe or files).values() if path is not None)
 
 
-def _weight_files(model: str, revision: str | None) -> dict[str, Path | None]:
+def _weight_files(model: str, revision: str | None, field: str = "model") -> dict[str, Path | None]:
     """File's name → where it is, for every weight file, shards included."""
     found: dict[str, Path | None] = {}
     for file in (*WEIGHT_FILES, *PICKLE_FILES):
@@ -106,9 +191,29 @@ def _weight_files(model: str, revision: str | None) -> dict[str, Path | None]:
             continue
         found[file] = path
         if file.endswith(".index.json"):
-            for shard in sorted(set(json.loads(path.read_text("utf-8"))["weight_map"].values())):
+            for shard in _shards(path, field):
                 found[shard] = _find(model, shard, revision)
     return found
+
+
+def _shards(index: Path, field: str) -> list[str]:
+    """The files that an index names, sorted; ModelError if it is no index."""
+    try:
+        found = json.loads(index.read_text("utf-8"))
+    except (ValueError, RecursionError, OSError) as error:
+        raise _no_index(field, index, first_line(error)) from error
+    names = found.get("weight_map") if isinstance(found, dict) else None
+    if not isinstance(names, dict) or not names:
+        raise _no_index(field, index, "it has no weight_map")
+    for name in names.values():
+        # A name and no path: an index must not lead elsewhere.
+        if not isinstance(name, str) or Path(name).name != name:
+            raise _no_index(field, index, f"{name!r:.60} is no file's name")
+    return sorted(set(names.values()))
+
+
+def _no_index(field: str, index: Path, reason: str) -> ModelError:
+    return ModelError(field, str(index), f"is no index of weights ({reason})", "use an undamaged checkpoint")
 
 
 def refuse_pickle(model: str, field: str, revision: str | None, allow_pickle: bool) -> None:

@@ -13,7 +13,9 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForMaskedLM
 
 from polydistill.errors import ModelError
+from polydistill.limits import is_out_of_memory
 from polydistill.models.features import output_layer
+from polydistill.models.load import check_sizes
 from polydistill.tokenization.load import first_position, max_positions
 
 RowMap = Literal["orthogonal", "least_squares", "mean"]
@@ -122,12 +124,15 @@ def build_student(config: Any, *, seed: int, field: str = "student.model_type", 
 
     device  `meta` makes shapes without weights, to check a configuration before hours of scoring
     """
+    check_sizes(config, field.replace("model_type", "config"))
     state = torch.random.get_rng_state()
     torch.manual_seed(seed)
     try:
         with torch.device(device):
             model = AutoModelForMaskedLM.from_config(config, dtype=torch.float32)
     except Exception as error:  # whatever an architecture makes of sizes that it cannot have
+        if is_out_of_memory(error):
+            raise
         raise ModelError(
             field,
             config.model_type,

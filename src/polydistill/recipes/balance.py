@@ -18,8 +18,8 @@ from polydistill.recipes.balance_state import Balance
 from polydistill.recipes.balance_training import score_teachers, train_students, train_teachers
 from polydistill.recipes.pretrain import build_tokenizer, initial_model, prepare_corpora, shared_tokenizer
 from polydistill.recipes.probe import read_tasks
+from polydistill.recipes.records import report_run
 from polydistill.recipes.run_folder import Run
-from polydistill.reports import build_report
 from polydistill.reports.card import with_results
 from polydistill.tokenization import LoadedTokenizer
 from polydistill.training import check_arguments, leader_first, leads, training_arguments
@@ -66,7 +66,7 @@ def run_balance(
         if last >= STAGES.index("report"):
             with run.stage("report"):
                 _write_cards(state)
-                path = build_report(run.path)
+                path = report_run(run.path)
             run.say(f"report: {path}")
     return run.path
 

@@ -55,7 +55,7 @@ def evaluate_models(state: Balance) -> None:
             write_json(folder / "mlm.json", {"languages": rows, "summary": summary, "ties": "mean rank"})
             np.savez_compressed(folder / "ranks.npz", **ranks)
     # Where every run has it; evaluation/ itself is no artefact, for probes write there too.
-    write_json(run.path / "evaluation" / "mlm.json", read_json(target / "mlm.json"))
+    write_json(run.path / "evaluation" / "mlm.json", read_json(target / "mlm.json", dict), sealed=True)
 
 
 def _measure(

@@ -16,8 +16,8 @@ from rich.table import Table
 
 from polydistill.errors import RunFolderError
 from polydistill.evaluation import Difference, mean_reciprocal_rank, paired_difference
-from polydistill.files import read_json
 from polydistill.recipes.compare_balance import Evaluated, compare_balance
+from polydistill.recipes.records import check_evaluation
 
 # Kinds of runs that have students to compare.
 KINDS = ("merge", "extract", "balance")
@@ -102,7 +102,7 @@ def _recipe(folder: Path) -> dict[str, Any]:
             "is no run's folder: it has no recipe.yaml",
             "name the folder that a run has made",
         ) from error
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise RunFolderError(
             "run", str(folder), f"its recipe.yaml is damaged ({type(error).__name__})",
             "run its recipe again with --update, which writes the file anew",
@@ -119,7 +119,7 @@ def _recipe(folder: Path) -> dict[str, Any]:
 def _evaluated(name: str, folder: Path, recipe: dict[str, Any]) -> Evaluated:
     ranks = _ranks(folder, "evaluation/mlm/ranks.npz")
     # Beside the ranks, for what stands in evaluation/ itself may be of an evaluation before.
-    results = read_json(folder / "evaluation" / "mlm" / "mlm.json")
+    results = check_evaluation(folder / "evaluation" / "mlm" / "mlm.json")
     probes = folder / "evaluation" / "probes.json"
     languages = list(results["languages"])
     groups = {
@@ -127,7 +127,7 @@ def _evaluated(name: str, folder: Path, recipe: dict[str, Any]) -> Evaluated:
     }
     return Evaluated(
         name, str(folder), languages, list(results["summary"]["D"]), groups, ranks,
-        read_json(probes)["scores"] if probes.is_file() else {},
+        check_evaluation(probes)["scores"] if probes.is_file() else {},
     )  # fmt: skip
 
 

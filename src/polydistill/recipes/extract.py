@@ -18,8 +18,9 @@ from polydistill.recipes.extract_scoring import score_teacher
 from polydistill.recipes.extract_state import Extract, of_the_text, prepare
 from polydistill.recipes.extract_tokenizer import build_tokenizer
 from polydistill.recipes.extract_training import train_student
+from polydistill.recipes.records import report_run
 from polydistill.recipes.run_folder import Run
-from polydistill.reports import build_report, model_card
+from polydistill.reports import model_card
 from polydistill.reports.card import with_results
 from polydistill.training import check_arguments, leader_first, leads, training_arguments
 
@@ -76,5 +77,5 @@ def write_report(state: Extract) -> None:
         card = model_card(state.recipe, read_json(final / "initialisation.json"))
         languages = read_json(run.path / "evaluation" / "mlm.json")["languages"]
         write_text(final / "README.md", with_results(card, languages, "student"))
-        path = build_report(run.path)
+        path = report_run(run.path)
     state.run.say(f"report: {path}")

@@ -10,8 +10,8 @@ from polydistill.files import read_json
 from polydistill.recipes.finetune_jobs import all_jobs, notes_of, run_job
 from polydistill.recipes.finetune_results import Results
 from polydistill.recipes.finetune_tasks import read_tasks
+from polydistill.recipes.records import report_run
 from polydistill.recipes.run_folder import Run
-from polydistill.reports import build_report
 
 STAGES = ("evaluate", "report")
 
@@ -39,5 +39,5 @@ def run_finetune(recipe: FinetuneRecipe, run: Run, *, until: str = "report") -> 
         with run.stage("intervals"):
             results.write(run.path, summarised=True)
         if until == "report":
-            build_report(run.path)
+            report_run(run.path)
     return run.path

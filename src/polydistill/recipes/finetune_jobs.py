@@ -18,7 +18,15 @@ from polydistill.corpora.labelled import Example
 from polydistill.errors import RecipeError, UserError
 from polydistill.evaluation.finetuned import METRICS, items_of
 from polydistill.evaluation.squad import uses_mlqa
-from polydistill.files import artefact, fingerprint, read_json, require_space, write_json, write_text
+from polydistill.files import (
+    artefact,
+    fingerprint,
+    read_json,
+    read_record,
+    require_space,
+    write_json,
+    write_text,
+)
 from polydistill.models import (
     device,
     load_with_head,
@@ -309,9 +317,10 @@ def run_job(job: Job, run: Run) -> Path:
         run.stage(f"{job.texts.name}/{job.model.name}"),
         artefact(target, job.inputs, keep_partial=True) as folder,
     ):
-        if not (folder / "training.json").is_file():
+        # A record that is damaged is as good as none: what it says is made again.
+        if not read_record(folder / "training.json"):
             _train(job, run, folder)
-        if not (folder / "scores.json").is_file():
+        if not read_record(folder / "scores.json"):
             _test(job, folder)
         # Weights are many times what a job's results take.
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
@@ -343,12 +352,12 @@ def _train(job: Job, run: Run, folder: Path) -> None:
         # A job of other settings empties this one's folder.
         evidence=run.path / "nonfinite" / job.place,
     )  # fmt: skip
-    write_json(folder / "training.json", record)
+    write_json(folder / "training.json", record, sealed=True)
 
 
 def _test(job: Job, folder: Path) -> None:
     """Leaves a file of predictions for each language, and scores.json, which says that all of them are there."""
-    record = read_json(folder / "training.json")
+    record = read_json(folder / "training.json", dict)
     model = job.load(str(folder / CHECKPOINTS / record["best"]))
     scores: dict[str, Any] = {}
     for language in job.targets:
@@ -361,7 +370,7 @@ def _test(job: Job, folder: Path) -> None:
     write_json(folder / "scores.json", {
         "scores": scores, "dev": record["score"], "best_step": record["step"], "steps": record["steps"],
         "labels": job.texts.labels(job.source), "max_length": {language: job.coder(language).max_length for language in job.targets},
-    })  # fmt: skip
+    }, sealed=True)  # fmt: skip
 
 
 def stored_rows(folder: Path, language: str) -> list[dict[str, Any]]:

@@ -30,6 +30,7 @@ from polydistill.evaluation.finetuned import (
 from polydistill.evaluation.squad import uses_mlqa
 from polydistill.files import hash_text, read_json, write_json
 from polydistill.recipes.finetune_jobs import Job, stored_rows
+from polydistill.recipes.records import check_evaluation
 from polydistill.reports.finetune_page import joined
 
 FILE = "finetune.json"
@@ -62,7 +63,7 @@ class Results:
         }
         if summarised:
             found |= self._summary()
-        write_json(run / "evaluation" / FILE, found)
+        write_json(run / "evaluation" / FILE, found, sealed=True)
 
     def _scores(self) -> dict[str, Any]:
         """task → model → target → metric → one score a seed."""
@@ -208,7 +209,7 @@ class Results:
 
 def finetune_tables(folder: Path) -> list[Table]:
     """Tables for people of a finished run: each task's first metric, with RDT; the report has the others."""
-    results = read_json(folder / "evaluation" / FILE)
+    results = check_evaluation(folder / "evaluation" / FILE)
     tables = []
     for task, metrics in results.get("summary", {}).items():
         kind, metric = results["tasks"][task], next(iter(metrics))

@@ -11,8 +11,8 @@ from polydistill.config import AnyRecipe, GridRecipe
 from polydistill.evaluation.convergence import Curve, compared, loss_curve
 from polydistill.files import hash_file, read_json, write_json
 from polydistill.recipes.grid_runs import check_children, children_of
+from polydistill.recipes.records import report_run
 from polydistill.recipes.run_folder import Run
-from polydistill.reports import build_report
 
 STAGES = ("evaluate", "report")
 
@@ -41,10 +41,10 @@ def run_grid(
             "rows": rows, "runs": list(children), "sooner": sooner(children, curves),
             "losses": {name: curve._asdict() for name, curve in curves.items()},
         }  # fmt: skip
-        write_json(run.path / "evaluation" / "grid.json", found)
+        write_json(run.path / "evaluation" / "grid.json", found, sealed=True)
         if until == "report":
             with run.stage("report"):
-                path = build_report(run.path)
+                path = report_run(run.path)
             run.say(f"report: {path}")
     return run.path
 

@@ -10,13 +10,13 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from polydistill.files import read_json
 from polydistill.recipes.finetune_results import finetune_tables
+from polydistill.recipes.records import check_evaluation
 
 
 def grid_tables(folder: Path) -> list[Table]:
     """For each text MRR with a line for each run and a column for each language; probes; what was fine-tuned."""
-    found = read_json(folder / "evaluation" / "grid.json")
+    found = check_evaluation(folder / "evaluation" / "grid.json")
     tuned = [name for name in found["runs"] if (folder / name / "evaluation" / "finetune.json").is_file()]
     rows = [row for row in found["rows"] if row["run"] not in tuned]
     ranked = [row for row in rows if "language" in row]

@@ -12,7 +12,15 @@ from rich.markup import escape
 from rich.table import Table
 
 from polydistill.errors import RunFolderError, StoreError
-from polydistill.files import artefacts_in, check_artefact, write_json
+from polydistill.files import (
+    ARTEFACTS,
+    artefacts_in,
+    check_artefact,
+    refuse_links,
+    unlisted_files,
+    write_json,
+)
+from polydistill.recipes.records import check_recipe, check_records, check_whole
 from polydistill.store import Store
 from polydistill.tokenization import (
     LoadedTokenizer,
@@ -85,20 +93,34 @@ def verify_stores(folder: Path) -> list[str]:
 
 
 def verify_run(folder: Path) -> list[str]:
-    """Check every file of every artefact below a run's folder; RunFolderError names the first that is damaged."""
+    """Check every file of every artefact below a run's folder, its checkpoints and its records.
+
+    Returns a line for each; RunFolderError names the first that is damaged, or gone. What is there and was not made by the
+    run is named and no fault: nothing is made from it, and it is not copied.
+    """
     found = artefacts_in(folder)
     if not found:
         raise RunFolderError(
             "folder", str(folder), "holds no artefact (no stamp.json)", "name a run's folder, runs/NAME"
         )
+    runs = [path.parent for name in ("recipe.yaml", "*/recipe.yaml") for path in sorted(folder.glob(name))]
+    if (folder / ARTEFACTS).is_file() and folder not in runs:
+        check_recipe(folder)
     lines = []
+    for run in runs:
+        refuse_links(run)
     for path in found:
         number = check_artefact(path)
         said = f"{number} files, whole" if number else "of an earlier version, which kept no checksums"
+        if others := unlisted_files(path):
+            said += f"; beside them, not of the run: {', '.join(others)}"
         if not number and (path / "manifest.json").is_file():
             Store(path).verify()
             said = "a store, whole"
         lines.append(f"{path}: {said}")
+    for run in runs:
+        lines += check_whole(run)
+        lines.append(f"{run}: {', '.join(check_records(run))}: whole")
     return lines
 
 

@@ -29,8 +29,9 @@ from polydistill.recipes.merge_evaluation import evaluate_models
 from polydistill.recipes.merge_scoring import score_teachers
 from polydistill.recipes.merge_state import Merge, corpora_fingerprints
 from polydistill.recipes.merge_training import resolve_student, train_student
+from polydistill.recipes.records import report_run
 from polydistill.recipes.run_folder import Run
-from polydistill.reports import build_report, model_card
+from polydistill.reports import model_card
 from polydistill.reports.card import with_results
 from polydistill.tokenization import (
     LoadedTokenizer,
@@ -187,7 +188,7 @@ def write_report(merge: Merge) -> None:
         card = model_card(recipe, read_json(final / "initialisation.json"))
         languages = read_json(run.path / "evaluation" / "mlm.json")["languages"]
         write_text(final / "README.md", with_results(card, languages, "student"))
-        path = build_report(run.path)
+        path = report_run(run.path)
     merge.run.say(f"report: {path}")
 
 

@@ -22,6 +22,7 @@ from polydistill.files import (
     partial_folder,
     read_json,
     require_space,
+    unlisted_files,
     write_json,
     write_text,
 )
@@ -37,9 +38,10 @@ from polydistill.models import (
 )
 from polydistill.recipes.corpus import prepare_corpus
 from polydistill.recipes.evaluate import Reader, evaluate_language, text_files
+from polydistill.recipes.records import report_run
 from polydistill.recipes.run_folder import Run
 from polydistill.recipes.training_stage import train_into
-from polydistill.reports import build_report, model_card
+from polydistill.reports import model_card
 from polydistill.reports.card import with_results
 from polydistill.tokenization import LoadedTokenizer, save_tokenizer, train_wordpiece
 from polydistill.tokenization.pieces import STUDENT_SPECIALS
@@ -74,7 +76,7 @@ def run_pretrain(recipe: PretrainRecipe, run: Run, *, until: str = "report") -> 
             evaluate_model(recipe, run, tokenizer, corpora)
         if last >= STAGES.index("report") and leads():
             with run.stage("report"):
-                path = build_report(run.path)
+                path = report_run(run.path)
             run.say(f"report: {path}")
     return run.path
 
@@ -167,9 +169,10 @@ def train_model(
 
 
 def copy_tokenizer(tokenizer: Path, folder: Path) -> None:
-    """A run's tokenizer into a model's folder."""
+    """A run's tokenizer into a model's folder: what was written with it, and not what somebody has put beside it."""
+    others = {"stamp.json", "vocabulary.json", *unlisted_files(tokenizer)}
     for path in tokenizer.iterdir():
-        if path.is_file() and path.name not in ("stamp.json", "vocabulary.json"):
+        if path.is_file() and path.name not in others:
             shutil.copy(path, folder)
 
 

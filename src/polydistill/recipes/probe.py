@@ -21,8 +21,8 @@ from polydistill.errors import CorpusError
 from polydistill.evaluation import fit_probe, score_tags, split_into_windows, word_features
 from polydistill.files import artefact, fingerprint, hash_file, is_current, read_json, write_json
 from polydistill.models import device, keep_freed_memory, load_masked_lm, resolve_dtype, weights_fingerprint
+from polydistill.recipes.records import check_evaluation, report_run
 from polydistill.recipes.run_folder import Run
-from polydistill.reports import build_report
 from polydistill.tokenization import LoadedTokenizer, load_tokenizer
 
 STAGES = ("evaluate", "report")
@@ -38,7 +38,7 @@ def run_probe(recipe: ProbeRecipe, run: Run, *, until: str = "report") -> Path:
         run.record_recipe()
         probe_models(recipe, run, texts)
         if until == "report":
-            build_report(run.path)
+            report_run(run.path)
     return run.path
 
 
@@ -79,7 +79,7 @@ def probe_models(recipe: ProbeRecipe, run: Run, texts: Texts) -> None:
             }
             for task, models in scores.items()
         },
-    })  # fmt: skip
+    }, sealed=True)  # fmt: skip
 
 
 @dataclass
@@ -213,7 +213,7 @@ def _probe(
                     f"{name} {np.mean(found[first]):.3f}" for name, found in scores[source].items()
                 ))  # fmt: skip
             write_json(folder / "scores.json", scores)
-    found: dict[str, Any] = read_json(target / "scores.json")
+    found: dict[str, Any] = read_json(target / "scores.json", dict)
     return found
 
 
@@ -269,7 +269,7 @@ def _moments(rows: list[list[float]]) -> dict[str, float]:
 
 def probe_tables(folder: Path) -> list[Table]:
     """Tables for people of a finished run: a task's averages, and each language by itself."""
-    results = read_json(folder / "evaluation" / "probes.json")
+    results = check_evaluation(folder / "evaluation" / "probes.json")
     tables = []
     for task, metrics in results["summary"].items():
         for metric, models in metrics.items():

@@ -13,6 +13,7 @@ from polydistill.recipes.cost import cost_tables
 from polydistill.recipes.finetune_results import finetune_tables
 from polydistill.recipes.grid_tables import grid_tables
 from polydistill.recipes.probe import probe_tables
+from polydistill.recipes.records import check_evaluation
 from polydistill.reports.card import FEW_MASKED, with_error
 
 CAPTION = """MRR: mean of 1/rank of the masked token ± its standard error over examples. MRR*: ranked among the pieces that both have.
@@ -29,7 +30,7 @@ def results_table(path: Path) -> Table | Group:
         return Group(*probe_tables(path))
     if (path / "evaluation" / "finetune.json").is_file():
         return Group(*finetune_tables(path))
-    results = read_json(path / "evaluation" / "mlm.json")
+    results = check_evaluation(path / "evaluation" / "mlm.json")
     difference = results["summary"].get("D")
     caption = CAPTION
     if isinstance(difference, float):

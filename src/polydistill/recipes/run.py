@@ -16,6 +16,7 @@ from polydistill.config import (
     load_recipe,
 )
 from polydistill.errors import RecipeError
+from polydistill.limits import explain_limits
 from polydistill.recipes import balance, extract, finetune, grid, merge, pretrain
 from polydistill.recipes import probe as probes
 from polydistill.recipes.engine import check_engine
@@ -67,7 +68,8 @@ def run_recipe(
         check_engine(loaded)
     run = open_run(loaded, show=show, update=update)
     try:
-        return _run_kind(loaded, run, until=until, update=update, probe=probe)
+        with explain_limits():
+            return _run_kind(loaded, run, until=until, update=update, probe=probe)
     finally:
         leave()
 

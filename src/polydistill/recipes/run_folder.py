@@ -25,10 +25,13 @@ from polydistill.files import (
     explain_disk_errors,
     is_current,
     lock,
+    open_own,
     read_record,
+    refuse_links,
     write_json,
     write_text,
 )
+from polydistill.recipes.records import ENVIRONMENT, TIMING, heal_records, is_environment, is_seconds
 from polydistill.training import leads, wait_for_all
 
 LOG_BYTES = 16 << 20
@@ -66,6 +69,7 @@ class Run:
             return
         with explain_disk_errors(self.path), lock(self.path):
             _check_owner(self.path, self.resolved, update=self.update)
+            refuse_links(self.path)
             wait_for_all()
             yield
 
@@ -76,13 +80,14 @@ class Run:
         write_text(
             self.path / "recipe.yaml", yaml.safe_dump(self.resolved, allow_unicode=True, sort_keys=False)
         )
-        if not (self.path / "environment.json").is_file():
-            write_json(self.path / "environment.json", environment())
+        heal_records(self.path)
+        if not is_environment(read_record(self.path / ENVIRONMENT)):
+            write_json(self.path / ENVIRONMENT, environment())
 
     def use(self, relative: str, folder: Path) -> Path:
         """Note where an artefact of this run lies, for it may lie in another run's folder."""
         path = self.path / ARTEFACTS
-        known = read_record(path)
+        known = {name: one for name, one in read_record(path).items() if isinstance(one, str)}
         own = folder.resolve().is_relative_to(self.path.resolve())
         # Within this folder as it is found from there: the folder may be moved.
         place = str(folder.resolve().relative_to(self.path.resolve()) if own else folder.resolve())
@@ -96,9 +101,9 @@ class Run:
             return
         self.show(line)
         log = self.path / "run.log"
-        if log.exists() and log.stat().st_size > LOG_BYTES:
+        if log.is_file() and log.lstat().st_size > LOG_BYTES:
             log.replace(log.with_suffix(".log.1"))
-        with log.open("a", encoding="utf-8") as handle:
+        with open_own(log) as handle:
             handle.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {line}\n")
 
     def find(self, relative: str, inputs: Any) -> Path | None:
@@ -118,10 +123,10 @@ class Run:
         try:
             yield
         finally:
-            path = self.path / "timing.json"
+            path = self.path / TIMING
             # A full disk is said by what failed within; this record must not hide it.
             with suppress(OSError, DiskError):
-                timing = read_record(path)
+                timing = {key: one for key, one in read_record(path).items() if is_seconds(one)}
                 timing[name] = round(timing.get(name, 0.0) + time.perf_counter() - started, 2)
                 write_json(path, timing)
 
@@ -133,6 +138,10 @@ def open_run(recipe: AnyRecipe, *, show: Callable[[str], None] = _print, update:
     """
     path = Path(recipe.output or f"runs/{recipe.name}")
     return Run(path, [Path(folder) for folder in recipe.reuse], show, recipe.model_dump(mode="json"), update)
+
+
+# What a run that was stopped before it had written what it is may have left.
+_BEFORE = (".lock", "run.log", "recipe.yaml.tmp")
 
 
 def _check_owner(path: Path, resolved: dict[str, Any], *, update: bool) -> None:
@@ -149,7 +158,7 @@ def _check_owner(path: Path, resolved: dict[str, Any], *, update: bool) -> None:
                 f"belongs to a recipe with other settings ({shown})",
                 "choose another `output` (and `reuse` this one's stores), or pass --update to redo what depends on them",
             )
-    elif path.is_dir() and any(entry.name not in (".lock", "run.log") for entry in path.iterdir()):
+    elif path.is_dir() and any(entry.name not in _BEFORE for entry in path.iterdir()):
         raise RunFolderError(
             "output", str(path), "is not empty and not a run's folder", "choose another `output`"
         )
@@ -159,7 +168,7 @@ def _read_recipe(path: Path, *, update: bool) -> Any:
     """The recipe that a folder belongs to; None where it is damaged and may be written anew."""
     try:
         return yaml.safe_load(path.read_text("utf-8"))
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         if update:
             return None
         raise RunFolderError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,17 +13,16 @@ from polydistill.files import (
     artefact,
     bytes_below,
     clear_unless_current,
+    copy_artefact,
     explain_disk_errors,
     read_json,
     require_space,
     write_json,
 )
 from polydistill.models import return_freed_memory
+from polydistill.recipes.records import LOG
 from polydistill.recipes.run_folder import Run
 from polydistill.training import checkpoints_bytes, leads, train, wait_for_all
-
-# A training's record, beside its model.
-LOG = "log.json"
 
 
 def train_into(
@@ -89,19 +87,21 @@ def _equal_model(run: Run, target: Path, inputs: Any) -> Path | None:
     if found is None or found == target:
         return None
     # A fingerprint knows no order of keys, and which language's example is drawn hangs on the order of languages.
-    if json.dumps(read_json(found / STAMP)["inputs"]) != json.dumps(inputs):
+    stamp = read_json(found / STAMP, dict)
+    if json.dumps(stamp["inputs"]) != json.dumps(inputs):
         return None
-    return found if (found.parent / LOG).is_file() else None
+    # Only what a stamp lists is copied, and stamps of earlier versions list nothing.
+    return found if stamp.get("files") and (found.parent / LOG).is_file() else None
 
 
 def _copy(run: Run, found: Path, target: Path, inputs: Any, write_beside: Callable[[Path], None]) -> None:
     """Another run's model with its log, under this run's card. Raises RunFolderError for a damaged log."""
-    log = read_json(found.parent / LOG)
+    log = read_json(found.parent / LOG, dict)
     run.say(f"{target.parent.relative_to(run.path)}: taken from {found}")
     require_space(target, bytes_below(found), stage=target.parent.name)
     with explain_disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         write_json(target.parent / LOG, log, sealed=True)
         with artefact(target, inputs) as folder:
-            shutil.copytree(found, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(STAMP))
+            copy_artefact(found, folder)
             write_beside(folder)

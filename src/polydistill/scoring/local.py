@@ -59,10 +59,11 @@ def missing_shards(
     writer: StoreWriter, job: Job, examples: HasTexts, progress: Callable[[int, int], None]
 ) -> list[int]:
     """The shards that are not there yet; `progress` hears of the others."""
-    todo = []
+    todo, ids = [], examples.ids
     for index in range(job.num_shards(len(examples))):
-        if writer.has(index):
-            progress(len(job.rows(index, len(examples))), 0)
+        rows = job.rows(index, len(examples))
+        if writer.has(index, ids[rows.start : rows.stop].tolist()):
+            progress(len(rows), 0)
         else:
             todo.append(index)
     return todo

@@ -71,14 +71,16 @@ def _fetch(
     progress: Callable[[int, int], None],
 ) -> list[int]:
     """Take shards from the storage that an earlier driver's workers left there; returns those still to score."""
-    there, left = storage.indices(), []
+    there, left, ids = storage.indices(), [], examples.ids
     for index in todo:
         data = storage.get(index, there.get(index, []))
-        if data is None:
+        rows = job.rows(index, len(examples))
+        # A name holds a checksum, and a file may be copied under another name.
+        if data is None or not writer.is_shard(index, data, ids[rows.start : rows.stop].tolist()):
             left.append(index)
         else:
             writer.put(index, data)
-            progress(len(job.rows(index, len(examples))), 0)
+            progress(len(rows), 0)
     return left
 
 

@@ -108,7 +108,7 @@ class ShardWorker:
         masked = self._job.mask(ids, texts)
         with self._lock:
             examples = self._job.score(self._model, ids, masked)
-        data = self._writer.encode(examples)
+        data = self._writer.encode(index, examples)
         if self._storage is not None:
             self._storage.put(index, data)
         return ScoredShard(data, checksum(data), sum(len(example.input_ids) for example in masked))

@@ -15,7 +15,7 @@ import xxhash
 
 from polydistill.errors import ClusterError, RecipeError
 from polydistill.files import fingerprint
-from polydistill.store.writer import shard_name
+from polydistill.store.schema import shard_name
 
 FIELD = "scoring.ray.storage"
 

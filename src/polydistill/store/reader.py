@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from polydistill.errors import StoreError
 from polydistill.files import fingerprint, hash_file, read_json
-from polydistill.store.schema import FORMAT, MANIFEST, Manifest
+from polydistill.store.schema import FORMAT, MANIFEST, NUMBER, Manifest
 
 
 @dataclass(frozen=True)
@@ -194,7 +194,9 @@ class Store:
             path = self.folder / shard["file"]
             try:
                 reader = pa.ipc.open_stream(pa.memory_map(str(path)))
-                made_for = (reader.schema.metadata or {}).get(b"identity", b"").decode("utf-8", "replace")
+                metadata = reader.schema.metadata or {}
+                made_for = metadata.get(b"identity", b"").decode("utf-8", "replace")
+                number = metadata.get(NUMBER.encode())
                 batches = [_Batch(batch, self.identity["top_k"]) for batch in reader]
             except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
                 raise StoreError("store", str(path), f"cannot be read ({error})", self._remedy()) from error
@@ -202,6 +204,12 @@ class Store:
             if made_for != fingerprint(self.identity) or rows != shard["examples"]:
                 raise StoreError(
                     "store", str(path), f"is not the manifest's: it holds {rows} examples of store {made_for}", self._remedy()
+                )  # fmt: skip
+            # Earlier versions gave shards no number, and say so by giving none in the manifest either.
+            if number != (None if shard.get("number") is None and number is None else str(index).encode()):
+                found = "none" if number is None else number.decode("utf-8", "replace")[:20]
+                raise StoreError(
+                    "store", str(path), f"is another shard: its number is {found} in place of {index}", self._remedy()
                 )  # fmt: skip
             self._batches[index] = batches
         return self._batches[index]

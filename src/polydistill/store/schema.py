@@ -29,6 +29,15 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 
 
+# In a shard's metadata: its place among the store's shards, so that one cannot stand in for another.
+NUMBER = "shard"
+
+
+def shard_name(index: int) -> str:
+    """The file name of a shard."""
+    return f"shard-{index:05d}.arrow"
+
+
 class Shard(BaseModel):
     """What a manifest says of a shard."""
 
@@ -41,6 +50,8 @@ class Shard(BaseModel):
     examples: int = Field(ge=0)
     masked: int = Field(ge=0)
     tokens: int = Field(ge=0)
+    # That the shard says so itself; those of earlier versions do not.
+    number: int | None = Field(default=None, ge=0)
 
 
 class Manifest(BaseModel):
@@ -51,6 +62,14 @@ class Manifest(BaseModel):
     identity: dict[str, Any]
     # A store of nothing is none that was written: there is text, or the run ends before.
     shards: list[Shard] = Field(min_length=1)
+
+    @field_validator("shards")
+    @classmethod
+    def _in_order(cls, shards: list[Shard]) -> list[Shard]:
+        for index, shard in enumerate(shards):
+            if shard.file != shard_name(index) or shard.number not in (None, index):
+                raise ValueError(f"{shard_name(index)} is not where it must be")
+        return shards
 
     @field_validator("identity")
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import xxhash
+from pydantic import ValidationError
 
 from polydistill.errors import StoreError
 from polydistill.files import fingerprint, hash_file, read_record, write_bytes, write_json
-from polydistill.store.schema import FORMAT, MANIFEST, numpy_dtype, shard_schema
+from polydistill.store.schema import FORMAT, MANIFEST, NUMBER, Manifest, numpy_dtype, shard_name, shard_schema
 
 ROWS_PER_BATCH = 4096
 # Beside a shard, until the manifest is written.
@@ -39,11 +41,6 @@ class ScoredExample:
     top_logprobs: npt.NDArray[np.float32]
 
 
-def shard_name(index: int) -> str:
-    """The file name of a shard."""
-    return f"shard-{index:05d}.arrow"
-
-
 class StoreWriter:
     """Writes shards into a folder, each whole or not at all, and the manifest at the end.
 
@@ -65,19 +62,43 @@ class StoreWriter:
             },
         )
 
-    def has(self, index: int) -> bool:
-        """Whether a shard is there already, with the bytes that were written."""
+    def has(self, index: int, examples: Sequence[int] | None = None) -> bool:
+        """Whether a shard is there already, with the bytes that were written, and is that shard.
+
+        examples  the ids that it may hold; shards of earlier versions have no number, but their examples tell
+        """
         path = self.folder / shard_name(index)
-        return path.is_file() and hash_file(path) == self._written(path)
+        if not path.is_file() or hash_file(path) != self._written(path):
+            return False
+        return self.is_shard(index, path.read_bytes(), examples)
+
+    def is_shard(self, index: int, data: bytes, examples: Sequence[int] | None = None) -> bool:
+        """Whether bytes are those of this store's shard of that number: as it says itself, and by its examples' ids."""
+        try:
+            reader = pa.ipc.open_stream(pa.py_buffer(data))
+            metadata = reader.schema.metadata or {}
+            if metadata.get(b"identity") != fingerprint(self.identity).encode():
+                return False
+            if metadata.get(NUMBER.encode(), str(index).encode()) != str(index).encode():
+                return False
+            if examples is None:
+                return True
+            found = reader.read_all().column("example").to_pylist()
+        except (pa.ArrowException, KeyError, ValueError):
+            return False
+        # In the order of the text; those without a masked token are left out.
+        left = iter(examples)
+        return all(any(example == one for one in left) for example in found)
 
     def write(self, index: int, examples: list[ScoredExample]) -> None:
         """Write one shard, in the order of `examples`."""
-        self.put(index, self.encode(examples))
+        self.put(index, self.encode(index, examples))
 
-    def encode(self, examples: list[ScoredExample]) -> bytes:
-        """The bytes of a shard, in the order of `examples`."""
+    def encode(self, index: int, examples: list[ScoredExample]) -> bytes:
+        """The bytes of a shard, in the order of `examples`; its number is in its metadata."""
         sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, self.schema) as writer:
+        numbered = self.schema.with_metadata({**self.schema.metadata, NUMBER: str(index)})
+        with pa.ipc.new_stream(sink, numbered) as writer:
             for start in range(0, len(examples), ROWS_PER_BATCH):
                 writer.write_batch(self._batch(examples[start : start + ROWS_PER_BATCH]))
         return bytes(sink.getvalue())
@@ -94,7 +115,7 @@ class StoreWriter:
 
         extra  what else to record, such as timing; readers do not check it
         """
-        shards = []
+        shards: list[dict[str, Any]] = []
         for path in sorted(self.folder.glob("shard-*.arrow")):
             checksum = hash_file(path)
             if checksum != self._written(path):
@@ -104,9 +125,11 @@ class StoreWriter:
                     "run the same command again",
                 )  # fmt: skip
             table = pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
+            number = (table.schema.metadata or {}).get(NUMBER.encode())
             counts = pa.compute.list_value_length(table["masked"])
             shards.append(
-                {
+                ({} if number is None else {"number": len(shards)})
+                | {
                     "file": path.name,
                     "checksum": checksum,
                     "bytes": path.stat().st_size,
@@ -118,7 +141,7 @@ class StoreWriter:
                 }
             )
         manifest = {"format": FORMAT, "identity": self.identity, "shards": shards, "record": extra}
-        write_json(self.folder / MANIFEST, manifest)
+        write_json(self.folder / MANIFEST, manifest, sealed=True)
         for path in self.folder.glob(f"*{CHECKSUM}"):
             path.unlink()
         return manifest
@@ -129,8 +152,11 @@ class StoreWriter:
         if beside.is_file():
             return beside.read_text("utf-8", errors="replace")
         # Killed between the manifest and the end.
-        shards = read_record(manifest).get("shards", [])
-        return next((shard["checksum"] for shard in shards if shard["file"] == path.name), None)
+        try:
+            shards = Manifest.model_validate(read_record(manifest)).shards
+        except ValidationError:
+            return None
+        return next((shard.checksum for shard in shards if shard.file == path.name), None)
 
     def _batch(self, examples: list[ScoredExample]) -> pa.RecordBatch:
         schema = self.schema

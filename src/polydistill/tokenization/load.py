@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +18,15 @@ from transformers import AutoConfig, AutoTokenizer
 
 from polydistill.errors import ModelError, TokenizerError
 from polydistill.files import fingerprint
+from polydistill.limits import is_out_of_memory, is_panic
 from polydistill.tokenization.pieces import CONTINUING, ROLES, Piece, canonical, is_unused, kind_of
+
+# Of every kind that a regular expression or a map of a tokenizer may fail on; long runs of one letter are what makes an
+# expression try again without end.
+PROBE = (
+    "A sentence, with 1,234.5 numbers. Ñandú naïve ﬁ ½ … 한국어 조각 中文字 ไทย हिन्दी العربية עברית 👩‍👩‍👧 e\u0301 \u200b\t\n "
+    + "a" * 60 + "! " + "ab" * 40 + " " * 40 + "." * 40
+)  # fmt: skip
 
 # Weights are often padded to a multiple of 64 or 128; more spare rows than this means that the tokenizer
 # is not the model's (a folder with half a tokenizer can load as five pieces without a word).
@@ -113,10 +123,15 @@ def load_tokenizer(
     origin = tokenizer or model
     try:
         config = AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=False)
-        loaded = AutoTokenizer.from_pretrained(
-            origin, revision=revision, use_fast=True, trust_remote_code=False
-        )
+        with _panics_explained(field, origin):
+            loaded = AutoTokenizer.from_pretrained(
+                origin, revision=revision, use_fast=True, trust_remote_code=False
+            )
+    except TokenizerError:
+        raise
     except Exception as error:  # `tokenizers` raises plain Exception
+        if is_out_of_memory(error):
+            raise
         raise ModelError(
             field,
             origin,
@@ -145,6 +160,18 @@ def load_tokenizer(
     backend = loaded.backend_tokenizer
     backend.no_truncation()
     backend.no_padding()
+    try:
+        with _panics_explained(field, origin):
+            backend.encode_batch([PROBE])
+    except TokenizerError:
+        raise
+    except Exception as error:  # `tokenizers` raises plain Exception
+        raise TokenizerError(
+            field,
+            origin,
+            f"cannot read a text ({_first_line(error)})",
+            "save it anew, or name another `tokenizer`",
+        ) from error
     limit, rows = _limits(config, loaded, field, origin)
     result = LoadedTokenizer(
         name or Path(model).name,
@@ -161,6 +188,21 @@ def load_tokenizer(
             "they do not belong together: check the folder for tokenizer.json, or name the right `tokenizer`",
         )
     return result
+
+
+@contextmanager
+def _panics_explained(field: str, origin: str) -> Iterator[None]:
+    """Turn what `tokenizers` raises where it gives up, which is no Exception, into a TokenizerError."""
+    try:
+        yield
+    except BaseException as error:
+        if not is_panic(error):
+            raise
+        raise TokenizerError(
+            field, origin, f"the library `tokenizers` gives up on it ({_first_line(error)})",
+            "its tokenizer.json has a regular expression or a map that cannot be used: save it anew, or name another "
+            "`tokenizer`",
+        ) from error  # fmt: skip
 
 
 def _limits(config: Any, loaded: Any, field: str, origin: str) -> tuple[int, int | None]:

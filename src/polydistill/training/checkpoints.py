@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerState
 
+from polydistill.errors import RunFolderError
 from polydistill.files import bytes_below, hash_file, read_record, write_json
 
 COMPLETE = "complete.json"
@@ -34,9 +38,10 @@ def checkpoints_bytes(model: Any, arguments: dict[str, Any], folder: Path) -> in
 
 def mark_complete(checkpoint: Path) -> None:
     """Write the checksums of a checkpoint's files: its last file, so that a checkpoint without it is a part."""
-    files = sorted(path for path in checkpoint.rglob("*") if path.is_file() and path.name != COMPLETE)
     write_json(
-        checkpoint / COMPLETE, {path.relative_to(checkpoint).as_posix(): hash_file(path) for path in files}
+        checkpoint / COMPLETE,
+        {name: hash_file(checkpoint / name) for name in _files(checkpoint)},
+        sealed=True,
     )
 
 
@@ -59,14 +64,52 @@ def finished_state(checkpoint: Path | None, *, total: int, patience: int) -> Tra
 
 def last_checkpoint(folder: Path) -> Path | None:
     """The newest whole checkpoint in a folder; parts and damaged ones are passed over."""
-    found = [path for path in folder.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
-    for checkpoint in sorted(found, key=lambda path: -int(path.name.removeprefix("checkpoint-"))):
-        if not (checkpoint / COMPLETE).is_file():
-            continue
-        checksums = read_record(checkpoint / COMPLETE)
-        if checksums and all(
-            (checkpoint / name).is_file() and hash_file(checkpoint / name) == value
-            for name, value in checksums.items()
-        ):
-            return checkpoint
+    return next(
+        (path for path in checkpoints_in(folder) if (path / COMPLETE).is_file() and not fault_of(path)), None
+    )
+
+
+def checkpoints_in(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, parts of them too, the newest first."""
+    steps = {path: path.name.removeprefix("checkpoint-") for path in folder.glob("checkpoint-*")}
+    # Of a number that Python does not read no training has written a checkpoint.
+    found = [path for path, step in steps.items() if step.isascii() and step.isdigit() and len(step) < 20]
+    return sorted(found, key=lambda path: -int(steps[path]))
+
+
+def fault_of(checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint that was written to its end, in words; None if it is whole."""
+    checksums = read_record(checkpoint / COMPLETE)
+    if not checksums:
+        return f"its {COMPLETE} is damaged"
+    # Also what is not listed would be loaded, and a list that is short is not the one that was written.
+    there = _files(checkpoint)
+    for name in sorted(checksums.keys() | set(there)):
+        if name not in there:
+            return f"its file {name} is gone"
+        if name not in checksums:
+            return f"its file {name} is none that was written with it"
+        if hash_file(checkpoint / name) != checksums[name]:
+            return f"its file {name} is not what was written"
     return None
+
+
+@contextmanager
+def explain_pickles(checkpoint: Path | None) -> Iterator[None]:
+    """Turn the refusal of a checkpoint's pickle that would run code, or that is none, into a RunFolderError."""
+    try:
+        yield
+    except (pickle.UnpicklingError, EOFError) as error:
+        if checkpoint is None:
+            raise
+        raise RunFolderError(
+            str(checkpoint), None,
+            f"holds a state of training that is refused ({' '.join(str(error).split())[:160]})",
+            "remove that folder and run the same command again: training goes on from the checkpoint before",
+        ) from error  # fmt: skip
+
+
+def _files(checkpoint: Path) -> list[str]:
+    """The names of a checkpoint's files, links among them, its record left out."""
+    found = (path for path in checkpoint.rglob("*") if path.is_symlink() or path.is_file())
+    return sorted(path.relative_to(checkpoint).as_posix() for path in found if path.name != COMPLETE)

@@ -18,7 +18,7 @@ from transformers import (
 
 from polydistill.models import attention_for, collate, keep_freed_memory
 from polydistill.training.arguments import training_arguments
-from polydistill.training.checkpoints import finished_state, last_checkpoint
+from polydistill.training.checkpoints import explain_pickles, finished_state, last_checkpoint
 from polydistill.training.watched import WatchedTrainer
 
 # Of a log's entries; the others are times, which differ from run to run.
@@ -153,7 +153,7 @@ def fine_tune(
     checkpoint = last_checkpoint(folder)
     state: Any = finished_state(checkpoint, total=total, patience=patience)
     if state is None:
-        with attention_for(settings.device, max_length):
+        with attention_for(settings.device, max_length), explain_pickles(checkpoint):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         state = trainer.state
     return _record(state, total)

@@ -23,7 +23,7 @@ from polydistill.config.models import Distillation
 from polydistill.errors import RunFolderError
 from polydistill.models import attention_for, keep_freed_memory
 from polydistill.training.arguments import training_arguments
-from polydistill.training.checkpoints import finished_state, last_checkpoint
+from polydistill.training.checkpoints import explain_pickles, fault_of, finished_state, last_checkpoint
 from polydistill.training.data import (
     LanguageData,
     LanguageDataset,
@@ -131,7 +131,7 @@ def train(
     if ended is not None:
         trainer.state = ended
     else:
-        with attention_for(settings.device, max_length):
+        with attention_for(settings.device, max_length), explain_pickles(checkpoint):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if stopping is not None:
         # Trainer does so too, but by the path that the folder had when the checkpoint was written, and only warns.
@@ -159,6 +159,12 @@ def _load_weights(model: Any, checkpoint: Path) -> None:
     if not file.is_file():
         raise RunFolderError(
             "output", str(checkpoint), "the best checkpoint of the training is gone",
+            "remove its folder `checkpoints` and run again: this model is then trained anew",
+        )  # fmt: skip
+    fault = fault_of(checkpoint)
+    if fault is not None:
+        raise RunFolderError(
+            "output", str(checkpoint), f"the best checkpoint of the training is damaged: {fault}",
             "remove its folder `checkpoints` and run again: this model is then trained anew",
         )  # fmt: skip
     load_model(model, file)

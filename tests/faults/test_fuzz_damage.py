@@ -1,0 +1,297 @@
+"""Generated damage: to a run's records, to what tasks read, and to models' folders. Each time the work goes through with
+the same bytes, or a UserError names the place; never another exception. `make test-faults` tries more: POLYDISTILL_FUZZ
+cases over the three kinds.
+"""
+
+import gzip
+import json
+import lzma
+import os
+import shutil
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tests.faults.test_fuzz import lines as odd_lines
+from tests.faults.test_fuzz import mutated, surely_bytes
+
+from polydistill.config import parse_recipe
+from polydistill.config.finetune import Columns, LabelledSource
+from polydistill.corpora.labelled import read_labelled
+from polydistill.errors import UserError
+from polydistill.models import load_masked_lm, weights_fingerprint
+from polydistill.recipes import report_run, run_recipe, verify_run
+from polydistill.tokenization import encode, load_tokenizer
+
+CASES = max(4, int(os.environ.get("POLYDISTILL_FUZZ", "12")) // 3)
+fuzzed = settings(max_examples=CASES, deadline=None, suppress_health_check=list(HealthCheck))
+OUTCOMES: Counter[str] = Counter()
+SLOWEST = [0.0]
+DEEP = {
+    "list": "[" * 60_000 + "]" * 60_000,
+    "object": '{"a":' * 60_000 + "1" + "}" * 60_000,
+    "some": "[" * 300 + "]" * 300,
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def summary():
+    yield
+    if CASES > 4:  # shown with -s
+        print(f"\n{sum(OUTCOMES.values())} cases, the slowest of {SLOWEST[0]:.1f} s: {dict(OUTCOMES)}")
+
+
+def outcome(kind: str, work) -> UserError | None:
+    """What a piece of work is refused with; None where it goes through."""
+    started, refused = time.perf_counter(), None
+    try:
+        work()
+    except UserError as error:
+        refused = error
+    SLOWEST[0] = max(SLOWEST[0], time.perf_counter() - started)
+    OUTCOMES[f"{kind} {'named' if refused else 'harmless'}"] += 1
+    assert refused is None or (refused.remedy and "Traceback" not in str(refused))
+    return refused
+
+
+@st.composite
+def other_json(draw: st.DrawFn, path: Path) -> bytes:
+    """A JSON file of another type, emptied, nested deeply, cut off, or changed in a place, its own checksum kept or not."""
+    how = draw(st.sampled_from(["deep", "type", "cut", "emptied", "changed", "unsealed", "bytes"]))
+    whole = path.read_bytes()
+    try:
+        value = json.loads(whole)
+    except (ValueError, RecursionError):
+        value = {}
+    if how == "deep":
+        return draw(st.sampled_from(sorted(DEEP.values()))).encode()
+    if how == "type":
+        return draw(
+            st.sampled_from(
+                [b"[]", b"{}", b"null", b"1", b'"a"', b"true", b"NaN", b"1e999", b"9" * 5000, b"[[1]]"]
+            )
+        )
+    if how == "cut":
+        return whole[: draw(st.integers(0, max(0, len(whole) - 1)))]
+    if how == "bytes":
+        return draw(st.binary(max_size=60))
+    if how == "emptied" and isinstance(value, dict) and value:
+        key = draw(st.sampled_from(sorted(value)))
+        value = value | {key: type(value[key])() if value[key] is not None else {}}
+    elif how == "unsealed" and isinstance(value, dict):
+        value = {key: one for key, one in value.items() if key != "checksum_of_the_rest"}
+    else:
+        value = mutated(draw, value)
+    return surely_bytes(json.dumps(value, ensure_ascii=draw(st.booleans())))
+
+
+def place_of(folder: Path, draw: st.DrawFn) -> Path:
+    """A record or an artefact's file of a run, JSON more often than others."""
+    files = sorted(
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and not path.is_symlink() and path.name not in (".lock", "run.log")
+    )
+    records = [path for path in files if path.suffix == ".json" and not path.name.startswith("tokenizer")]
+    return draw(st.sampled_from(records if draw(st.integers(0, 3)) else files))
+
+
+@fuzzed
+@given(st.data())
+def test_a_run_whose_files_are_damaged_replaced_or_links(merged, data) -> None:
+    values, kept = merged
+    weights = Path("student", "final", "model.safetensors")
+    with tempfile.TemporaryDirectory() as root:
+        folder, precious = Path(root, "run"), Path(root, "precious")
+        shutil.copytree(kept, folder)
+        precious.write_text("kept", "utf-8")
+        for _ in range(data.draw(st.integers(1, 2))):
+            place = place_of(folder, data.draw)
+            how = data.draw(st.sampled_from(["json", "json", "json", "gone", "link", "folder", "swapped"]))
+            new = data.draw(other_json(place)) if how == "json" else b""
+            place.unlink()
+            if how == "json":
+                place.write_bytes(new)
+            elif how == "link":
+                place.symlink_to(precious)
+            elif how == "folder":
+                place.mkdir()
+            elif how == "swapped":
+                shutil.copy(
+                    data.draw(
+                        st.sampled_from(
+                            sorted(path for path in place.parent.iterdir() if path.is_file()) or [precious]
+                        )
+                    ),
+                    place,
+                )
+        values = values | {"output": str(folder)}
+        for kind, work in (("verify", lambda: verify_run(folder)), ("report", lambda: report_run(folder))):
+            refused = outcome(kind, work)
+            assert refused is None or str(folder) in str(refused), refused
+        refused = outcome("run", lambda: run_recipe(parse_recipe(values), show=lambda line: None))
+        if refused is None:
+            assert (folder / weights).read_bytes() == (kept / weights).read_bytes()
+        else:
+            assert str(folder) in str(refused), refused
+        assert precious.read_text("utf-8") == "kept"
+
+
+ROWS = {
+    "classification": {"text": "a", "label": "b"}, "pairs": {"text": "a", "pair": "b", "label": 1},
+    "choice": {"premise": "p", "choice1": "a", "choice2": "b", "label": 0},
+}  # fmt: skip
+QUESTIONS = {"data": [{"paragraphs": [{"context": "a house", "qas": [
+    {"id": "1", "question": "what?", "answers": [{"text": "house", "answer_start": 2}]}
+]}]}]}  # fmt: skip
+HALF = ["\ud800", "a\udfffb", "\ud83d\ude00", "9" * 5000, "-" + "9" * 400, "\x00", ""]
+IDS = [
+    "1",
+    "2",
+    "3",
+    "4",
+    "5",
+    "2-3",
+    "2.1",
+    "9" * 5000,
+    "9" * 5000 + "-1",
+    "1-" + "9" * 5000,
+    "-1",
+    "x",
+    "",
+    "1.1.1",
+    "٣",
+]
+
+
+@fuzzed
+@given(
+    st.data(),
+    st.sampled_from(["classification", "pairs", "choice", "qa", "ner", "pos"]),
+    st.sampled_from(["", ".gz", ".xz"]),
+)
+def test_what_tasks_read(data, kind, packed) -> None:
+    draw = data.draw
+    if kind == "qa":
+        value = QUESTIONS
+        for _ in range(draw(st.integers(0, 2))):
+            value = mutated(draw, value)
+        text = json.dumps(value).replace(
+            "house", json.dumps(draw(st.sampled_from(["house", *HALF])))[1:-1], 1
+        )
+        content, name = (
+            draw(st.sampled_from([text, text.replace("2}", "9" * 5000 + "}"), *sorted(DEEP.values())])),
+            "a.json",
+        )
+    elif kind in ROWS:
+        rows = [
+            ROWS[kind]
+            | {
+                draw(st.sampled_from(sorted(ROWS[kind]))): draw(
+                    st.sampled_from(["a", "b", "c", 0, 1, *HALF, None, [], 1e308])
+                )
+            }
+            for _ in range(3)
+        ]
+        content = "\n".join(
+            [*map(json.dumps, rows), draw(st.sampled_from(["", DEEP["some"], DEEP["list"], "{"]))]
+        )
+        name = "a.jsonl"
+    elif kind == "pos":
+        words = [
+            "\t".join(
+                [
+                    draw(st.sampled_from(IDS)),
+                    "w",
+                    "w",
+                    "NOUN",
+                    "_",
+                    "_",
+                    draw(st.sampled_from(IDS)),
+                    "x",
+                    "_",
+                    "_",
+                ]
+            )
+            for _ in range(3)
+        ]
+        content, name = "\n".join([*words, draw(odd_lines), ""]), "a.conllu"
+    else:
+        content, name = (
+            "\n".join(f"{draw(st.sampled_from(['a', 'b', 'c', 'd', *HALF]))}\tB-X" for _ in range(3))
+            + "\n"
+            + draw(odd_lines),
+            "a.bio",
+        )
+    raw = surely_bytes(content)
+    pack = {"": bytes, ".gz": gzip.compress, ".xz": lzma.compress}[packed]
+    packed_bytes = pack(raw)
+    if draw(st.integers(0, 4)) == 0:
+        packed_bytes = packed_bytes[: draw(st.integers(0, len(packed_bytes)))]
+    with tempfile.TemporaryDirectory() as root:
+        path = Path(root, name + packed)
+        path.write_bytes(packed_bytes)
+        found: list = []
+        source = LabelledSource(path=str(path))
+        refused = outcome(
+            f"data of {kind}", lambda: found.extend(read_labelled(source, kind, Columns(), field="tasks.t"))
+        )
+        assert bool(found) == (refused is None)
+        # What was taken can be written, and tokenised.
+        assert json.dumps([repr(one) for one in found], ensure_ascii=False).encode("utf-8")
+        assert [str(one).encode("utf-8") for one in found] or refused
+
+
+SIZES = [10**6, 10**9, -1, 0, 2**63, 1e300, "x", None, [], True, 3, 1]
+
+
+@fuzzed
+@given(
+    st.data(),
+    st.sampled_from(
+        ["config.json", "index", "tokenizer.json", "tokenizer_config.json", "config.json of another type"]
+    ),
+)
+def test_models_folders(teachers, data, name) -> None:
+    draw = data.draw
+    with tempfile.TemporaryDirectory() as root:
+        model = Path(root, "model")
+        shutil.copytree(teachers["ru"], model)
+        if name == "config.json":
+            config = json.loads((model / name).read_text("utf-8"))
+            key = draw(st.sampled_from(["num_hidden_layers", "max_position_embeddings", "vocab_size", "hidden_size", "num_attention_heads",
+                                        "type_vocab_size", "intermediate_size", "model_type", "hidden_act"]))  # fmt: skip
+            (model / name).write_text(json.dumps(config | {key: draw(st.sampled_from(SIZES))}), "utf-8")
+        elif name == "index":
+            (model / "model.safetensors").rename(model / "part.safetensors")
+            index = {
+                "metadata": {},
+                "weight_map": {"bert.embeddings.word_embeddings.weight": "part.safetensors"},
+            }
+            path = model / "model.safetensors.index.json"
+            path.write_text(json.dumps(index), "utf-8")
+            path.write_bytes(draw(other_json(path)))
+        elif name == "tokenizer.json":
+            tokenizer = json.loads((model / name).read_text("utf-8"))
+            part = draw(st.sampled_from([
+                {"normalizer": {"type": "Precompiled", "precompiled_charsmap": draw(st.text("A/+Bz", max_size=24))}},
+                {"pre_tokenizer": {"type": "Split", "pattern": {"Regex": draw(st.text("(a+)*$|b[]?^", max_size=9))}, "behavior": "Isolated", "invert": False}},
+                {"normalizer": {"type": "Replace", "pattern": {"Regex": draw(st.text("(a+)*$|b.", max_size=9))}, "content": "x"}},
+                {"decoder": None, "post_processor": None}, {"model": tokenizer["model"] | {"unk_token": draw(st.sampled_from(["x", "", None]))}},
+            ]))  # fmt: skip
+            (model / name).write_text(json.dumps(tokenizer | part), "utf-8")
+        else:
+            path = model / name.split()[0]
+            path.write_bytes(draw(other_json(path)))
+
+        def work() -> None:
+            loaded = load_tokenizer(str(model))
+            encode(loaded.backend, ["a text, aaaa bbbb 한국어", ""], 16)
+            weights_fingerprint(str(model))
+            load_masked_lm(str(model))
+
+        outcome(f"model's {name}", work)
