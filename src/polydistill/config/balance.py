@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, model_validator
 from polydistill.config.models import Model, Recipe, Sources, Tail, WordPiece, as_script
 from polydistill.config.probe import Probing, TaggedData
 from polydistill.config.scoring import Scoring
-from polydistill.config.settings import Name, Settings, Share
+from polydistill.config.settings import Name, Settings, Share, TextName, check_names
 
 Epochs = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -29,7 +29,7 @@ class BalancedLanguage(Settings):
         description="A folder with a teacher of this language that is there already, of the run's own vocabulary (see "
         "`tokenizer.vocabulary`); empty: one is trained.",
     )
-    evaluation: dict[Name, Sources] = Field(
+    evaluation: dict[TextName, Sources] = Field(
         default_factory=dict, description="Further evaluation texts, by name."
     )
 
@@ -137,6 +137,14 @@ PAPER = {
 }
 
 
+# Names that are keys beside those of students, in ranks.npz and in figures.
+STUDENTS_RESERVED = {
+    "teacher": "the teachers in the results",
+    "unigram": "the baseline in the results",
+    "counts": "the number of masked tokens in the results",
+}
+
+
 class ProbeTasks(Settings):
     """Probes of teachers' and students' encoders, see `recipe: probe`."""
 
@@ -174,9 +182,9 @@ class BalanceRecipe(Recipe):
     @model_validator(mode="after")
     def _names(self) -> BalanceRecipe:
         known = ", ".join(self.languages)
+        check_names(self.groups, {"all": "all languages"}, "groups")
+        check_names(self.students, STUDENTS_RESERVED, "students")
         for group, members in self.groups.items():
-            if group == "all":
-                raise ValueError("groups.all: the name stands for all languages; name it otherwise")
             if not members:
                 raise ValueError(f"groups.{group}: names no language; the recipe has {known}")
             for index, language in enumerate(members):
@@ -184,11 +192,6 @@ class BalanceRecipe(Recipe):
                     raise ValueError(
                         f"groups.{group}[{index}] {language!r}: not a language of this recipe; it has {known}"
                     )
-        for name in self.students:
-            if name == "teacher":
-                raise ValueError(
-                    "students.teacher: the name stands for the teachers in the results; name it otherwise"
-                )
         for task, languages in self.probe.tasks.items():
             for language in languages:
                 if language not in self.languages:

@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from polydistill.config.models import Recipe, Sources, Tail, Teacher
 from polydistill.config.scoring import Scoring
-from polydistill.config.settings import Name, Settings, Share
+from polydistill.config.settings import Name, Settings, Share, TextName
 
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -214,7 +214,7 @@ class ExtractRecipe(Recipe):
     ] = Field(description="The multilingual model; a plain string stands for `model`.")
     language: Name = Field(description="The student's language.")
     text: Sources = Field(description="One or more sources of text in the language.")
-    evaluation_texts: dict[Name, Sources] = Field(
+    evaluation_texts: dict[TextName, Sources] = Field(
         default_factory=dict, description="Further evaluation texts, such as other domains, by name."
     )
     student: ExtractedStudent = Field(default_factory=ExtractedStudent)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from polydistill.config.probe import ProbedModel
-from polydistill.config.settings import Name, Settings, Share
+from polydistill.config.settings import Name, Settings, Share, check_names
 
 Kind = Literal["ner", "pos", "classification", "pairs", "choice", "qa"]
 Preset = Literal["mergedistill", "xtreme", "eliquare"]
@@ -276,6 +276,8 @@ class FinetuneRecipe(Settings):
     def _names(self) -> FinetuneRecipe:
         known = ", ".join(self.models)
         languages = {language for task in self.tasks.values() for language in task.data}
+        for name, task in self.tasks.items():
+            check_names(task.data, {"all": "all languages in the results"}, f"tasks.{name}.data")
         for language, model in self.teachers.items():
             if language not in languages:
                 raise ValueError(

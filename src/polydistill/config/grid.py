@@ -6,13 +6,20 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from polydistill.config.settings import Name, Settings
+from polydistill.config.settings import Name, Settings, check_names
 
 
 def _as_changes(value: Any) -> Any:
     return {} if value is None else value
 
 
+# What a grid's folder holds beside its runs, and a line of its table.
+RUNS_RESERVED = {
+    "evaluation": "a folder of the grid's own",
+    "report": "a folder of the grid's own",
+    "run.log.1": "the grid's earlier log",
+    "teacher": "the teachers in the grid's table",
+}
 Changes = Annotated[dict[str, Any], BeforeValidator(_as_changes)]
 
 
@@ -59,6 +66,8 @@ class GridRecipe(Settings):
         }
         if len(made) < len(self.runs) * max(1, len(self.variants)):
             raise ValueError("runs, variants: two runs come to the same name RUN-VARIANT; name one otherwise")
+        check_names(self.runs, RUNS_RESERVED, "runs")
+        check_names(self.after, RUNS_RESERVED, "after")
         for name in self.after:
             if name in made:
                 raise ValueError(f"after.{name}: a run has this name already; choose another")

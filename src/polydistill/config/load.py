@@ -315,6 +315,9 @@ def _explain(error: ValidationError, model: type[BaseModel], origin: str) -> Rec
 def _location(parts: tuple[int | str, ...]) -> str:
     text = ""
     for part in parts:
+        if part == "[key]":
+            # pydantic's mark of a key that is wrong itself; the key is the part before it.
+            continue
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
     return text or "recipe"
 

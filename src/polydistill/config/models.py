@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from polydistill.config.scoring import Scoring
-from polydistill.config.settings import Name, Settings, Share
+from polydistill.config.settings import Name, Settings, Share, TextName, check_names
 
 
 def _as_list(value: Any) -> Any:
@@ -90,7 +90,7 @@ class Language(Settings):
         description="What this language is learned from, where that is not `distillation.labels`: `gold` for one whose "
         "teacher the student starts from and should not be held to.",
     )
-    evaluation: dict[Name, Sources] = Field(
+    evaluation: dict[TextName, Sources] = Field(
         default_factory=dict, description="Further evaluation texts, such as other domains, by name."
     )
 
@@ -99,7 +99,7 @@ class PretrainLanguage(Settings):
     """One language of a model that is pre-trained from text."""
 
     text: Sources = Field(description="One or more sources of text.")
-    evaluation: dict[Name, Sources] = Field(
+    evaluation: dict[TextName, Sources] = Field(
         default_factory=dict, description="Further evaluation texts, by name."
     )
 
@@ -299,6 +299,16 @@ class Recipe(Settings):
     card: Card = Field(default_factory=Card)
 
 
+# Names that are keys beside those of teachers: in `use`, among the results' models and tokenizers, and in ranks.npz.
+TEACHERS_RESERVED = {
+    "all": "a choice of teachers in `use`",
+    "best": "a choice of teachers in `use`",
+    "student": "the student in the results",
+    "union": "the union tokenizer in the results",
+    "counts": "the number of masked tokens in the results",
+}
+
+
 class MergeRecipe(Recipe):
     """Several teachers in, one multilingual student out (MergeDistill, Khanuja et al. 2021)."""
 
@@ -314,11 +324,7 @@ class MergeRecipe(Recipe):
     @model_validator(mode="after")
     def _names_exist(self) -> MergeRecipe:
         known = ", ".join(self.teachers)
-        for name in ("all", "best"):
-            if name in self.teachers:
-                raise ValueError(
-                    f"teachers.{name}: the name stands for a choice of teachers in `use`; name it otherwise"
-                )
+        check_names(self.teachers, TEACHERS_RESERVED, "teachers")
         if self.distillation.best_by == "character" and self.masking.unit == "tokens":
             raise ValueError(
                 "distillation.best_by 'character': copies mask the same characters only with masking.unit: words; "

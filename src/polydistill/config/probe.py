@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from polydistill.config.settings import Name, Settings
+from polydistill.config.settings import Name, Settings, check_names
 
 
 class TaggedData(Settings):
@@ -75,6 +75,7 @@ class ProbeRecipe(Settings):
     @model_validator(mode="after")
     def _groups_exist(self) -> ProbeRecipe:
         known = {language for languages in self.tasks.values() for language in languages}
+        check_names(self.groups, {"all": "all languages"}, "groups")
         for task, languages in self.tasks.items():
             if not languages:
                 raise ValueError(f"tasks.{task}: has no language; name one with its `train` and `test`")
@@ -85,6 +86,4 @@ class ProbeRecipe(Settings):
                         f"groups.{group}[{index}] {language!r}: no task has this language; they have "
                         f"{', '.join(sorted(known))}"
                     )
-            if group == "all":
-                raise ValueError("groups.all: the name stands for all languages; name it otherwise")
         return self

@@ -21,6 +21,8 @@ from polydistill.recipes.records import check_evaluation
 
 # Kinds of runs that have students to compare.
 KINDS = ("merge", "extract", "balance")
+# What a row of the table has beside a figure for each run.
+COLUMNS = {"language", "text", "tokenizer", "masked", "teacher"}
 
 
 def compare_runs(folders: Sequence[Path], console: Console) -> None:
@@ -39,7 +41,9 @@ def compare_runs(folders: Sequence[Path], console: Console) -> None:
             "compare balance runs with each other, and merges and extractions with each other",
         )  # fmt: skip
     names = [folder.resolve().name for folder in folders]
-    if len(set(names)) < len(names):
+    if not COLUMNS.isdisjoint(names):
+        names = [str(folder.resolve()) for folder in folders]
+    elif len(set(names)) < len(names):
         names = [str(folder) for folder in folders]
     if balance[0]:
         # One that is named twice has nothing to add.
@@ -64,6 +68,7 @@ def compare_merges(
         language, text, view, teacher = place.split("/")
         counts, first = found[0][f"{place}/counts"], 1.0 / found[0][key].astype(np.float64)
         row: dict[str, Any] = {
+            # Keys of COLUMNS, beside which each run has its name's.
             "language": language, "text": text, "tokenizer": teacher or view, "masked": len(first),
         }  # fmt: skip
         if teacher:
