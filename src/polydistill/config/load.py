@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
@@ -19,6 +18,7 @@ from polydistill.config.grid import GridRecipe
 from polydistill.config.models import MergeRecipe, PretrainRecipe
 from polydistill.config.paths import expand_home, with_home
 from polydistill.config.probe import ProbeRecipe
+from polydistill.config.yaml_text import MAX_DEPTH, RefusedYamlError, parse_yaml
 from polydistill.errors import RecipeError
 
 # Settings whose keys are names of the recipe's own (of `balance`, those of `teachers` are settings, none of them text).
@@ -36,7 +36,6 @@ NAMED = {
     "evaluation_texts",
 }
 MAX_RECIPE_BYTES = 1 << 20
-MAX_ALIASES = 100
 AnyRecipe = (
     MergeRecipe | ExtractRecipe | BalanceRecipe | PretrainRecipe | ProbeRecipe | FinetuneRecipe | GridRecipe
 )
@@ -49,39 +48,6 @@ KINDS: dict[str, type[AnyRecipe]] = {
     "grid": GridRecipe,
     "finetune": FinetuneRecipe,
 }
-
-
-class _Loader(yaml.SafeLoader):
-    """The safe loader; repeated keys are refused, and aliases are counted, for a YAML bomb is made of them."""
-
-    num_aliases = 0
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            self.num_aliases += 1
-            if self.num_aliases > MAX_ALIASES:
-                raise yaml.YAMLError(f"more than {MAX_ALIASES} aliases")
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, str) and key in seen:
-                raise yaml.YAMLError(
-                    f"the key {key!r} stands twice, again in line {key_node.start_mark.line + 1}"
-                )
-            if isinstance(key, str):
-                seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-# YAML 1.1 reads 1e-4 as a string, and people mean a number.
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9]*)?[eE][-+]?[0-9]+$"),
-    list("-+0123456789"),
-)
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> AnyRecipe:
@@ -98,14 +64,19 @@ def parse_recipe(
     values: dict[str, Any], overrides: Sequence[str] = (), *, origin: str = "recipe"
 ) -> AnyRecipe:
     """Validate a recipe that is a dictionary already."""
-    # An empty group in YAML is None and means the defaults.
-    values = {key: value for key, value in values.items() if value is not None}
+    values = dict(values)
     for override in overrides:
         _apply_override(values, override)
     values = with_home(values)
-    kind = values.get("recipe", "merge")
+    kind = values.get("recipe")
+    kind = "merge" if kind is None else kind
     if not isinstance(kind, str) or kind not in KINDS:
-        raise RecipeError("recipe", str(kind), "no recipe of that kind", f"write one of {', '.join(KINDS)}")
+        raise RecipeError(
+            "recipe", f"{kind!s:.80}", "no recipe of that kind", f"write one of {', '.join(KINDS)}"
+        )
+    # An empty group in YAML is None and means the defaults; a key that is unknown is so without a value too.
+    known = KINDS[kind].model_fields
+    values = {key: value for key, value in values.items() if value is not None or key not in known}
     try:
         return KINDS[kind].model_validate(values)
     except ValidationError as error:
@@ -201,25 +172,39 @@ def _is_preset(name: str) -> bool:
 
 def _read_yaml(name: str) -> dict[str, Any]:
     path = Path(name)
-    if path.is_file():
-        if path.stat().st_size > MAX_RECIPE_BYTES:
+    try:
+        found = path.is_file()
+        if found and path.stat().st_size > MAX_RECIPE_BYTES:
             raise RecipeError(
                 "recipe", name, "larger than 1 MiB", "a recipe is a page of YAML; is this the right file?"
             )
-        try:
-            text = path.read_text("utf-8")
-        except UnicodeDecodeError as error:
-            raise RecipeError("recipe", name, f"not UTF-8 (byte {error.start})", "save it as UTF-8") from None
+        text = path.read_text("utf-8") if found else ""
+    except UnicodeDecodeError as error:
+        raise RecipeError("recipe", name, f"not UTF-8 (byte {error.start})", "save it as UTF-8") from None
+    except (OSError, UnicodeEncodeError) as error:  # no permission, a name that is too long or no name
+        reason = error.strerror if isinstance(error, OSError) else error.reason
+        raise RecipeError(
+            "recipe", f"{name:.300}", f"cannot be read ({reason})", "check the path and who may read it"
+        ) from error
+    if found:
+        pass
     elif _is_preset(name):
         text = (resources.files("polydistill.config") / "presets" / f"{name}.yaml").read_text("utf-8")
     else:
         known = ", ".join(presets()) or "none"
         raise RecipeError("recipe", name, "no such file or preset", f"check the path; presets: {known}")
     try:
-        values = yaml.load(text, Loader=_Loader)
-    except (yaml.YAMLError, RecursionError) as error:
+        values = parse_yaml(text)
+    except RefusedYamlError as error:
         raise RecipeError(
-            "recipe", name, f"not valid YAML: {' '.join(str(error).split())}", "mend that line"
+            "recipe",
+            name,
+            f"is no recipe: {error}",
+            "write the values out that it needs; see docs/recipes.md",
+        ) from None
+    except yaml.YAMLError as error:
+        raise RecipeError(
+            "recipe", name, f"not valid YAML: {' '.join(str(error).split())}", "fix that line"
         ) from None
     if not isinstance(values, dict):
         raise RecipeError(
@@ -258,10 +243,18 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
             "--set", override, "not of the form a.b=c", "write, say, --set training.max_steps=100"
         )
     try:
-        value = yaml.load(text, Loader=_Loader)
+        value = parse_yaml(text)
+    except RefusedYamlError as error:
+        raise RecipeError(
+            "--set", f"{override:.80}", f"is no setting: {error}", "give a number, a text or a short list"
+        ) from None
     except yaml.YAMLError:
         value = text
     *parents, last = key.split(".")
+    if len(parents) >= MAX_DEPTH:
+        raise RecipeError(
+            "--set", f"{override:.80}", f"has more than {MAX_DEPTH} parts", "check the name of the setting"
+        )
     target = values
     for parent in parents:
         child = target.get(parent)
@@ -318,7 +311,7 @@ def _location(parts: tuple[int | str, ...]) -> str:
         if part == "[key]":
             # pydantic's mark of a key that is wrong itself; the key is the part before it.
             continue
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
+        text += f"[{part}]" if isinstance(part, int) else f".{part:.80}" if text else f"{part:.80}"
     return text or "recipe"
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from polydistill.config.finetune import Columns, LabelledSource
-from polydistill.corpora.lines import MAX_TASK_BYTES, read_lines
+from polydistill.corpora.lines import MAX_TASK_BYTES, is_text_file, read_lines
 from polydistill.corpora.questions import (
     HALF_CHARACTER,
     Question,
@@ -72,7 +72,7 @@ def read_labelled(source: LabelledSource, kind: str, columns: Columns, *, field:
         rows = _data_set(source, kind, columns, field)
     else:
         path = Path(source.path).expanduser()
-        if not path.is_file():
+        if not is_text_file(path, field):
             raise CorpusError(
                 field, str(path), "no such file", f"check the path; it counts from {Path.cwd()}"
             )

@@ -8,12 +8,15 @@ import lzma
 import zlib
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, cast
 
 import pyarrow as pa
 
+from polydistill.corpora.encodings import SAMPLE_BYTES, conversion
 from polydistill.errors import CorpusError
+from polydistill.files import hash_file
 
 # A longer line is read in parts of this size: a file without line ends must not fill the memory.
 MAX_LINE_BYTES = 1 << 20
@@ -39,7 +42,7 @@ def read_lines(
     seen = bad = size = 0
     limit = MAX_JSON_BYTES if whole else MAX_LINE_BYTES
     try:
-        with _open(path) as handle:
+        with explain_unreadable(path, field), _open(path) as handle:
             pending = b""
             while part := handle.readline(limit):
                 size += len(part)
@@ -97,12 +100,33 @@ def _check_size(path: Path, field: str, size: int, most: int, *, unended: bool) 
 
 
 def _not_utf8(path: Path, field: str) -> CorpusError:
-    return CorpusError(
-        field,
-        str(path),
-        "most of its lines are not UTF-8",
-        "convert it first, such as `iconv -f LATIN1 -t UTF-8`",
-    )
+    with _open(path) as handle:
+        seeming, remedy = conversion(handle.read(SAMPLE_BYTES))
+    return CorpusError(field, str(path), f"most of its lines are not UTF-8: {seeming}", remedy)
+
+
+@contextmanager
+def explain_unreadable(path: Path, field: str) -> Iterator[None]:
+    """Turn 'permission denied' for a text into a CorpusError: outside of here it means that an output cannot be written."""
+    try:
+        yield
+    except PermissionError as error:
+        raise CorpusError(
+            field, str(path), f"cannot be read ({error.strerror or 'no permission'})",
+            "this user has to be allowed to read it (`ls -l` shows who is), and to enter its folders; or name another text",
+        ) from error  # fmt: skip
+
+
+def is_text_file(path: Path, field: str) -> bool:
+    """Whether a file is there; CorpusError where its folder may not be entered."""
+    with explain_unreadable(path, field):
+        return path.is_file()
+
+
+def hash_text_file(path: Path, field: str) -> str:
+    """`hash_file` of a text; CorpusError where it may not be read."""
+    with explain_unreadable(path, field):
+        return hash_file(path)
 
 
 def _open(path: Path) -> IO[bytes]:

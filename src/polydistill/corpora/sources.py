@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import json
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -14,9 +15,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from polydistill.config import Source
-from polydistill.corpora.lines import PROBE_LINES, read_lines
+from polydistill.corpora.lines import (
+    PROBE_LINES,
+    explain_unreadable,
+    hash_text_file,
+    is_text_file,
+    read_lines,
+)
 from polydistill.errors import CorpusError
-from polydistill.files import hash_file, hash_text
+from polydistill.files import hash_text
 
 SUFFIXES = (".txt", ".jsonl", ".parquet")
 COMPRESSIONS = (".gz", ".xz", ".zst")
@@ -67,11 +74,12 @@ def source_identity(sources: Sequence[Source], *, field: str) -> list[dict[str, 
     for index, source in enumerate(sources):
         # Where a file lies is not what it says.
         entry = source.model_dump(mode="json", exclude={"path"})
+        place = f"{field}[{index}]"
         if source.path is not None:
-            entry["files"] = [hash_file(path) for path in list_files(source, f"{field}[{index}]")]
-        elif (folder := Path(str(source.dataset)).expanduser()).is_dir():
+            entry["files"] = [hash_text_file(path, place) for path in list_files(source, place)]
+        elif _is_folder(folder := Path(str(source.dataset)).expanduser(), place):
             del entry["dataset"]
-            entry["files"] = [hash_file(path) for path in sorted(folder.rglob("*")) if path.is_file()]
+            entry["files"] = [hash_text_file(path, place) for path in _files_below(folder, place)]
         found.append(entry)
     return found
 
@@ -95,14 +103,14 @@ def list_files(source: Source, field: str) -> list[Path]:
     """The files of a source, sorted; CorpusError if there are none."""
     name = str(source.path)
     path = Path(name).expanduser()
-    if path.is_dir():
-        found = sorted(p for p in path.rglob("*") if p.is_file() and _kind(p) is not None)
+    if _is_folder(path, field):
+        found = [file for file in _files_below(path, field) if _kind(file) is not None]
         if not found:
             raise CorpusError(
                 field, name, "a folder without text", f"put files there that end in {', '.join(SUFFIXES)}"
             )
         return found
-    if path.is_file():
+    if is_text_file(path, field):
         return [path]
     # Path.glob takes no absolute pattern.
     matches = glob.glob(str(path), recursive=True)  # noqa: PTH207
@@ -111,6 +119,22 @@ def list_files(source: Source, field: str) -> list[Path]:
         what = "no file matches" if glob.has_magic(name) else "no such file or folder"
         raise CorpusError(field, name, what, f"check the path; it counts from {Path.cwd()}")
     return found
+
+
+def _is_folder(path: Path, field: str) -> bool:
+    with explain_unreadable(path, field):
+        return path.is_dir()
+
+
+def _files_below(folder: Path, field: str) -> list[Path]:
+    """All files of a folder, sorted; CorpusError for a folder in it that may not be read, which `rglob` leaves out."""
+
+    def refuse(error: OSError) -> None:
+        with explain_unreadable(Path(error.filename), field):
+            raise error
+
+    found = (Path(place, name) for place, _, names in os.walk(folder, onerror=refuse) for name in names)
+    return sorted(path for path in found if path.is_file())
 
 
 def _kind(path: Path) -> str | None:
@@ -216,7 +240,8 @@ def _jsonl(path: Path, source: Source, dropped: Counter[str], field: str) -> Ite
 
 def _parquet(path: Path, source: Source, dropped: Counter[str], field: str) -> Iterator[str]:
     try:
-        file = pq.ParquetFile(path)
+        with explain_unreadable(path, field):
+            file = pq.ParquetFile(path)
         names = file.schema_arrow.names
         if source.field not in names:
             raise _no_field(source, path, names, field)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import conllu
 
-from polydistill.corpora.lines import MAX_LINE_BYTES, MAX_TASK_BYTES, read_lines
+from polydistill.corpora.lines import MAX_LINE_BYTES, MAX_TASK_BYTES, is_text_file, read_lines
 from polydistill.errors import CorpusError
 
 # Of a sentence; without blank lines a whole file would be one.
@@ -33,7 +33,7 @@ def read_tagged(path: Path, *, field: str, max_sentences: int | None = None) -> 
     Multi-word tokens and empty nodes of a treebank are left out: their parts, and what is written, are words.
     Raises CorpusError if the file is missing, holds no sentence, or a word without a tag.
     """
-    if not path.is_file():
+    if not is_text_file(path, field):
         raise CorpusError(field, str(path), "is no file", "name a .conllu file or one of columns")
     treebank = ".conllu" in path.suffixes
     found = []

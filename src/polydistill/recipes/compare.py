@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from polydistill.config.yaml_text import read_resolved
 from polydistill.errors import RunFolderError
 from polydistill.evaluation import Difference, mean_reciprocal_rank, paired_difference
 from polydistill.recipes.compare_balance import Evaluated, compare_balance
@@ -99,7 +100,7 @@ def compare_merges(
 def _recipe(folder: Path) -> dict[str, Any]:
     """The recipe of a run that can be compared; RunFolderError for any other folder."""
     try:
-        recipe = yaml.safe_load((folder / "recipe.yaml").read_text("utf-8"))
+        recipe = read_resolved(folder / "recipe.yaml")
     except OSError as error:
         raise RunFolderError(
             "run",

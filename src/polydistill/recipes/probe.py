@@ -16,10 +16,11 @@ from rich.table import Table
 
 from polydistill.config import ProbeRecipe
 from polydistill.config.probe import ProbedModel, TaggedData
+from polydistill.corpora.lines import hash_text_file
 from polydistill.corpora.tagged import TaggedSentence, read_tagged
 from polydistill.errors import CorpusError
 from polydistill.evaluation import fit_probe, score_tags, split_into_windows, word_features
-from polydistill.files import artefact, fingerprint, hash_file, is_current, read_json, write_json
+from polydistill.files import artefact, fingerprint, is_current, read_json, write_json
 from polydistill.models import device, keep_freed_memory, load_masked_lm, resolve_dtype, weights_fingerprint
 from polydistill.recipes.records import check_evaluation, report_run
 from polydistill.recipes.run_folder import Run
@@ -113,7 +114,8 @@ class TaggedText:
     @cached_property
     def identity(self) -> dict[str, Any]:
         """What the sentences hang on."""
-        return {split: hash_file(self._path(split)) for split in SPLITS} | {"max": self.data.max_sentences}
+        hashes = {split: hash_text_file(self._path(split), self._field(split)) for split in SPLITS}
+        return hashes | {"max": self.data.max_sentences}
 
     def _path(self, split: str) -> Path:
         return Path(self.data.train if split == "train" else self.data.test)

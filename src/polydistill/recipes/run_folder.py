@@ -19,6 +19,7 @@ import yaml
 
 from polydistill.config import AnyRecipe, parse_recipe
 from polydistill.config.models import MODEL_TYPE
+from polydistill.config.yaml_text import read_resolved
 from polydistill.errors import DiskError, RecipeError, RunFolderError
 from polydistill.files import (
     ARTEFACTS,
@@ -167,8 +168,8 @@ def _check_owner(path: Path, resolved: dict[str, Any], *, update: bool) -> None:
 def _read_recipe(path: Path, *, update: bool) -> Any:
     """The recipe that a folder belongs to; None where it is damaged and may be written anew."""
     try:
-        return yaml.safe_load(path.read_text("utf-8"))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        return read_resolved(path)
+    except (yaml.YAMLError, ValueError) as error:
         if update:
             return None
         raise RunFolderError(
