@@ -149,7 +149,23 @@ QUESTIONS = {"data": [{"paragraphs": [{"context": "a house", "qas": [
     {"id": "1", "question": "what?", "answers": [{"text": "house", "answer_start": 2}]}
 ]}]}]}  # fmt: skip
 HALF = ["\ud800", "a\udfffb", "\ud83d\ude00", "9" * 5000, "-" + "9" * 400, "\x00", ""]
-IDS = ["1", "2", "3", "4", "5", "2-3", "2.1", "9" * 5000, "9" * 5000 + "-1", "1-" + "9" * 5000, "-1", "x", "", "1.1.1", "٣"]
+IDS = [
+    "1",
+    "2",
+    "3",
+    "4",
+    "5",
+    "2-3",
+    "2.1",
+    "9" * 5000,
+    "9" * 5000 + "-1",
+    "1-" + "9" * 5000,
+    "-1",
+    "x",
+    "",
+    "1.1.1",
+    "٣",
+]
 
 
 @fuzzed
@@ -174,7 +190,11 @@ def test_what_tasks_read(data, kind, packed) -> None:
     elif kind in ROWS:
         rows = [
             ROWS[kind]
-            | {draw(st.sampled_from(sorted(ROWS[kind]))): draw(st.sampled_from(["a", "b", "c", 0, 1, *HALF, None, [], 1e308]))}
+            | {
+                draw(st.sampled_from(sorted(ROWS[kind]))): draw(
+                    st.sampled_from(["a", "b", "c", 0, 1, *HALF, None, [], 1e308])
+                )
+            }
             for _ in range(3)
         ]
         content = "\n".join(
@@ -202,7 +222,9 @@ def test_what_tasks_read(data, kind, packed) -> None:
         content, name = "\n".join([*words, draw(odd_lines), ""]), "a.conllu"
     else:
         content, name = (
-            "\n".join(f"{draw(st.sampled_from(["a", "b", "c", "d", *HALF]))}\tB-X" for _ in range(3)) + "\n" + draw(odd_lines),
+            "\n".join(f"{draw(st.sampled_from(['a', 'b', 'c', 'd', *HALF]))}\tB-X" for _ in range(3))
+            + "\n"
+            + draw(odd_lines),
             "a.bio",
         )
     raw = surely_bytes(content)
