@@ -2,14 +2,17 @@
 
 import io
 
+import pytest
 import yaml
 from rich.console import Console
 
 from polydistill.config import parse_recipe
+from polydistill.config.models import Card
+from polydistill.errors import RecipeError
 from polydistill.files import write_json
 from polydistill.recipes import results_table
 from polydistill.reports import model_card
-from polydistill.reports.card import metadata, with_results
+from polydistill.reports.card import _front, export_card, metadata, with_results
 
 MERGE = {
     "name": "x",
@@ -89,3 +92,46 @@ def test_a_figure_of_few_tokens_is_marked_on_the_card_and_in_the_terminal(tmp_pa
         assert ("0.288 ±.041" in printed) == wanted
         assert "0.301 ±.012" in printed
         assert ("Fewer than 500 masked tokens, too few to compare by: ko held_out (77)" in printed) == wanted
+
+
+@pytest.mark.parametrize("end", ["\n", "\r", "\r\n", "\x85", "\u2028", "\u2029", "\0"])
+@pytest.mark.parametrize("key", ["license", "datasets"])
+def test_a_licence_of_two_lines_is_refused(key, end) -> None:
+    """Its second line was metadata of its own: `license: mit` with a model that it claims as its base."""
+    value = f"mit{end}base_model: org/other"
+    with pytest.raises(RecipeError, match=rf"card\.{key}"):
+        parse_recipe(MERGE | {"card": {key: value if key == "license" else [value]}})
+
+
+@pytest.mark.parametrize(
+    "value", ["a: b", "[x", "# none", "no", "- x", "'", '"', "a --- b", "---", "x\nbase_model: org/other", "{a", "&a", "*a"]
+)  # fmt: skip
+def test_no_value_adds_to_the_metadata(value, tmp_path) -> None:
+    """Whatever YAML means by it, it is that value of that key, here and where the card is read again."""
+    card = Card.model_construct(license=value, datasets=[value])
+    lines = _front(["no", "ko"], card, [f"org/{value}"])
+    assert (lines[0], lines[-2]) == ("---", "---")
+    found = yaml.safe_load("\n".join(lines[1:-2]))
+    assert found == {
+        "language": ["no", "ko"], "license": value, "library_name": "transformers", "pipeline_tag": "fill-mask",
+        "tags": ["polydistill", "masked-lm"], "datasets": [value],
+    } | ({"base_model": [f"org/{value}"]} if "/other" not in value else {})  # fmt: skip
+    (tmp_path / "README.md").write_text("\n".join([*lines, "# A --- B", ""]), "utf-8")
+    assert metadata(str(tmp_path)) == {"language": ["no", "ko"], "license": value, "datasets": [value]}
+    record = {
+        "metadata": metadata(str(tmp_path)), "model": "org/x", "architecture": "A", "parameters": 1, "opset": 18, "inputs": [],
+        "versions": {"polydistill": "0"}, "files": {}, "mrr": {}, "logits": [{"onnx": {"relative_difference": 0.0}}],
+    }  # fmt: skip
+    exported = export_card(record)
+    (tmp_path / "README.md").write_text(exported, "utf-8")
+    assert metadata(str(tmp_path)) == record["metadata"]
+    assert exported.splitlines().count("---") == 2
+
+
+@pytest.mark.parametrize(
+    "block",
+    ["a: &a [*a]", "license: !!int abc", "license: !!python/object:os.system x", "license: " + "[" * 3000],
+)
+def test_a_card_with_yaml_that_no_card_has_states_nothing(tmp_path, block) -> None:
+    (tmp_path / "README.md").write_text(f"---\n{block}\n---\n# A\n", "utf-8")
+    assert metadata(str(tmp_path)) == {}

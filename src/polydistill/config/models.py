@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from polydistill.config.scoring import Scoring
-from polydistill.config.settings import Name, Settings, Share, TextName, check_names
+from polydistill.config.settings import Line, Name, Settings, Share, TextName, check_names
 
 
 def _as_list(value: Any) -> Any:
@@ -270,11 +270,11 @@ class Evaluation(Settings):
 class Card(Settings):
     """What the model card says that no run can know."""
 
-    license: str | None = Field(
+    license: Line | None = Field(
         None,
         description="The licence that you publish the model under, by the hub's name, such as `cc-by-sa-4.0`.",
     )
-    datasets: list[str] = Field(
+    datasets: list[Line] = Field(
         default_factory=list, description="Names of the training text's data sets, as the hub has them."
     )
 

@@ -41,6 +41,8 @@ Name = Annotated[
     str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"), AfterValidator(_as_free_name)
 ]
 TextName = Annotated[Name, AfterValidator(_as_text_name)]
+# A name that others give, in one line: a card's metadata has it, and a second line would be metadata too.
+Line = Annotated[str, StringConstraints(pattern=r"^[^\p{Cc}\p{Zl}\p{Zp}]+$", max_length=200)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 

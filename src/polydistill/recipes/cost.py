@@ -8,6 +8,7 @@ from typing import Any
 
 from rich import box
 from rich.console import Console, Group
+from rich.markup import escape
 from rich.table import Table
 
 from polydistill.evaluation.cost import SHAPES, compare_cost
@@ -44,7 +45,7 @@ def _sizes(rows: Sequence[dict[str, Any]]) -> Table:
         table.add_column(name, justify="left" if name in ("", "model") else "right", overflow="fold")
     for number, row in enumerate({row["model"]: row for row in rows}.values(), 1):
         table.add_row(
-            str(number), row["model"], f"{row['parameters']:,}", f"{row['parameters'] - row['embedding_parameters']:,}",
+            str(number), escape(row["model"]), f"{row['parameters']:,}", f"{row['parameters'] - row['embedding_parameters']:,}",
             f"{row['pieces']:,}", f"{row['file_bytes'] / 2**20:,.1f} MiB",
         )  # fmt: skip
     return table

@@ -23,11 +23,12 @@ def grid_tables(folder: Path) -> list[Table]:
     probed = [row for row in rows if "language" not in row]
     tables = [
         _mrr_table(
-            f"{folder}: MRR on {text.replace('_', ' ')} text", [row for row in ranked if row["text"] == text]
+            f"{escape(str(folder))}: MRR on {text.replace('_', ' ')} text",
+            [row for row in ranked if row["text"] == text],
         )
         for text in dict.fromkeys(row["text"] for row in ranked)
     ]
-    tables += [_probe_table(str(folder), probed)] if probed else []
+    tables += [_probe_table(escape(str(folder)), probed)] if probed else []
     return tables + [one for name in tuned for one in finetune_tables(folder / name)]
 
 

@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from polydistill.config.models import Teacher
+from polydistill.config.yaml_text import read_resolved
 from polydistill.errors import RunFolderError, StoreError
 from polydistill.files import (
     ARTEFACTS,
@@ -39,7 +41,7 @@ def inspect_store(folder: Path, num_examples: int, tokenizer: str, console: Cons
     """Print a store's manifest and some examples with masks, gold tokens and the teacher's top k as words."""
     store = Store(folder)
     identity = store.identity
-    table = Table(show_header=False, title=str(folder))
+    table = Table(show_header=False, title=escape(str(folder)))
     input_bytes = sum(shard["tokens"] for shard in store.manifest["shards"]) * (
         2 if identity["vocabulary_size"] <= 65536 else 4
     )
@@ -158,7 +160,7 @@ def inspect_vocabulary(model: str, console: Console) -> None:
     """Print what a model's vocabulary holds."""
     tokenizer = load_tokenizer(model)
     pieces = [piece for piece in tokenizer.pieces if piece is not None]
-    table = Table(show_header=False, title=model)
+    table = Table(show_header=False, title=escape(model))
     facts = {
         "kind": tokenizer.kind,
         "size": f"{tokenizer.size:,}",
@@ -187,7 +189,12 @@ def _teacher_tokenizer(folder: Path, teacher: str, tokenizer: str) -> LoadedToke
         raise StoreError(
             "store", str(folder), "is not in a run's folder, so its teacher is not known", "pass --tokenizer"
         )
-    settings = yaml.safe_load(recipe.read_text("utf-8"))["teachers"][teacher]
+    try:
+        settings = Teacher.model_validate(read_resolved(recipe)["teachers"][teacher])
+    except (yaml.YAMLError, ValueError, LookupError, TypeError) as error:
+        raise StoreError(
+            "store", str(folder), f"is in the folder of a run whose recipe.yaml names no teacher {teacher}", "pass --tokenizer"
+        ) from error  # fmt: skip
     return load_tokenizer(
-        settings["model"], name=teacher, tokenizer=settings["tokenizer"], revision=settings["revision"]
+        settings.model, name=teacher, tokenizer=settings.tokenizer, revision=settings.revision
     )

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from polydistill.config.yaml_text import read_resolved
 from polydistill.errors import RunFolderError
 from polydistill.files import (
     ARTEFACTS,
@@ -157,7 +158,7 @@ def check_recipe(run: Path) -> dict[str, Any]:
     """A run's recipe; RunFolderError if its recipe.yaml is gone or is no recipe."""
     path = run / "recipe.yaml"
     try:
-        found = yaml.safe_load(path.read_text("utf-8"))
+        found = read_resolved(path)
     except OSError as error:
         raise _gone(path, "run the same command again") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rich import box
 from rich.console import Group
+from rich.markup import escape
 from rich.table import Table
 
 from polydistill.files import read_json
@@ -46,7 +47,7 @@ def results_table(path: Path) -> Table | Group:
             f"\nFewer than {FEW_MASKED} masked tokens, too few to compare by: {', '.join(dict.fromkeys(few))}"
         )
     table = Table(
-        title=str(path), caption=caption, caption_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0)
+        title=escape(str(path)), caption=caption, caption_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0)
     )
     for name in ("", "text", "model", "tokenizer"):
         table.add_column(name, overflow="fold")

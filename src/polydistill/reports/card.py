@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,23 +12,28 @@ import yaml
 from polydistill import __version__
 from polydistill.config import BalanceRecipe, ExtractRecipe, MergeRecipe, PretrainRecipe
 from polydistill.config.models import Card
+from polydistill.config.yaml_text import parse_yaml
 
 
 def _front(languages: Sequence[str], card: Card, teachers: Sequence[str]) -> list[str]:
     """The hub's metadata block."""
-    lines = ["---", "language:", *(f"- {language}" for language in languages)]
-    lines += [] if card.license is None else [f"license: {card.license}"]
-    lines += [
-        "library_name: transformers",
-        "pipeline_tag: fill-mask",
-        "tags:",
-        "- polydistill",
-        "- masked-lm",
-    ]
     public = [teacher for teacher in teachers if not _is_local(teacher)]
-    lines += ["base_model:", *(f"- {name}" for name in public)] if public else []
-    lines += ["datasets:", *(f"- {name}" for name in card.datasets)] if card.datasets else []
-    return [*lines, "---", ""]
+    found: dict[str, Any] = {"language": list(languages)}
+    found |= {} if card.license is None else {"license": card.license}
+    found |= {
+        "library_name": "transformers",
+        "pipeline_tag": "fill-mask",
+        "tags": ["polydistill", "masked-lm"],
+    }
+    found |= {"base_model": public} if public else {}
+    found |= {"datasets": list(card.datasets)} if card.datasets else {}
+    return [*_block(found), ""]
+
+
+def _block(found: Mapping[str, Any]) -> list[str]:
+    """Lines of a metadata block: YAML that no value can add a line to."""
+    dumped = yaml.safe_dump(dict(found), allow_unicode=True, sort_keys=False, width=10**6)
+    return ["---", *dumped.splitlines(), "---"]
 
 
 def _licence(card: Card, what: str) -> list[str]:
@@ -189,9 +195,11 @@ def metadata(model: str) -> dict[str, Any]:
     path = Path(model) / "README.md"
     if not path.is_file():
         return {}
-    parts = path.read_text("utf-8", errors="replace").split("---", 2)
+    block = re.match(
+        r"\s*---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(\r?\n|$)", path.read_text("utf-8", errors="replace"), re.DOTALL
+    )
     try:
-        front = yaml.safe_load(parts[1]) if len(parts) == 3 and not parts[0].strip() else None
+        front = parse_yaml(block.group(1)) if block else None
     except yaml.YAMLError:
         front = None
     kept = ("language", "license", "datasets")
@@ -256,21 +264,12 @@ def export_card(record: dict[str, Any]) -> str:
     record  what export.json holds
     """
     name = record["model"]
-    lines = ["---"]
-    if record["metadata"]:
-        lines += yaml.safe_dump(record["metadata"], allow_unicode=True, sort_keys=False).splitlines()
-    lines += [
-        "library_name: onnx",
-        "pipeline_tag: fill-mask",
-        "tags:",
-        "- polydistill",
-        "- masked-lm",
-        "- onnx",
-    ]
-    lines += [] if _is_local(name) else ["base_model:", f"- {name}"]
+    found = record["metadata"] | {"library_name": "onnx", "pipeline_tag": "fill-mask"}
+    found |= {"tags": ["polydistill", "masked-lm", "onnx"]}
+    found |= {} if _is_local(name) else {"base_model": [name]}
     worst = max(row["onnx"]["relative_difference"] for row in record["logits"])
-    lines += [
-        "---", "", f"# {name}, as ONNX", "",
+    lines = [
+        *_block(found), "", f"# {name}, as ONNX", "",
         f"The weights of {name} ({record['architecture']}, {record['parameters']:,} parameters) as an ONNX graph of opset "
         f"{record['opset']}, exported by polydistill {record['versions']['polydistill']}. Takes {', '.join(record['inputs'])} "
         "(int64, batch x tokens), gives logits (float32, batch x tokens x pieces).", "",
