@@ -13,8 +13,14 @@ from collections.abc import Callable
 SAMPLE_BYTES = 1 << 16
 # Fewer letters outside ASCII tell nothing.
 _LEAST_LETTERS = 20
-# Letters that make up more than half of a text in Russian, Ukrainian, Bulgarian or Serbian.
+# Letters that make up about two thirds of a text in Russian, Ukrainian, Bulgarian or Serbian.
 _FREQUENT_CYRILLIC = set("оеаинтсрвлкі")
+# Characters that make up a fifth to a third of a Chinese text, in simplified and in traditional form. Bytes of Japanese and
+# Korean texts without kana and Hangul are Chinese characters too, but hardly ever these.
+_FREQUENT_CHINESE = set(
+    "的一是不了在人有我他这個个們们中来來上大为為和国國地到以说說时時要就出会會也你对對生能而子那得于於着著下自之年过過發发后後作里裡"
+    "家"
+)
 # Letters of CP1251 that are others, frequent ones, in further encodings of Cyrillic.
 _RARE_CYRILLIC = set("ЂЃѓЉЊЌЋЏђљњќћџ")
 # Before UTF-16's, for UTF-32's first mark begins with it.
@@ -24,6 +30,7 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "UTF-16"),
     (codecs.BOM_UTF16_BE, "UTF-16"),
 )
+_CHINESE = ("GB18030", "BIG5")
 _WIDE = ("UTF-32LE", "UTF-32BE", "UTF-16LE", "UTF-16BE")
 
 
@@ -42,8 +49,11 @@ def likely_encoding(sample: bytes) -> str | None:
     # The order matters: Korean bytes are Chinese letters as well, and of Japanese ones so are the kana.
     for name, share, least in _RULES:
         letters = _letters(sample, name)
-        if letters is not None and sum(map(share, letters)) >= least * len(letters):
-            return name
+        if letters is None or sum(map(share, letters)) < least * len(letters):
+            continue
+        if name in _CHINESE and sum(one in _FREQUENT_CHINESE for one in letters) * 12 < len(letters):
+            continue
+        return name
     # Bytes of these are letters in every encoding of one byte: they tell where they are most of the letters alone.
     ascii_letters = sum(chr(byte).isascii() and chr(byte).isalpha() for byte in sample)
     for name in ("CP1251", "KOI8-R"):
@@ -76,8 +86,13 @@ def _decoded(sample: bytes, encoding: str) -> str | None:
 def _letters(sample: bytes, encoding: str) -> str | None:
     """The letters outside ASCII of a text by an encoding; None where it is none of it, or where they are few."""
     text = _decoded(sample, encoding)
-    # Control and unassigned characters (C) count too: no text has them, and a wrong encoding makes them.
-    letters = "".join(one for one in text or "" if one > "\x7f" and unicodedata.category(one)[0] in "LC")
+    # Control and unassigned characters (C) and symbols such as lines of boxes (So) count too: texts have few of them, and a
+    # wrong encoding makes them.
+    letters = "".join(
+        one
+        for one in text or ""
+        if one > "\x7f" and (unicodedata.category(one)[0] in "LC" or unicodedata.category(one) == "So")
+    )
     return letters if len(letters) >= _LEAST_LETTERS else None
 
 
@@ -106,8 +121,9 @@ def _in(encoding: str) -> Callable[[str], bool]:
 
 
 def _is_hangul(character: str) -> bool:
-    # Of CP949's further syllables, which real text hardly has, bytes of other encodings make many.
-    return "가" <= character <= "힣" and _in("euc_kr")(character)
+    # Of CP949's further syllables, which real text hardly has, bytes of other encodings make many. Python writes these in
+    # EUC-KR by their parts, in eight bytes.
+    return "가" <= character <= "힣" and len(character.encode("euc_kr")) == 2
 
 
 def _is_kana(character: str) -> bool:
@@ -120,9 +136,10 @@ def _is_frequent_big5(character: str) -> bool:
 
 def _is_cyrillic(letters: str) -> bool:
     """Whether letters are as frequent as in a text of Cyrillic letters."""
-    return sum(one in _FREQUENT_CYRILLIC for one in letters) * 2 >= len(letters) and sum(
-        one in _RARE_CYRILLIC for one in letters
-    ) * 200 <= len(letters)
+    frequent, rare = (sum(one in some for one in letters) for some in (_FREQUENT_CYRILLIC, _RARE_CYRILLIC))
+    # Of the Macintosh's encoding, whose small letters are CP1251's, the last one is a capital there.
+    turned = letters.count("Я") > letters.count("я")
+    return frequent * 5 >= len(letters) * 3 and rare * 200 <= len(letters) and not turned
 
 
 # An encoding, what its texts have much of, and the least share of that among letters outside ASCII.
