@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from polydistill.config import parse_recipe
 from polydistill.errors import DiskError, RecipeError, StoreError, UserError
-from polydistill.files import artefact, require_space, write_json
+from polydistill.files import artefact, read_json, require_space, write_json
 from polydistill.recipes import plan_recipe, run_recipe, verify_stores
 from polydistill.store import Store
 
@@ -279,7 +279,7 @@ def test_store_scored_with_another_teacher(recipe_values, teachers) -> None:
     values = only_russian(recipe_values, recipe_values["teachers"]["ru"])
     folder = run(values)
     manifest = folder / "store" / "ru" / "ru" / "manifest.json"
-    content = json.loads(manifest.read_text())
+    content = read_json(manifest)
     content["identity"]["weights"] = "0" * 32
     write_json(manifest, content)
     expect_refusal(values, "its file manifest.json is not what was written")

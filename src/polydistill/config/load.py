@@ -178,7 +178,7 @@ def _read_yaml(name: str) -> dict[str, Any]:
             raise RecipeError(
                 "recipe", name, "larger than 1 MiB", "a recipe is a page of YAML; is this the right file?"
             )
-        text = path.read_text("utf-8") if found else ""
+        text = path.read_text("utf-8") if found else None
     except UnicodeDecodeError as error:
         raise RecipeError("recipe", name, f"not UTF-8 (byte {error.start})", "save it as UTF-8") from None
     except (OSError, UnicodeEncodeError) as error:  # no permission, a name that is too long or no name
@@ -186,11 +186,9 @@ def _read_yaml(name: str) -> dict[str, Any]:
         raise RecipeError(
             "recipe", f"{name:.300}", f"cannot be read ({reason})", "check the path and who may read it"
         ) from error
-    if found:
-        pass
-    elif _is_preset(name):
+    if text is None and _is_preset(name):
         text = (resources.files("polydistill.config") / "presets" / f"{name}.yaml").read_text("utf-8")
-    else:
+    if text is None:
         known = ", ".join(presets()) or "none"
         raise RecipeError("recipe", name, "no such file or preset", f"check the path; presets: {known}")
     try:

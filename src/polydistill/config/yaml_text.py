@@ -181,7 +181,9 @@ def _too_deep() -> RefusedYamlError:
 
 
 def _shown(node: yaml.Node) -> str:
-    return f"{node.value!r:.40}" if isinstance(node, yaml.ScalarNode) else f"a {node.id}"
+    if isinstance(node, yaml.ScalarNode):
+        return f"{node.value!r:.40}"
+    return "a mapping" if isinstance(node, yaml.MappingNode) else "a list"
 
 
 def _line(node: yaml.Node) -> str:
