@@ -6,7 +6,9 @@ A wrong name is worse than none: a conversion by it may go through, and leaves w
 from __future__ import annotations
 
 import codecs
+import re
 import unicodedata
+from collections import Counter
 from collections.abc import Callable
 
 # So much of a file is looked at.
@@ -42,13 +44,19 @@ def likely_encoding(sample: bytes) -> str | None:
     # The order matters: Korean bytes are Chinese letters as well, and of Japanese ones so are the kana.
     for name, share, least in _RULES:
         letters = _letters(sample, name)
-        if letters is not None and sum(map(share, letters)) >= least * len(letters):
+        if letters is None or sum(map(share, letters)) < least * len(letters):
+            continue
+        if share is _is_kana or _is_spread(letters, name):
             return name
     # Bytes of these are letters in every encoding of one byte: they tell where they are most of the letters alone.
     ascii_letters = sum(chr(byte).isascii() and chr(byte).isalpha() for byte in sample)
     for name in ("CP1251", "KOI8-R"):
         letters = _letters(sample, name)
-        if letters is not None and len(letters) > ascii_letters and _is_cyrillic(letters):
+        most = max(ascii_letters, 0.9 * sum(byte > 0x7F for byte in sample))
+        if letters is None or len(letters) <= most or not _is_cyrillic(letters):
+            continue
+        # Mac's small я is CP1251's capital.
+        if len(re.findall("[а-я][А-Я]", _decoded(sample, name) or "")) * 200 <= len(letters):
             return name
     return None
 
@@ -116,6 +124,12 @@ def _is_kana(character: str) -> bool:
 
 def _is_frequent_big5(character: str) -> bool:
     return _in("big5")(character) and character.encode("big5")[0] < 0xC7 and not _is_kana(character)
+
+
+def _is_spread(letters: str, encoding: str) -> bool:
+    """Whether letters begin with bytes of many kinds, as Han and Hangul do: Greek and Cyrillic of other encodings have one."""
+    first = Counter(letter.encode(encoding)[0] for letter in letters)
+    return max(first.values()) * 2 < len(letters)
 
 
 def _is_cyrillic(letters: str) -> bool:
