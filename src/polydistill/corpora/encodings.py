@@ -6,7 +6,9 @@ A wrong name is worse than none: a conversion by it may go through, and leaves w
 from __future__ import annotations
 
 import codecs
+import re
 import unicodedata
+from collections import Counter
 from collections.abc import Callable
 
 # So much of a file is looked at.
@@ -53,12 +55,17 @@ def likely_encoding(sample: bytes) -> str | None:
             continue
         if name in _CHINESE and sum(one in _FREQUENT_CHINESE for one in letters) * 12 < len(letters):
             continue
-        return name
+        if share is _is_kana or _is_spread(letters, name):
+            return name
     # Bytes of these are letters in every encoding of one byte: they tell where they are most of the letters alone.
     ascii_letters = sum(chr(byte).isascii() and chr(byte).isalpha() for byte in sample)
     for name in ("CP1251", "KOI8-R"):
         letters = _letters(sample, name)
-        if letters is not None and len(letters) > ascii_letters and _is_cyrillic(letters):
+        most = max(ascii_letters, 0.9 * sum(byte > 0x7F for byte in sample))
+        if letters is None or len(letters) <= most or not _is_cyrillic(letters):
+            continue
+        # Mac's small я is CP1251's capital.
+        if len(re.findall("[а-я][А-Я]", _decoded(sample, name) or "")) * 200 <= len(letters):
             return name
     return None
 
@@ -86,13 +93,8 @@ def _decoded(sample: bytes, encoding: str) -> str | None:
 def _letters(sample: bytes, encoding: str) -> str | None:
     """The letters outside ASCII of a text by an encoding; None where it is none of it, or where they are few."""
     text = _decoded(sample, encoding)
-    # Control and unassigned characters (C) and symbols such as lines of boxes (So) count too: texts have few of them, and a
-    # wrong encoding makes them.
-    letters = "".join(
-        one
-        for one in text or ""
-        if one > "\x7f" and (unicodedata.category(one)[0] in "LC" or unicodedata.category(one) == "So")
-    )
+    # Control and unassigned characters (C) count too: no text has them, and a wrong encoding makes them.
+    letters = "".join(one for one in text or "" if one > "\x7f" and unicodedata.category(one)[0] in "LC")
     return letters if len(letters) >= _LEAST_LETTERS else None
 
 
@@ -134,12 +136,16 @@ def _is_frequent_big5(character: str) -> bool:
     return _in("big5")(character) and character.encode("big5")[0] < 0xC7 and not _is_kana(character)
 
 
+def _is_spread(letters: str, encoding: str) -> bool:
+    """Whether letters begin with bytes of many kinds, as Han and Hangul do: Greek and Cyrillic of other encodings have one."""
+    first = Counter(letter.encode(encoding)[0] for letter in letters)
+    return max(first.values()) * 2 < len(letters)
+
+
 def _is_cyrillic(letters: str) -> bool:
     """Whether letters are as frequent as in a text of Cyrillic letters."""
     frequent, rare = (sum(one in some for one in letters) for some in (_FREQUENT_CYRILLIC, _RARE_CYRILLIC))
-    # Of the Macintosh's encoding, whose small letters are CP1251's, the last one is a capital there.
-    turned = letters.count("Я") > letters.count("я")
-    return frequent * 5 >= len(letters) * 3 and rare * 200 <= len(letters) and not turned
+    return frequent * 5 >= len(letters) * 3 and rare * 200 <= len(letters)
 
 
 # An encoding, what its texts have much of, and the least share of that among letters outside ASCII.
