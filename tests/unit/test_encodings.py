@@ -54,7 +54,7 @@ NOT_TOLD = [
     ("de", "latin-1"), ("fr", "latin-1"), ("it", "latin-1"), ("cs", "cp1250"), ("cs", "iso8859-2"), ("tr", "cp1254"),
     ("el", "cp1253"), ("th", "cp874"), ("ru", "cp866"), ("ru", "mac_cyrillic"), ("ru", "iso8859-5"), ("zh", "cp500"),
     ("ru", "cp949"), ("ru", "big5"), ("ru", "gb2312"), ("el", "gb2312"), ("el", "cp949"), ("ru", "shift_jis"), ("ru", "euc_jp"),
-    ("ru-capitals", "iso8859-5"), ("ru-capitals", "cp866"), ("el-capitals", "iso8859-7"),
+    ("ru-capitals", "iso8859-5"), ("ru-capitals", "cp866"), ("el-capitals", "iso8859-7"), ("el-capitals", "cp949"),
     # Japanese and Korean of Chinese characters alone: GB18030's bytes.
     ("ja-kanji", "euc_jp"), ("ja-kanji", "cp932"), ("ko-hanja", "cp949"), ("ko-hanja", "euc_jp"),
 ]  # fmt: skip

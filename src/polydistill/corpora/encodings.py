@@ -20,9 +20,10 @@ _FREQUENT_CYRILLIC = set("оеаинтсрвлкі")
 # Characters that make up a fifth to a third of a Chinese text, in simplified and in traditional form. Bytes of Japanese and
 # Korean texts without kana and Hangul are Chinese characters too, but hardly ever these.
 _FREQUENT_CHINESE = set(
-    "的一是不了在人有我他这個个們们中来來上大为為和国國地到以说說时時要就出会會也你对對生能而子那得于於着著下自之年过過發发后後作里裡"
-    "家"
+    "的一是不了在人有我他这個个們们中来來上大为為和国國地到以说說时時要就出会會也你对對生能而子那得于於着著下自之年过過发發后後作里裡家"
 )
+# The same of Japanese. Bytes of Greek capitals in Korean and Chinese encodings are kana, and none of these.
+_FREQUENT_KANA = set("のにはをたがでてしいるなんンイスルリアラー")
 # Letters of CP1251 that are others, frequent ones, in further encodings of Cyrillic.
 _RARE_CYRILLIC = set("ЂЃѓЉЊЌЋЏђљњќћџ")
 # Before UTF-16's, for UTF-32's first mark begins with it.
@@ -32,7 +33,12 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "UTF-16"),
     (codecs.BOM_UTF16_BE, "UTF-16"),
 )
-_CHINESE = ("GB18030", "BIG5")
+_FREQUENT = {
+    "GB18030": _FREQUENT_CHINESE,
+    "BIG5": _FREQUENT_CHINESE,
+    "EUC-JP": _FREQUENT_KANA,
+    "CP932": _FREQUENT_KANA,
+}
 _WIDE = ("UTF-32LE", "UTF-32BE", "UTF-16LE", "UTF-16BE")
 
 
@@ -53,7 +59,7 @@ def likely_encoding(sample: bytes) -> str | None:
         letters = _letters(sample, name)
         if letters is None or sum(map(share, letters)) < least * len(letters):
             continue
-        if name in _CHINESE and sum(one in _FREQUENT_CHINESE for one in letters) * 12 < len(letters):
+        if name in _FREQUENT and sum(one in _FREQUENT[name] for one in letters) * 12 < len(letters):
             continue
         if share is _is_kana or _is_spread(letters, name):
             return name
