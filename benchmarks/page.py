@@ -49,20 +49,33 @@ ABOUT = {
 
 
 def write_page() -> Path:
-    """Write the page from every result that there is."""
-    parts = [HEAD]
+    """Write the page from every result that there is here; what others have measured before stays on it."""
+    kept = {}
+    if PAGE.is_file():
+        for section in PAGE.read_text("utf-8").split("\n## ")[1:]:
+            title, _, body = section.partition("\n")
+            kept[title] = f"## {title}\n{body.rstrip()}\n"
+    made: dict[str, str] = {}
     order = list(ABOUT)
     for path in sorted(RESULTS.glob("*.json"), key=lambda p: (order.index(p.stem.partition("-")[0]), p.stem)):
         measured = json.loads(path.read_text("utf-8"))
         where = measured["where"]
         bench, _, variant = path.stem.partition("-")
         heading, about = ABOUT[bench]
-        parts.append(
-            f"## {heading}{f' ({variant})' if variant else ''}\n\n{about}\n\n`python -m benchmarks {measured['command']}`, {measured['date']}: "
+        title = f"{heading}{f' ({variant})' if variant else ''}"
+        parts = [
+            f"## {title}\n\n{about}\n\n`python -m benchmarks {measured['command']}`, {measured['date']}: "
             f"{where['cores']} cores, {where['processor']}, {where['gpu'] or 'no GPU'}, torch {where['torch']}.\n"
-        )
-        parts += _tables(measured["measured"])
-    PAGE.write_text("\n".join(parts), "utf-8")
+        ]
+        made[title] = "\n".join(parts + _tables(measured["measured"]))
+    headings = [heading for heading, _ in ABOUT.values()]
+    sections = kept | made
+    places = {
+        title: next((i for i, one in enumerate(headings) if title.startswith(one)), 99) for title in sections
+    }
+    PAGE.write_text(
+        "\n".join([HEAD, *(sections[one] for one in sorted(sections, key=lambda t: (places[t], t)))]), "utf-8"
+    )
     return PAGE
 
 

@@ -120,7 +120,10 @@ def plan_recipe(recipe: str | AnyRecipe, overrides: Sequence[str], console: Cons
         union = unite(list(tokenizers.values()))
         _print_languages(loaded, sizes, tokenizers, console)
         students = collect({"student": loaded}, lambda _, r: _print_student(r, union, console), found)
-        if students:
+        refused: list[Conflict] = []
+        collect(tokenizers, lambda _, tokenizer: check_teacher(loaded, tokenizer), refused)
+        # A run would end before it scores, and so would its timing.
+        if students and not refused:
             timed = {"times": students["student"]}
             collect(timed, lambda _, s: _print_times(loaded, tokenizers, sizes, s, arguments, console), found)
         texts = {language: size.texts for language, size in sizes.items()}

@@ -7,9 +7,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
 from markupsafe import Markup
 
+from polydistill.config.yaml_text import read_resolved
 from polydistill.files import read_json
 from polydistill.reports.figures import curves, grouped_bars
 from polydistill.reports.probe_page import METRICS, TASKS, gather_probes
@@ -21,7 +21,7 @@ PUBLISHED_METRICS = {"pos": "accuracy", "ner": "macro_f1"}
 
 def gather_balance(run: Path) -> dict[str, Any]:
     """What this page shows beside what every page does, read from the run's JSON files."""
-    recipe = yaml.safe_load((run / "recipe.yaml").read_text("utf-8"))
+    recipe = read_resolved(run / "recipe.yaml")
     evaluation = read_json(run / "evaluation" / "mlm.json")
     summary, students = evaluation["summary"], list(recipe["students"])
     logs = {name: read_json(run / "students" / name / "log.json") for name in students}

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml
 from markupsafe import Markup
 
+from polydistill.config.yaml_text import read_resolved
 from polydistill.files import artefact_places, read_json
 from polydistill.reports.figures import curves, grouped_bars
 
@@ -16,7 +16,7 @@ LOSSES = {"kd_loss": "KD", "mlm_loss": "MLM", "cosine_loss": "cosine", "relation
 
 def gather_extract(run: Path) -> dict[str, Any]:
     """What this page shows beside what every page does, read from the run's JSON files."""
-    recipe = yaml.safe_load((run / "recipe.yaml").read_text("utf-8"))
+    recipe = read_resolved(run / "recipe.yaml")
     evaluation = read_json(run / "evaluation" / "mlm.json")
     log = read_json(run / "student" / "log.json")["log"]
     rows = evaluation["languages"][recipe["language"]]

@@ -10,6 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from polydistill import __version__
+from polydistill.config.yaml_text import read_resolved
 from polydistill.errors import RunFolderError
 from polydistill.files import (
     artefact_places,
@@ -89,7 +90,7 @@ def _common(run: Path) -> dict[str, Any]:
     path = run / "recipe.yaml"
     try:
         recipe_text = path.read_text("utf-8")
-        recipe = yaml.safe_load(recipe_text)
+        recipe = read_resolved(path)
     except (yaml.YAMLError, ValueError) as error:
         raise RunFolderError(
             str(path), None, "is damaged: it is no longer YAML", "run the recipe again with --update"

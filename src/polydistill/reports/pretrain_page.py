@@ -5,16 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml
 from markupsafe import Markup
 
+from polydistill.config.yaml_text import read_resolved
 from polydistill.files import artefact_places, read_json
 from polydistill.reports.figures import curves, grouped_bars
 
 
 def gather_pretrain(run: Path) -> dict[str, Any]:
     """What this page shows beside what every page does, read from the run's JSON files."""
-    recipe = yaml.safe_load((run / "recipe.yaml").read_text("utf-8"))
+    recipe = read_resolved(run / "recipe.yaml")
     results = read_json(run / "evaluation" / "mlm.json")["languages"]
     log = read_json(run / "student" / "log.json")
     config = read_json(run / "student" / "final" / "config.json")
