@@ -1,6 +1,5 @@
 """Names that a run's own folders, files or tables have: refused before anything is made, with the name and what to do."""
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 from tests.faults.test_bad_input import run
 
+from polydistill.cli import main
 from polydistill.config import parse_recipe
 from polydistill.config.settings import Name
 from polydistill.errors import RecipeError
@@ -160,16 +160,17 @@ def test_a_run_refuses_before_it_makes_anything(recipe_values) -> None:
     assert not Path(recipe_values["output"]).exists()
 
 
-def test_from_the_command_line(tmp_path) -> None:
+def test_from_the_command_line(tmp_path, monkeypatch, capsys) -> None:
     recipe = tmp_path / "r.yaml"
     recipe.write_text(yaml.safe_dump(MERGE | {"output": str(tmp_path / "run")}), "utf-8")
-    done = subprocess.run(
-        [sys.executable, "-m", "polydistill", "run", str(recipe), "--set", "languages.de.evaluation.held_out=x"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 2, done.stderr
-    assert "languages.de.evaluation.held_out 'held_out'" in done.stderr
-    assert "Traceback" not in done.stderr
+    override = "languages.de.evaluation.held_out=x"
+    monkeypatch.setattr(sys, "argv", ["polydistill", "run", str(recipe), "--set", override])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert "languages.de.evaluation.held_out 'held_out': the name held_out stands for" in said
+    assert "Traceback" not in said
     assert not (tmp_path / "run").exists()
 
 

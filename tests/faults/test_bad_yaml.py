@@ -198,6 +198,22 @@ def test_a_file_that_is_too_large_is_not_read(tmp_path, monkeypatch) -> None:
         read_resolved(path)
 
 
+@pytest.mark.parametrize("parent", ["x/../a.yaml", "b.yaml", "./a.yaml", "link.yaml"])
+def test_a_circle_of_recipes_ends_however_it_is_spelled(tmp_path, monkeypatch, parent) -> None:
+    """`x/../a.yaml` grew by a folder at each round, until no path could be so long."""
+    (tmp_path / "x").mkdir()
+    (tmp_path / "a.yaml").write_text(f"extends: {parent}\n" + BASE)
+    (tmp_path / "b.yaml").write_text("extends: x/../a.yaml\n")
+    (tmp_path / "link.yaml").symlink_to("a.yaml")
+    read = []
+    original = Path.read_text
+    monkeypatch.setattr(Path, "read_text", lambda self, *given: read.append(self) or original(self, *given))
+    with pytest.raises(RecipeError, match="the recipe extends itself") as caught:
+        load_recipe(tmp_path / "a.yaml")
+    assert caught.value.field == "extends"
+    assert len([path for path in read if path.is_relative_to(tmp_path)]) <= 2
+
+
 @pytest.mark.parametrize("name", ["x" * 300, "x" * 5000, "\udcff", "a\0b", "."])
 def test_a_path_that_no_file_can_have(name) -> None:
     with pytest.raises(RecipeError) as caught:

@@ -35,19 +35,28 @@ TEXTS = {
     "cs": "Příliš žluťoučký kůň úpěl ďábelské ódy. Děti běžely přes most a říkaly, že večeře už je hotová.\n",
     "tr": "Bugün hava çok güzel, çocuklar bahçede oynuyor. Işık söndü ve yağmur başladı, şemsiye getirdiğim için.\n",
     "el": "Η πρωτεύουσα της Ελλάδας είναι η Αθήνα. Σήμερα ο καιρός είναι καλός και πάμε στο πάρκο.\n",
+    "ja-kanji": "東京都千代田区霞関 大阪府大阪市北区中之島 京都府京都市左京区吉田本町 福岡県福岡市中央区天神\n",
+    "ja-kana": "アイウエオ カキクケコ テレビ ラジオ\n",
+    "ko-hanja": "大韓民國 憲法 第一條 民主共和國 國民 主權 法律 政府 選擧 國會 議員 自由 平等 權利 義務 敎育 勤勞\n",
+    "el-capitals": "Η ΠΡΩΤΕΥΟΥΣΑ ΤΗΣ ΕΛΛΑΔΑΣ ΕΙΝΑΙ Η ΑΘΗΝΑ\n",
+    "ru-capitals": "СТОЛИЦА РОССИИ - МОСКВА. СЕГОДНЯ ХОРОШАЯ ПОГОДА\n",
     "th": "ภาษาไทยเป็นภาษาที่ใช้ในประเทศไทย วันนี้อากาศดีมากและเราจะไปเดินเล่นในสวน\n",
 }  # fmt: skip
 TOLD = [
     ("ko", "cp949", "CP949"), ("ko", "utf-16", "UTF-16"), ("ko", "utf-16-le", "UTF-16LE"), ("ko", "utf-16-be", "UTF-16BE"),
     ("ko", "utf-32", "UTF-32"), ("ko", "utf-32-be", "UTF-32BE"), ("zh", "gb18030", "GB18030"), ("zh", "gbk", "GB18030"),
-    ("zh", "utf-16-le", "UTF-16LE"), ("zh-Hant", "big5", "BIG5"), ("ja", "cp932", "CP932"), ("ja", "euc_jp", "EUC-JP"),
+    ("zh", "utf-16-le", "UTF-16LE"), ("zh-Hant", "big5", "BIG5"), ("ja", "cp932", "CP932"), ("ja", "euc_jp", "EUC-JP"), ("ja-kana", "cp932", "CP932"),
     ("ja", "utf-16-be", "UTF-16BE"), ("ru", "cp1251", "CP1251"), ("ru", "koi8-r", "KOI8-R"), ("en", "utf-16-le", "UTF-16LE"),
     ("de", "utf-16", "UTF-16"),
 ]  # fmt: skip
 # Texts whose bytes are text by many encodings; a name would be a guess.
 NOT_TOLD = [
     ("de", "latin-1"), ("fr", "latin-1"), ("it", "latin-1"), ("cs", "cp1250"), ("cs", "iso8859-2"), ("tr", "cp1254"),
-    ("el", "cp1253"), ("th", "cp874"), ("ru", "cp866"), ("ru", "iso8859-5"), ("zh", "cp500"),
+    ("el", "cp1253"), ("th", "cp874"), ("ru", "cp866"), ("ru", "mac_cyrillic"), ("ru", "iso8859-5"), ("zh", "cp500"),
+    ("ru", "cp949"), ("ru", "big5"), ("ru", "gb2312"), ("el", "gb2312"), ("el", "cp949"), ("ru", "shift_jis"), ("ru", "euc_jp"),
+    ("ru-capitals", "iso8859-5"), ("ru-capitals", "cp866"), ("el-capitals", "iso8859-7"), ("el-capitals", "cp949"),
+    # Japanese and Korean of Chinese characters alone: GB18030's bytes.
+    ("ja-kanji", "euc_jp"), ("ja-kanji", "cp932"), ("ko-hanja", "cp949"), ("ko-hanja", "euc_jp"),
 ]  # fmt: skip
 
 

@@ -128,19 +128,28 @@ def _extended(values: dict[str, Any], origin: str) -> dict[str, Any]:
 
     origin  the file or preset that they stand in
     """
-    chain = [origin]
+    chain = [_identity(origin)]
     layers = [values]
     current = _parent(values, origin)
     while current is not None:
-        if current in chain:
-            raise RecipeError("extends", current, "the recipe extends itself", "break the circle")
-        chain.append(current)
+        if _identity(current) in chain:
+            raise RecipeError("extends", f"{current:.300}", "the recipe extends itself", "break the circle")
+        chain.append(_identity(current))
         layers.append(_read_yaml(current))
         current = _parent(layers[-1], current)
     merged: dict[str, Any] = {}
     for layer in reversed(layers):
         merged = _merge(merged, {key: value for key, value in layer.items() if key != "extends"})
     return merged
+
+
+def _identity(name: str) -> str:
+    """One string for all ways to write a file's path (`x/../a.yaml` is `a.yaml`, and so is a link to it), or a preset."""
+    try:
+        # A file of a preset's name comes before the preset.
+        return str(Path(name).resolve()) if Path(name).is_file() else name
+    except (OSError, ValueError):  # a name that no file can have, which reading it explains
+        return name
 
 
 def _parent(values: dict[str, Any], origin: str) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable, Mapping
 from typing import Annotated
 
@@ -36,13 +37,21 @@ def _as_text_name(name: str) -> str:
     return name
 
 
+def _as_line(text: str) -> str:
+    """A text without line ends and control characters; ValueError otherwise."""
+    # Line and paragraph separators are line ends to YAML.
+    if any(unicodedata.category(character) in ("Cc", "Zl", "Zp", "Cs") for character in text):
+        raise ValueError("holds a line end or a control character; write it in one line")
+    return text
+
+
 # A name becomes a folder's name, so it must not be able to leave the run's folder.
 Name = Annotated[
     str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"), AfterValidator(_as_free_name)
 ]
 TextName = Annotated[Name, AfterValidator(_as_text_name)]
 # A name that others give, in one line: a card's metadata has it, and a second line would be metadata too.
-Line = Annotated[str, StringConstraints(pattern=r"^[^\p{Cc}\p{Zl}\p{Zp}]+$", max_length=200)]
+Line = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(_as_line)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 

@@ -6,15 +6,24 @@ A wrong name is worse than none: a conversion by it may go through, and leaves w
 from __future__ import annotations
 
 import codecs
+import re
 import unicodedata
+from collections import Counter
 from collections.abc import Callable
 
 # So much of a file is looked at.
 SAMPLE_BYTES = 1 << 16
 # Fewer letters outside ASCII tell nothing.
 _LEAST_LETTERS = 20
-# Letters that make up more than half of a text in Russian, Ukrainian, Bulgarian or Serbian.
+# Letters that make up about two thirds of a text in Russian, Ukrainian, Bulgarian or Serbian.
 _FREQUENT_CYRILLIC = set("оеаинтсрвлкі")
+# Characters that make up a fifth to a third of a Chinese text, in simplified and in traditional form. Bytes of Japanese and
+# Korean texts without kana and Hangul are Chinese characters too, but hardly ever these.
+_FREQUENT_CHINESE = set(
+    "的一是不了在人有我他这個个們们中来來上大为為和国國地到以说說时時要就出会會也你对對生能而子那得于於着著下自之年过過发發后後作里裡家"
+)
+# The same of Japanese. Bytes of Greek capitals in Korean and Chinese encodings are kana, and none of these.
+_FREQUENT_KANA = set("のにはをたがでてしいるなんンイスルリアラー")
 # Letters of CP1251 that are others, frequent ones, in further encodings of Cyrillic.
 _RARE_CYRILLIC = set("ЂЃѓЉЊЌЋЏђљњќћџ")
 # Before UTF-16's, for UTF-32's first mark begins with it.
@@ -24,6 +33,12 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "UTF-16"),
     (codecs.BOM_UTF16_BE, "UTF-16"),
 )
+_FREQUENT = {
+    "GB18030": _FREQUENT_CHINESE,
+    "BIG5": _FREQUENT_CHINESE,
+    "EUC-JP": _FREQUENT_KANA,
+    "CP932": _FREQUENT_KANA,
+}
 _WIDE = ("UTF-32LE", "UTF-32BE", "UTF-16LE", "UTF-16BE")
 
 
@@ -42,13 +57,21 @@ def likely_encoding(sample: bytes) -> str | None:
     # The order matters: Korean bytes are Chinese letters as well, and of Japanese ones so are the kana.
     for name, share, least in _RULES:
         letters = _letters(sample, name)
-        if letters is not None and sum(map(share, letters)) >= least * len(letters):
+        if letters is None or sum(map(share, letters)) < least * len(letters):
+            continue
+        if name in _FREQUENT and sum(one in _FREQUENT[name] for one in letters) * 12 < len(letters):
+            continue
+        if share is _is_kana or _is_spread(letters, name):
             return name
     # Bytes of these are letters in every encoding of one byte: they tell where they are most of the letters alone.
     ascii_letters = sum(chr(byte).isascii() and chr(byte).isalpha() for byte in sample)
     for name in ("CP1251", "KOI8-R"):
         letters = _letters(sample, name)
-        if letters is not None and len(letters) > ascii_letters and _is_cyrillic(letters):
+        most = max(ascii_letters, 0.9 * sum(byte > 0x7F for byte in sample))
+        if letters is None or len(letters) <= most or not _is_cyrillic(letters):
+            continue
+        # Mac's small я is CP1251's capital.
+        if len(re.findall("[а-я][А-Я]", _decoded(sample, name) or "")) * 200 <= len(letters):
             return name
     return None
 
@@ -106,8 +129,9 @@ def _in(encoding: str) -> Callable[[str], bool]:
 
 
 def _is_hangul(character: str) -> bool:
-    # Of CP949's further syllables, which real text hardly has, bytes of other encodings make many.
-    return "가" <= character <= "힣" and _in("euc_kr")(character)
+    # Of CP949's further syllables, which real text hardly has, bytes of other encodings make many. Python writes these in
+    # EUC-KR by their parts, in eight bytes.
+    return "가" <= character <= "힣" and len(character.encode("euc_kr")) == 2
 
 
 def _is_kana(character: str) -> bool:
@@ -118,11 +142,16 @@ def _is_frequent_big5(character: str) -> bool:
     return _in("big5")(character) and character.encode("big5")[0] < 0xC7 and not _is_kana(character)
 
 
+def _is_spread(letters: str, encoding: str) -> bool:
+    """Whether letters begin with bytes of many kinds, as Han and Hangul do: Greek and Cyrillic of other encodings have one."""
+    first = Counter(letter.encode(encoding)[0] for letter in letters)
+    return max(first.values()) * 2 < len(letters)
+
+
 def _is_cyrillic(letters: str) -> bool:
     """Whether letters are as frequent as in a text of Cyrillic letters."""
-    return sum(one in _FREQUENT_CYRILLIC for one in letters) * 2 >= len(letters) and sum(
-        one in _RARE_CYRILLIC for one in letters
-    ) * 200 <= len(letters)
+    frequent, rare = (sum(one in some for one in letters) for some in (_FREQUENT_CYRILLIC, _RARE_CYRILLIC))
+    return frequent * 5 >= len(letters) * 3 and rare * 200 <= len(letters)
 
 
 # An encoding, what its texts have much of, and the least share of that among letters outside ASCII.
