@@ -16,6 +16,9 @@ def computes_in_bfloat16() -> bool:
     """Whether this machine multiplies bfloat16 matrices in hardware (AVX512-BF16, AMX, or a GPU that does)."""
     if torch.cuda.is_available():
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "AVX2"):
+        # An older processor, or ATEN_CPU_CAPABILITY says to compute as on one.
+        return False
     try:
         flags = Path("/proc/cpuinfo").read_text("utf-8")
     except OSError:
