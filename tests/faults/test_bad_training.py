@@ -27,6 +27,7 @@ def without(package: str):
     [
         ("save_steps", 0, "not a number above 0"),
         ("save_steps", True, "not a number"),
+        ("log_level", ["info"], "none of its values"),
         ("logging_steps", 0, "not a number above 0"),
         ("logging_steps", "often", "not a number above 0"),
         ("max_steps", True, "not a"),

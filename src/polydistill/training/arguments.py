@@ -122,7 +122,7 @@ def _check_values(merged: dict[str, Any], given: dict[str, Any]) -> None:
             )
     for field in dataclasses.fields(TrainingArguments):
         choices = field.metadata.get("choices")
-        if choices and field.name in merged and merged[field.name] not in choices:
+        if choices and field.name in merged and merged[field.name] not in tuple(choices):
             raise RecipeError(
                 f"training.{field.name}",
                 merged[field.name],
