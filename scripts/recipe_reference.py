@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -36,6 +36,9 @@ def kind(annotation: Any) -> str:
     """An annotation as people read it."""
     if annotation is LossWeight:
         return "number or `{first, last, schedule}`"
+    if get_origin(annotation) is Annotated:
+        # What is checked beside is for no reader, and its text would hold addresses in memory.
+        return kind(get_args(annotation)[0])
     if get_origin(annotation) is Literal:
         return " or ".join(f"`{value}`" for value in get_args(annotation))
     if isinstance(annotation, type) and get_origin(annotation) is None:
