@@ -35,7 +35,7 @@ test-faults: export POLYDISTILL_FLIPS = 50
 test-faults: export POLYDISTILL_FUZZ = 300
 test-faults: .venv/.installed
 	$(BIN)/python -m pytest -m '' tests/faults/test_bit_flips.py tests/faults/test_fuzz.py tests/faults/test_random_kills.py \
-		tests/faults/test_hostile_folder.py tests/faults/test_fuzz_damage.py tests/faults/test_fuzz_input.py
+		tests/faults/test_hostile_folder.py tests/faults/test_fuzz_damage.py tests/faults/test_fuzz_input.py tests/faults/test_fuzz_names.py
 
 check: .venv/.installed
 	$(BIN)/ruff format --check .
