@@ -363,6 +363,11 @@ def clear_unless_current(folder: Path, inputs: Any) -> None:
         write_json(folder / STAMP, {"fingerprint": fingerprint(inputs), "inputs": inputs}, sealed=True)
 
 
+def links_in(folder: str, names: list[str]) -> list[str]:
+    """Of a folder's entries those that are links, for `shutil.copytree` to ignore: what they lead to is somebody else's."""
+    return [name for name in names if (Path(folder) / name).is_symlink()]
+
+
 def remove_folder(folder: Path) -> None:
     """Remove a folder if it is there; of a link, the link and not what it leads to."""
     if folder.is_symlink():

@@ -39,6 +39,10 @@ def test_export_as_a_command(tmp_path, texts, teachers) -> None:
     (model / "README.md").write_text(
         "---\nlanguage: en\nlicense: cc0-1.0\nother: x\n---\n# A model\n", "utf-8"
     )
+    (tmp_path / "secret").write_text("somebody else's", "utf-8")
+    (model / "tokenizer" / "xx").mkdir(parents=True)
+    (model / "tokenizer" / "xx" / "tokenizer.json").symlink_to(tmp_path / "secret")
+    (model / "tokenizer" / "xx" / "own.json").write_text("{}", "utf-8")
     done = polydistill(
         "export", str(model), "--int8", "--text", str(texts["en"]), "--lines", "60", "--output", str(output),
         "--no-latency",
@@ -67,6 +71,8 @@ def test_export_as_a_command(tmp_path, texts, teachers) -> None:
     # Where the model and the text lay is nobody's business.
     for path in (path for path in output.rglob("*") if path.is_file()):
         assert str(model).encode() not in path.read_bytes(), path.name
+        assert b"somebody else" not in path.read_bytes(), path.name
+    assert (output / "tokenizer" / "xx" / "own.json").is_file()
     # What the model's own card states is handed on.
     card = (output / "README.md").read_text("utf-8")
     assert record["metadata"] == {"language": "en", "license": "cc0-1.0"}

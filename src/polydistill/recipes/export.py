@@ -20,7 +20,7 @@ from polydistill.config import Source
 from polydistill.corpora import source_identity
 from polydistill.errors import RecipeError
 from polydistill.evaluation.cost import measure_in_turns
-from polydistill.files import artefact_or_nothing, free_folder, write_json, write_text
+from polydistill.files import artefact_or_nothing, free_folder, links_in, write_json, write_text
 from polydistill.models import (
     OnnxModel,
     export_onnx,
@@ -140,7 +140,7 @@ def _write(
     )  # fmt: skip
     # A student's tokenizers per language have its ids.
     if (Path(model) / "tokenizer").is_dir():
-        shutil.copytree(Path(model) / "tokenizer", folder / "tokenizer")
+        shutil.copytree(Path(model) / "tokenizer", folder / "tokenizer", ignore=links_in)
     original.config.save_pretrained(folder)
     token_types = takes_token_types(original, tokenizer.settings["model_input_names"])
     export_onnx(original, folder / FILES["onnx"], token_types=token_types, opset=opset)

@@ -12,7 +12,7 @@ import numpy as np
 from polydistill.config import MergeRecipe
 from polydistill.config.models import MODEL_TYPE
 from polydistill.corpora import smoothed_probabilities
-from polydistill.files import fingerprint, is_current, read_json, write_json, write_text
+from polydistill.files import fingerprint, is_current, links_in, read_json, write_json, write_text
 from polydistill.models import (
     TeacherRows,
     build_student,
@@ -76,8 +76,9 @@ def train_student(merge: Merge, arguments: dict[str, Any]) -> None:
         shutil.copytree(run.path / "tokenizer", folder, dirs_exist_ok=True, ignore=_only_tokenizer_files)
         for language in recipe.languages:
             shutil.copytree(
-                run.path / "tokenizer" / language, folder / "tokenizer" / language, dirs_exist_ok=True
-            )
+                run.path / "tokenizer" / language, folder / "tokenizer" / language, dirs_exist_ok=True,
+                ignore=links_in,
+            )  # fmt: skip
         write_text(folder / "README.md", model_card(recipe, record))
         write_json(folder / "initialisation.json", record)
 
@@ -177,5 +178,10 @@ def _encoder_weights(merge: Merge) -> dict[str, str]:
 
 def _only_tokenizer_files(folder: str, names: list[str]) -> list[str]:
     return [
-        name for name in names if (Path(folder) / name).is_dir() or name in ("stamp.json", "vocabulary.json")
+        *links_in(folder, names),
+        *(
+            name
+            for name in names
+            if (Path(folder) / name).is_dir() or name in ("stamp.json", "vocabulary.json")
+        ),
     ]
