@@ -290,7 +290,7 @@ def test_models_folders(teachers, data, name) -> None:
 
         def work() -> None:
             loaded = load_tokenizer(str(model))
-            encode(loaded.backend, ["a text, aaaa bbbb 한국어", ""], 16)
+            encode(loaded, ["a text, aaaa bbbb 한국어", ""])
             weights_fingerprint(str(model))
             load_masked_lm(str(model))
 
