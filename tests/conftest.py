@@ -67,7 +67,7 @@ def make_teacher(
 
 def half_scored(store: Path) -> Path:
     """Make of a finished store what a run that was killed before its end would have left; returns that folder."""
-    from polydistill.files import hash_file, read_json, write_json
+    from polydistill.disk import hash_file, read_json, write_json
 
     (store / "manifest.json").unlink()
     for shard in store.glob("shard-*.arrow"):

@@ -8,8 +8,8 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from polydistill.disk import file_limit, is_file_limit
 from polydistill.errors import MemoryLimitError, TokenizerError, UserError
-from polydistill.files import file_limit, is_file_limit
 
 # How allocators say it: of PyTorch, of CUDA, of C++, of threads, of the loader of libraries.
 _NO_MEMORY = (

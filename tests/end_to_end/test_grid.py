@@ -10,9 +10,9 @@ from tests.finetuning import recipe_values as tuning_values
 from tests.finetuning import task
 
 from polydistill.config import GridRecipe, load_recipe, parse_recipe
+from polydistill.disk import write_json
 from polydistill.errors import RecipeError, UserError
 from polydistill.evaluation.convergence import loss_curve
-from polydistill.files import write_json
 from polydistill.recipes import run_recipe
 from polydistill.recipes.grid import grid_rows, sooner
 from polydistill.recipes.grid_runs import awaited, check_children, children_of

@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AlbertConfig, AlbertForMaskedLM
 
 from polydistill.config import parse_recipe
+from polydistill.disk import write_json
 from polydistill.errors import UserError
-from polydistill.files import write_json
 from polydistill.recipes import plan_recipe, run_recipe
 
 

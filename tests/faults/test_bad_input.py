@@ -17,9 +17,10 @@ import yaml
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
+from polydistill.artefacts import artefact
 from polydistill.config import parse_recipe
+from polydistill.disk import read_json, require_space, write_json
 from polydistill.errors import DiskError, RecipeError, StoreError, UserError
-from polydistill.files import artefact, read_json, require_space, write_json
 from polydistill.recipes import plan_recipe, run_recipe, verify_stores
 from polydistill.store import Store
 

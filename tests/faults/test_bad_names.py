@@ -10,11 +10,12 @@ from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 from tests.faults.test_bad_input import run
 
+from polydistill.artefacts import partial_folder
 from polydistill.cli import main
 from polydistill.config import parse_recipe
 from polydistill.config.settings import Name
+from polydistill.disk import replace_folder, write_text
 from polydistill.errors import RecipeError
-from polydistill.files import partial_folder, replace_folder, write_text
 from polydistill.recipes import compare_runs
 
 SOURCE = {"text": "a.txt"}

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from tests.conftest import bundled_lines, half_scored
 
+from polydistill.artefacts import check_artefact, forget_checksums
 from polydistill.config import parse_recipe
 from polydistill.errors import UserError
-from polydistill.files import check_artefact
 from polydistill.recipes import run_recipe, verify_run
 
 # Flips in each of the states below.
@@ -25,9 +25,7 @@ IGNORED = ("run.log", ".lock", "tfevents")
 
 def run(values: dict) -> Path:
     # A file that is put back has its old size and, on a coarse clock, its old time.
-    from polydistill import files
-
-    files._checked.clear()
+    forget_checksums()
     return run_recipe(parse_recipe(values), show=lambda line: None)
 
 

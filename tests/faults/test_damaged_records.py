@@ -11,11 +11,12 @@ import pytest
 import torch
 from tests.conftest import half_scored
 
+from polydistill.artefacts import check_artefact, is_current
 from polydistill.config import parse_recipe
+from polydistill.disk import SEAL, hash_file, read_json, read_record, write_json
 from polydistill.errors import RunFolderError, StoreError, UserError
-from polydistill.files import SEAL, check_artefact, hash_file, is_current, read_json, read_record, write_json
 from polydistill.recipes import report_run, results_table, run_recipe, verify_run
-from polydistill.store import Store
+from polydistill.store import Store, StoreWriter
 from polydistill.training.checkpoints import fault_of, last_checkpoint, mark_complete
 
 DEEP = "[" * 100_000 + "]" * 100_000
@@ -269,6 +270,17 @@ def test_a_shard_that_was_copied_over_another_is_not_believed(damaged) -> None:
     shutil.copy(partial / first.with_suffix(".xxh3").name, partial / second.with_suffix(".xxh3").name)
     run(values, until="score")
     assert store_bytes(store) == whole
+
+
+def test_a_writer_tells_its_shards_by_their_numbers_and_their_store(damaged) -> None:
+    _, folder = damaged
+    store = folder / "store" / "ru" / "ru"
+    writer = StoreWriter(store, read_json(store / "manifest.json")["identity"])
+    data = (store / "shard-00001.arrow").read_bytes()
+    assert writer.is_shard(1, data)
+    assert not writer.is_shard(0, data)
+    assert not writer.is_shard(1, data[:100])
+    assert not StoreWriter(store, writer.identity | {"teacher": "other"}).is_shard(1, data)
 
 
 def unnumbered(shard: Path) -> None:

@@ -14,6 +14,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.faults.test_fuzz import lines as odd_lines
@@ -290,8 +291,14 @@ def test_models_folders(teachers, data, name) -> None:
 
         def work() -> None:
             loaded = load_tokenizer(str(model))
-            encode(loaded, ["a text, aaaa bbbb 한국어", ""])
+            encoded = encode(loaded, ["a text, aaaa bbbb 한국어", ""])
             weights_fingerprint(str(model))
-            load_masked_lm(str(model))
+            taken = load_masked_lm(str(model))
+            # What was taken works: every token has a row, and every prediction is a number.
+            for one in encoded:
+                assert one.ids.max(initial=0) < loaded.size
+                logits = taken(input_ids=torch.from_numpy(one.ids)[None, : loaded.max_length]).logits
+                assert logits.isfinite().all()
 
-        outcome(f"model's {name}", work)
+        refused = outcome(f"model's {name}", work)
+        assert refused is None or refused.field in ("model", "tokenizer"), refused

@@ -116,8 +116,16 @@ def test_yaml(text, resolved) -> None:
     st.lists(st.tuples(st.lists(keys, min_size=1, max_size=4).map(".".join), scalars), min_size=1, max_size=4)
 )
 def test_settings_of_the_command_line(found) -> None:
-    with said():
-        parse_recipe(BASE, [f"{key}={value}" for key, value in found])
+    overrides = [f"{key}={value}" for key, value in found]
+    refused = outcome(lambda: parse_recipe(BASE, overrides))
+    if isinstance(refused, UserError):
+        # The place is one that was given, or one that it made necessary.
+        assert refused.field
+        assert len(str(refused)) < 4000
+        return
+    # What was taken is what was said, and it is taken again from the recipe as it is written down.
+    again = parse_recipe(refused.model_dump(mode="json", exclude_unset=True))
+    assert again == refused
 
 
 @fuzzed

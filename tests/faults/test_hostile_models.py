@@ -68,6 +68,8 @@ def test_a_configuration_of_fewer_layers_than_the_file_is_refused(model, load) -
         ("num_hidden_layers", -1),
         ("max_position_embeddings", 10**12),
         ("num_hidden_layers", 3),
+        ("num_attention_heads", 0),
+        ("num_attention_heads", -2),
     ],
 )
 def test_sizes_that_no_model_has_are_refused_before_it_is_built(
@@ -213,6 +215,13 @@ def test_a_tokenizer_that_its_library_gives_up_on_is_refused_when_it_is_loaded(
     assert isinstance(caught.value, TokenizerError if "none" not in broken or "map" in broken else ModelError)
     assert main(monkeypatch, "vocab", "inspect", str(model)) == 2
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_an_unknown_token_that_no_vocabulary_has_is_named(model) -> None:
+    """transformers looks it up without end."""
+    change(model / "tokenizer_config.json", unk_token="")
+    with pytest.raises(TokenizerError, match=r"teachers.ru.*unknown token '' is not in its vocabulary"):
+        load_tokenizer(str(model), name="ru")
 
 
 def test_a_tokenizer_that_gives_up_on_a_text_later_ends_a_run_with_a_message(merged, model, tmp_path) -> None:

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from tests.faults.test_damaged_records import run
 
+from polydistill.artefacts import artefact, copy_artefact
+from polydistill.disk import lock, open_own, replace_folder, write_bytes
 from polydistill.errors import RunFolderError
-from polydistill.files import artefact, copy_artefact, lock, open_own, replace_folder, write_bytes
 from polydistill.recipes import report_run, verify_run
 
 PRECIOUS = "what nobody may write into"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from polydistill.config import Source
 from polydistill.corpora.packing import pack
 from polydistill.corpora.sources import read_documents
-from polydistill.files import hash_text
+from polydistill.disk import hash_text
 
 # What counts of lines and of the joined text have to do with each other differs between tokenizers.
 COUNTERS = {

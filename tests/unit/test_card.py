@@ -8,8 +8,8 @@ from rich.console import Console
 
 from polydistill.config import parse_recipe
 from polydistill.config.models import Card
+from polydistill.disk import write_json
 from polydistill.errors import RecipeError
-from polydistill.files import write_json
 from polydistill.recipes import results_table
 from polydistill.reports import model_card
 from polydistill.reports.card import _front, export_card, metadata, with_results

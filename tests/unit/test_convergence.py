@@ -2,8 +2,8 @@
 
 import pytest
 
+from polydistill.disk import write_json
 from polydistill.evaluation.convergence import Curve, compared, loss_curve, reached, trailing_losses
-from polydistill.files import write_json
 
 STEPS = list(range(10, 101, 10))
 SLOW = Curve(STEPS, [10, 9, 8, 7, 6, 5, 4, 3, 2, 1])

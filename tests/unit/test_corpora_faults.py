@@ -21,8 +21,8 @@ from polydistill.corpora import sources as source_reader
 from polydistill.corpora.examples import drop_repeated, write_examples
 from polydistill.corpora.packing import pack, split_line
 from polydistill.corpora.sources import Document, read_documents
+from polydistill.disk import hash_text
 from polydistill.errors import CorpusError
-from polydistill.files import hash_text
 from polydistill.tokenization import count_tokens
 
 FIELD = "languages.sw.text"

@@ -1,6 +1,6 @@
 """What a grid's page shows of its runs' figures."""
 
-from polydistill.files import write_json
+from polydistill.disk import write_json
 from polydistill.reports.grid_page import gather_grid
 
 

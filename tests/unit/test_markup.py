@@ -6,7 +6,7 @@ import shutil
 import pytest
 from rich.console import Console
 
-from polydistill.files import write_json
+from polydistill.disk import write_json
 from polydistill.recipes import results_table
 from polydistill.recipes.cost import cost_tables
 from polydistill.recipes.inspect import inspect_vocabulary, unite_models

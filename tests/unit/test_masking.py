@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from tests.conftest import bundled_lines
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from transformers import BertTokenizer
 
 from polydistill.config.models import Masking
 from polydistill.masking import mask, uniform
@@ -222,6 +223,18 @@ def test_special_tokens_in_a_text_are_text(copies, across) -> None:
             [text] * 200, range(200), tokenizer, max_length=64, masking=Masking(probability=0.5), seed=0
         )
         assert not control & set(np.concatenate([masked.gold for masked in drawn]).tolist())
+
+
+def test_a_literal_mask_is_made_of_ordinary_pieces() -> None:
+    """A WordPiece that knows its letters reads them; its library would make one control token of them."""
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "[", "]", "mask", "house"]
+    backend = BertTokenizer(vocab={piece: index for index, piece in enumerate(pieces)}).backend_tokenizer
+    tokenizer = LoadedTokenizer(
+        "bert", backend, {role: pieces.index(piece) for role, piece in STUDENT_SPECIALS.items()}, 512
+    )
+    (encoded,) = encode(tokenizer, ["the [MASK] house"])
+    assert [pieces[index] for index in encoded.ids] == ["[CLS]", "the", "[", "mask", "]", "house", "[SEP]"]
+    assert encoded.known.tolist() == [False, True, True, True, True, True, False]
 
 
 def test_a_cut_keeps_the_frame_and_the_first_tokens(copies) -> None:

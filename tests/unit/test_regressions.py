@@ -144,7 +144,7 @@ def test_rows_without_a_piece_are_never_predicted(teachers) -> None:
 def test_an_artefact_is_replaced_whole(tmp_path, monkeypatch) -> None:
     """Killed while the old folder is being removed: what stands in its place is the new one."""
 
-    from polydistill.files import replace_folder
+    from polydistill.disk import replace_folder
 
     for name in ("old", "new"):
         (tmp_path / name).mkdir()
@@ -156,7 +156,7 @@ def test_an_artefact_is_replaced_whole(tmp_path, monkeypatch) -> None:
             raise KeyboardInterrupt
         real(path, ignore_errors=ignore_errors)
 
-    monkeypatch.setattr("polydistill.files.shutil.rmtree", dies)
+    monkeypatch.setattr("polydistill.disk.shutil.rmtree", dies)
     with pytest.raises(KeyboardInterrupt):
         replace_folder(tmp_path / "new", tmp_path / "old")
     assert (tmp_path / "old" / "what").read_text() == "new"
@@ -284,8 +284,8 @@ def test_a_truncated_checkpoint_and_a_strange_tokenizer(recipe_values, teachers,
 def test_a_full_disk_while_weights_are_written() -> None:
     from safetensors import SafetensorError
 
+    from polydistill.disk import explain_disk_errors
     from polydistill.errors import DiskError
-    from polydistill.files import explain_disk_errors
 
     with pytest.raises(DiskError, match="no space left"), explain_disk_errors(Path("run")):
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
@@ -312,7 +312,8 @@ def test_more_series_than_colours_are_told_apart_by_their_stroke() -> None:
 
 def test_languages_in_another_order_are_another_model(tmp_path) -> None:
     """A fingerprint sorts keys; which language an example is drawn from hangs on their order."""
-    from polydistill.files import artefact, write_json
+    from polydistill.artefacts import artefact
+    from polydistill.disk import write_json
     from polydistill.recipes.run_folder import Run
     from polydistill.recipes.training_stage import _equal_model
 

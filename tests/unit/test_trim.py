@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
 
+from polydistill.disk import hash_text
 from polydistill.errors import RecipeError, TokenizerError
-from polydistill.files import hash_text
 from polydistill.recipes.trim import HELD_APART_ONE_IN, _hold_apart
 from polydistill.tokenization import (
     LoadedTokenizer,

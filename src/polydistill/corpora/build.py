@@ -18,8 +18,8 @@ from polydistill.corpora.examples import Examples, drop_repeated, write_examples
 from polydistill.corpora.packing import CountTokens, pack
 from polydistill.corpora.sources import list_files, read_documents
 from polydistill.corpora.spool import EVALUATION, HELD_OUT, TRAIN, Spool
+from polydistill.disk import explain_disk_errors, write_json
 from polydistill.errors import CorpusError
-from polydistill.files import explain_disk_errors, write_json
 
 DROPPED = (
     "empty", "too_short", "too_long", "not_utf8", "not_json", "not_text", "duplicate", "in_held_out", "in_training",

@@ -11,8 +11,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from polydistill.disk import hash_text
 from polydistill.errors import CorpusError
-from polydistill.files import hash_text
 
 SCHEMA = pa.schema([("id", pa.uint64()), ("text", pa.string()), ("num_tokens", pa.uint32())])
 _BATCH = 1024

@@ -15,8 +15,8 @@ from typing import IO, cast
 import pyarrow as pa
 
 from polydistill.corpora.encodings import SAMPLE_BYTES, conversion
+from polydistill.disk import hash_file
 from polydistill.errors import CorpusError
-from polydistill.files import hash_file
 
 # A longer line is read in parts of this size: a file without line ends must not fill the memory.
 MAX_LINE_BYTES = 1 << 20

@@ -22,8 +22,8 @@ from polydistill.corpora.lines import (
     is_text_file,
     read_lines,
 )
+from polydistill.disk import hash_text
 from polydistill.errors import CorpusError
-from polydistill.files import hash_text
 
 SUFFIXES = (".txt", ".jsonl", ".parquet")
 COMPRESSIONS = (".gz", ".xz", ".zst")

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from polydistill.files import hash_text
+from polydistill.disk import hash_text
 
 # Evaluation texts have the numbers from EVALUATION on.
 TRAIN, HELD_OUT, EVALUATION = range(3)

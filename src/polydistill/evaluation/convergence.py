@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from polydistill.files import read_json
+from polydistill.disk import read_json
 
 # Of a training's steps; over less a loss is noise, over more it lags behind itself.
 WINDOW_SHARE = 0.1

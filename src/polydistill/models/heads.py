@@ -18,10 +18,17 @@ from transformers import (
     set_seed,
 )
 
-from polydistill.errors import ModelError, NumericsError
+from polydistill.errors import ModelError
 from polydistill.limits import is_out_of_memory
 from polydistill.models.inputs import length_batches
-from polydistill.models.load import check_weights, first_line, model_config, refuse_code, refuse_pickle
+from polydistill.models.load import (
+    check_finite,
+    check_weights,
+    first_line,
+    model_config,
+    refuse_code,
+    refuse_pickle,
+)
 
 HEADS = {
     "ner": AutoModelForTokenClassification,
@@ -104,11 +111,7 @@ def load_with_head(
     check_weights(loaded, info, model, field, revision)
     if fresh:
         _draw_labels_anew(loaded, kind, seed, drawn={*own})
-    for key, tensor in loaded.state_dict().items():
-        if not torch.isfinite(tensor).all():
-            raise NumericsError(
-                field, model, f"its weight {key} has NaN or infinity in it", "use an undamaged checkpoint"
-            )
+    check_finite(loaded, model, field)
     return loaded
 
 

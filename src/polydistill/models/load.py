@@ -14,8 +14,8 @@ from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForMaskedLM
 from transformers.utils import cached_file
 
+from polydistill.disk import fingerprint, hash_file
 from polydistill.errors import ModelError, NumericsError
-from polydistill.files import fingerprint, hash_file
 from polydistill.limits import is_out_of_memory
 
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
@@ -74,12 +74,17 @@ def load_masked_lm(
             "it was saved without its MLM head, or is another kind of model: use the checkpoint with the head",
         )
     check_weights(loaded, info, model, field, revision)
+    check_finite(loaded, model, field)
+    return loaded.eval()
+
+
+def check_finite(loaded: Any, model: str, field: str) -> None:
+    """Raise NumericsError if a weight or a buffer of a loaded model is not finite."""
     for key, tensor in loaded.state_dict().items():
         if not torch.isfinite(tensor).all():
             raise NumericsError(
                 field, model, f"its weight {key} has NaN or infinity in it", "use an undamaged checkpoint"
             )
-    return loaded.eval()
 
 
 def model_config(model: str, *, name: str = "", revision: str | None = None) -> Any:
@@ -99,15 +104,25 @@ def model_config(model: str, *, name: str = "", revision: str | None = None) -> 
 
 
 def check_sizes(config: Any, field: str, value: object = None) -> None:
-    """Raise ModelError for numbers of layers or positions that no model has, before anything is built of them."""
+    """Raise ModelError for numbers of layers, heads or positions that no model has, before anything is built of them."""
     for name, number in config.to_dict().items():
         if type(number) is not int or "norm" in name:
             continue
         limit = MAX_LAYERS if "layer" in name else MAX_POSITIONS if "position" in name else None
-        if (limit is not None and not -1 <= number <= limit) or (name.endswith("layers") and number < 0):
+        least = (
+            1
+            if name.endswith("_heads")
+            else 0
+            if name.endswith("layers")
+            else -1
+            if limit is not None
+            else None
+        )
+        if (limit is not None and number > limit) or (least is not None and number < least):
+            bounds = f"at least {least}" if limit is None else f"from {least} to {limit}"
             raise ModelError(
-                field, value, f"its configuration has {name} {number}, and models have at most {limit}",
-                f"mend {name} in config.json, or in the recipe",
+                field, value, f"its configuration has {name} {number}, and a model has {bounds}",
+                f"set {name} in config.json, or in the recipe",
             )  # fmt: skip
 
 

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from polydistill.disk import sync
 from polydistill.errors import ModelError, RecipeError
-from polydistill.files import sync
 from polydistill.models.onnx_runtime import OnnxModel, quiet, require_onnx
 
 # What torch's exporter writes without converting: every onnxruntime since 1.14 reads it.

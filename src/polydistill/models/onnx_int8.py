@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from polydistill.files import sync
+from polydistill.disk import sync
 from polydistill.models.onnx_export import INLINE_BYTES
 from polydistill.models.onnx_runtime import quiet, require_onnx
 

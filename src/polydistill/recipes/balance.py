@@ -10,9 +10,10 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from polydistill.artefacts import artefact, is_current
 from polydistill.config import BalanceRecipe
+from polydistill.disk import read_json, write_text
 from polydistill.errors import RecipeError
-from polydistill.files import artefact, is_current, read_json, write_text
 from polydistill.recipes.balance_evaluation import evaluate_models, probe_students
 from polydistill.recipes.balance_state import Balance
 from polydistill.recipes.balance_training import score_teachers, train_students, train_teachers

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from polydistill.artefacts import artefact, is_current
 from polydistill.config import ProbeRecipe
+from polydistill.disk import fingerprint, hash_folder, read_json, write_json
 from polydistill.evaluation import paired_difference
-from polydistill.files import artefact, fingerprint, hash_folder, is_current, read_json, write_json
 from polydistill.models import device, load_masked_lm, masks_identity, resolve_dtype, weights_fingerprint
 from polydistill.recipes.balance_state import Balance
 from polydistill.recipes.evaluate import Reader, evaluate_language, text_files

@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from polydistill.config import BalanceRecipe
 from polydistill.corpora import Examples
+from polydistill.disk import fingerprint
 from polydistill.errors import CorpusError
-from polydistill.files import fingerprint
 from polydistill.recipes.run_folder import Run
 from polydistill.tokenization import LoadedTokenizer
 

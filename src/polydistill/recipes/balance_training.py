@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from polydistill.artefacts import is_current
 from polydistill.config.balance import BalancedStudent
 from polydistill.config.models import Distillation
 from polydistill.corpora import Examples, smoothed_probabilities
+from polydistill.disk import fingerprint, write_text
 from polydistill.errors import RecipeError
-from polydistill.files import fingerprint, is_current, write_text
 from polydistill.models import load_masked_lm, masks_identity, resolve_dtype, weights_fingerprint
 from polydistill.recipes.balance_state import Balance, LanguageText, steps_of
 from polydistill.recipes.evaluate import hidden

@@ -7,10 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from polydistill.artefacts import artefact, partial_folder
 from polydistill.config.models import Corpora, Source
 from polydistill.corpora import build_corpus, source_bytes, source_identity
 from polydistill.corpora.packing import PACKING_VERSION
-from polydistill.files import artefact, partial_folder, require_space
+from polydistill.disk import require_space
 from polydistill.recipes.run_folder import Run
 from polydistill.tokenization import LoadedTokenizer, count_tokens
 

@@ -11,8 +11,8 @@ from rich.console import Console, Group
 from rich.markup import escape
 from rich.table import Table
 
+from polydistill.disk import write_json
 from polydistill.evaluation.cost import SHAPES, compare_cost
-from polydistill.files import write_json
 
 
 def print_cost(

@@ -16,11 +16,12 @@ from rich.console import Console
 from rich.table import Table
 
 from polydistill import __version__
+from polydistill.artefacts import artefact_or_nothing
 from polydistill.config import Source
 from polydistill.corpora import source_identity
+from polydistill.disk import free_folder, links_in, write_json, write_text
 from polydistill.errors import RecipeError
 from polydistill.evaluation.cost import measure_in_turns
-from polydistill.files import artefact_or_nothing, free_folder, links_in, write_json, write_text
 from polydistill.models import (
     OnnxModel,
     export_onnx,

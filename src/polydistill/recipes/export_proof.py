@@ -12,9 +12,9 @@ import torch
 
 from polydistill.config import Source
 from polydistill.config.models import Masking
+from polydistill.disk import hash_text
 from polydistill.errors import CorpusError, ModelError
 from polydistill.evaluation import Measures, measure, measure_logits, paired_difference
-from polydistill.files import hash_text
 from polydistill.models import Inputs, OnnxModel, compare_onnx, length_batches, mask_texts
 from polydistill.recipes.evaluate import EVALUATION_SEED, hidden
 from polydistill.recipes.trim import read_texts

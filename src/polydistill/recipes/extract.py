@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from polydistill.config import ExtractRecipe
-from polydistill.files import read_json, write_text
+from polydistill.disk import read_json, write_text
 from polydistill.recipes.corpus import prepare_corpus
 from polydistill.recipes.extract_evaluation import evaluate_models, measure_serving
 from polydistill.recipes.extract_scoring import score_teacher

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from polydistill.artefacts import artefact, is_current
 from polydistill.corpora import Examples
+from polydistill.disk import fingerprint, hash_folder, write_json
 from polydistill.evaluation.cost import compare_cost
-from polydistill.files import artefact, fingerprint, hash_folder, is_current, write_json
 from polydistill.models import device, load_masked_lm, masks_identity, resolve_dtype
 from polydistill.recipes.evaluate import Reader, evaluate_language, sample_guesses, text_files
 from polydistill.recipes.extract_state import Extract, load_teacher

@@ -14,8 +14,8 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from polydistill.config import ExtractRecipe
+from polydistill.disk import read_json
 from polydistill.errors import RecipeError, UserError
-from polydistill.files import read_json
 from polydistill.models import (
     check_extractable,
     check_extraction,

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from polydistill.artefacts import artefact, is_current
 from polydistill.corpora import Examples
+from polydistill.disk import fingerprint, write_json
 from polydistill.errors import TokenizerError
-from polydistill.files import artefact, fingerprint, is_current, write_json
 from polydistill.models import model_config
 from polydistill.recipes.extract_state import KEPT, Extract, of_the_trim, trim_choice
 from polydistill.tokenization import (

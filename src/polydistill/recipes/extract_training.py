@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from polydistill.artefacts import artefact, is_current
 from polydistill.config.models import Distillation
 from polydistill.corpora import Examples
-from polydistill.files import artefact, fingerprint, is_current, read_json, write_json, write_text
+from polydistill.disk import fingerprint, read_json, write_json, write_text
 from polydistill.models import (
     extract_student,
     load_masked_lm,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from polydistill.config import FinetuneRecipe
+from polydistill.disk import read_json
 from polydistill.evaluation.finetuned import METRICS
-from polydistill.files import read_json
 from polydistill.recipes.finetune_jobs import all_jobs, notes_of, run_job
 from polydistill.recipes.finetune_results import Results
 from polydistill.recipes.finetune_tasks import read_tasks

@@ -12,21 +12,14 @@ from typing import Any
 
 import torch
 
+from polydistill.artefacts import artefact
 from polydistill.config import FinetuneRecipe
 from polydistill.config.finetune import FinetunedModel
 from polydistill.corpora.labelled import Example
+from polydistill.disk import fingerprint, read_json, read_record, require_space, write_json, write_text
 from polydistill.errors import RecipeError, UserError
 from polydistill.evaluation.finetuned import METRICS, items_of
 from polydistill.evaluation.squad import uses_mlqa
-from polydistill.files import (
-    artefact,
-    fingerprint,
-    read_json,
-    read_record,
-    require_space,
-    write_json,
-    write_text,
-)
 from polydistill.models import (
     device,
     load_with_head,

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from polydistill.config import FinetuneRecipe
 from polydistill.config.finetune import Task
+from polydistill.disk import hash_text, read_json, write_json
 from polydistill.evaluation.finetuned import (
     LEARNED,
     METRICS,
@@ -28,7 +29,6 @@ from polydistill.evaluation.finetuned import (
     seed_noise,
 )
 from polydistill.evaluation.squad import uses_mlqa
-from polydistill.files import hash_text, read_json, write_json
 from polydistill.recipes.finetune_jobs import Job, stored_rows
 from polydistill.recipes.records import check_evaluation
 from polydistill.reports.finetune_page import joined

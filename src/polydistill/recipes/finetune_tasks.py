@@ -17,8 +17,8 @@ from polydistill.config.finetune import LabelledSource, Task
 from polydistill.corpora.labelled import Choice, Example, LabelledText, read_labelled
 from polydistill.corpora.questions import Question, answer_faults, locate
 from polydistill.corpora.tagged import TaggedSentence
+from polydistill.disk import fingerprint, hash_text
 from polydistill.errors import CorpusError
-from polydistill.files import fingerprint, hash_text
 
 FAULTS = {
     "without": "have no answer",

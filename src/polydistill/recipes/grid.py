@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from polydistill.config import AnyRecipe, GridRecipe
+from polydistill.disk import hash_file, read_json, write_json
 from polydistill.evaluation.convergence import Curve, compared, loss_curve
-from polydistill.files import hash_file, read_json, write_json
 from polydistill.recipes.grid_runs import check_children, children_of
 from polydistill.recipes.records import report_run
 from polydistill.recipes.run_folder import Run

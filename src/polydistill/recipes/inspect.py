@@ -11,17 +11,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from polydistill.artefacts import ARTEFACTS, artefacts_in, check_artefact, unlisted_files
 from polydistill.config.models import Teacher
 from polydistill.config.yaml_text import read_resolved
+from polydistill.disk import refuse_links, write_json
 from polydistill.errors import RunFolderError, StoreError
-from polydistill.files import (
-    ARTEFACTS,
-    artefacts_in,
-    check_artefact,
-    refuse_links,
-    unlisted_files,
-    write_json,
-)
 from polydistill.recipes.records import check_recipe, check_records, check_whole
 from polydistill.store import Store
 from polydistill.tokenization import (

@@ -11,16 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from polydistill.artefacts import artefact, is_current
 from polydistill.config import MergeRecipe
 from polydistill.corpora import Examples
+from polydistill.disk import read_json, write_json, write_text
 from polydistill.errors import RecipeError
-from polydistill.files import (
-    artefact,
-    is_current,
-    read_json,
-    write_json,
-    write_text,
-)
 from polydistill.models import (
     build_student,
 )

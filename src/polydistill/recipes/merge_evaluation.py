@@ -7,15 +7,9 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
+from polydistill.artefacts import artefact, is_current
 from polydistill.corpora import Examples
-from polydistill.files import (
-    artefact,
-    fingerprint,
-    hash_folder,
-    is_current,
-    read_json,
-    write_json,
-)
+from polydistill.disk import fingerprint, hash_folder, read_json, write_json
 from polydistill.models import (
     device,
     load_masked_lm,

@@ -10,9 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from polydistill.config import MergeRecipe
-from polydistill.files import (
-    fingerprint,
-)
+from polydistill.disk import fingerprint
 from polydistill.recipes.run_folder import Run
 from polydistill.tokenization import (
     LoadedTokenizer,

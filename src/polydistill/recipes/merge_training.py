@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from polydistill.artefacts import is_current
 from polydistill.config import MergeRecipe
 from polydistill.config.models import MODEL_TYPE
 from polydistill.corpora import smoothed_probabilities
-from polydistill.files import fingerprint, is_current, links_in, read_json, write_json, write_text
+from polydistill.disk import fingerprint, links_in, read_json, write_json, write_text
 from polydistill.models import (
     TeacherRows,
     build_student,

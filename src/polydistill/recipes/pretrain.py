@@ -11,21 +11,11 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
+from polydistill.artefacts import artefact, is_current, partial_folder, unlisted_files
 from polydistill.config import BalanceRecipe, PretrainRecipe
 from polydistill.config.models import Distillation, Recipe
 from polydistill.corpora import Examples, build_corpus, smoothed_probabilities, source_bytes, source_identity
-from polydistill.files import (
-    artefact,
-    fingerprint,
-    hash_folder,
-    is_current,
-    partial_folder,
-    read_json,
-    require_space,
-    unlisted_files,
-    write_json,
-    write_text,
-)
+from polydistill.disk import fingerprint, hash_folder, read_json, require_space, write_json, write_text
 from polydistill.masking import Masked
 from polydistill.models import (
     build_student,

@@ -14,13 +14,14 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
+from polydistill.artefacts import artefact, is_current
 from polydistill.config import ProbeRecipe
 from polydistill.config.probe import ProbedModel, TaggedData
 from polydistill.corpora.lines import hash_text_file
 from polydistill.corpora.tagged import TaggedSentence, read_tagged
+from polydistill.disk import fingerprint, read_json, write_json
 from polydistill.errors import CorpusError
 from polydistill.evaluation import fit_probe, score_tags, split_into_windows, word_features
-from polydistill.files import artefact, fingerprint, is_current, read_json, write_json
 from polydistill.models import device, keep_freed_memory, load_masked_lm, resolve_dtype, weights_fingerprint
 from polydistill.recipes.records import check_evaluation, report_run
 from polydistill.recipes.run_folder import Run

@@ -21,8 +21,8 @@ from polydistill.config import (
     load_recipe,
 )
 from polydistill.config.models import Distillation
+from polydistill.disk import write_json
 from polydistill.errors import RecipeError
-from polydistill.files import write_json
 from polydistill.recipes import extract, merge, pretrain
 from polydistill.recipes.extract_scoring import score_teacher
 from polydistill.recipes.extract_state import prepare

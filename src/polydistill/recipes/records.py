@@ -9,19 +9,10 @@ from typing import Any
 
 import yaml
 
+from polydistill.artefacts import ARTEFACTS, PARTIAL, STAMP, artefact_places, check_file
 from polydistill.config.yaml_text import read_resolved
+from polydistill.disk import read_json, read_record, refuse_links, write_json
 from polydistill.errors import RunFolderError
-from polydistill.files import (
-    ARTEFACTS,
-    PARTIAL,
-    STAMP,
-    artefact_places,
-    check_file,
-    read_json,
-    read_record,
-    refuse_links,
-    write_json,
-)
 from polydistill.reports import build_report
 from polydistill.training import checkpoints_in, fault_of
 

@@ -9,7 +9,7 @@ from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
-from polydistill.files import read_json
+from polydistill.disk import read_json
 from polydistill.recipes.cost import cost_tables
 from polydistill.recipes.finetune_results import finetune_tables
 from polydistill.recipes.grid_tables import grid_tables

@@ -17,14 +17,12 @@ import psutil
 import torch
 import yaml
 
+from polydistill.artefacts import ARTEFACTS, is_current
 from polydistill.config import AnyRecipe, parse_recipe
 from polydistill.config.models import MODEL_TYPE
 from polydistill.config.yaml_text import read_resolved
-from polydistill.errors import DiskError, RecipeError, RunFolderError
-from polydistill.files import (
-    ARTEFACTS,
+from polydistill.disk import (
     explain_disk_errors,
-    is_current,
     lock,
     open_own,
     read_record,
@@ -32,6 +30,7 @@ from polydistill.files import (
     write_json,
     write_text,
 )
+from polydistill.errors import DiskError, RecipeError, RunFolderError
 from polydistill.recipes.records import ENVIRONMENT, TIMING, heal_records, is_environment, is_seconds
 from polydistill.training import leads, wait_for_all
 

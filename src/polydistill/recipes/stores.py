@@ -13,9 +13,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from polydistill.artefacts import artefact, partial_folder
 from polydistill.config import BalanceRecipe, ExtractRecipe, MergeRecipe
 from polydistill.corpora import Examples
-from polydistill.files import artefact, fingerprint, partial_folder, require_space
+from polydistill.disk import fingerprint, require_space
 from polydistill.models import masks_identity, resolve_dtype
 from polydistill.recipes.run_folder import Run
 from polydistill.scoring import HasTexts, Job, score

@@ -7,18 +7,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from polydistill.artefacts import STAMP, artefact, clear_unless_current, copy_artefact
 from polydistill.config.models import Distillation
-from polydistill.files import (
-    STAMP,
-    artefact,
-    bytes_below,
-    clear_unless_current,
-    copy_artefact,
-    explain_disk_errors,
-    read_json,
-    require_space,
-    write_json,
-)
+from polydistill.disk import bytes_below, explain_disk_errors, read_json, require_space, write_json
 from polydistill.models import return_freed_memory
 from polydistill.recipes.records import LOG
 from polydistill.recipes.run_folder import Run

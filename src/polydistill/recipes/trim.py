@@ -13,11 +13,12 @@ import numpy.typing as npt
 from rich.console import Console
 
 from polydistill import __version__
+from polydistill.artefacts import artefact_or_nothing
 from polydistill.config import Source
 from polydistill.corpora import source_identity
 from polydistill.corpora.sources import read_documents
+from polydistill.disk import free_folder, hash_text, write_json, write_text
 from polydistill.errors import CorpusError, ModelError, RecipeError, TokenizerError
-from polydistill.files import artefact_or_nothing, free_folder, hash_text, write_json, write_text
 from polydistill.models import (
     load_masked_lm,
     logits_difference,

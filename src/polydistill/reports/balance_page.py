@@ -10,7 +10,7 @@ from typing import Any
 from markupsafe import Markup
 
 from polydistill.config.yaml_text import read_resolved
-from polydistill.files import read_json
+from polydistill.disk import read_json
 from polydistill.reports.figures import curves, grouped_bars
 from polydistill.reports.probe_page import METRICS, TASKS, gather_probes
 

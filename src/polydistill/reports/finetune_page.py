@@ -8,7 +8,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from polydistill.files import read_json
+from polydistill.disk import read_json
 
 KINDS = {
     "ner": "Entities", "pos": "Parts of speech", "classification": "Classes of texts", "pairs": "Pairs of texts",

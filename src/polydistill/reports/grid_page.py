@@ -7,7 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from polydistill.files import read_json
+from polydistill.disk import read_json
 from polydistill.reports.figures import curves
 
 

@@ -10,16 +10,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from polydistill import __version__
+from polydistill.artefacts import artefact_places, artefacts_in, check_artefact
 from polydistill.config.yaml_text import read_resolved
+from polydistill.disk import read_json, read_record, write_text
 from polydistill.errors import RunFolderError
-from polydistill.files import (
-    artefact_places,
-    artefacts_in,
-    check_artefact,
-    read_json,
-    read_record,
-    write_text,
-)
 from polydistill.reports.balance_page import gather_balance
 from polydistill.reports.extract_page import gather_extract
 from polydistill.reports.figures import curves, grouped_bars

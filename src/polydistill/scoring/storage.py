@@ -13,8 +13,8 @@ from typing import Any
 import fsspec
 import xxhash
 
+from polydistill.disk import fingerprint
 from polydistill.errors import ClusterError, RecipeError
-from polydistill.files import fingerprint
 from polydistill.store.schema import shard_name
 
 FIELD = "scoring.ray.storage"

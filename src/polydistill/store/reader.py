@@ -12,8 +12,8 @@ import numpy.typing as npt
 import pyarrow as pa
 from pydantic import ValidationError
 
+from polydistill.disk import fingerprint, hash_file, read_json
 from polydistill.errors import StoreError
-from polydistill.files import fingerprint, hash_file, read_json
 from polydistill.store.schema import FORMAT, MANIFEST, NUMBER, Manifest
 
 

@@ -13,8 +13,8 @@ import pyarrow as pa
 import xxhash
 from pydantic import ValidationError
 
+from polydistill.disk import fingerprint, hash_file, read_record, write_bytes, write_json
 from polydistill.errors import StoreError
-from polydistill.files import fingerprint, hash_file, read_record, write_bytes, write_json
 from polydistill.store.schema import FORMAT, MANIFEST, NUMBER, Manifest, numpy_dtype, shard_name, shard_schema
 
 ROWS_PER_BATCH = 4096

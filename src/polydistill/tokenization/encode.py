@@ -58,12 +58,11 @@ def encode(tokenizer: LoadedTokenizer, texts: Sequence[str]) -> list[Encoded]:
     vocabulary has it as a piece, the unknown token.
     """
     backend = as_text(tokenizer.backend)
-    control = np.array(sorted(set(tokenizer.special_ids.values()) - {tokenizer.special_ids["unk"]}))
     found = []
     for start in range(0, len(texts), ENCODED_AT_ONCE):
         part = list(texts[start : start + ENCODED_AT_ONCE])
         found += [
-            _encoded(text, encoding, control, tokenizer.special_ids["unk"])
+            _encoded(text, encoding, tokenizer.control_ids, tokenizer.special_ids["unk"])
             for text, encoding in zip(part, backend.encode_batch(part), strict=True)
         ]
     return found
@@ -124,8 +123,7 @@ def masking_units(
         starts, ends = encoded.starts[inside], encoded.ends[inside]
         first = np.searchsorted(words, starts, side="right")
         last = np.maximum(np.searchsorted(words, ends, side="left"), first)
-        np.add.at(within, first, 1)
-        np.add.at(within, last, -1)
+        within += np.bincount(first, minlength=len(within)) - np.bincount(last, minlength=len(within))
         unknown.append(starts[~encoded.known[inside]])
     joined = np.cumsum(within[:-1]) > 0
     joined[0] = False

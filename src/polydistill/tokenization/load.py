@@ -16,8 +16,8 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoTokenizer
 
+from polydistill.disk import fingerprint
 from polydistill.errors import ModelError, TokenizerError
-from polydistill.files import fingerprint
 from polydistill.limits import is_out_of_memory, is_panic
 from polydistill.tokenization.pieces import CONTINUING, ROLES, Piece, canonical, is_unused, kind_of
 
@@ -92,6 +92,11 @@ class LoadedTokenizer:
             [index for index, piece in enumerate(self.pieces) if piece is not None], dtype=np.int64
         )
 
+    @cached_property
+    def control_ids(self) -> npt.NDArray[np.int64]:
+        """Ids of the special tokens but the unknown one, ascending."""
+        return np.array(sorted(set(self.special_ids.values()) - {self.special_ids["unk"]}), dtype=np.int64)
+
     @property
     def lowercases(self) -> bool:
         """Whether `A` and `a` become the same pieces."""
@@ -145,18 +150,7 @@ def load_tokenizer(
             "only a slow tokenizer is there",
             "save it as tokenizer.json (a `tokenizers` file) first",
         )
-    special_ids = {role: getattr(loaded, f"{role}_token_id", None) for role in ROLES}
-    for role in ROLES:
-        # RoBERTa's kind calls the first and last token bos and eos only.
-        if special_ids[role] is None and role in ("cls", "sep"):
-            special_ids[role] = loaded.bos_token_id if role == "cls" else loaded.eos_token_id
-        if special_ids[role] is None:
-            raise TokenizerError(
-                field,
-                origin,
-                f"its tokenizer has no {role} token",
-                "a masked language model needs one: is this a decoder, or is tokenizer_config.json missing?",
-            )
+    special_ids = _special_ids(loaded, field, origin)
     backend = loaded.backend_tokenizer
     backend.no_truncation()
     backend.no_padding()
@@ -176,7 +170,7 @@ def load_tokenizer(
     result = LoadedTokenizer(
         name or Path(model).name,
         backend,
-        {role: int(index) for role, index in special_ids.items() if index is not None},
+        special_ids,
         limit,
         _settings(loaded),
     )
@@ -188,6 +182,32 @@ def load_tokenizer(
             "they do not belong together: check the folder for tokenizer.json, or name the right `tokenizer`",
         )
     return result
+
+
+def _special_ids(loaded: Any, field: str, origin: str) -> dict[str, int]:
+    """Role → id of the special tokens of a wrapper; TokenizerError where one is missing or not in the vocabulary."""
+    found: dict[str, int] = {}
+    for role in ROLES:
+        # RoBERTa's kind calls the first and last token bos and eos only.
+        kin = {"cls": "bos", "sep": "eos"}.get(role)
+        try:
+            index = getattr(loaded, f"{role}_token_id", None)
+            if index is None and kin is not None:
+                index = getattr(loaded, f"{kin}_token_id")
+        except RecursionError:
+            # transformers looks a token that is not there up as the unknown token, without end if that is not there.
+            unknown = loaded.special_tokens_map.get("unk_token")
+            raise TokenizerError(
+                field, origin, f"its unknown token {unknown!r} is not in its vocabulary",
+                "set unk_token in tokenizer_config.json to the unknown token of tokenizer.json",
+            ) from None  # fmt: skip
+        if index is None:
+            raise TokenizerError(
+                field, origin, f"its tokenizer has no {role} token",
+                "a masked language model needs one: is this a decoder, or is tokenizer_config.json missing?",
+            )  # fmt: skip
+        found[role] = int(index)
+    return found
 
 
 @contextmanager

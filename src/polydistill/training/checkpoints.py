@@ -11,8 +11,8 @@ from typing import Any
 
 from transformers import TrainerState
 
+from polydistill.disk import bytes_below, hash_file, read_record, write_json
 from polydistill.errors import RunFolderError
-from polydistill.files import bytes_below, hash_file, read_record, write_json
 
 COMPLETE = "complete.json"
 

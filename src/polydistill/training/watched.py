@@ -13,8 +13,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import Trainer, TrainerCallback
 
+from polydistill.artefacts import artefact
+from polydistill.disk import write_json
 from polydistill.errors import DiskError, NumericsError
-from polydistill.files import artefact, write_json
 from polydistill.training.checkpoints import mark_complete
 from polydistill.training.processes import process_index
 
