@@ -144,6 +144,25 @@ def extract_values(multilingual_teacher: Path, texts: dict[str, Path], tmp_path:
     }  # fmt: skip
 
 
+def merge_of_one(root: Path, teacher: Path, *, lines: int, steps: int, shard_examples: int) -> dict:
+    """A merge of one Russian teacher that runs in seconds, its text and its run in `root`."""
+    (root / "ru.txt").write_text("\n".join(bundled_lines("ru", lines)) + "\n", "utf-8")
+    return {
+        "name": root.name, "output": str(root / "run"), "teachers": {"ru": str(teacher)},
+        "languages": {"ru": {"text": str(root / "ru.txt"), "teachers": ["ru"]}},
+        "corpora": {"max_length": 32, "block_lines": 16, "held_out_share": 0.1},
+        "scoring": {"shard_examples": shard_examples, "precision": "float32"},
+        "student": {"config": {
+            "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 16,
+            "max_position_embeddings": 64,
+        }},
+        "training": {
+            "max_steps": steps, "per_device_train_batch_size": 8, "logging_steps": 2, "save_steps": 2, "bf16": False, "report_to": [],
+        },
+        "evaluation": {"max_examples": 20, "precision": "float32", "num_samples": 2},
+    }  # fmt: skip
+
+
 @pytest.fixture(scope="session")
 def merged(tmp_path_factory: pytest.TempPathFactory, teachers: dict[str, Path]) -> tuple[dict, Path]:
     """(recipe, a finished merge of one teacher that is kept as it is): what tests damage copies of."""
@@ -151,19 +170,7 @@ def merged(tmp_path_factory: pytest.TempPathFactory, teachers: dict[str, Path]) 
     from polydistill.recipes import run_recipe
 
     root = tmp_path_factory.mktemp("merged")
-    (root / "ru.txt").write_text("\n".join(bundled_lines("ru", 200)) + "\n", "utf-8")
-    values = {
-        "name": "merged", "output": str(root / "run"), "teachers": {"ru": str(teachers["ru"])},
-        "languages": {"ru": {"text": str(root / "ru.txt"), "teachers": ["ru"]}},
-        "corpora": {"max_length": 32, "block_lines": 16, "held_out_share": 0.1},
-        "scoring": {"shard_examples": 32, "precision": "float32"},
-        "student": {"config": {
-            "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 16,
-            "max_position_embeddings": 64,
-        }},
-        "training": {"max_steps": 4, "per_device_train_batch_size": 8, "logging_steps": 2, "save_steps": 2, "bf16": False, "report_to": []},
-        "evaluation": {"max_examples": 20, "precision": "float32", "num_samples": 2},
-    }  # fmt: skip
+    values = merge_of_one(root, teachers["ru"], lines=200, steps=4, shard_examples=32)
     run_recipe(parse_recipe(values), show=lambda line: None)
     return values, root / "run"
 

@@ -1,12 +1,9 @@
 """What users get wrong: exit 2, a message with field, value and remedy, nothing lost."""
 
-import errno
 import io
 import json
 import os
 import pickle
-import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,41 +13,19 @@ import torch
 import yaml
 from rich.console import Console
 from safetensors.torch import load_file, save_file
+from tests.faults.harness import copy_teacher, expect_refusal, only_russian, run
 
-from polydistill.artefacts import artefact
 from polydistill.config import parse_recipe
-from polydistill.disk import read_json, require_space, write_json
-from polydistill.errors import DiskError, RecipeError, StoreError, UserError
+from polydistill.disk import read_json, write_json
+from polydistill.errors import RecipeError, StoreError, UserError
 from polydistill.recipes import plan_recipe, run_recipe, verify_stores
 from polydistill.store import Store
-
-
-def run(values: dict, until: str = "score") -> Path:
-    return run_recipe(parse_recipe(values), until=until, show=lambda line: None)
-
-
-def expect_refusal(values: dict, *wanted: str, until: str = "score") -> str:
-    with pytest.raises(UserError) as caught:
-        run(values, until)
-    message = str(caught.value)
-    for part in (*wanted, "; "):
-        assert part in message
-    assert caught.value.remedy
-    return message
 
 
 def plan_errors(values: dict) -> str:
     """What a plan says that a run would refuse."""
     found = plan_recipe(parse_recipe(values), (), Console(file=io.StringIO()))
     return "\n".join(conflict.what for conflict in found if conflict.level == "error")
-
-
-def copy_teacher(teachers: dict, folder: Path) -> Path:
-    return Path(shutil.copytree(teachers["ru"], folder))
-
-
-def only_russian(values: dict, teacher: Path | str) -> dict:
-    return values | {"teachers": {"ru": str(teacher)}, "languages": {"ru": values["languages"]["ru"]}}
 
 
 @pytest.mark.parametrize(
@@ -299,65 +274,6 @@ def test_store_scored_with_another_teacher(recipe_values, teachers) -> None:
         Store(manifest.parent)
 
 
-def test_no_space_left(tmp_path, monkeypatch) -> None:
-    with pytest.raises(DiskError, match="no space left") as caught, artefact(tmp_path / "a", {"x": 1}):
-        raise OSError(errno.ENOSPC, "No space left on device")
-    assert "same command again" in caught.value.remedy
-    assert not (tmp_path / "a").exists()
-
-
-def test_a_stage_that_would_not_find_room_is_not_begun(recipe_values, monkeypatch) -> None:
-    """With 32 KiB free it says which stage needs how much; what it says is near what the stage then takes."""
-    folder, missing = Path(recipe_values["output"]), {}
-    usage = shutil.disk_usage(folder.parent)
-    small = usage._replace(free=1 << 15)
-    for stage, until in (("corpora/en", "corpora"), ("score/en/en", "score"), ("train", "train")):
-        monkeypatch.setattr(shutil, "disk_usage", lambda path: small)
-        said = expect_refusal(
-            recipe_values, str(folder), f"the stage {stage} needs about", "make room", until=until
-        )
-        missing[stage] = float(re.search(r"about ([\d.]+) MiB, and 0.0 MiB are free", said)[1])
-        monkeypatch.undo()
-        run(recipe_values, until)
-    taken = {
-        stage: sum(path.stat().st_size for path in (folder / place).rglob("*") if path.is_file()) / 2**20
-        for stage, place in (
-            ("corpora/en", "corpora/en"),
-            ("score/en/en", "store/en/en"),
-            ("train", "student"),
-        )
-    }
-    # It is said to a tenth.
-    assert missing["corpora/en"] == pytest.approx(taken["corpora/en"], abs=0.06)
-    assert missing["score/en/en"] == pytest.approx(taken["score/en/en"], rel=0.25)
-    assert 0.7 * taken["train"] < missing["train"] < 1.6 * taken["train"]
-
-
-def test_a_vocabulary_that_would_not_find_room_is_not_begun(texts, tmp_path, monkeypatch) -> None:
-    folder = tmp_path / "run"
-    values = {
-        "recipe": "pretrain", "name": "x", "output": str(folder), "languages": {"en": {"text": str(texts["en"])}},
-        "tokenizer": {"size": 500}, "model": {"model_type": "bert"},
-    }  # fmt: skip
-    usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1 << 10))
-    expect_refusal(
-        values, str(folder / "tokenizer"), "the stage tokenizer needs about", "make room", until="tokenizer"
-    )
-    assert not list(folder.glob("tokenizer*"))
-
-
-def test_what_is_written_already_needs_no_room(tmp_path, monkeypatch) -> None:
-    (tmp_path / "part").write_bytes(bytes(3 << 20))
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    usage = shutil._ntuple_diskusage(8 << 20, 7 << 20, 1 << 20)
-    require_space(tmp_path, 4 << 20, stage="x")
-    with pytest.raises(DiskError, match=r"x needs about 2.0 MiB, and 1.0 MiB are free"):
-        require_space(tmp_path, 5 << 20, stage="x")
-    # An estimate may be too high by a third.
-    require_space(tmp_path, 4.3 * 2**20, stage="x")
-
-
 def test_a_folder_that_was_moved_is_still_that_run(recipe_values) -> None:
     old = Path(recipe_values["output"])
     run(recipe_values, "corpora")
@@ -379,25 +295,3 @@ def test_two_runs_on_one_folder(recipe_values) -> None:
     with (folder / ".lock").open("a+") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         expect_refusal(recipe_values, "in use by process")
-
-
-@pytest.mark.parametrize(("error", "said"), [
-    (OSError(errno.ENOSPC, "No space left on device"), "polydistill: a log is no longer written (No space left on device)\n"),
-    (ValueError("a bug"), "Traceback"),
-])  # fmt: skip
-def test_a_thread_that_meets_a_full_disk_says_a_line_of_it(monkeypatch, capsys, error, said) -> None:
-    """TensorBoard writes in one."""
-    import threading
-
-    from polydistill import cli
-
-    def fail() -> None:
-        raise error
-
-    monkeypatch.setattr(threading, "excepthook", cli._explain_thread)
-    thread = threading.Thread(target=fail)
-    thread.start()
-    thread.join()
-    shown = capsys.readouterr().err
-    assert said in shown
-    assert ("Traceback" in shown) == (said == "Traceback")

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
-from tests.faults.test_bad_input import run
+from tests.faults.harness import run
 
 from polydistill.artefacts import partial_folder
 from polydistill.cli import main

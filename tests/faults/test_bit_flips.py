@@ -10,7 +10,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from tests.conftest import bundled_lines, half_scored
+from tests.conftest import half_scored, merge_of_one
 
 from polydistill.artefacts import check_artefact, forget_checksums
 from polydistill.config import parse_recipe
@@ -60,19 +60,7 @@ def chosen_files(folder: Path, number: int, draw: random.Random) -> list[Path]:
 def finished(tmp_path_factory, teachers) -> tuple[dict, Path]:
     """A finished merge of one teacher, and its recipe."""
     root = tmp_path_factory.mktemp("flips")
-    (root / "ru.txt").write_text("\n".join(bundled_lines("ru", 300)) + "\n", "utf-8")
-    values = {
-        "name": "flips", "output": str(root / "run"), "teachers": {"ru": str(teachers["ru"])},
-        "languages": {"ru": {"text": str(root / "ru.txt"), "teachers": ["ru"]}},
-        "corpora": {"max_length": 32, "block_lines": 16, "held_out_share": 0.1},
-        "scoring": {"shard_examples": 64, "precision": "float32"},
-        "student": {"config": {
-            "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 16,
-            "max_position_embeddings": 64,
-        }},
-        "training": {"max_steps": 6, "per_device_train_batch_size": 8, "logging_steps": 2, "save_steps": 2, "bf16": False, "report_to": []},
-        "evaluation": {"max_examples": 20, "precision": "float32", "num_samples": 2},
-    }  # fmt: skip
+    values = merge_of_one(root, teachers["ru"], lines=300, steps=6, shard_examples=64)
     folder = run(values)
     # As it is kept, for the runs of this test to be put back from.
     shutil.copytree(folder, root / "kept")

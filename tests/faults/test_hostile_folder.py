@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from tests.bed import Bed, content, recipes
+from tests.faults.harness import Bed, content, recipes
 
 from polydistill.errors import UserError
 from polydistill.recipes import verify_run

@@ -9,7 +9,7 @@ import shutil
 import signal
 
 import pytest
-from tests.bed import Bed, recipes
+from tests.faults.harness import Bed, recipes
 
 KILLS = int(os.environ.get("POLYDISTILL_KILLS", "100"))
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)

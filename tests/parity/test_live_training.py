@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 import torch
-from tests.parity.test_training import SMALL, Rows, difference, make_model, stop_at
+from tests.training import SMALL, Rows, difference, make_model, stop_at
 from torch.nn import functional
 from transformers import AutoConfig, AutoModelForMaskedLM
 

@@ -6,7 +6,7 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
-from tests.parity.test_training import Rows, make_model
+from tests.training import Rows, make_model
 
 from polydistill.config.extract import Losses
 from polydistill.config.models import Distillation

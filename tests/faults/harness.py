@@ -11,11 +11,15 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import pytest
 import yaml
 from tests import finetuning
 from tests.conftest import bundled_lines
 
 from polydistill.cli import main
+from polydistill.config import parse_recipe
+from polydistill.errors import UserError
+from polydistill.recipes import run_recipe
 
 # What a process says when its command begins: an interrupt before that is Python's own.
 STARTED = "started"
@@ -196,3 +200,25 @@ def stage_of(folder: Path) -> str:
         return "training"
     done = [name for name in ("corpora", "tokenizer", "store", "student", "students", "evaluation") if (folder / name).is_dir()]  # fmt: skip
     return f"after {done[-1]}" if done else "before anything"
+
+
+def run(values: dict, until: str = "score") -> Path:
+    return run_recipe(parse_recipe(values), until=until, show=lambda line: None)
+
+
+def expect_refusal(values: dict, *wanted: str, until: str = "score") -> str:
+    with pytest.raises(UserError) as caught:
+        run(values, until)
+    message = str(caught.value)
+    for part in (*wanted, "; "):
+        assert part in message
+    assert caught.value.remedy
+    return message
+
+
+def copy_teacher(teachers: dict, folder: Path) -> Path:
+    return Path(shutil.copytree(teachers["ru"], folder))
+
+
+def only_russian(values: dict, teacher: Path | str) -> dict:
+    return values | {"teachers": {"ru": str(teacher)}, "languages": {"ru": values["languages"]["ru"]}}
