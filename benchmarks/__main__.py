@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmarks import cluster, parts, scale, scoring, step, trim, vocab
 from benchmarks.page import RESULTS, write_page
-from polydistill.recipes.run_folder import environment
+from polydistill.pipelines.run_folder import environment
 
 BENCHES = {
     "scoring": scoring.run,

@@ -18,10 +18,12 @@ from transformers import AutoConfig, AutoModelForMaskedLM
 from benchmarks.measure import alternate
 from polydistill.config.models import Masking
 from polydistill.config.scoring import Ray, Scoring
-from polydistill.models import resolve_dtype
-from polydistill.scoring import Job, score
-from polydistill.store import Store
-from polydistill.tokenization import LoadedTokenizer, train_wordpiece
+from polydistill.models.precision import resolve_dtype
+from polydistill.scoring.local import score
+from polydistill.scoring.shards import Job
+from polydistill.store.reader import Store
+from polydistill.tokenization.build import train_wordpiece
+from polydistill.tokenization.load import LoadedTokenizer
 from polydistill.tokenization.pieces import STUDENT_SPECIALS
 
 LENGTH, CHARACTERS = 128, 480

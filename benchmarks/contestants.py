@@ -218,8 +218,10 @@ class GoldOnly:
 def ours(shape: Shape, dtype: str, steps: int, folder: str, *, labels: str) -> dict[str, Any]:
     """polydistill's loop, on a store of random predictions that lies on disk as scoring leaves it."""
     from polydistill.config.models import Distillation
-    from polydistill.store import Store
-    from polydistill.training import StoredExamples, check_arguments, train
+    from polydistill.store.reader import Store
+    from polydistill.training.arguments import check as check_arguments
+    from polydistill.training.data import StoredExamples
+    from polydistill.training.run import train
 
     _write_store(shape, Path(folder) / "store", rows=512, top_k=8)
     store = Store(Path(folder) / "store")
@@ -243,7 +245,7 @@ def ours(shape: Shape, dtype: str, steps: int, folder: str, *, labels: str) -> d
 
 
 def _write_store(shape: Shape, folder: Path, *, rows: int, top_k: int) -> None:
-    from polydistill.store import ScoredExample, StoreWriter
+    from polydistill.store.writer import ScoredExample, StoreWriter
 
     folder.mkdir(parents=True)
     draw = np.random.default_rng(0)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import torch
 
-from polydistill.models import device, resolve_dtype
+from polydistill.models.precision import device, resolve_dtype
 
 
 def alternate(things: dict[str, Callable[[], object]], *, rounds: int = 5) -> dict[str, float]:

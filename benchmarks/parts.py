@@ -9,9 +9,11 @@ import torch
 from transformers import AutoConfig, AutoModelForMaskedLM
 
 from benchmarks.measure import alternate
-from polydistill.losses import sparse_soft_cross_entropy
-from polydistill.models import attention_for, device, masked_features, output_layer, resolve_dtype
-from polydistill.training import TrainingExample, collate_parts
+from polydistill.losses.sparse import sparse_soft_cross_entropy
+from polydistill.models.attention import attention_for
+from polydistill.models.features import masked_features, output_layer
+from polydistill.models.precision import device, resolve_dtype
+from polydistill.training.data import TrainingExample, collate_parts
 
 MASKED_ONE_IN = 7
 # Padded tokens that one more part is said to cost; 10**9: all in one part.

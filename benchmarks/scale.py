@@ -115,10 +115,14 @@ def stages(text: str, folder: str) -> None:
 
     from polydistill.config.models import Corpora, Masking, Source
     from polydistill.config.scoring import Scoring
-    from polydistill.corpora import Examples, build_corpus
-    from polydistill.models import resolve_dtype
-    from polydistill.scoring import Job, score
-    from polydistill.tokenization import LoadedTokenizer, count_tokens, train_wordpiece
+    from polydistill.corpora.corpus import build_corpus
+    from polydistill.corpora.examples import Examples
+    from polydistill.models.precision import resolve_dtype
+    from polydistill.scoring.local import score
+    from polydistill.scoring.shards import Job
+    from polydistill.tokenization.build import train_wordpiece
+    from polydistill.tokenization.encode import count_tokens
+    from polydistill.tokenization.load import LoadedTokenizer
     from polydistill.tokenization.pieces import STUDENT_SPECIALS
 
     with Path(text).open(encoding="utf-8") as handle:
@@ -169,8 +173,10 @@ def _train(model: Any, tokenizer: Any, place: Path) -> float:
 
     from benchmarks.contestants import Clock
     from polydistill.config.models import Distillation
-    from polydistill.store import Store
-    from polydistill.training import StoredExamples, check_arguments, train
+    from polydistill.store.reader import Store
+    from polydistill.training.arguments import check as check_arguments
+    from polydistill.training.data import StoredExamples
+    from polydistill.training.run import train
 
     store = Store(place / "store")
     choice = np.stack([np.zeros(len(store), dtype=np.int64), np.arange(len(store))], axis=1)

@@ -13,9 +13,12 @@ from transformers import AutoConfig, AutoModelForMaskedLM
 
 from benchmarks.measure import alternate
 from polydistill.masking import Masked
-from polydistill.models import load_masked_lm, pad_batch, resolve_dtype
-from polydistill.scoring import predict
-from polydistill.store import ScoredExample, Store, StoreWriter
+from polydistill.models.inputs import pad_batch
+from polydistill.models.load import load_masked_lm
+from polydistill.models.precision import resolve_dtype
+from polydistill.scoring.predict import predict
+from polydistill.store.reader import Store
+from polydistill.store.writer import ScoredExample, StoreWriter
 
 TOP_K = 8
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks.contestants import SHAPES
 from benchmarks.measure import peak_products
-from polydistill.models import resolve_dtype
+from polydistill.models.precision import resolve_dtype
 
 # TextBrewer has no bfloat16 on a processor.
 CONTESTANTS = {

@@ -14,15 +14,10 @@ import numpy as np
 from tokenizers import Tokenizer
 from transformers import BertTokenizer
 
-from polydistill.tokenization import (
-    LoadedTokenizer,
-    compare_trimmed,
-    document_frequency,
-    select,
-    trim_tokenizer,
-)
+from polydistill.tokenization.load import LoadedTokenizer
 from polydistill.tokenization.pieces import STUDENT_SPECIALS
-from polydistill.tokenization.selection import Entries
+from polydistill.tokenization.selection import Entries, document_frequency, select
+from polydistill.tokenization.trim import compare_trimmed, trim_tokenizer
 
 SHARED = Path(os.environ.get("POLYDISTILL_SHARED", "../shared"))
 # Vocabulary → width of its model's embeddings.

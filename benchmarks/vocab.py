@@ -11,16 +11,12 @@ from typing import Any
 
 from benchmarks.measure import alternate
 from benchmarks.trim import SHARED, load, spread
-from polydistill.tokenization import (
-    LoadedTokenizer,
-    document_frequency,
-    language_tokenizer,
-    select,
-    trim_tokenizer,
-    union_tokenizer,
-    unite,
-)
+from polydistill.tokenization.build import language_tokenizer, union_tokenizer
+from polydistill.tokenization.load import LoadedTokenizer
 from polydistill.tokenization.pieces import Piece
+from polydistill.tokenization.selection import document_frequency, select
+from polydistill.tokenization.trim import trim_tokenizer
+from polydistill.tokenization.union import unite
 
 EIGHT = (
     "mbert-cased", "labse-15lang-173k", "multilingual-e5-small", "koelectra-ko",

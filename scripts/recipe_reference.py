@@ -10,23 +10,14 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from polydistill.config import (
-    BalanceRecipe,
-    ExtractRecipe,
-    FinetuneRecipe,
-    GridRecipe,
-    MergeRecipe,
-    PretrainRecipe,
-    ProbeRecipe,
-    Source,
-    presets,
-)
-from polydistill.config.balance import BalancedLanguage, BalancedStudent
-from polydistill.config.extract import LossWeight
+from polydistill.config.balance import BalancedLanguage, BalancedStudent, BalanceRecipe
+from polydistill.config.extract import ExtractRecipe, LossWeight
 from polydistill.config.finetune import PRESETS as FINETUNING_PRESETS
-from polydistill.config.finetune import FinetunedModel, Task, TaskData
-from polydistill.config.models import Language, PretrainLanguage, Teacher
-from polydistill.config.probe import ProbedModel, TaggedData
+from polydistill.config.finetune import FinetunedModel, FinetuneRecipe, Task, TaskData
+from polydistill.config.grid import GridRecipe
+from polydistill.config.load import presets
+from polydistill.config.models import Language, MergeRecipe, PretrainLanguage, PretrainRecipe, Source, Teacher
+from polydistill.config.probe import ProbedModel, ProbeRecipe, TaggedData
 from polydistill.training.arguments import FINETUNING, defaults
 
 TARGET = Path(__file__).parent.parent / "docs" / "recipes.md"

@@ -16,7 +16,7 @@ from transformers import BertConfig, BertForMaskedLM
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
-from polydistill.tokenization import save_tokenizer, train_wordpiece
+from polydistill.tokenization.build import save_tokenizer, train_wordpiece
 from polydistill.tokenization.pieces import STUDENT_SPECIALS
 
 # The same examples every time: what nobody changed does not fail. POLYDISTILL_EXPLORE=1 looks for new ones.
@@ -166,8 +166,8 @@ def merge_of_one(root: Path, teacher: Path, *, lines: int, steps: int, shard_exa
 @pytest.fixture(scope="session")
 def merged(tmp_path_factory: pytest.TempPathFactory, teachers: dict[str, Path]) -> tuple[dict, Path]:
     """(recipe, a finished merge of one teacher that is kept as it is): what tests damage copies of."""
-    from polydistill.config import parse_recipe
-    from polydistill.recipes import run_recipe
+    from polydistill.config.load import parse_recipe
+    from polydistill.pipelines.pipeline import run_recipe
 
     root = tmp_path_factory.mktemp("merged")
     values = merge_of_one(root, teachers["ru"], lines=200, steps=4, shard_examples=32)

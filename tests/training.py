@@ -7,15 +7,10 @@ import torch
 from transformers import AutoConfig, AutoModelForMaskedLM
 
 from polydistill.config.models import Distillation
-from polydistill.training import (
-    DistillationTrainer,
-    LanguageSampler,
-    StepSize,
-    TrainingExample,
-    check_arguments,
-    collate,
-    train,
-)
+from polydistill.training.arguments import check as check_arguments
+from polydistill.training.data import LanguageSampler, StepSize, TrainingExample, collate
+from polydistill.training.run import train
+from polydistill.training.trainer import DistillationTrainer
 
 SMALL = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16,
          "max_position_embeddings": 32, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}  # fmt: skip

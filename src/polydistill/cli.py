@@ -42,7 +42,8 @@ console = Console(highlight=False, soft_wrap=True)
 
 
 def _run(recipe: str, overrides: list[str], until: str, update: bool, probe: list[str] | None = None) -> Path:
-    from polydistill.recipes import leads, run_recipe
+    from polydistill.pipelines.pipeline import run_recipe
+    from polydistill.recipes import leads
 
     path = run_recipe(
         recipe,
@@ -61,7 +62,7 @@ def _run(recipe: str, overrides: list[str], until: str, update: bool, probe: lis
 @app.command()
 def run(recipe: RecipeArgument, set_: SetOption = [], update: UpdateOption = False) -> None:  # noqa: B006
     """Run a whole recipe, from text to report; the same command goes on where it stopped."""
-    from polydistill.recipes import results_table
+    from polydistill.reports.tables import results_table
 
     path = _run(recipe, set_, "report", update)
     console.print(results_table(path))
@@ -76,7 +77,7 @@ def plan(recipe: RecipeArgument, set_: SetOption = []) -> None:  # noqa: B006
 
     Exit code 2: a run would be refused.
     """
-    from polydistill.recipes import plan_recipe
+    from polydistill.pipelines.plan import plan_recipe
 
     if any(conflict.level == "error" for conflict in plan_recipe(recipe, set_, console)):
         raise typer.Exit(2)
@@ -102,7 +103,7 @@ def train(
     if not profile:
         _run(recipe, set_, "train", update)
         return
-    from polydistill.recipes import print_profile, profile_recipe
+    from polydistill.pipelines.profile import print_profile, profile_recipe
 
     summary = profile_recipe(recipe, set_, update=update, show=lambda line: console.print(line, markup=False))
     print_profile(summary, console)
@@ -121,7 +122,7 @@ def evaluate(
     ] = None,
 ) -> None:
     """Run a recipe as far as the evaluation, and print its table."""
-    from polydistill.recipes import results_table
+    from polydistill.reports.tables import results_table
 
     console.print(results_table(_run(recipe, set_, "evaluate", update, probe)))
 
@@ -136,7 +137,7 @@ def compare(
     ],
 ) -> None:
     """Put finished runs side by side: MRR on the same masked tokens (of balance runs D by group, and probes)."""
-    from polydistill.recipes import compare_runs
+    from polydistill.tools.compare import compare_runs
 
     compare_runs(folders, console)
 
@@ -152,7 +153,7 @@ def cost(
     output: Annotated[Path | None, typer.Option(help="A JSON file for the figures.")] = None,
 ) -> None:
     """Measure what serving models costs: size, latency and peak memory at 32 x 512 and 1 x 128 tokens."""
-    from polydistill.recipes import print_cost
+    from polydistill.tools.cost import print_cost
 
     print_cost(models, console, rounds=rounds, calls=calls, output=output)
 
@@ -186,7 +187,7 @@ def export(
     ] = False,
 ) -> None:
     """Export a model to ONNX, prove that its logits are the same, and measure what it saves."""
-    from polydistill.recipes import Latency, export_model
+    from polydistill.tools.export import Latency, export_model
 
     export_model(
         model, output, console, int8=int8, int8_bits=int8_bits, texts=text, lines=lines, opset=opset,
@@ -197,7 +198,7 @@ def export(
 @app.command()
 def pretrain(recipe: RecipeArgument, set_: SetOption = [], update: UpdateOption = False) -> None:  # noqa: B006
     """Pre-train a small masked language model and its WordPiece from text (`recipe: pretrain`)."""
-    from polydistill.recipes import results_table
+    from polydistill.reports.tables import results_table
 
     console.print(results_table(_run(recipe, ["recipe=pretrain", *set_], "report", update)))
 
@@ -211,7 +212,7 @@ def finetune(recipe: RecipeArgument, set_: SetOption = [], update: UpdateOption 
 @app.command()
 def report(folder: Annotated[Path, typer.Argument(help="A run's folder.")]) -> None:
     """Write the report of a finished run again."""
-    from polydistill.recipes import report_run
+    from polydistill.pipelines.records import report_run
 
     console.print(f"report: {report_run(folder).resolve()}", markup=False)
 
@@ -222,7 +223,8 @@ def demo(
     set_: SetOption = [],  # noqa: B006
 ) -> None:
     """Pre-train four small teachers on bundled text, merge them, and write a report: about eight minutes."""
-    from polydistill.recipes import results_table, run_demo
+    from polydistill.pipelines.demo import run_demo
+    from polydistill.reports.tables import results_table
 
     path = run_demo(output, set_, show=lambda line: console.print(line, markup=False))
     console.print(results_table(path))
@@ -232,7 +234,7 @@ def demo(
 @app.command()
 def verify(folder: Annotated[Path, typer.Argument(help="A run's folder.")]) -> None:
     """Check every file that a run has made against its checksum; the first damaged one is named."""
-    from polydistill.recipes import verify_run
+    from polydistill.tools.inspect import verify_run
 
     for line in verify_run(folder):
         console.print(line, markup=False)
@@ -247,7 +249,7 @@ def store_inspect(
     ] = "",
 ) -> None:
     """Show what a store holds: its manifest, and examples with their masks and the teacher's top k as words."""
-    from polydistill.recipes import inspect_store
+    from polydistill.tools.inspect import inspect_store
 
     inspect_store(folder, examples, tokenizer, console)
 
@@ -257,7 +259,7 @@ def store_verify(
     folder: Annotated[Path, typer.Argument(help="A store, or a folder that holds stores.")],
 ) -> None:
     """Check every checksum."""
-    from polydistill.recipes import verify_stores
+    from polydistill.tools.inspect import verify_stores
 
     for line in verify_stores(folder):
         console.print(line, markup=False)
@@ -273,7 +275,7 @@ def vocab_union(
     ],
 ) -> None:
     """Unite the vocabularies of models and write the tokenizers."""
-    from polydistill.recipes import unite_models
+    from polydistill.tools.inspect import unite_models
 
     unite_models(models, output, console)
 
@@ -281,7 +283,7 @@ def vocab_union(
 @vocab_app.command("inspect")
 def vocab_inspect(model: Annotated[str, typer.Argument(help="A folder or hub name of a model.")]) -> None:
     """Show what a model's vocabulary holds: kind, size, roles, casing, odd entries."""
-    from polydistill.recipes import inspect_vocabulary
+    from polydistill.tools.inspect import inspect_vocabulary
 
     inspect_vocabulary(model, console)
 
@@ -312,7 +314,7 @@ def vocab_trim(
     ] = False,
 ) -> None:
     """Trim a model's vocabulary to the pieces that text uses, and prove that nothing else changed."""
-    from polydistill.recipes import trim_vocabulary
+    from polydistill.tools.trim import trim_vocabulary
 
     texts: dict[str, list[str]] = {}
     for given in text:

@@ -6,11 +6,16 @@ text mask the same words. Draws come from a hash of (seed, example, unit): no st
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+
+from polydistill.config.models import Masking
+from polydistill.tokenization.encode import encode, masking_units
+from polydistill.tokenization.load import LoadedTokenizer
 
 Unit = Literal["words", "tokens"]
 
@@ -100,3 +105,40 @@ def _mix(values: np.uint64 | npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return np.asarray(mixed ^ (mixed >> np.uint64(31)), dtype=np.uint64)
+
+
+def masks_identity(masking: Masking) -> dict[str, Any]:
+    """What masks are made by, for the identity of what depends on them."""
+    return {**masking.model_dump(mode="json"), "version": MASKS_VERSION}
+
+
+def mask_texts(
+    texts: Sequence[str],
+    ids: Sequence[int],
+    tokenizer: LoadedTokenizer,
+    *,
+    max_length: int,
+    masking: Masking,
+    seed: int,
+    beside: Sequence[LoadedTokenizer] = (),
+) -> list[Masked]:
+    """Tokenise and mask texts, in the tokenizer's ids.
+
+    beside  the tokenizers of other copies: all copies of a text mask the same words where each of them has the others
+            beside it, with the same ids and seed
+    """
+    whole = encode(tokenizer, texts)
+    others = zip(*(encode(other, texts) for other in beside), strict=True) if beside else [()] * len(texts)
+    masked = []
+    for text, example, encoded, copies in zip(texts, ids, whole, others, strict=True):
+        units, maskable = masking_units(text, [encoded, *copies])
+        seen = encoded.cut(max_length)
+        masked.append(
+            mask(
+                seen.ids, np.where(seen.known, seen.starts, -1), units, maskable=maskable, example=example,
+                seed=seed, mask_id=tokenizer.special_ids["mask"], ordinary_ids=tokenizer.ordinary_ids,
+                unit=masking.unit, probability=masking.probability, mask_share=masking.mask_share,
+                random_share=masking.random_share,
+            )
+        )  # fmt: skip
+    return masked

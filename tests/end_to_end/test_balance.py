@@ -12,10 +12,11 @@ from rich.console import Console
 from tests.end_to_end.test_merge import polydistill, write_recipe
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-from polydistill.config import parse_recipe
-from polydistill.corpora import Examples
+from polydistill.config.load import parse_recipe
+from polydistill.corpora.examples import Examples
 from polydistill.errors import RunFolderError
-from polydistill.recipes import compare_runs, run_recipe
+from polydistill.pipelines.pipeline import run_recipe
+from polydistill.tools.compare import compare_runs
 
 
 def balance_values(texts: dict[str, Path], output: Path) -> dict:
@@ -207,7 +208,7 @@ def test_students_learn_in_the_ways_that_they_say(finished) -> None:
     assert max(logs["stored"]["characters"].values()) <= 10_000
     assert all(logs["less"]["examples"][name] < 0.7 * n for name, n in logs["stored"]["examples"].items())
     # The store holds what the student sees, and no more.
-    from polydistill.store import Store
+    from polydistill.store.reader import Store
 
     store = Store(finished / "store" / "en" / "teacher")
     train = Examples(finished / "corpora" / "en" / "train.arrow")
@@ -260,7 +261,7 @@ def test_the_same_recipe_twice_gives_the_same_bytes(texts, tmp_path) -> None:
 
 
 def test_parts_of_a_text_lie_within_larger_parts(finished) -> None:
-    from polydistill.recipes.balance_state import LanguageText
+    from polydistill.pipelines.balance.state import LanguageText
 
     text = LanguageText(Examples(finished / "corpora" / "en" / "train.arrow"), 0)
     small, large = text.upto(5_000), text.upto(20_000)
@@ -274,10 +275,10 @@ def test_parts_of_a_text_lie_within_larger_parts(finished) -> None:
 
 
 def test_what_stops_teachers_is_not_what_results_are_of(finished, texts) -> None:
-    from polydistill.recipes.balance import vocabulary
-    from polydistill.recipes.balance_state import Balance
-    from polydistill.recipes.pretrain import prepare_corpora
-    from polydistill.recipes.run_folder import open_run
+    from polydistill.pipelines.balance.pipeline import vocabulary
+    from polydistill.pipelines.balance.state import Balance
+    from polydistill.pipelines.run_folder import open_run
+    from polydistill.pipelines.stages.corpora import prepare_corpora
 
     recipe = parse_recipe(balance_values(texts, finished))
     run = open_run(recipe, show=lambda line: None)

@@ -11,7 +11,7 @@ from rich.console import Console
 from tests.end_to_end.test_merge import polydistill
 
 from polydistill.errors import ModelError, RunFolderError, UserError
-from polydistill.recipes import export_model
+from polydistill.tools.export import export_model
 
 pytest.importorskip("onnxruntime")
 
@@ -132,7 +132,7 @@ def test_a_graph_that_differs_leaves_nothing(tmp_path, teachers, monkeypatch) ->
 
 
 def test_what_is_refused_before_any_work(tmp_path, teachers, texts, monkeypatch) -> None:
-    monkeypatch.setattr("polydistill.recipes.export.export_onnx", lambda *_, **__: pytest.fail("exported"))
+    monkeypatch.setattr("polydistill.tools.export.export_onnx", lambda *_, **__: pytest.fail("exported"))
     occupied = tmp_path / "occupied"
     occupied.mkdir()
     (occupied / "mine").write_text("x")

@@ -11,10 +11,11 @@ import torch
 from tests.end_to_end.test_merge import polydistill, write_recipe
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-from polydistill.config import parse_recipe
-from polydistill.models import load_masked_lm, trim_model
-from polydistill.recipes import run_recipe
-from polydistill.store import Store
+from polydistill.config.load import parse_recipe
+from polydistill.models.load import load_masked_lm
+from polydistill.models.trim import trim_model
+from polydistill.pipelines.pipeline import run_recipe
+from polydistill.store.reader import Store
 
 LOADS = """
 import sys

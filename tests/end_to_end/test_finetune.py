@@ -9,11 +9,11 @@ import pytest
 from tests.end_to_end.test_merge import polydistill, write_recipe
 from tests.finetuning import SMALL, recipe_values, task
 
-from polydistill.config import parse_recipe
-from polydistill.evaluation.finetuned import METRICS
-from polydistill.recipes import run_recipe
-from polydistill.recipes.finetune_jobs import Model
-from polydistill.recipes.finetune_tasks import read_tasks
+from polydistill.config.load import parse_recipe
+from polydistill.pipelines.finetune.jobs import Model
+from polydistill.pipelines.pipeline import run_recipe
+from polydistill.tasks.scores import METRICS
+from polydistill.tasks.splits import read_tasks
 
 KINDS = ("ner", "pos", "classification", "pairs", "choice", "qa")
 

@@ -9,14 +9,15 @@ from tests.end_to_end.test_merge import polydistill, write_recipe
 from tests.finetuning import recipe_values as tuning_values
 from tests.finetuning import task
 
-from polydistill.config import GridRecipe, load_recipe, parse_recipe
+from polydistill.config.grid import GridRecipe
+from polydistill.config.load import load_recipe, parse_recipe
 from polydistill.disk import write_json
 from polydistill.errors import RecipeError, UserError
 from polydistill.evaluation.convergence import loss_curve
-from polydistill.recipes import run_recipe
-from polydistill.recipes.grid import grid_rows, sooner
-from polydistill.recipes.grid_runs import awaited, check_children, children_of
-from polydistill.recipes.grid_tables import _lines
+from polydistill.pipelines.grid.children import awaited, check_children, children_of
+from polydistill.pipelines.grid.pipeline import grid_rows, sooner
+from polydistill.pipelines.pipeline import run_recipe
+from polydistill.reports.grid_tables import _lines
 
 MERGE = {"teachers": {"a": "x"}, "languages": {"ko": {"text": "a.txt", "teachers": "a"}}}
 

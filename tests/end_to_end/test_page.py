@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from polydistill.config import parse_recipe
-from polydistill.recipes import run_recipe
+from polydistill.config.load import parse_recipe
+from polydistill.pipelines.pipeline import run_recipe
 
 CHROMIUM = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))),

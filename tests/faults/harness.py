@@ -17,9 +17,9 @@ from tests import finetuning
 from tests.conftest import bundled_lines
 
 from polydistill.cli import main
-from polydistill.config import parse_recipe
+from polydistill.config.load import parse_recipe
 from polydistill.errors import UserError
-from polydistill.recipes import run_recipe
+from polydistill.pipelines.pipeline import run_recipe
 
 # What a process says when its command begins: an interrupt before that is Python's own.
 STARTED = "started"

@@ -7,9 +7,10 @@ import pytest
 from rich.console import Console
 from tests.end_to_end.test_balance import balance_values, treebank
 
-from polydistill.config import parse_recipe
+from polydistill.config.load import parse_recipe
 from polydistill.errors import UserError
-from polydistill.recipes import plan_recipe, run_recipe
+from polydistill.pipelines.pipeline import run_recipe
+from polydistill.pipelines.plan import plan_recipe
 
 
 def refused(values: dict) -> str:

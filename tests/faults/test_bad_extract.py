@@ -10,10 +10,11 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 from transformers import AlbertConfig, AlbertForMaskedLM
 
-from polydistill.config import parse_recipe
+from polydistill.config.load import parse_recipe
 from polydistill.disk import write_json
 from polydistill.errors import UserError
-from polydistill.recipes import plan_recipe, run_recipe
+from polydistill.pipelines.pipeline import run_recipe
+from polydistill.pipelines.plan import plan_recipe
 
 
 def refusals(values: dict) -> dict[str, str]:

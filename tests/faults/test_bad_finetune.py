@@ -16,9 +16,10 @@ import yaml
 from rich.console import Console
 from tests.finetuning import SMALL, recipe_values, task
 
-from polydistill.config import parse_recipe
+from polydistill.config.load import parse_recipe
 from polydistill.errors import UserError
-from polydistill.recipes import plan_recipe, run_recipe
+from polydistill.pipelines.pipeline import run_recipe
+from polydistill.pipelines.plan import plan_recipe
 
 
 def refused(values: dict) -> str:

@@ -15,11 +15,13 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 from tests.faults.harness import copy_teacher, expect_refusal, only_russian, run
 
-from polydistill.config import parse_recipe
+from polydistill.config.load import parse_recipe
 from polydistill.disk import read_json, write_json
 from polydistill.errors import RecipeError, StoreError, UserError
-from polydistill.recipes import plan_recipe, run_recipe, verify_stores
-from polydistill.store import Store
+from polydistill.pipelines.pipeline import run_recipe
+from polydistill.pipelines.plan import plan_recipe
+from polydistill.store.reader import Store
+from polydistill.tools.inspect import verify_stores
 
 
 def plan_errors(values: dict) -> str:

@@ -12,11 +12,11 @@ from tests.faults.harness import run
 
 from polydistill.artefacts import partial_folder
 from polydistill.cli import main
-from polydistill.config import parse_recipe
+from polydistill.config.load import parse_recipe
 from polydistill.config.settings import Name
 from polydistill.disk import replace_folder, write_text
 from polydistill.errors import RecipeError
-from polydistill.recipes import compare_runs
+from polydistill.tools.compare import compare_runs
 
 SOURCE = {"text": "a.txt"}
 MERGE = {"name": "a", "teachers": {"x": "bert"}, "languages": {"de": SOURCE | {"teachers": ["x"]}}}

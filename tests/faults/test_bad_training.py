@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from polydistill.errors import RecipeError
-from polydistill.training import check_arguments
+from polydistill.training.arguments import check as check_arguments
 from polydistill.training.arguments import check_finetuning
 
 FINETUNING = {

@@ -8,13 +8,13 @@ import pytest
 import yaml
 
 from polydistill.cli import main
-from polydistill.config import load_recipe, parse_recipe
 from polydistill.config import yaml_text as yaml_reader
+from polydistill.config.load import load_recipe, parse_recipe
 from polydistill.config.yaml_text import MAX_DEPTH, RefusedYamlError, parse_yaml, read_resolved
 from polydistill.errors import RecipeError, RunFolderError, StoreError
-from polydistill.recipes import compare_runs
-from polydistill.recipes.inspect import _teacher_tokenizer
-from polydistill.recipes.run_folder import open_run
+from polydistill.pipelines.run_folder import open_run
+from polydistill.tools.compare import compare_runs
+from polydistill.tools.inspect import _teacher_tokenizer
 
 BASE = "name: x\nteachers: {a: org/a}\nlanguages: {en: {text: a.txt, teachers: a}}\n"
 

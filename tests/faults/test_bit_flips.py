@@ -13,9 +13,10 @@ import pytest
 from tests.conftest import half_scored, merge_of_one
 
 from polydistill.artefacts import check_artefact, forget_checksums
-from polydistill.config import parse_recipe
+from polydistill.config.load import parse_recipe
 from polydistill.errors import UserError
-from polydistill.recipes import run_recipe, verify_run
+from polydistill.pipelines.pipeline import run_recipe
+from polydistill.tools.inspect import verify_run
 
 # Flips in each of the states below.
 FLIPS = int(os.environ.get("POLYDISTILL_FLIPS", "4"))

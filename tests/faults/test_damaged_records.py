@@ -12,11 +12,15 @@ import torch
 from tests.conftest import half_scored
 
 from polydistill.artefacts import check_artefact, is_current
-from polydistill.config import parse_recipe
+from polydistill.config.load import parse_recipe
 from polydistill.disk import SEAL, hash_file, read_json, read_record, write_json
 from polydistill.errors import RunFolderError, StoreError, UserError
-from polydistill.recipes import report_run, results_table, run_recipe, verify_run
-from polydistill.store import Store, StoreWriter
+from polydistill.pipelines.pipeline import run_recipe
+from polydistill.pipelines.records import report_run
+from polydistill.reports.tables import results_table
+from polydistill.store.reader import Store
+from polydistill.store.writer import StoreWriter
+from polydistill.tools.inspect import verify_run
 from polydistill.training.checkpoints import fault_of, last_checkpoint, mark_complete
 
 DEEP = "[" * 100_000 + "]" * 100_000

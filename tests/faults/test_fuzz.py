@@ -18,20 +18,22 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.conftest import bundled_lines
 
-from polydistill.config import Source, load_recipe, parse_recipe
 from polydistill.config.finetune import Columns, LabelledSource
-from polydistill.config.models import Corpora
+from polydistill.config.load import load_recipe, parse_recipe
+from polydistill.config.models import Corpora, Source
 from polydistill.config.settings import Settings
-from polydistill.corpora import Examples, build_corpus
-from polydistill.corpora.labelled import Choice, LabelledText, read_labelled
-from polydistill.corpora.questions import answer_faults, locate
-from polydistill.corpora.tagged import read_tagged
+from polydistill.corpora.corpus import build_corpus
+from polydistill.corpora.examples import Examples
 from polydistill.errors import UserError
 from polydistill.masking import mask
-from polydistill.models import load_masked_lm
-from polydistill.recipes import run_recipe
-from polydistill.store import Store
-from polydistill.tokenization import encode, load_tokenizer, word_starts
+from polydistill.models.load import load_masked_lm
+from polydistill.pipelines.pipeline import run_recipe
+from polydistill.store.reader import Store
+from polydistill.tasks.labelled import Choice, LabelledText, read_labelled
+from polydistill.tasks.questions import answer_faults, locate
+from polydistill.tasks.tagged import read_tagged
+from polydistill.tokenization.encode import encode, word_starts
+from polydistill.tokenization.load import load_tokenizer
 
 FUZZ = int(os.environ.get("POLYDISTILL_FUZZ", "8"))
 fuzzed = settings(max_examples=FUZZ, deadline=None, suppress_health_check=list(HealthCheck))

@@ -20,13 +20,16 @@ from hypothesis import strategies as st
 from tests.faults.test_fuzz import lines as odd_lines
 from tests.faults.test_fuzz import mutated, surely_bytes
 
-from polydistill.config import parse_recipe
 from polydistill.config.finetune import Columns, LabelledSource
-from polydistill.corpora.labelled import read_labelled
+from polydistill.config.load import parse_recipe
 from polydistill.errors import UserError
-from polydistill.models import load_masked_lm, weights_fingerprint
-from polydistill.recipes import report_run, run_recipe, verify_run
-from polydistill.tokenization import encode, load_tokenizer
+from polydistill.models.load import load_masked_lm, weights_fingerprint
+from polydistill.pipelines.pipeline import run_recipe
+from polydistill.pipelines.records import report_run
+from polydistill.tasks.labelled import read_labelled
+from polydistill.tokenization.encode import encode
+from polydistill.tokenization.load import load_tokenizer
+from polydistill.tools.inspect import verify_run
 
 CASES = max(4, int(os.environ.get("POLYDISTILL_FUZZ", "12")) // 3)
 fuzzed = settings(max_examples=CASES, deadline=None, suppress_health_check=list(HealthCheck))

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from tests.faults.test_fuzz import folder, fuzzed, outcome, pieces, said
 from tests.unit.test_encodings import TEXTS
 
-from polydistill.config import Source, load_recipe, parse_recipe
+from polydistill.config.load import load_recipe, parse_recipe
+from polydistill.config.models import Source
 from polydistill.config.settings import Settings
 from polydistill.config.yaml_text import MAX_VALUES, parse_yaml, read_resolved
 from polydistill.corpora.encodings import likely_encoding

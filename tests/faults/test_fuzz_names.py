@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.faults.test_bad_names import BALANCE, EXTRACT, FINETUNE, GRID, MERGE, PRETRAIN, PROBE
 from tests.faults.test_fuzz import fuzzed, outcome, pieces
 
-from polydistill.config import parse_recipe
+from polydistill.config.load import parse_recipe
 from polydistill.config.settings import Settings
 from polydistill.errors import UserError
 

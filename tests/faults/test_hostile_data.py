@@ -13,13 +13,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from polydistill.config import Source
 from polydistill.config.finetune import Columns, LabelledSource
-from polydistill.corpora import labelled, lines, questions, tagged
-from polydistill.corpora.labelled import read_labelled
+from polydistill.config.models import Source
+from polydistill.corpora import lines
 from polydistill.corpora.sources import read_documents
-from polydistill.corpora.tagged import read_tagged
 from polydistill.errors import CorpusError
+from polydistill.tasks import labelled, questions, tagged
+from polydistill.tasks.labelled import read_labelled
+from polydistill.tasks.tagged import read_tagged
 
 FIELD = "tasks.t.data.en.train"
 

@@ -14,19 +14,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from polydistill import cli
-from polydistill.config import parse_recipe
+from polydistill.config.load import parse_recipe
 from polydistill.errors import DiskError, MemoryLimitError, ModelError, TokenizerError, UserError
 from polydistill.limits import explained, is_out_of_memory, is_panic
-from polydistill.models import (
-    build_student,
-    load_masked_lm,
-    load_with_head,
-    model_config,
-    student_config,
-    weights_fingerprint,
-)
-from polydistill.recipes import merge, run_recipe
-from polydistill.tokenization import load_tokenizer
+from polydistill.models.load import load_masked_lm, model_config, weights_fingerprint
+from polydistill.models.student import build_student, student_config
+from polydistill.pipelines.merge import pipeline as merge
+from polydistill.pipelines.pipeline import run_recipe
+from polydistill.tasks.heads import load_with_head
+from polydistill.tokenization.load import load_tokenizer
 
 DEEP = "[" * 100_000
 

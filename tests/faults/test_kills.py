@@ -58,8 +58,7 @@ def test_a_killed_run_goes_on(tmp_path, recipe_values, moment, pattern, values) 
 
 
 def test_a_checkpoint_without_its_last_file_is_passed_over(tmp_path) -> None:
-    from polydistill.training import last_checkpoint
-    from polydistill.training.checkpoints import mark_complete
+    from polydistill.training.checkpoints import last_checkpoint, mark_complete
 
     for step in (5, 10, 15, 20):
         folder = tmp_path / f"checkpoint-{step}"

@@ -13,18 +13,18 @@ import torch
 from tests.training import Rows, difference, make_model
 
 from polydistill.config.models import Distillation
-from polydistill.models import length_parts
-from polydistill.training import (
-    DistillationTrainer,
+from polydistill.models.inputs import length_parts
+from polydistill.training.arguments import check as check_arguments
+from polydistill.training.data import (
     LanguageSampler,
     MaskedTexts,
     StoredExamples,
     TrainingExample,
-    check_arguments,
     choose_copies,
     collate_parts,
-    train,
 )
+from polydistill.training.run import train
+from polydistill.training.trainer import DistillationTrainer
 
 
 def test_languages_are_mixed_within_batches_and_rows_do_not_repeat() -> None:

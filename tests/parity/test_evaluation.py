@@ -7,9 +7,10 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForMaskedLM
 
-from polydistill.evaluation import measure, paired_difference, ranks_of, standard_error, unigram_ranks
+from polydistill.evaluation.mlm import measure, ranks_of, unigram_ranks
+from polydistill.evaluation.uncertainty import paired_difference, standard_error
 from polydistill.masking import Masked
-from polydistill.models import length_batches
+from polydistill.models.inputs import length_batches
 
 
 def brute_rank(scores: list[float], gold: int) -> float:

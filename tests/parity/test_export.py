@@ -8,25 +8,12 @@ from transformers import AutoConfig, AutoModelForMaskedLM
 
 from polydistill.errors import ModelError, RecipeError
 from polydistill.evaluation.cost import measure_cost, measure_in_turns
-from polydistill.models import (
-    Inputs,
-    OnnxModel,
-    compare_onnx,
-    export_onnx,
-    load_masked_lm,
-    quantise_onnx,
-    takes_token_types,
-)
-from polydistill.models.onnx_export import agreement
-from polydistill.models.onnx_int8 import quantise_rows
-from polydistill.recipes.export_proof import (
-    choose_lines,
-    compare_mrr,
-    proof_batches,
-    prove_int8,
-    prove_logits,
-)
-from polydistill.tokenization import load_tokenizer
+from polydistill.models.load import load_masked_lm
+from polydistill.models.onnx_export import Inputs, agreement, compare_onnx, export_onnx, takes_token_types
+from polydistill.models.onnx_int8 import quantise_onnx, quantise_rows
+from polydistill.models.onnx_runtime import OnnxModel
+from polydistill.tokenization.load import load_tokenizer
+from polydistill.tools.export_checks import choose_lines, compare_mrr, proof_batches, prove_int8, prove_logits
 
 onnx = pytest.importorskip("onnx")
 

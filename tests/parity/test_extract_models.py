@@ -5,14 +5,14 @@ import torch
 from transformers import AutoConfig, AutoModelForMaskedLM
 
 from polydistill.errors import ModelError
-from polydistill.models import (
+from polydistill.models.extract import (
     check_extractable,
     check_extraction,
     choose_layers,
     extract_student,
     extracted_config,
-    trim_model,
 )
+from polydistill.models.trim import trim_model
 
 SMALL = {"vocab_size": 90, "hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 48,
          "max_position_embeddings": 40, "pad_token_id": 0}  # fmt: skip

@@ -10,18 +10,19 @@ from safetensors.torch import load_file
 from tests.finetuning import recipe_values, task
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from polydistill.config import parse_recipe
 from polydistill.config.finetune import Task
-from polydistill.corpora.labelled import Choice, LabelledText
-from polydistill.corpora.questions import Answer, Question
-from polydistill.corpora.tagged import TaggedSentence
+from polydistill.config.load import parse_recipe
 from polydistill.errors import ModelError, NumericsError
-from polydistill.models import NO_LABEL, collate, load_with_head, predict, takes_segments
-from polydistill.recipes.finetune_features import Coder, best_span
-from polydistill.recipes.finetune_jobs import all_jobs, notes_of
-from polydistill.recipes.finetune_tasks import read_tasks
-from polydistill.tokenization import load_tokenizer
-from polydistill.training import check_finetuning, fine_tune
+from polydistill.pipelines.finetune.jobs import all_jobs, notes_of
+from polydistill.tasks.encoding import Coder, best_span
+from polydistill.tasks.heads import NO_LABEL, collate, load_with_head, predict, takes_segments
+from polydistill.tasks.labelled import Choice, LabelledText
+from polydistill.tasks.questions import Answer, Question
+from polydistill.tasks.splits import read_tasks
+from polydistill.tasks.tagged import TaggedSentence
+from polydistill.tasks.training import fine_tune
+from polydistill.tokenization.load import load_tokenizer
+from polydistill.training.arguments import check_finetuning
 
 
 def coder(kind: str, path, labels=(), max_length=32, segments=True, **more) -> Coder:

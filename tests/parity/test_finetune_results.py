@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from tests.finetuning import recipe_values, task
 
-from polydistill.config import parse_recipe
-from polydistill.recipes.finetune_jobs import all_jobs
-from polydistill.recipes.finetune_results import Results
-from polydistill.recipes.finetune_tasks import read_tasks
+from polydistill.config.load import parse_recipe
+from polydistill.pipelines.finetune.jobs import all_jobs
+from polydistill.pipelines.finetune.results import Results
 from polydistill.reports.finetune_page import OWN_TEACHERS, joined
+from polydistill.tasks.splits import read_tasks
 
 ITEMS = 200
 

@@ -15,7 +15,7 @@ from seqeval.metrics import f1_score as entity_f1
 from sklearn.metrics import accuracy_score, f1_score
 from torchmetrics.functional.text.squad import squad
 
-from polydistill.evaluation.finetuned import (
+from polydistill.tasks.scores import (
     Sampled,
     chance_of_seeds,
     deviation,
@@ -28,7 +28,7 @@ from polydistill.evaluation.finetuned import (
     seed_noise,
     tag_items,
 )
-from polydistill.evaluation.squad import answer_scores, normalise, uses_mlqa
+from polydistill.tasks.squad import answer_scores, normalise, uses_mlqa
 
 TAGS = ["O", "O", "O", "B-PER", "I-PER", "B-LOC", "I-LOC", "I-ORG"]
 

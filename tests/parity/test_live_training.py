@@ -11,16 +11,10 @@ from transformers import AutoConfig, AutoModelForMaskedLM
 from polydistill.config.extract import Losses, LossWeight
 from polydistill.config.models import Distillation
 from polydistill.errors import NumericsError
-from polydistill.training import (
-    LanguageSampler,
-    LiveTeacher,
-    LiveTrainer,
-    check_arguments,
-    collate,
-    expected_size,
-    train,
-)
-from polydistill.training.live import weight_at
+from polydistill.training.arguments import check as check_arguments
+from polydistill.training.data import LanguageSampler, collate, expected_size
+from polydistill.training.live import LiveTeacher, LiveTrainer, weight_at
+from polydistill.training.run import train
 
 TEACHER = SMALL | {"num_hidden_layers": 2, "hidden_dropout_prob": 0.1}
 ROWS = [Rows(40, 1, teacher=False)]

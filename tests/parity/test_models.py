@@ -9,17 +9,12 @@ import torch
 from transformers import AutoConfig, AutoModelForMaskedLM
 
 from polydistill.errors import ModelError
-from polydistill.models import (
-    TeacherRows,
-    build_student,
-    load_masked_lm,
-    masked_features,
-    output_layer,
-    start_from_teachers,
-    student_config,
-)
-from polydistill.shapes import ROWS_MULTIPLE
-from polydistill.tokenization import load_tokenizer, unite
+from polydistill.models.features import masked_features, output_layer
+from polydistill.models.load import load_masked_lm
+from polydistill.models.student import TeacherRows, build_student, start_from_teachers, student_config
+from polydistill.padding import ROWS_MULTIPLE
+from polydistill.tokenization.load import load_tokenizer
+from polydistill.tokenization.union import unite
 
 SMALL = {"vocab_size": 90, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48,
          "max_position_embeddings": 40, "pad_token_id": 0}  # fmt: skip
@@ -62,7 +57,7 @@ def test_features_make_the_logits_of_the_whole_model(model_type) -> None:
 
 @pytest.mark.parametrize("model_type", ARCHITECTURES)
 def test_the_head_sees_masked_positions_alone(model_type) -> None:
-    """Rows of the head's linear layers, but for the last, which makes the logits: see `polydistill.shapes`."""
+    """Rows of the head's linear layers, but for the last, which makes the logits: see `polydistill.padding`."""
     config = AutoConfig.for_model(model_type, **(SMALL | ARCHITECTURES[model_type]))
     model = AutoModelForMaskedLM.from_config(config).eval()
     inside = set(model.base_model.modules())

@@ -10,13 +10,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from transformers import AutoModel, AutoTokenizer
 
-from polydistill.config import parse_recipe
+from polydistill.config.load import parse_recipe
 from polydistill.errors import CorpusError, RecipeError
-from polydistill.evaluation import fit_probe, score_tags, split_into_windows, word_features
-from polydistill.models import load_masked_lm
-from polydistill.recipes import run_recipe
-from polydistill.recipes.probe import summarise
-from polydistill.tokenization import load_tokenizer
+from polydistill.models.load import load_masked_lm
+from polydistill.pipelines.pipeline import run_recipe
+from polydistill.tasks.probes import fit_probe, score_tags, summarise
+from polydistill.tasks.words import split_into_windows, word_features
+from polydistill.tokenization.load import load_tokenizer
 
 
 def made_words(number: int, seed: int):
@@ -192,7 +192,7 @@ def test_a_plan_says_what_probes_cannot_tell(probe_values, teachers, tmp_path) -
     """An English vocabulary knows no Russian word; a tag of the test file that training lacks cannot be guessed."""
     from rich.console import Console
 
-    from polydistill.recipes import plan_recipe
+    from polydistill.pipelines.plan import plan_recipe
 
     path = tmp_path / "odd.bio"
     path.write_text("apple\tB-A\nbear\tB-C\n", "utf-8")
@@ -211,7 +211,7 @@ def test_words_of_a_byte_level_tokenizer_are_those_of_the_text(tmp_path) -> None
     """A word within a sentence has its blank: the tokens are those of the sentence as it is written."""
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-    from polydistill.tokenization import LoadedTokenizer
+    from polydistill.tokenization.load import LoadedTokenizer
 
     sentence = ["the", "cat", "then", "the", "caterpillar"]
     backend = Tokenizer(models.BPE(unk_token="<unk>"))

@@ -8,11 +8,11 @@ import pytest
 import torch
 from tests.conftest import half_scored
 
-from polydistill.config import parse_recipe
-from polydistill.models import load_masked_lm
-from polydistill.recipes import run_recipe
+from polydistill.config.load import parse_recipe
+from polydistill.models.load import load_masked_lm
+from polydistill.pipelines.pipeline import run_recipe
 from polydistill.scoring.predict import _draw
-from polydistill.store import Store
+from polydistill.store.reader import Store
 
 
 def scored(values: dict, **scoring) -> Path:
@@ -88,7 +88,7 @@ def test_random_sampling_in_a_store(recipe_values) -> None:
 def test_predictions_do_not_depend_on_chunks(teachers, monkeypatch, sampling) -> None:
     """Positions in chunks of five, and within them a few rows at a time, give what all of them at once give."""
     from polydistill.masking import Masked
-    from polydistill.scoring import predict
+    from polydistill.scoring.predict import predict
 
     model = load_masked_lm(str(teachers["ru"]))
     size = model.config.vocab_size

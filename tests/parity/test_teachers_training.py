@@ -10,16 +10,11 @@ from transformers import AutoConfig, AutoModelForMaskedLM
 
 from polydistill.config.models import Distillation
 from polydistill.errors import RunFolderError
-from polydistill.training import (
-    DistillationTrainer,
-    EarlyStopping,
-    LanguageSampler,
-    TeachersTrainer,
-    check_arguments,
-    collate,
-    expected_size,
-    train,
-)
+from polydistill.training.arguments import check as check_arguments
+from polydistill.training.data import LanguageSampler, collate, expected_size
+from polydistill.training.run import EarlyStopping, train
+from polydistill.training.teachers import TeachersTrainer
+from polydistill.training.trainer import DistillationTrainer
 
 ROWS = {"a": Rows(40, 1, teacher=False), "b": Rows(30, 2, teacher=False)}
 

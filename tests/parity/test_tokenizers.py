@@ -13,17 +13,16 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import AutoTokenizer, BertTokenizer
 
 from polydistill.errors import TokenizerError
-from polydistill.tokenization import (
-    LoadedTokenizer,
+from polydistill.tokenization.build import (
     language_tokenizer,
-    load_tokenizer,
     save_tokenizer,
-    segmentation,
     special_strings,
     union_tokenizer,
-    unite,
 )
+from polydistill.tokenization.drift import segmentation
+from polydistill.tokenization.load import LoadedTokenizer, load_tokenizer
 from polydistill.tokenization.pieces import STUDENT_SPECIALS
+from polydistill.tokenization.union import unite
 
 ODD = [
     "",

@@ -15,13 +15,11 @@ from transformers import AutoModelForMaskedLM
 
 from polydistill.config.models import Distillation
 from polydistill.errors import NumericsError
-from polydistill.losses import soft_targets
-from polydistill.models import attention_for
-from polydistill.training import (
-    DistillationTrainer,
-    LanguageSampler,
-    last_checkpoint,
-)
+from polydistill.losses.targets import soft_targets
+from polydistill.models.attention import attention_for
+from polydistill.training.checkpoints import last_checkpoint
+from polydistill.training.data import LanguageSampler
+from polydistill.training.trainer import DistillationTrainer
 
 
 @pytest.mark.parametrize("tail", ["renormalise", "bucket", "raw", "gold"])

@@ -14,17 +14,13 @@ from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer
 
 from polydistill.errors import ModelError, TokenizerError, UserError
-from polydistill.models import load_masked_lm, logits_difference, trim_model
-from polydistill.recipes import trim_vocabulary
-from polydistill.tokenization import (
-    LoadedTokenizer,
-    compare_trimmed,
-    document_frequency,
-    save_tokenizer,
-    select,
-    special_strings,
-    trim_tokenizer,
-)
+from polydistill.models.load import load_masked_lm
+from polydistill.models.trim import logits_difference, trim_model
+from polydistill.tokenization.build import save_tokenizer, special_strings
+from polydistill.tokenization.load import LoadedTokenizer
+from polydistill.tokenization.selection import document_frequency, select
+from polydistill.tokenization.trim import compare_trimmed, trim_tokenizer
+from polydistill.tools.trim import trim_vocabulary
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48,
          "max_position_embeddings": 40}  # fmt: skip
@@ -167,7 +163,7 @@ def test_a_folder_is_trimmed_whole(tmp_path, texts, kind, model_type, spare) -> 
 
 
 def test_a_trim_that_fails_its_proof_leaves_nothing(tmp_path, texts, teachers, monkeypatch) -> None:
-    import polydistill.recipes.trim as recipe
+    import polydistill.tools.trim as recipe
 
     def trim() -> None:
         trim_vocabulary(

@@ -8,10 +8,10 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from polydistill.config import Source
-from polydistill.config.models import Corpora
-from polydistill.corpora import Examples, build_corpus
+from polydistill.config.models import Corpora, Source
 from polydistill.corpora.cleaning import clean_line
+from polydistill.corpora.corpus import build_corpus
+from polydistill.corpora.examples import Examples
 from polydistill.corpora.packing import pack
 from polydistill.errors import CorpusError
 

@@ -9,14 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
-from polydistill.tokenization import (
-    LoadedTokenizer,
-    compare_trimmed,
-    document_frequency,
-    select,
-    trim_tokenizer,
-)
-from polydistill.tokenization.selection import Entries, Frequency
+from polydistill.tokenization.load import LoadedTokenizer
+from polydistill.tokenization.selection import Entries, Frequency, document_frequency, select
+from polydistill.tokenization.trim import compare_trimmed, trim_tokenizer
 
 SPECIALS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
 ROLES = dict(zip(("cls", "pad", "sep", "unk", "mask"), SPECIALS, strict=True))

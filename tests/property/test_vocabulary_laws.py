@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models
 
-from polydistill.tokenization import overlap, unite
 from polydistill.tokenization.pieces import (
     ROLES,
     Piece,
@@ -18,6 +17,7 @@ from polydistill.tokenization.pieces import (
     read_wordpiece,
     to_wordpiece,
 )
+from polydistill.tokenization.union import overlap, unite
 
 # What published vocabularies hold: any text, blanks, marks, control characters, special strings, nothing.
 surfaces = st.one_of(

@@ -2,7 +2,8 @@
 
 import pytest
 
-from polydistill.config import BalanceRecipe, load_recipe, parse_recipe
+from polydistill.config.balance import BalanceRecipe
+from polydistill.config.load import load_recipe, parse_recipe
 from polydistill.errors import RecipeError
 
 SHORTEST = {"recipe": "balance", "name": "x", "languages": {"tr": {"text": "a.txt"}, "eu": {"text": "b.txt"}}}

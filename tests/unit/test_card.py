@@ -6,13 +6,12 @@ import pytest
 import yaml
 from rich.console import Console
 
-from polydistill.config import parse_recipe
+from polydistill.config.load import parse_recipe
 from polydistill.config.models import Card
 from polydistill.disk import write_json
 from polydistill.errors import RecipeError
-from polydistill.recipes import results_table
-from polydistill.reports import model_card
-from polydistill.reports.card import _front, export_card, metadata, with_results
+from polydistill.reports.card import _front, export_card, metadata, model_card, with_results
+from polydistill.reports.tables import results_table
 
 MERGE = {
     "name": "x",

@@ -13,13 +13,14 @@ import pytest
 import zstandard
 from tests.conftest import bundled_lines
 
-from polydistill.config import Source
-from polydistill.config.models import Corpora
-from polydistill.corpora import Examples, build_corpus, smoothed_probabilities, source_identity
+from polydistill.config.models import Corpora, Source
 from polydistill.corpora.cleaning import clean_line
+from polydistill.corpora.corpus import build_corpus
+from polydistill.corpora.dedup import HELD_OUT, TRAIN, Spool
+from polydistill.corpora.examples import Examples
 from polydistill.corpora.lines import read_lines
-from polydistill.corpora.sources import read_documents
-from polydistill.corpora.spool import HELD_OUT, TRAIN, Spool
+from polydistill.corpora.sampling import smoothed_probabilities
+from polydistill.corpora.sources import read_documents, source_identity
 from polydistill.errors import CorpusError
 
 LINES = ["eins zwei", "drei", "vier fünf"]

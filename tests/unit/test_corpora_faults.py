@@ -13,17 +13,16 @@ import pytest
 import zstandard
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-from polydistill.config import Source
-from polydistill.config.models import Corpora
-from polydistill.corpora import Examples, build_corpus, source_identity
+from polydistill.config.models import Corpora, Source
 from polydistill.corpora import lines as line_reader
 from polydistill.corpora import sources as source_reader
-from polydistill.corpora.examples import drop_repeated, write_examples
+from polydistill.corpora.corpus import build_corpus
+from polydistill.corpora.examples import Examples, drop_repeated, write_examples
 from polydistill.corpora.packing import pack, split_line
-from polydistill.corpora.sources import Document, read_documents
+from polydistill.corpora.sources import Document, read_documents, source_identity
 from polydistill.disk import hash_text
 from polydistill.errors import CorpusError
-from polydistill.tokenization import count_tokens
+from polydistill.tokenization.encode import count_tokens
 
 FIELD = "languages.sw.text"
 

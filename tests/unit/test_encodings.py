@@ -10,11 +10,11 @@ from collections import Counter
 import pytest
 from tests.conftest import bundled_lines
 
-from polydistill.config import Source
+from polydistill.config.models import Source
 from polydistill.corpora.encodings import SAMPLE_BYTES, conversion, likely_encoding
 from polydistill.corpora.sources import list_files, read_documents, source_identity
-from polydistill.corpora.tagged import read_tagged
 from polydistill.errors import CorpusError
+from polydistill.tasks.tagged import read_tagged
 
 # A few sentences of news and of tales in each language.
 TEXTS = {

@@ -2,7 +2,8 @@
 
 import pytest
 
-from polydistill.config import ExtractRecipe, load_recipe, parse_recipe
+from polydistill.config.extract import ExtractRecipe
+from polydistill.config.load import load_recipe, parse_recipe
 from polydistill.errors import RecipeError
 
 SHORTEST = {"recipe": "extract", "name": "x", "teacher": "folder", "language": "tr", "text": "a.txt"}

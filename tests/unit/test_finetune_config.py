@@ -3,13 +3,15 @@
 import pytest
 from tests.finetuning import recipe_values, task
 
-from polydistill.config import parse_recipe
 from polydistill.config.finetune import Columns, FinetuneRecipe
+from polydistill.config.load import parse_recipe
 from polydistill.errors import RecipeError
-from polydistill.recipes.finetune_jobs import Job
-from polydistill.recipes.finetune_plan import _timed
-from polydistill.recipes.finetune_tasks import read_tasks
-from polydistill.training import check_arguments, check_finetuning, steps_of
+from polydistill.pipelines.finetune.jobs import Job
+from polydistill.pipelines.finetune.plan import _timed
+from polydistill.tasks.splits import read_tasks
+from polydistill.tasks.training import steps_of
+from polydistill.training.arguments import check as check_arguments
+from polydistill.training.arguments import check_finetuning
 
 
 def recipe(tmp_path, change=lambda values: None, **more) -> FinetuneRecipe:

@@ -6,7 +6,7 @@ import pytest
 
 from polydistill.config.finetune import Task
 from polydistill.errors import CorpusError
-from polydistill.recipes.finetune_tasks import TaskTexts
+from polydistill.tasks.splits import TaskTexts
 
 
 def test_questions_on_one_text_are_set_apart_together(tmp_path) -> None:

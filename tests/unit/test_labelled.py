@@ -7,9 +7,9 @@ import lzma
 import pytest
 
 from polydistill.config.finetune import Columns, LabelledSource
-from polydistill.corpora.labelled import Choice, LabelledText, read_labelled
-from polydistill.corpora.questions import Answer, Question, answer_faults, locate
 from polydistill.errors import CorpusError
+from polydistill.tasks.labelled import Choice, LabelledText, read_labelled
+from polydistill.tasks.questions import Answer, Question, answer_faults, locate
 
 
 def read(path, kind="classification", **columns):

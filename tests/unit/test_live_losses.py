@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from polydistill.losses import OutputLayer, cosine_loss, live_distillation, relation_loss
+from polydistill.losses.live import OutputLayer, cosine_loss, live_distillation, relation_loss
 
 
 def problem(num_rows: int = 11, *, size: int = 53, dtype=torch.float64):

@@ -5,7 +5,9 @@ import math
 import pytest
 import torch
 
-from polydistill.losses import soft_targets, sparse_soft_cross_entropy, teacher_weight
+from polydistill.losses.schedules import teacher_weight
+from polydistill.losses.sparse import sparse_soft_cross_entropy
+from polydistill.losses.targets import soft_targets
 
 
 def problem(num_rows: int, *, size: int = 53, width: int = 8, columns: int = 5):

@@ -7,9 +7,8 @@ import pytest
 from rich.console import Console
 
 from polydistill.disk import write_json
-from polydistill.recipes import results_table
-from polydistill.recipes.cost import cost_tables
-from polydistill.recipes.inspect import inspect_vocabulary, unite_models
+from polydistill.reports.tables import cost_tables, results_table
+from polydistill.tools.inspect import inspect_vocabulary, unite_models
 
 # The end of a style that never began ended the command in a traceback; a style in a name was taken for one.
 NAMES = ["m[/b]", "m[bold]x", "m[/]", "[red]", "m\\[b]", "m[link=x]y"]

@@ -7,16 +7,9 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import BertTokenizer
 
 from polydistill.config.models import Masking
-from polydistill.masking import mask, uniform
-from polydistill.models import mask_texts
-from polydistill.tokenization import (
-    Encoded,
-    LoadedTokenizer,
-    encode,
-    load_tokenizer,
-    masking_units,
-    word_starts,
-)
+from polydistill.masking import mask, mask_texts, uniform
+from polydistill.tokenization.encode import Encoded, encode, masking_units, word_starts
+from polydistill.tokenization.load import LoadedTokenizer, load_tokenizer
 from polydistill.tokenization.pieces import STUDENT_SPECIALS
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForMaskedLM
 
-from polydistill.scoring.parcel import pack, unpack
+from polydistill.scoring.ray_transfer import pack, unpack
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64, "vocab_size": 99,
          "pad_token_id": 0}  # fmt: skip

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from polydistill.config import load_recipe, parse_recipe
-from polydistill.recipes.run_folder import open_run
+from polydistill.config.load import load_recipe, parse_recipe
+from polydistill.pipelines.run_folder import open_run
 
 
 @pytest.fixture

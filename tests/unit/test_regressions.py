@@ -10,12 +10,13 @@ import torch
 import yaml
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer
 
-from polydistill.config import parse_recipe
+from polydistill.config.load import parse_recipe
 from polydistill.errors import UserError
-from polydistill.models import TeacherRows, build_student, start_from_teachers, student_config
 from polydistill.models.features import masked_features
-from polydistill.recipes import run_recipe
-from polydistill.tokenization import load_tokenizer, unite
+from polydistill.models.student import TeacherRows, build_student, start_from_teachers, student_config
+from polydistill.pipelines.pipeline import run_recipe
+from polydistill.tokenization.load import load_tokenizer
+from polydistill.tokenization.union import unite
 
 ROLES = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
 
@@ -111,7 +112,7 @@ def test_evaluation_hides_every_token_that_it_asks_for(teachers) -> None:
     from tests.conftest import bundled_lines
 
     from polydistill.config.models import Masking
-    from polydistill.recipes.evaluate import Reader, hidden
+    from polydistill.evaluation.readers import Reader, hidden
 
     tokenizer = load_tokenizer(str(teachers["en"]))
     texts = bundled_lines("en", 200)
@@ -124,8 +125,8 @@ def test_evaluation_hides_every_token_that_it_asks_for(teachers) -> None:
 def test_rows_without_a_piece_are_never_predicted(teachers) -> None:
     """A model padded to more rows than its tokenizer has pieces: no stored id is beyond the tokenizer."""
     from polydistill.masking import Masked
-    from polydistill.models import load_masked_lm
-    from polydistill.scoring import predict
+    from polydistill.models.load import load_masked_lm
+    from polydistill.scoring.predict import predict
 
     model = load_masked_lm(str(teachers["ru"]))
     size = model.config.vocab_size
@@ -314,8 +315,8 @@ def test_languages_in_another_order_are_another_model(tmp_path) -> None:
     """A fingerprint sorts keys; which language an example is drawn from hangs on their order."""
     from polydistill.artefacts import artefact
     from polydistill.disk import write_json
-    from polydistill.recipes.run_folder import Run
-    from polydistill.recipes.training_stage import _equal_model
+    from polydistill.pipelines.run_folder import Run
+    from polydistill.pipelines.stages.training import _equal_model
 
     inputs = {"texts": {"de": 1, "en": 2}, "seed": 0}
     made = tmp_path / "made" / "student" / "final"

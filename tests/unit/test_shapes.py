@@ -4,9 +4,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig, AutoModelForMaskedLM
 
-from polydistill.losses import OutputLayer, live_distillation, sparse_soft_cross_entropy
-from polydistill.models import masked_features, output_layer
-from polydistill.shapes import ROWS_MULTIPLE, filled
+from polydistill.losses.live import OutputLayer, live_distillation
+from polydistill.losses.sparse import sparse_soft_cross_entropy
+from polydistill.models.features import masked_features, output_layer
+from polydistill.padding import ROWS_MULTIPLE, filled
 
 
 class Products(TorchDispatchMode):

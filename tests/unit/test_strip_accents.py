@@ -4,7 +4,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from polydistill.errors import TokenizerError
-from polydistill.tokenization import save_tokenizer, train_wordpiece
+from polydistill.tokenization.build import save_tokenizer, train_wordpiece
 from polydistill.tokenization.pieces import STUDENT_SPECIALS
 
 LINES = ["été Việt", "Ελλάς ёлка", "हिन्दी कुछ", "తెలుగు", "한국어", "اُردو", "ete viet ελλας елка"] * 3

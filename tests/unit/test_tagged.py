@@ -4,8 +4,8 @@ import lzma
 
 import pytest
 
-from polydistill.corpora.tagged import read_tagged
 from polydistill.errors import CorpusError
+from polydistill.tasks.tagged import read_tagged
 
 TREEBANK = """# sent_id = 1
 # text = Vámonos al mar.

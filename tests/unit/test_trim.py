@@ -9,15 +9,10 @@ from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
 
 from polydistill.disk import hash_text
 from polydistill.errors import RecipeError, TokenizerError
-from polydistill.recipes.trim import HELD_APART_ONE_IN, _hold_apart
-from polydistill.tokenization import (
-    LoadedTokenizer,
-    compare_trimmed,
-    document_frequency,
-    select,
-    trim_tokenizer,
-)
-from polydistill.tokenization.selection import Entries
+from polydistill.tokenization.load import LoadedTokenizer
+from polydistill.tokenization.selection import Entries, document_frequency, select
+from polydistill.tokenization.trim import compare_trimmed, trim_tokenizer
+from polydistill.tools.trim import HELD_APART_ONE_IN, _hold_apart
 
 SPECIALS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
 ROLES = dict(zip(("cls", "pad", "sep", "unk", "mask"), SPECIALS, strict=True))

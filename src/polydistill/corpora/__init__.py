@@ -1,6 +1,6 @@
 """Text per language: read, cleaned, split, packed into examples."""
 
-from polydistill.corpora.build import build_corpus, sample_texts
+from polydistill.corpora.corpus import build_corpus, sample_texts
 from polydistill.corpora.examples import Examples
 from polydistill.corpora.sampling import smoothed_probabilities
 from polydistill.corpora.sources import source_bytes, source_identity

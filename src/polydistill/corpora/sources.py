@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from polydistill.config import Source
+from polydistill.config.models import Source
 from polydistill.corpora.lines import (
     PROBE_LINES,
     explain_unreadable,
@@ -338,3 +338,11 @@ def _capped(documents: Iterator[Document], max_characters: int | None) -> Iterat
         seen += sum(map(len, document.lines))
         if max_characters is not None and seen >= max_characters:
             return
+
+
+def read_texts(sources: Sequence[Source], field: str) -> Iterator[str]:
+    """Documents as single strings, blank ones left out."""
+    for document in read_documents(sources, Counter(), field=field, block_lines=1):
+        text = "\n".join(document.lines).strip()
+        if text:
+            yield text

@@ -9,9 +9,9 @@ from polydistill.evaluation.mlm import (
     ranks_of,
     unigram_ranks,
 )
-from polydistill.evaluation.probes import Probe, fit_probe, score_tags
 from polydistill.evaluation.uncertainty import Difference, paired_difference, standard_error
-from polydistill.evaluation.words import Window, split_into_windows, word_features
+from polydistill.tasks.probes import Probe, fit_probe, score_tags
+from polydistill.tasks.words import Window, split_into_windows, word_features
 
 __all__ = [
     "Difference", "Measures", "Probe", "Window", "fit_probe", "guesses", "mean_reciprocal_rank", "measure",

@@ -19,7 +19,10 @@ import psutil
 import torch
 
 from polydistill.errors import ModelError
-from polydistill.models import OnnxModel, build_student, device, load_masked_lm, model_config, weights_size
+from polydistill.models.load import load_masked_lm, model_config, weights_size
+from polydistill.models.onnx_runtime import OnnxModel
+from polydistill.models.precision import device
+from polydistill.models.student import build_student
 from polydistill.tokenization.load import max_positions
 
 Part = Literal["encoder", "model"]

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from polydistill.evaluation.uncertainty import standard_error
-from polydistill.losses import rows_at_once
+from polydistill.losses.chunks import rows_at_once
 from polydistill.masking import Masked
-from polydistill.models import masked_features, output_layer, pad_batch
-from polydistill.shapes import filled
+from polydistill.models.features import masked_features, output_layer
+from polydistill.models.inputs import pad_batch
+from polydistill.padding import filled
 
 # (ids [B, L], attention mask [B, L], places [N] in the flattened batch) → logits at these places, in order, as one
 # or more float32 tensors [n, V], which the receiver may write into.

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from polydistill.shapes import filled
+from polydistill.padding import filled
 
 # Products with the vocabulary held at once: the larger, the fewer passes over the weight's gradient.
 CHUNK_BYTES = 256 * 2**20

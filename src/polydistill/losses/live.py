@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from polydistill.losses.chunks import CHUNK_BYTES, Gradients, Reader, pass_through
-from polydistill.shapes import filled
+from polydistill.padding import filled
 
 # Stands for minus infinity in scores: its softmax is 0, and 0 times a difference of two such is 0.
 NEVER = -1e9

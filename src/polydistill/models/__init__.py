@@ -1,5 +1,6 @@
 """The Hugging Face boundary: teachers loaded safely, students built, features at masked positions."""
 
+from polydistill.masking import mask_texts, masks_identity
 from polydistill.models.attention import attention_for
 from polydistill.models.extract import (
     check_extractable,
@@ -15,8 +16,7 @@ from polydistill.models.features import (
     output_layer,
     queries_keys_values,
 )
-from polydistill.models.heads import NO_LABEL, collate, load_with_head, predict, takes_segments
-from polydistill.models.inputs import length_batches, length_parts, mask_texts, masks_identity, pad_batch
+from polydistill.models.inputs import length_batches, length_parts, pad_batch
 from polydistill.models.load import load_masked_lm, model_config, weights_fingerprint, weights_size
 from polydistill.models.memory import keep_freed_memory, return_freed_memory
 from polydistill.models.onnx_export import Inputs, compare_onnx, export_onnx, takes_token_types
@@ -31,6 +31,7 @@ from polydistill.models.student import (
     student_config,
 )
 from polydistill.models.trim import logits_difference, trim_model
+from polydistill.tasks.heads import NO_LABEL, collate, load_with_head, predict, takes_segments
 
 __all__ = [
     "NO_LABEL",

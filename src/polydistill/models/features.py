@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from polydistill.errors import ModelError
-from polydistill.shapes import filled
+from polydistill.padding import filled
 
 # How architectures name what makes a layer's queries, keys and values; one name for all three at once.
 QUERY_KEY_VALUE = (

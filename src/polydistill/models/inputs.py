@@ -5,53 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from polydistill.config.models import Masking
-from polydistill.masking import MASKS_VERSION, Masked, mask
-from polydistill.tokenization import LoadedTokenizer, encode, masking_units
-
 # Lengths of padded batches, and rows of parts of a batch, come in steps of these: few shapes for kernels to be made for.
 LENGTH_MULTIPLE, PART_ROWS = 8, 4
-
-
-def masks_identity(masking: Masking) -> dict[str, Any]:
-    """What masks are made by, for the identity of what depends on them."""
-    return {**masking.model_dump(mode="json"), "version": MASKS_VERSION}
-
-
-def mask_texts(
-    texts: Sequence[str],
-    ids: Sequence[int],
-    tokenizer: LoadedTokenizer,
-    *,
-    max_length: int,
-    masking: Masking,
-    seed: int,
-    beside: Sequence[LoadedTokenizer] = (),
-) -> list[Masked]:
-    """Tokenise and mask texts, in the tokenizer's ids.
-
-    beside  the tokenizers of other copies: all copies of a text mask the same words where each of them has the others
-            beside it, with the same ids and seed
-    """
-    whole = encode(tokenizer, texts)
-    others = zip(*(encode(other, texts) for other in beside), strict=True) if beside else [()] * len(texts)
-    masked = []
-    for text, example, encoded, copies in zip(texts, ids, whole, others, strict=True):
-        units, maskable = masking_units(text, [encoded, *copies])
-        seen = encoded.cut(max_length)
-        masked.append(
-            mask(
-                seen.ids, np.where(seen.known, seen.starts, -1), units, maskable=maskable, example=example,
-                seed=seed, mask_id=tokenizer.special_ids["mask"], ordinary_ids=tokenizer.ordinary_ids,
-                unit=masking.unit, probability=masking.probability, mask_share=masking.mask_share,
-                random_share=masking.random_share,
-            )
-        )  # fmt: skip
-    return masked
 
 
 def length_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:

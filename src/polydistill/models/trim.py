@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,9 @@ from torch import Tensor
 from polydistill.errors import ModelError
 from polydistill.models.inputs import pad_batch
 from polydistill.models.student import build_student
-from polydistill.tokenization.load import first_position
+from polydistill.tokenization.encode import encode
+from polydistill.tokenization.load import LoadedTokenizer, first_position
+from polydistill.tokenization.selection import Selection
 
 # Logits of a batch that are in memory at once, of the larger of the two models.
 MAX_LOGITS = 1 << 26
@@ -124,3 +126,45 @@ def _vocabulary_dimensions(model: Any) -> dict[str, int]:
                 "please report this architecture: its vocabulary cannot be trimmed yet",
             )  # fmt: skip
     return found
+
+
+# Logits are compared on so many texts at most, cut to so many tokens, with every seventh token masked.
+LOGIT_TEXTS, LOGIT_TOKENS, MASKED_ONE_IN = 48, 128, 7
+
+
+# Times the largest logit, if that is above 1: a sum of some hundred float32 products is not exact.
+LOGIT_TOLERANCE = 1e-5
+
+
+def prove_logits(
+    original: Any,
+    trimmed: Any,
+    tokenizer: LoadedTokenizer,
+    selection: Selection,
+    held: Mapping[str, Sequence[str]],
+) -> dict[str, Any]:
+    """Compare logits of kept pieces in float32."""
+    share = max(1, LOGIT_TEXTS // len(held))
+    texts = [text for found in held.values() for text in found[:share]]
+    length = min(tokenizer.max_length, LOGIT_TOKENS)
+    encoded = [one.cut(length) for one in encode(tokenizer, texts)]
+    sequences = [_masked(one.ids, one.starts, tokenizer.special_ids["mask"]) for one in encoded]
+    # The original is of no further use in its own precision.
+    difference, largest = logits_difference(original.float(), trimmed, selection.kept, sequences)
+    tolerance = LOGIT_TOLERANCE * max(1.0, largest)
+    if not difference <= tolerance:
+        raise ModelError(
+            "model", tokenizer.name,
+            f"the trimmed model's logits differ by {difference:.2g} (allowed: {tolerance:.2g})",
+            "please report this architecture; nothing was written",
+        )  # fmt: skip
+    return {
+        "texts": len(texts), "tokens": sum(map(len, sequences)), "max_difference": difference, "max_logit": largest,
+        "tolerance": tolerance,
+    }  # fmt: skip
+
+
+def _masked(ids: npt.NDArray[np.int64], starts: npt.NDArray[np.int64], mask_id: int) -> npt.NDArray[np.int64]:
+    """[L] ids with every seventh token hidden behind the mask; special tokens (start -1) stay."""
+    hidden = (starts >= 0) & (np.arange(len(ids)) % MASKED_ONE_IN == MASKED_ONE_IN // 2)
+    return np.where(hidden, mask_id, ids)

@@ -10,8 +10,9 @@ from typing import Any
 import yaml
 
 from polydistill import __version__
-from polydistill.config import BalanceRecipe, ExtractRecipe, MergeRecipe, PretrainRecipe
-from polydistill.config.models import Card
+from polydistill.config.balance import BalanceRecipe
+from polydistill.config.extract import ExtractRecipe
+from polydistill.config.models import Card, MergeRecipe, PretrainRecipe
 from polydistill.config.yaml_text import parse_yaml
 
 

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from polydistill.masking import Masked
-from polydistill.models import device, keep_freed_memory, return_freed_memory
+from polydistill.models.memory import keep_freed_memory, return_freed_memory
+from polydistill.models.precision import device
 from polydistill.scoring.shards import HasTexts, Job
-from polydistill.store import StoreWriter
+from polydistill.store.writer import StoreWriter
 
 
 def score(

@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from polydistill.errors import NumericsError
-from polydistill.losses import CHUNK_BYTES, rows_at_once
+from polydistill.losses.chunks import CHUNK_BYTES, rows_at_once
 from polydistill.masking import Masked, uniform
-from polydistill.models import masked_features, output_layer, pad_batch
+from polydistill.models.features import masked_features, output_layer
+from polydistill.models.inputs import pad_batch
 
 _DRAW = 9
-# Masked positions of a batch come in groups of as many, see `polydistill.shapes`: batches are larger than training's, about
+# Masked positions of a batch come in groups of as many, see `polydistill.padding`: batches are larger than training's, about
 # 1,200 positions, and so are the groups.
 POSITIONS_MULTIPLE = 64
 # Pieces whose maximum is looked at before they are.

@@ -17,11 +17,11 @@ from polydistill.config.scoring import Ray
 from polydistill.errors import ClusterError, UserError
 from polydistill.scoring import ray_session
 from polydistill.scoring.local import missing_shards
-from polydistill.scoring.parcel import pack
+from polydistill.scoring.ray_transfer import pack
 from polydistill.scoring.ray_worker import ScoredShard, ShardWorker, versions
 from polydistill.scoring.shards import HasTexts, Job
 from polydistill.scoring.storage import ShardStorage, checksum
-from polydistill.store import StoreWriter
+from polydistill.store.writer import StoreWriter
 
 # A shard that takes its worker with it so often is not tried again.
 MAX_TRIES = 3

@@ -17,11 +17,11 @@ from typing import Any
 import torch
 
 from polydistill.errors import ClusterError
-from polydistill.models import keep_freed_memory
-from polydistill.scoring.parcel import Parcel, unpack
+from polydistill.models.memory import keep_freed_memory
+from polydistill.scoring.ray_transfer import Parcel, unpack
 from polydistill.scoring.shards import Job
 from polydistill.scoring.storage import ShardStorage, checksum
-from polydistill.store import StoreWriter
+from polydistill.store.writer import StoreWriter
 
 # The writer encodes here and writes nothing.
 _NOWHERE = Path()

@@ -12,11 +12,11 @@ import torch
 
 from polydistill.config.models import Masking
 from polydistill.config.scoring import Scoring
-from polydistill.masking import Masked
-from polydistill.models import length_batches, mask_texts
+from polydistill.masking import Masked, mask_texts
+from polydistill.models.inputs import length_batches
 from polydistill.scoring.predict import predict
-from polydistill.store import ScoredExample
-from polydistill.tokenization import LoadedTokenizer
+from polydistill.store.writer import ScoredExample
+from polydistill.tokenization.load import LoadedTokenizer
 
 
 class HasTexts(Protocol):

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoTokenizer
 
+from polydistill.config.probe import ProbedModel
 from polydistill.disk import fingerprint
 from polydistill.errors import ModelError, TokenizerError
 from polydistill.limits import is_out_of_memory, is_panic
@@ -275,3 +276,10 @@ def _settings(loaded: Any) -> dict[str, Any]:
 
 def _first_line(error: BaseException) -> str:
     return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+
+
+def probed_tokenizer(settings: ProbedModel, language: str) -> LoadedTokenizer:
+    """What a model reads a language by: its tokenizer for just that language, where it has one and may use it."""
+    own = Path(settings.model) / "tokenizer" / language
+    place = str(own) if settings.tokenizer == "own" and own.is_dir() else None
+    return load_tokenizer(settings.model, tokenizer=place, revision=settings.revision)

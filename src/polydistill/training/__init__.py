@@ -1,5 +1,7 @@
 """Training: the Trainer, its batches, and resuming."""
 
+from polydistill.processes import leader_first, leads, leave, num_processes, wait_for_all
+from polydistill.tasks.training import fine_tune, steps_of
 from polydistill.training.arguments import check as check_arguments
 from polydistill.training.arguments import check_finetuning, portable, training_arguments
 from polydistill.training.checkpoints import checkpoints_bytes, checkpoints_in, fault_of, last_checkpoint
@@ -15,9 +17,7 @@ from polydistill.training.data import (
     collate_parts,
     expected_size,
 )
-from polydistill.training.finetune import fine_tune, steps_of
 from polydistill.training.live import LiveTeacher, LiveTrainer
-from polydistill.training.processes import leader_first, leads, leave, num_processes, wait_for_all
 from polydistill.training.profile import WARM_UP_STEPS, StepProfiler
 from polydistill.training.progress import clock
 from polydistill.training.run import EarlyStopping, train

@@ -15,7 +15,7 @@ from transformers import Trainer, TrainingArguments
 
 from polydistill.errors import RecipeError
 from polydistill.models.precision import computes_in_bfloat16
-from polydistill.training.processes import num_processes
+from polydistill.processes import num_processes
 
 # What a recipe may not set, for the run depends on it.
 RESERVED = {"output_dir", "seed", "data_seed", "remove_unused_columns", "do_train", "resume_from_checkpoint"}

@@ -12,9 +12,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from polydistill.masking import Masked
-from polydistill.models import length_parts, pad_batch
-from polydistill.store import Store
+from polydistill.config.models import Recipe
+from polydistill.corpora.examples import Examples
+from polydistill.masking import Masked, mask_texts
+from polydistill.models.inputs import length_parts, pad_batch
+from polydistill.store.reader import Store
+from polydistill.tokenization.load import LoadedTokenizer
 
 # Part of the identity of trained models. 2: steps hold texts of all lengths, and divide by one number in all of them.
 STEPS_VERSION = 2
@@ -297,3 +300,20 @@ def collate(examples: Sequence[TrainingExample], pad_id: int) -> dict[str, Tenso
         "logprobs": joined([example.top_logprobs for example in examples]),
         "keys": torch.tensor([[example.language, example.row, example.epoch] for example in examples]),
     }
+
+
+class Masker:
+    """Tokenises and masks a language's examples when they are drawn, with other masks in every epoch."""
+
+    def __init__(self, recipe: Recipe, tokenizer: LoadedTokenizer, examples: Examples) -> None:
+        self.recipe, self.tokenizer, self.examples = recipe, tokenizer, examples
+        self.ids = examples.ids
+
+    def __call__(self, row: int, epoch: int) -> Masked:
+        """The text at a row, masked for an epoch."""
+        # A seed of its own for every epoch; far from those of other seeds.
+        return mask_texts(
+            self.examples.texts(np.array([row])), [int(self.ids[row])], self.tokenizer,
+            max_length=self.recipe.corpora.max_length, masking=self.recipe.masking,
+            seed=self.recipe.seed + (epoch << 32),
+        )[0]  # fmt: skip

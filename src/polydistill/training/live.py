@@ -11,15 +11,11 @@ from torch.profiler import record_function
 
 from polydistill.config.extract import Losses, LossWeight
 from polydistill.errors import ModelError
-from polydistill.losses import (
-    OutputLayer,
-    cosine_loss,
-    live_distillation,
-    relation_loss,
-    sparse_soft_cross_entropy,
-    teacher_weight,
-)
-from polydistill.models import features_and_states, layer_list, output_layer, queries_keys_values
+from polydistill.losses.live import OutputLayer, cosine_loss, live_distillation, relation_loss
+from polydistill.losses.schedules import teacher_weight
+from polydistill.losses.sparse import sparse_soft_cross_entropy
+from polydistill.models.extract import layer_list
+from polydistill.models.features import features_and_states, output_layer, queries_keys_values
 from polydistill.training.profile import FORWARD, LOSS
 from polydistill.training.trainer import DistillationTrainer
 

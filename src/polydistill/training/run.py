@@ -21,7 +21,9 @@ from transformers import (
 
 from polydistill.config.models import Distillation
 from polydistill.errors import RunFolderError
-from polydistill.models import attention_for, keep_freed_memory
+from polydistill.models.attention import attention_for
+from polydistill.models.memory import keep_freed_memory
+from polydistill.processes import wait_for_all
 from polydistill.training.arguments import training_arguments
 from polydistill.training.checkpoints import explain_pickles, fault_of, finished_state, last_checkpoint
 from polydistill.training.data import (
@@ -32,7 +34,6 @@ from polydistill.training.data import (
     collate_parts,
     expected_size,
 )
-from polydistill.training.processes import wait_for_all
 from polydistill.training.progress import Progress
 from polydistill.training.trainer import DistillationTrainer
 

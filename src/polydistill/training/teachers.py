@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.profiler import record_function
 
-from polydistill.losses import LiveLoss, OutputLayer, live_distillation
-from polydistill.models import masked_features, output_layer
+from polydistill.losses.live import LiveLoss, OutputLayer, live_distillation
+from polydistill.models.features import masked_features, output_layer
 from polydistill.training.profile import FORWARD, LOSS
 from polydistill.training.trainer import DistillationTrainer
 

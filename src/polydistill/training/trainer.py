@@ -12,11 +12,13 @@ from torch.profiler import record_function
 from transformers.trainer_utils import EvalLoopOutput
 
 from polydistill.config.models import Distillation
-from polydistill.losses import soft_targets, sparse_soft_cross_entropy, teacher_weight
-from polydistill.models import masked_features, output_layer
+from polydistill.losses.schedules import teacher_weight
+from polydistill.losses.sparse import sparse_soft_cross_entropy
+from polydistill.losses.targets import soft_targets
+from polydistill.models.features import masked_features, output_layer
 from polydistill.training.data import StepSize
+from polydistill.training.nonfinite import WatchedTrainer
 from polydistill.training.profile import BATCH, FORWARD, LOSS, STEP
-from polydistill.training.watched import WatchedTrainer
 
 
 class DistillationTrainer(WatchedTrainer):

@@ -1,0 +1,199 @@
+"""A language's corpus: read, clean, split, drop repeats, pack."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from polydistill.config.models import Corpora, Source
+from polydistill.corpora.cleaning import clean_line
+from polydistill.corpora.dedup import EVALUATION, HELD_OUT, TRAIN, Spool
+from polydistill.corpora.examples import Examples, drop_repeated, write_examples
+from polydistill.corpora.packing import CountTokens, pack
+from polydistill.corpora.sources import list_files, read_documents
+from polydistill.disk import explain_disk_errors, write_json
+from polydistill.errors import CorpusError
+
+DROPPED = (
+    "empty", "too_short", "too_long", "not_utf8", "not_json", "not_text", "duplicate", "in_held_out", "in_training",
+)  # fmt: skip
+
+
+@dataclass
+class Counted:
+    """What reading and cleaning did: lines dropped by reason, lines changed, and what each origin gave."""
+
+    dropped: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(DROPPED, 0)))
+    changed: Counter[str] = field(default_factory=Counter)
+    origins: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+
+
+def is_held_out(key: int, share: float) -> bool:
+    """Whether a document with this content hash is held out: by nothing but its own content."""
+    # A multiplication first, for block keys share their remainders by construction.
+    return (key * 0x9E3779B97F4A7C15 >> 11) % (1 << 53) < share * (1 << 53)
+
+
+def build_corpus(
+    folder: Path,
+    *,
+    sources: Sequence[Source],
+    evaluation: dict[str, list[Source]],
+    settings: Corpora,
+    count_tokens: CountTokens,
+    max_tokens: int,
+    field: str,
+) -> dict[str, Any]:
+    """Write train.arrow, held_out.arrow, evaluation/<name>.arrow and statistics.json into a folder.
+
+    count_tokens, max_tokens  see `pack`; special tokens are not counted
+    field                     the language's place in the recipe, such as `languages.sw`
+    Memory does not grow with the text: cleaned lines wait in the folder, repeats are found on disk.
+    Raises CorpusError if nothing is left to train on, or nothing to hold out.
+    """
+    counted = Counted()
+    names = list(evaluation)
+    groups: list[tuple[Sequence[Source], str, int | None]] = [(sources, f"{field}.text", None)]
+    groups += [
+        (evaluation[name], f"{field}.evaluation.{name}", EVALUATION + i) for i, name in enumerate(names)
+    ]
+    spool = Spool(folder / "spool")
+    with explain_disk_errors(folder):
+        spool.write(_cleaned_lines(groups, settings, counted))
+        keep = spool.keep(counted.dropped)
+        splits: dict[str, dict[str, Any]] = {}
+        targets = [("train", TRAIN), ("held_out", HELD_OUT)]
+        targets += [(f"evaluation/{name}", EVALUATION + index) for index, name in enumerate(names)]
+        kinds = (
+            np.memmap(spool.splits, dtype=np.uint8, mode="r")
+            if spool.num_lines
+            else np.zeros(0, dtype=np.uint8)
+        )
+        for name, split in targets:
+            wanted = keep & (kinds == split)
+            packed = pack(((text, run) for text, _, run in spool.read(wanted)), count_tokens, max_tokens)
+            splits[name] = write_examples(folder / f"{name}.arrow", packed)
+        _drop_repeated(folder, splits)
+        for counts in splits.values():
+            counts["fill"] = counts["tokens"] / max(1, counts["examples"] * max_tokens)
+    del kinds
+    shutil.rmtree(folder / "spool")
+    _refuse_empty(splits, counted.dropped, field, settings)
+    statistics = {
+        "splits": splits,
+        "dropped": dict(counted.dropped),
+        "changed": dict(counted.changed),
+        "sources": dict(
+            zip(_display(list(counted.origins)), map(dict, counted.origins.values()), strict=True)
+        ),
+    }
+    write_json(folder / "statistics.json", statistics)
+    return statistics
+
+
+def _cleaned_lines(
+    groups: Sequence[tuple[Sequence[Source], str, int | None]], settings: Corpora, counted: Counted
+) -> Iterator[tuple[str, int, int]]:
+    """(line, split, run) of groups of sources: (sources, their place in the recipe, their split or None).
+
+    Without a split, each document's own content decides between training and held-out. What may be packed
+    together, consecutive documents of one origin and split, has one run number.
+    """
+    run = 0
+    last: tuple[str, int] | None = None
+    for sources, location, fixed in groups:
+        for document in read_documents(
+            sources, counted.dropped, field=location, block_lines=settings.block_lines
+        ):
+            held_out = HELD_OUT if is_held_out(document.key, settings.held_out_share) else TRAIN
+            split = held_out if fixed is None else fixed
+            if not (document.joined and last == (document.origin, split)):
+                run += 1
+            last = (document.origin, split)
+            origin = counted.origins[document.origin]
+            origin["documents"] += 1
+            for line in document.lines:
+                cleaned = clean_line(
+                    line,
+                    min_characters=settings.min_characters,
+                    dropped=counted.dropped,
+                    changed=counted.changed,
+                )
+                if cleaned is not None:
+                    origin["lines"] += 1
+                    origin["characters"] += len(cleaned)
+                    yield cleaned, split, run
+
+
+def sample_texts(sources: Sequence[Source], *, field: str, max_characters: int) -> tuple[list[str], int]:
+    """(cleaned lines from the beginning of the sources, an estimate of the characters that all hold).
+
+    The estimate counts characters where it can read all in a moment, and scales by file sizes beyond that.
+    """
+    texts: list[str] = []
+    nothing: Counter[str] = Counter()
+    seen = raw = 0
+    exhausted = True
+    for document in read_documents(sources, nothing, field=field, block_lines=64):
+        for line in document.lines:
+            raw += len(line)
+            cleaned = clean_line(line, min_characters=2, dropped=nothing, changed=nothing)
+            if cleaned is not None and seen < max_characters:
+                texts.append(cleaned)
+                seen += len(cleaned)
+        # Reading is fast beside tokenising, so counting goes on well past the sample.
+        if raw > 100 * max_characters:
+            exhausted = False
+            break
+    if not texts:
+        raise CorpusError(field, None, "no text is there", "check the sources")
+    if exhausted:
+        return texts, raw
+    total = 0
+    for index, source in enumerate(sources):
+        if source.path is not None:
+            total += sum(path.stat().st_size for path in list_files(source, f"{field}[{index}]"))
+    bytes_read = len("".join(texts[:1000]).encode()) / max(1, sum(map(len, texts[:1000])))
+    return texts, max(raw, round(total / bytes_read))
+
+
+def _refuse_empty(splits: dict[str, Any], dropped: Counter[str], field: str, settings: Corpora) -> None:
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in dropped.items() if count) or "nothing"
+    if not splits["train"]["examples"]:
+        raise CorpusError(
+            f"{field}.text", None, f"no text is left to train on (dropped lines: {reasons})", "add text"
+        )
+    if not splits["held_out"]["examples"]:
+        raise CorpusError(
+            f"{field}.text", None,
+            f"nothing was held out for evaluation of {splits['train']['examples']} examples "
+            f"(held_out_share {settings.held_out_share}, blocks of about {settings.block_lines} lines)",
+            "add text, lower corpora.block_lines or raise corpora.held_out_share",
+        )  # fmt: skip
+    for name, counts in splits.items():
+        if not counts["examples"]:
+            raise CorpusError(
+                f"{field}.{name.replace('/', '.')}", None, f"no text is left (dropped lines: {reasons})",
+                "give text that is not in the training text too",
+            )  # fmt: skip
+
+
+def _drop_repeated(folder: Path, splits: dict[str, dict[str, Any]]) -> None:
+    """Let no example stand twice in a split, in held-out and training text, or in training and evaluation text."""
+    nothing = np.zeros(0, dtype=np.uint64)
+    for name in ("held_out", "train", *(name for name in splits if name.startswith("evaluation/"))):
+        other = {"held_out": None, "train": "held_out"}.get(name, "train")
+        before = nothing if other is None else Examples(folder / f"{other}.arrow").ids
+        splits[name] = drop_repeated(folder / f"{name}.arrow", before) or splits[name] | {"repeated": 0}
+
+
+def _display(origins: list[str]) -> list[str]:
+    """Sources' file names: whole paths are this machine's, not the corpus', and show only where names are alike."""
+    names = Counter(Path(origin).name for origin in origins)
+    return [Path(origin).name if names[Path(origin).name] == 1 else origin for origin in origins]

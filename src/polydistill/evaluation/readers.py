@@ -1,0 +1,220 @@
+"""The evaluation stage: every model on every language's held-out and further texts, with the same masks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from polydistill.config.models import Evaluation, Masking
+from polydistill.corpora.examples import Examples
+from polydistill.evaluation.mlm import Measures, guesses, mean_reciprocal_rank, measure, unigram_ranks
+from polydistill.masking import Masked, mask_texts
+from polydistill.models.inputs import length_batches
+from polydistill.models.memory import return_freed_memory
+from polydistill.tokenization.encode import as_text
+from polydistill.tokenization.load import LoadedTokenizer
+
+# Piece frequencies are counted on about so many bytes of the training text.
+COUNT_BYTES = 50_000_000
+# Masks of evaluation are drawn apart from those of training.
+EVALUATION_SEED = 1_000_003
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A model with the tokenizer that it reads a language by.
+
+    name       as it stands in the results: a teacher's name or `student`
+    tokenizer  masks and cuts the text
+    mapping    [tokenizer's size] its ids → the model's, None where they are the same
+    view       `own` (a teacher's tokenizer) or `union`
+    teacher    whose tokenizer it is, for `own`
+    restrict   [V] the teacher's pieces among the model's, for the restricted MRR
+    """
+
+    name: str
+    model: Any
+    tokenizer: LoadedTokenizer
+    view: str
+    teacher: str | None = None
+    mapping: npt.NDArray[np.int64] | None = None
+    restrict: npt.NDArray[np.bool_] | None = None
+
+    def masked(
+        self, texts: Sequence[str], ids: Sequence[int], max_length: int, masking: Masking, seed: int
+    ) -> list[Masked]:
+        """Mask texts by this reader's tokenizer, in the model's ids."""
+        return self.mapped(
+            mask_texts(texts, ids, self.tokenizer, max_length=max_length, masking=masking, seed=seed)
+        )
+
+    def mapped(self, made: list[Masked]) -> list[Masked]:
+        """Masked texts of this reader's tokenizer in the model's ids."""
+        if self.mapping is None:
+            return made
+        mapping = self.mapping
+        return [Masked(mapping[m.input_ids], m.positions, mapping[m.gold]) for m in made]
+
+    @property
+    def pad_id(self) -> int:
+        """The model's padding id."""
+        pad = self.tokenizer.special_ids["pad"]
+        return pad if self.mapping is None else int(self.mapping[pad])
+
+
+def evaluate_language(
+    readers: Sequence[Reader],
+    *,
+    training: Examples,
+    texts: dict[str, Examples],
+    settings: Evaluation,
+    masking: Masking,
+    max_length: int,
+    dtype: torch.dtype,
+    seed: int,
+    ranks: dict[str, npt.NDArray[Any]] | None = None,
+) -> list[dict[str, Any]]:
+    """One row for each reader and text: its measures, and the unigram baseline by the same tokenizer.
+
+    ranks  takes each row's ranks [M] under `text/view/teacher/model`, and beside them `text/view/teacher/counts`
+    """
+    masking = hidden(masking)
+    rows = []
+    counts = {
+        key: _piece_counts(tokenizer, training)
+        for key, tokenizer in {(r.view, r.teacher): r.tokenizer for r in readers}.items()
+    }
+    for text_name, examples in texts.items():
+        chosen = examples.first(settings.max_examples)
+        raw, ids = examples.texts(chosen), [int(examples.ids[row]) for row in chosen]
+        # Readers of one tokenizer see the same masks: the text is tokenised once for them.
+        plain_of = {
+            (reader.view, reader.teacher): replace(reader, mapping=None).masked(
+                raw, ids, max_length, masking, seed + EVALUATION_SEED
+            )
+            for reader in readers
+        }
+        for reader in readers:
+            plain = plain_of[reader.view, reader.teacher]
+            masked = reader.mapped(plain)
+            gold = np.concatenate([example.gold for example in plain])
+            if not len(gold):
+                # A text of a few words may have no masked one: it says nothing.
+                continue
+            baseline = unigram_ranks(counts[reader.view, reader.teacher], gold)
+            result: Measures = measure(
+                reader.model,
+                masked,
+                pad_id=reader.pad_id,
+                batches=length_batches([len(example.input_ids) for example in masked], settings.batch_tokens),
+                dtype=dtype,
+                restrict=reader.restrict,
+            )
+            row: dict[str, Any] = {
+                "text": text_name,
+                "model": reader.name,
+                "tokenizer": reader.view,
+                "teacher": reader.teacher,
+                "num_examples": len(raw),
+                "unigram_mrr": mean_reciprocal_rank(baseline),
+                "unigram_top1": float((baseline <= 1).mean()),
+            }
+            rows.append(row | result.summary())
+            if ranks is not None:
+                place = f"{text_name}/{reader.view}/{reader.teacher or ''}"
+                ranks[f"{place}/{reader.name}"] = result.ranks.astype(np.float32)
+                ranks[f"{place}/counts"] = result.counts
+    return_freed_memory()
+    return rows
+
+
+def hidden(masking: Masking) -> Masking:
+    """Masks of evaluation: every chosen unit becomes the mask token.
+
+    Training leaves a tenth of the chosen tokens as they are: there a model reads the answer off its input, which
+    would count as a rank of 1.
+    """
+    return masking.model_copy(update={"mask_share": 1.0, "random_share": 0.0})
+
+
+def sample_guesses(
+    readers: Sequence[Reader],
+    examples: Examples,
+    *,
+    settings: Evaluation,
+    masking: Masking,
+    max_length: int,
+    seed: int,
+    decode: Any,
+) -> list[dict[str, Any]]:
+    """A few masked sentences with each reader's five best guesses for one masked place.
+
+    readers  of one tokenizer, so that they see the same masks
+    decode   (model's id, reader) → the piece as people read it
+    """
+    masking = hidden(masking)
+    found = []
+    for row in examples.first(settings.num_samples * 4)[: settings.num_samples * 4]:
+        text, example_id = examples.texts(np.array([row]))[0], int(examples.ids[row])
+        first = readers[0]
+        plain = replace(first, mapping=None).masked(
+            [text], [example_id], max_length, masking, seed + EVALUATION_SEED
+        )[0]
+        mask_id = first.tokenizer.special_ids["mask"]
+        places = [i for i, position in enumerate(plain.positions) if plain.input_ids[position] == mask_id]
+        if not places:
+            continue
+        place = places[len(places) // 2]
+        position = int(plain.positions[place])
+        # The special tokens at both ends are left out.
+        window = slice(max(1, position - 24), min(len(plain.input_ids) - 1, position + 25))
+        backend = first.tokenizer.backend
+        entry: dict[str, Any] = {
+            "before": backend.decode(
+                plain.input_ids[window.start : position].tolist(), skip_special_tokens=False
+            ),
+            "after": backend.decode(
+                plain.input_ids[position + 1 : window.stop].tolist(), skip_special_tokens=False
+            ),
+            "gold": str(backend.id_to_token(int(plain.gold[place]))),
+            "guesses": {},
+        }
+        for reader in readers:
+            masked = reader.masked([text], [example_id], max_length, masking, seed + EVALUATION_SEED)[0]
+            best = guesses(reader.model, masked, place, pad_id=reader.pad_id)
+            entry["guesses"][reader.name] = [
+                [decode(index, reader), round(share, 4)] for index, share in best
+            ]
+        found.append(entry)
+        if len(found) == settings.num_samples:
+            break
+    return found
+
+
+def _piece_counts(tokenizer: LoadedTokenizer, training: Examples) -> npt.NDArray[np.int64]:
+    """[size] how often each piece stands in the training text."""
+    counts = np.zeros(tokenizer.size, dtype=np.int64)
+    backend = as_text(tokenizer.backend)
+    # Evenly spaced blocks of a text too long to count whole: its first source is not all of it.
+    total = int(training.table["text"].nbytes)
+    step = max(1, -(-total // COUNT_BYTES))
+    for start in range(0, len(training), 1000 * step):
+        texts = training.texts(slice(start, start + 1000))
+        encodings = backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        ids = np.concatenate([np.array(encoding.ids, dtype=np.int64) for encoding in encodings])
+        counts += np.bincount(ids, minlength=tokenizer.size)
+    return counts
+
+
+def text_files(corpus: Path) -> dict[str, Examples]:
+    """The held-out text and the further evaluation texts of a language's corpus, by name."""
+    found = {"held_out": Examples(corpus / "held_out.arrow")}
+    for path in sorted((corpus / "evaluation").glob("*.arrow")):
+        found[path.stem] = Examples(path)
+    return found

@@ -1,0 +1,1 @@
+"""Pipelines: one for each kind of recipe, on shared stages."""

@@ -1,0 +1,236 @@
+"""The training stages of a balance run: a teacher for each language, then every student."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from polydistill.artefacts import is_current
+from polydistill.config.balance import BalancedStudent
+from polydistill.config.models import Distillation
+from polydistill.corpora.examples import Examples
+from polydistill.corpora.sampling import smoothed_probabilities
+from polydistill.disk import fingerprint, write_text
+from polydistill.errors import RecipeError
+from polydistill.evaluation.readers import hidden
+from polydistill.masking import masks_identity
+from polydistill.models.load import load_masked_lm, weights_fingerprint
+from polydistill.models.precision import resolve_dtype
+from polydistill.pipelines.balance.state import Balance, LanguageText, steps_of
+from polydistill.pipelines.stages.scoring import scored_store, scoring_engine
+from polydistill.pipelines.stages.tokenizer import copy_tokenizer
+from polydistill.pipelines.stages.training import initial_model, train_into
+from polydistill.processes import leader_first, leads
+from polydistill.reports.card import balance_card
+from polydistill.store.reader import Store
+from polydistill.tokenization.load import load_tokenizer
+from polydistill.training.arguments import check as check_arguments
+from polydistill.training.arguments import portable
+from polydistill.training.data import STEPS_VERSION, MaskedTexts, Masker, StoredExamples, TrainingExample
+from polydistill.training.run import EarlyStopping
+from polydistill.training.teachers import TeachersTrainer
+from polydistill.training.trainer import DistillationTrainer
+
+# Held-out examples that early stopping goes by, and the seed of their masks.
+STOPPING_EXAMPLES, STOPPING_SEED = 500, 2_000_003
+
+
+def train_teachers(state: Balance) -> None:
+    """A teacher for each language on gold labels, or the one that is there; into teachers/<language>/final."""
+    recipe, run = state.recipe, state.run
+    arguments = check_arguments(recipe.training | recipe.teachers.training)
+    for language, settings in recipe.languages.items():
+        if settings.teacher is not None:
+            state.teachers[language] = _existing_teacher(state, language, settings.teacher)
+            continue
+        text = state.texts[language]
+        inputs = {
+            **_common_inputs(state), "stage": "teacher", "language": language, "text": state.identity(language),
+            "settings": recipe.teachers.model_dump(mode="json", exclude={"training"}), "training": portable(arguments),
+        }  # fmt: skip
+        place = f"teachers/{language}"
+        found = run.find(f"{place}/final", inputs)
+        if found is None:
+            stopping = None
+            if recipe.teachers.patience:
+                stopping = EarlyStopping(
+                    _stopping_examples(state, language), recipe.teachers.patience, recipe.teachers.evaluations
+                )
+            _train(
+                state, place, inputs, {language: _masked_texts(state, text)}, {language: 1.0},
+                arguments | {"max_steps": steps_of(recipe.teachers.epochs, text.taken, arguments)},
+                Distillation(labels="gold"), stopping=stopping,
+                card=balance_card(recipe, [language], f"the teacher of {language}", {language: text.total}),
+            )  # fmt: skip
+            found = run.path / place / "final"
+        state.teachers[language] = run.use(f"{place}/final", found)
+
+
+def train_students(state: Balance) -> None:
+    """Every student, into students/<name>/final."""
+    for name, settings in state.recipe.students.items():
+        _train_student(state, name, settings)
+
+
+def _train_student(state: Balance, name: str, settings: BalancedStudent) -> None:
+    recipe, run = state.recipe, state.run
+    arguments = check_arguments(recipe.training | settings.training)
+    texts = state.truncated(settings.truncate)
+    alpha = recipe.corpora.smoothing_alpha if settings.smoothing_alpha is None else settings.smoothing_alpha
+    soft, stored = settings.labels != "gold", settings.predictions == "stored"
+    inputs = {
+        **_common_inputs(state),
+        "stage": "balanced",
+        "texts": {language: {**state.identity(language), "taken": text.taken} for language, text in texts.items()},
+        "teachers": {language: weights_fingerprint(str(state.teachers[language])) for language in texts} if soft else {},
+        "scoring": recipe.scoring.labels if soft and stored else None,
+        # Earlier versions wrote a tail where none is used: their students are not trained again for that.
+        "settings": settings.model_dump(mode="json", exclude={"training"}) | {"tail": settings.tail or "bucket"},
+        "smoothing_alpha": alpha,
+        "training": portable(arguments),
+    }  # fmt: skip
+    place = f"students/{name}"
+    if is_current(run.path / place / "final", inputs):
+        return
+    examples = sum(text.taken for text in texts.values())
+    arguments |= {"max_steps": steps_of(settings.epochs, examples, arguments)}
+    weight = settings.teacher_weight if settings.labels == "both" else 1.0
+    distillation = Distillation(
+        labels=settings.labels,
+        teacher_weight=weight,
+        schedule="constant",
+        tail=settings.tail or "renormalise",
+    )
+    data: dict[str, Any]
+    make_trainer: Callable[..., DistillationTrainer] = DistillationTrainer
+    if soft and stored:
+        with leader_first():
+            score_teachers(state)
+        data = {language: _stored_examples(state, language, text) for language, text in texts.items()}
+    else:
+        data = {language: _masked_texts(state, text) for language, text in texts.items()}
+        if soft:
+            teachers = [load_masked_lm(str(state.teachers[language]), name=language) for language in texts]
+            make_trainer = partial(
+                TeachersTrainer,
+                teachers=teachers,
+                temperature=settings.temperature,
+                dtype=resolve_dtype("auto"),
+            )
+    probabilities = smoothed_probabilities({language: text.taken for language, text in texts.items()}, alpha)
+    characters = {language: text.total for language, text in texts.items()}
+    _train(
+        state, place, inputs, data, probabilities, arguments, distillation, make_trainer=make_trainer,
+        card=balance_card(recipe, list(texts), f"the student {name} ({settings.labels} labels)", characters),
+        facts={"characters": characters},
+    )  # fmt: skip
+
+
+def score_teachers(state: Balance) -> None:
+    """The store of every teacher over its language's text, as far as students learn from stored predictions."""
+    parts = [
+        state.truncated(settings.truncate)
+        for settings in state.recipe.students.values()
+        if settings.labels != "gold" and settings.predictions == "stored"
+    ]
+    if not parts:
+        return
+    with scoring_engine(state.recipe, state.run) as score:
+        for language in state.recipe.languages:
+            if language not in state.stores:
+                largest = max((part[language] for part in parts), key=lambda text: text.taken)
+                teacher = str(state.teachers[language])
+                state.stores[language] = scored_store(
+                    state.recipe, state.run, language=language, teacher="teacher",
+                    weights=weights_fingerprint(teacher), tokenizer=state.tokenizer, corpus=state.corpora[language],
+                    load=partial(load_masked_lm, teacher, name=language), score=score, rows=np.sort(largest.rows),
+                )  # fmt: skip
+
+
+def _common_inputs(state: Balance) -> dict[str, Any]:
+    recipe = state.recipe
+    return {
+        "steps": STEPS_VERSION,
+        "tokenizer": state.tokenizer.fingerprint,
+        "model": recipe.model.model_dump(mode="json"),
+        "masking": masks_identity(recipe.masking),
+        "max_length": recipe.corpora.max_length,
+        "seed": recipe.seed,
+    }
+
+
+def _train(
+    state: Balance,
+    place: str,
+    inputs: dict[str, Any],
+    data: dict[str, Any],
+    probabilities: dict[str, float],
+    arguments: dict[str, Any],
+    distillation: Distillation,
+    *,
+    card: str,
+    stopping: EarlyStopping | None = None,
+    make_trainer: Callable[..., DistillationTrainer] = DistillationTrainer,
+    facts: dict[str, Any] | None = None,
+) -> None:
+    """Train one model into <place>/final, from its last whole checkpoint if there is one."""
+    recipe, run = state.recipe, state.run
+    run.say(f"{place}: {arguments['max_steps']:,} steps")
+
+    def write_beside(folder: Path) -> None:
+        copy_tokenizer(run.path / "tokenizer", folder)
+        write_text(folder / "README.md", card)
+
+    train_into(
+        run, run.path / place / "final", inputs, stage=place, model=initial_model(recipe, state.tokenizer), data=data,
+        probabilities=probabilities, distillation=distillation, write_beside=write_beside,
+        facts={"examples": {language: len(found) for language, found in data.items()}, **(facts or {})},
+        arguments=arguments, pad_id=state.tokenizer.special_ids["pad"], max_length=recipe.corpora.max_length,
+        seed=recipe.seed, stopping=stopping, make_trainer=make_trainer,
+    )  # fmt: skip
+    if leads():
+        shutil.rmtree(run.path / place / "checkpoints", ignore_errors=True)
+
+
+def _existing_teacher(state: Balance, language: str, folder: str) -> Path:
+    """A teacher of before, if it reads as the run's vocabulary does."""
+    field = f"languages.{language}.teacher"
+    tokenizer = load_tokenizer(folder, name=language)
+    if fingerprint(tokenizer.backend.get_vocab()) != fingerprint(state.tokenizer.backend.get_vocab()):
+        raise RecipeError(
+            field, folder, "its vocabulary is not the run's",
+            "set tokenizer.vocabulary to the folder of the run that made it, or let the run train a teacher",
+        )  # fmt: skip
+    return state.run.use(f"teachers/{language}/final", Path(folder))
+
+
+def _masked_texts(state: Balance, text: LanguageText) -> MaskedTexts:
+    masker = Masker(state.recipe, state.tokenizer, text.examples)
+    return MaskedTexts(text.examples.num_tokens.astype(np.int64), masker, text.rows, ids=text.examples.ids)
+
+
+def _stored_examples(state: Balance, language: str, text: LanguageText) -> StoredExamples:
+    """A language's taken examples as its store has them: those without a masked token are not there."""
+    store = Store(state.stores[language])
+    rows = np.flatnonzero(np.isin(store.examples, text.examples.ids[text.rows]))
+    choice = np.stack([np.zeros(len(rows), dtype=np.int64), rows], axis=1)
+    return StoredExamples([store], [np.arange(state.tokenizer.size)], choice)
+
+
+def _stopping_examples(state: Balance, language: str) -> list[TrainingExample]:
+    """Held-out examples with masks that stay, every chosen token hidden."""
+    part: Examples = state.held_out(language)[0]
+    chosen = part.take(part.first(STOPPING_EXAMPLES))
+    settings = state.recipe.model_copy(
+        update={"masking": hidden(state.recipe.masking), "seed": state.recipe.seed + STOPPING_SEED}
+    )
+    texts = MaskedTexts(
+        chosen.num_tokens.astype(np.int64), Masker(settings, state.tokenizer, chosen), ids=chosen.ids
+    )
+    examples = [texts.example(row, 0, 0) for row in range(len(texts))]
+    return [example for example in examples if len(example.positions)]

@@ -1,0 +1,113 @@
+"""Preflight of a balance run: how much text there is, what each model will see, what training takes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from polydistill.config.balance import BalanceRecipe
+from polydistill.models.student import build_student, student_config
+from polydistill.pipelines.balance.state import steps_of
+from polydistill.pipelines.probe.plan import plan_tasks
+from polydistill.pipelines.stages.conflicts import Conflict, collect
+from polydistill.pipelines.stages.planning import LanguageSize, measure_text, step_seconds
+from polydistill.tokenization.pieces import ROLES
+from polydistill.training.arguments import check as check_arguments
+from polydistill.training.progress import clock
+
+# Characters of a token, before there is a vocabulary that tells.
+CHARACTERS_OF_A_TOKEN = 4.0
+# A live teacher's forward pass beside a student's forward and backward pass.
+LIVE_TEACHER = 4 / 3
+
+
+def plan_balance(recipe: BalanceRecipe, console: Console) -> list[Conflict]:
+    """Print sizes and times of a balance run; returns its conflicts."""
+    found: list[Conflict] = []
+    sizes = collect(
+        recipe.languages,
+        lambda name, s: measure_text(s.text, f"languages.{name}.text", []),
+        found,
+    )
+    training = 1 - recipe.corpora.held_out_share
+    characters = {}
+    for language, size in sizes.items():
+        cap, there = recipe.languages[language].max_characters, round(size.characters * training)
+        characters[language] = there if cap is None else min(cap, there)
+        if cap is not None and cap > there:
+            found.append(
+                Conflict(f"languages.{language}.max_characters {cap:,}: the text has about {there:,} to train on",
+                         "ask for fewer, leave it out, or add text")
+            )  # fmt: skip
+    if recipe.probe.tasks:
+        found += plan_tasks(recipe.probe.tasks, console, field="probe.tasks")[2]
+    if len(sizes) < len(recipe.languages):
+        return found
+    students = collect({"model": recipe}, lambda _, r: _model(r), found)
+    if students:
+        _print(recipe, sizes, characters, students["model"], console)
+    return found
+
+
+def _model(recipe: BalanceRecipe) -> Any:
+    """A model of the recipe's architecture and size of vocabulary."""
+    special_ids = {role: index for index, role in enumerate(ROLES)}
+    config = student_config(
+        recipe.model.model_type, recipe.model.config, vocabulary_size=recipe.tokenizer.size,
+        special_ids=special_ids, max_length=recipe.corpora.max_length,
+    )  # fmt: skip
+    return build_student(config, seed=recipe.seed, field="model.model_type")
+
+
+def _print(
+    recipe: BalanceRecipe,
+    sizes: dict[str, LanguageSize],
+    characters: dict[str, int],
+    model: Any,
+    console: Console,
+) -> None:
+    """Characters that each model sees, its steps, and their time."""
+    rows = model.get_input_embeddings().weight.numel()
+    console.print(
+        f"model: {recipe.model.model_type}, {recipe.tokenizer.size:,} pieces, {model.num_parameters():,} parameters, {rows:,} "
+        "of them embeddings",
+        markup=False,
+    )
+    base = check_arguments(recipe.training)
+    seconds = step_seconds(recipe, model, base)
+    table = Table(box=box.SIMPLE)
+    for name in ("model", "characters", "steps", "time, at most"):
+        table.add_column(name, justify="left" if name == "model" else "right")
+    total = 0.0
+
+    def add(
+        name: str, seen: dict[str, int], epochs: float | None, more: dict[str, Any], factor: float
+    ) -> None:
+        nonlocal total
+        arguments = check_arguments(recipe.training | more)
+        examples = round(sum(seen.values()) / CHARACTERS_OF_A_TOKEN / recipe.corpora.max_length)
+        steps = steps_of(epochs, examples, arguments)
+        share = arguments["per_device_train_batch_size"] / base["per_device_train_batch_size"]
+        time = seconds * factor * share * steps * arguments["gradient_accumulation_steps"]
+        total += time
+        table.add_row(name, f"{sum(seen.values()):,}", f"{steps:,}", clock(time))
+
+    for language, settings in recipe.languages.items():
+        if settings.teacher is None:
+            add(f"teacher of {language}", {language: characters[language]}, recipe.teachers.epochs,
+                recipe.teachers.training, 1.0)  # fmt: skip
+    smallest = min(characters.values())
+    for name, student in recipe.students.items():
+        limit = {"none": None, "smallest": smallest}.get(str(student.truncate), student.truncate)
+        seen = {one: size if limit is None else min(size, int(limit)) for one, size in characters.items()}
+        live = student.labels != "gold" and student.predictions == "live"
+        add(name, seen, student.epochs, student.training, LIVE_TEACHER if live else 1.0)
+    console.print(table)
+    console.print(
+        f"in all about {clock(total)}, vocabulary, corpora, evaluation and probes not counted; epochs by "
+        f"{CHARACTERS_OF_A_TOKEN:g} characters a token",
+        markup=False,
+    )

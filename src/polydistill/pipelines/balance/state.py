@@ -1,0 +1,130 @@
+"""What the stages of a balance run hand on to each other: vocabulary, corpora, which examples each model sees."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from polydistill.config.balance import BalanceRecipe
+from polydistill.corpora.examples import Examples
+from polydistill.disk import fingerprint
+from polydistill.errors import CorpusError
+from polydistill.pipelines.run_folder import Run
+from polydistill.tokenization.load import LoadedTokenizer
+
+# Random choices of examples are drawn apart from everything else that is random.
+CHOICE_SEED = 11
+
+
+@dataclass
+class Balance:
+    """A balance run under way.
+
+    tokenizer  the vocabulary of all models
+    corpora    language → (folder, what it was made from)
+    teachers   language → its teacher's folder, once it is there
+    stores     language → the folder of its teacher's stored predictions, once it is there
+    """
+
+    recipe: BalanceRecipe
+    run: Run
+    tokenizer: LoadedTokenizer
+    corpora: dict[str, tuple[Path, dict[str, Any]]]
+    teachers: dict[str, Path] = field(default_factory=dict)
+    stores: dict[str, Path] = field(default_factory=dict)
+
+    @cached_property
+    def texts(self) -> dict[str, LanguageText]:
+        """Each language's training examples, capped as the recipe says; CorpusError where there are too few."""
+        found = {}
+        for language, settings in self.recipe.languages.items():
+            text = LanguageText(Examples(self.corpora[language][0] / "train.arrow"), self.recipe.seed)
+            cap = settings.max_characters
+            if cap is not None and cap > text.characters[-1]:
+                raise CorpusError(
+                    f"languages.{language}.max_characters", cap,
+                    f"the training text has {text.characters[-1]:,} characters (cleaned, held-out text left out)",
+                    "ask for fewer, leave it out, or add text",
+                )  # fmt: skip
+            found[language] = text.upto(cap)
+        return found
+
+    @property
+    def smallest(self) -> int:
+        """Characters of the smallest language's training text."""
+        return min(text.total for text in self.texts.values())
+
+    def truncated(self, truncate: str | int) -> dict[str, LanguageText]:
+        """Each language's examples for a student: `smallest`, `none` or at most so many characters."""
+        if truncate == "none":
+            return self.texts
+        limit = self.smallest if truncate == "smallest" else int(truncate)
+        return {language: text.upto(limit) for language, text in self.texts.items()}
+
+    def held_out(self, language: str) -> tuple[Examples, Examples]:
+        """(examples for early stopping, examples for the results): no example is both."""
+        examples = Examples(self.corpora[language][0] / "held_out.arrow")
+        # By a bit of the hash of their text.
+        for_stopping = (examples.ids & np.uint64(1)).astype(bool)
+        parts = [examples.take(np.flatnonzero(chosen)) for chosen in (for_stopping, ~for_stopping)]
+        if not all(len(part) for part in parts):
+            raise CorpusError(
+                f"languages.{language}.text", None,
+                f"{len(examples)} held-out examples are too few to be parted between early stopping and results",
+                "add text, lower corpora.block_lines or raise corpora.held_out_share",
+            )  # fmt: skip
+        return parts[0], parts[1]
+
+    def identity(self, language: str) -> dict[str, Any]:
+        """What a language's capped text is."""
+        return {
+            "corpus": fingerprint(self.corpora[language][1]),
+            "max_characters": self.recipe.languages[language].max_characters,
+            "seed": self.recipe.seed,
+        }
+
+
+class LanguageText:
+    """Training examples of a language in a random order, and how many of them are taken.
+
+    A smaller part is the beginning of a larger one, so what a student sees its teacher has seen.
+    """
+
+    def __init__(self, examples: Examples, seed: int) -> None:
+        self.examples, self.taken = examples, len(examples)
+        self.order = np.random.default_rng([seed, CHOICE_SEED]).permutation(len(examples))
+        # [N] characters up to and with each example.
+        self.characters: npt.NDArray[np.int64] = np.cumsum(examples.num_characters[self.order])
+
+    def upto(self, limit: int | None) -> LanguageText:
+        """The first examples of at most so many characters, and of no more than these; at least one."""
+        part = copy.copy(self)
+        if limit is not None:
+            fitting = int(np.searchsorted(self.characters, limit, side="right"))
+            part.taken = max(1, min(self.taken, fitting))
+        return part
+
+    @property
+    def rows(self) -> npt.NDArray[np.int64]:
+        """[n] the taken examples' rows."""
+        return self.order[: self.taken]
+
+    @property
+    def total(self) -> int:
+        """Characters of the taken examples."""
+        return int(self.characters[self.taken - 1])
+
+
+def steps_of(epochs: float | None, examples: int, arguments: dict[str, Any]) -> int:
+    """Steps that so many epochs over so many examples take; `max_steps` without epochs."""
+    if epochs is None:
+        return int(arguments["max_steps"])
+    batch = int(arguments["per_device_train_batch_size"] * arguments["gradient_accumulation_steps"])
+    return max(1, math.ceil(epochs * examples / batch))

@@ -1,0 +1,50 @@
+"""The demo: four small teachers from bundled text, merged into one student."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from polydistill.config.load import parse_recipe, read_recipe
+from polydistill.pipelines.pipeline import run_recipe
+
+# The bundled text: sentences of Mozilla Common Voice (see NOTICE).
+DATA = Path(str(resources.files("polydistill") / "demo_data"))
+# Teacher → its languages. English has a teacher of its own and shares one with German.
+TEACHERS = {"en": ("en",), "fr": ("fr",), "ru": ("ru",), "en-de": ("en", "de")}
+LANGUAGES = ("en", "de", "fr", "ru")
+# Two languages need more pieces than one, and more steps.
+BILINGUAL: dict[str, Any] = {"tokenizer.size": 5000, "training.max_steps": 800}
+
+
+def run_demo(output: Path, overrides: Sequence[str] = (), *, show: Callable[[str], None] = print) -> Path:
+    """Pre-train the teachers under `output`/teachers, merge them under `output`/merge; returns the merge's folder.
+
+    overrides  `a.b=c` strings for the merge; those of `training.` and `corpora.` hold for the teachers too
+    What is done already is not done again.
+    """
+    shared = [override for override in overrides if override.startswith(("training.", "corpora."))]
+    for name, languages in TEACHERS.items():
+        show(f"teacher {name}")
+        own = [f"{key}={value}" for key, value in BILINGUAL.items()] if len(languages) > 1 else []
+        teacher = read_recipe("demo-teacher") | {
+            "name": name,
+            "output": str(output / "teachers" / name),
+            "languages": {language: {"text": str(DATA / f"{language}.txt.xz")} for language in languages},
+        }
+        run_recipe(parse_recipe(teacher, [*own, *shared]), until="evaluate", show=show)
+    show("merge")
+    merge = read_recipe("demo-merge") | {
+        "output": str(output / "merge"),
+        "teachers": {name: str(output / "teachers" / name / "student" / "final") for name in TEACHERS},
+        "languages": {
+            language: {
+                "text": str(DATA / f"{language}.txt.xz"),
+                "teachers": [name for name, known in TEACHERS.items() if language in known],
+            }
+            for language in LANGUAGES
+        },
+    }
+    return run_recipe(parse_recipe(merge, overrides), show=show)

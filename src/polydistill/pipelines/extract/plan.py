@@ -1,0 +1,216 @@
+"""Preflight of an extraction: what the student will be, what a step takes, and what does not fit together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from polydistill.config.extract import ExtractRecipe
+from polydistill.losses.live import OutputLayer, live_distillation
+from polydistill.models.attention import attention_for
+from polydistill.models.extract import check_extractable, check_extraction, choose_layers, extract_student
+from polydistill.models.features import output_layer
+from polydistill.models.inputs import pad_batch
+from polydistill.models.load import model_config
+from polydistill.models.memory import keep_freed_memory
+from polydistill.models.precision import device, resolve_dtype
+from polydistill.models.trim import trim_model
+from polydistill.pipelines.extract.state import (
+    Extract,
+    check_length,
+    check_losses,
+    load_teacher,
+    of_the_teacher,
+    of_the_trim,
+    resolve_student,
+    trim_choice,
+)
+from polydistill.pipelines.extract.student import model_size
+from polydistill.pipelines.run_folder import open_run
+from polydistill.pipelines.stages.conflicts import Conflict, collect
+from polydistill.pipelines.stages.planning import (
+    LanguageSize,
+    measure_text,
+    median_seconds,
+    scoring_speed,
+    step_seconds,
+)
+from polydistill.pipelines.stages.scoring import estimated_store
+from polydistill.tokenization.encode import as_text
+from polydistill.tokenization.load import LoadedTokenizer, load_tokenizer
+from polydistill.tokenization.selection import Selection, document_frequency, select
+from polydistill.tokenization.trim import trim_tokenizer
+from polydistill.training.live import LiveTeacher
+from polydistill.training.live import run as run_model
+from polydistill.training.progress import clock
+
+LARGE_UNKNOWN = 0.02
+
+
+def plan_extract(recipe: ExtractRecipe, arguments: dict[str, Any], console: Console) -> list[Conflict]:
+    """Print sizes and times of an extraction; returns its conflicts. What hangs on what is missing is left out."""
+    found: list[Conflict] = []
+    tokenizers = collect({"teacher": recipe}, lambda _, r: _tokenizer(r), found)
+    configs = collect({"teacher": recipe}, lambda _, r: _config(r), found)
+    sizes = collect(
+        {recipe.language: recipe.text},
+        lambda _, text: measure_text(text, "text", list(tokenizers.values())),
+        found,
+    )
+    if not (tokenizers and configs):
+        return found
+    tokenizer, config = tokenizers["teacher"], configs["teacher"]
+    states = collect({"student": recipe}, lambda _, r: _student(r, tokenizer, config), found)
+    size = sizes.get(recipe.language)
+    found += _conflicts(recipe, tokenizer, size)
+    if size is not None:
+        console.print(
+            f"{recipe.language}: {size.characters:,} characters, about {size.tokens:,} tokens", markup=False
+        )
+    selections = collect({"trim": recipe}, lambda _, r: _selection(r, tokenizer, config, size), found)
+    if states and selections:
+        collect(
+            {"times": states["student"]},
+            lambda _, state: _print_models(state, selections["trim"], size, arguments, console),
+            found,
+        )
+    return found
+
+
+def _tokenizer(recipe: ExtractRecipe) -> LoadedTokenizer:
+    teacher = recipe.teacher
+    with of_the_teacher():
+        return load_tokenizer(teacher.model, tokenizer=teacher.tokenizer, revision=teacher.revision)
+
+
+def _config(recipe: ExtractRecipe) -> Any:
+    with of_the_teacher():
+        config = model_config(recipe.teacher.model, revision=recipe.teacher.revision)
+    check_extractable(config, recipe.teacher.model)
+    return config
+
+
+def _student(recipe: ExtractRecipe, tokenizer: LoadedTokenizer, config: Any) -> Extract:
+    depth, layers = choose_layers(recipe.student.init, recipe.student.num_layers, config.num_hidden_layers)
+    state = Extract(recipe, open_run(recipe), tokenizer, depth, layers)
+    student = resolve_student(state, config, tokenizer)
+    check_extraction(student, config, layers)
+    check_losses(recipe, student, config)
+    return state
+
+
+def _selection(
+    recipe: ExtractRecipe, tokenizer: LoadedTokenizer, config: Any, size: LanguageSize | None
+) -> Selection | None:
+    """The pieces that a sample of the text uses; more text uses more of them."""
+    if recipe.trim.when == "none":
+        return None
+    lines = [] if size is None else [line for text in size.texts for line in text.split("\n")]
+    frequency = document_frequency(tokenizer.backend, lines, tokenizer.size)
+    with of_the_trim():
+        return select(
+            tokenizer, {recipe.language: frequency}, **trim_choice(recipe), fixed_id=config.pad_token_id
+        )
+
+
+def _conflicts(
+    recipe: ExtractRecipe, tokenizer: LoadedTokenizer, size: LanguageSize | None
+) -> list[Conflict]:
+    found: list[Conflict] = []
+    collect({"teacher": tokenizer}, lambda _, one: check_length(recipe, one), found)
+    encodings = (
+        [] if size is None else as_text(tokenizer.backend).encode_batch(size.texts, add_special_tokens=False)
+    )
+    ids = [index for encoding in encodings for index in encoding.ids]
+    unknown = sum(index == tokenizer.special_ids["unk"] for index in ids) / max(1, len(ids))
+    if unknown > LARGE_UNKNOWN:
+        found.append(
+            Conflict(f"text: the teacher's tokenizer leaves {unknown:.1%} of its tokens unknown",
+                     f"use a teacher that knows {recipe.language}")
+        )  # fmt: skip
+    return found
+
+
+def _print_models(
+    state: Extract,
+    selection: Selection | None,
+    text: LanguageSize | None,
+    arguments: dict[str, Any],
+    console: Console,
+) -> None:
+    """Sizes of teacher and student, and the time of a few steps scaled up."""
+    recipe = state.recipe
+    teacher = load_teacher(recipe)
+    sizes = {"teacher": model_size(teacher)}
+    tokenizer = state.original
+    if selection is not None and recipe.trim.when == "before":
+        teacher, tokenizer = trim_model(teacher, selection.kept), trim_tokenizer(tokenizer, selection)
+    config = resolve_student(state, teacher.config, tokenizer)
+    student, _ = extract_student(teacher, config, state.layers, seed=recipe.seed)
+    cut = selection is not None and recipe.trim.when == "after"
+    sizes["student"] = model_size(trim_model(student, selection.kept) if cut and selection else student)
+    for name, size in sizes.items():
+        console.print(
+            f"{name}: {size['layers']} layers, {size['rows']:,} pieces"
+            f"{' (as far as a sample of the text tells)' if name == 'student' and selection is not None else ''}, "
+            f"{size['parameters']:,} parameters, {size['embeddings']:,} of them embeddings",
+            markup=False,
+        )
+    if recipe.losses.predictions == "stored":
+        if text is not None:
+            _print_scoring(recipe, teacher.to(device()), tokenizer, text, console)
+        seconds = step_seconds(recipe, student, arguments)
+    else:
+        seconds = _live_step_seconds(recipe, student, teacher, arguments)
+    steps = arguments["max_steps"] * arguments["gradient_accumulation_steps"]
+    console.print(
+        f"train {arguments['max_steps']:,} steps: {seconds:.2f} s each micro-batch of "
+        f"{arguments['per_device_train_batch_size']} x {recipe.corpora.max_length} tokens, {clock(seconds * steps)}, "
+        "evaluation and corpora not counted",
+        markup=False,
+    )
+
+
+def _print_scoring(
+    recipe: ExtractRecipe, teacher: Any, tokenizer: LoadedTokenizer, text: LanguageSize, console: Console
+) -> None:
+    """Size of the store of the teacher's predictions, and the time of scoring."""
+    speed = scoring_speed(recipe, teacher, tokenizer, text.texts)
+    size = estimated_store(recipe, text.tokens, tokenizer.size)
+    console.print(
+        f"score {recipe.language}: {speed:,.0f} tokens/s, {clock(text.tokens / speed)}, store of {size / 2**20:,.0f} MiB",
+        markup=False,
+    )
+
+
+def _live_step_seconds(recipe: ExtractRecipe, student: Any, teacher: Any, arguments: dict[str, Any]) -> float:
+    """Seconds of a micro-batch: both forward passes, the predictions' loss, the backward pass, the optimizer."""
+    where = device()
+    live = LiveTeacher(teacher, recipe.losses, resolve_dtype("auto")).to(where)
+    model = student.to(where).train()
+    shape = (arguments["per_device_train_batch_size"], recipe.corpora.max_length)
+    ids, attention = pad_batch(list(np.random.default_rng(0).integers(5, 50, shape)), 0)
+    inputs = {"input_ids": ids.to(where), "attention_mask": attention.to(where)}
+    every = 1 if recipe.losses.positions == "attended" else max(1, round(1 / recipe.masking.probability))
+    positions = torch.arange(0, ids.numel(), every, device=where)
+    weight = torch.full((len(positions),), 1.0 / len(positions), device=where)
+    gold = ids.flatten().to(where)[positions]
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], fused=True)
+
+    def step() -> None:
+        with torch.autocast(where.type, torch.bfloat16, enabled=bool(arguments["bf16"])):
+            features, _, _ = run_model(model, inputs, positions, relations=False)
+        theirs, _, _ = live.read(inputs, positions)
+        ours = OutputLayer(features, *output_layer(model))
+        temperature = recipe.losses.temperature
+        live_distillation(ours, theirs, gold, weight, weight, temperature=temperature).loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        optimizer.zero_grad()
+
+    if where.type == "cpu":
+        keep_freed_memory()
+    with attention_for(where, recipe.corpora.max_length):
+        return median_seconds(step)

@@ -1,0 +1,194 @@
+"""What the stages of an extraction hand on to each other, and what is checked before the first of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer
+
+from polydistill.config.extract import ExtractRecipe
+from polydistill.disk import read_json
+from polydistill.errors import RecipeError, UserError
+from polydistill.models.extract import (
+    check_extractable,
+    check_extraction,
+    choose_layers,
+    extracted_config,
+    layer_list,
+)
+from polydistill.models.load import load_masked_lm, model_config, weights_fingerprint
+from polydistill.models.student import build_student
+from polydistill.pipelines.run_folder import Run
+from polydistill.tokenization.load import LoadedTokenizer, load_tokenizer
+from polydistill.tokenization.selection import select
+
+KEPT = "kept.json"
+
+
+@dataclass
+class Extract:
+    """An extraction under way.
+
+    original  the teacher's tokenizer
+    depth, layers  of the student, see `models.choose_layers`
+    corpus    (folder, what it was made from), once it is there
+    store     the folder of the teacher's stored predictions, once it is there
+    """
+
+    recipe: ExtractRecipe
+    run: Run
+    original: LoadedTokenizer
+    depth: int
+    layers: list[int] | None
+    corpus: tuple[Path, dict[str, Any]] | None = None
+    store: Path | None = None
+
+    @property
+    def trims(self) -> bool:
+        """Whether the vocabulary is cut at all."""
+        return self.recipe.trim.when != "none"
+
+    @cached_property
+    def kept(self) -> npt.NDArray[np.int64] | None:
+        """[n] the student's id → the teacher's; None where it keeps all. Made by the tokenizer stage."""
+        if not self.trims:
+            return None
+        return np.array(read_json(self.run.path / "tokenizer" / KEPT), dtype=np.int64)
+
+    @cached_property
+    def tokenizer(self) -> LoadedTokenizer:
+        """The student's tokenizer. Made by the tokenizer stage."""
+        backend = Tokenizer.from_file(str(self.run.path / "tokenizer" / "tokenizer.json"))
+        special_ids = dict(self.original.special_ids)
+        if self.kept is not None:
+            new = {int(old): place for place, old in enumerate(self.kept)}
+            special_ids = {role: new[old] for role, old in special_ids.items()}
+        return LoadedTokenizer("student", backend, special_ids, self.original.max_length)
+
+    @property
+    def trained_tokenizer(self) -> LoadedTokenizer:
+        """The tokenizer that training reads by: the student's, unless the vocabulary is cut after it."""
+        return self.original if self.recipe.trim.when == "after" else self.tokenizer
+
+    @cached_property
+    def weights(self) -> str:
+        """The fingerprint of the teacher's weights."""
+        return weights_fingerprint(self.recipe.teacher.model, revision=self.recipe.teacher.revision)
+
+
+def check_length(recipe: ExtractRecipe, original: LoadedTokenizer) -> None:
+    """Raise RecipeError for a teacher that cannot take the recipe's sequences."""
+    if original.max_length < recipe.corpora.max_length:
+        raise RecipeError(
+            "corpora.max_length", recipe.corpora.max_length,
+            f"the teacher takes at most {original.max_length} tokens",
+            f"set corpora.max_length to {original.max_length} or less",
+        )  # fmt: skip
+
+
+def prepare(recipe: ExtractRecipe, run: Run) -> Extract:
+    """Load the teacher's tokenizer and configuration, and check all that can be checked without weights and text."""
+    teacher = recipe.teacher
+    with of_the_teacher():
+        original = load_tokenizer(teacher.model, tokenizer=teacher.tokenizer, revision=teacher.revision)
+        config = model_config(teacher.model, revision=teacher.revision)
+    check_extractable(config, teacher.model)
+    check_length(recipe, original)
+    if recipe.trim.when != "none":
+        with of_the_trim():
+            select(original, {}, **trim_choice(recipe), fixed_id=config.pad_token_id)
+    depth, layers = choose_layers(recipe.student.init, recipe.student.num_layers, config.num_hidden_layers)
+    state = Extract(recipe, run, original, depth, layers)
+    student = resolve_student(state, config, original)
+    check_extraction(student, config, layers)
+    check_losses(recipe, student, config)
+    return state
+
+
+def resolve_student(state: Extract, teacher: Any, tokenizer: LoadedTokenizer) -> Any:
+    """The student's configuration, of the teacher's and the tokenizer that training reads by."""
+    recipe = state.recipe
+    return extracted_config(
+        teacher, recipe.student.config, num_layers=state.depth, layers=state.layers,
+        special_ids=tokenizer.special_ids, max_length=recipe.corpora.max_length,
+    )  # fmt: skip
+
+
+def check_losses(recipe: ExtractRecipe, student: Any, teacher: Any) -> None:
+    """Raise a UserError for a loss that these two configurations cannot have."""
+    losses = recipe.losses
+    if losses.cosine.highest and student.hidden_size != teacher.hidden_size:
+        raise RecipeError(
+            "losses.cosine", losses.cosine.highest,
+            f"the student's hidden states have {student.hidden_size} numbers and the teacher's {teacher.hidden_size}",
+            "set losses.cosine: 0 (losses.relation compares models of any width), or leave hidden_size as the teacher's",
+        )  # fmt: skip
+    if not losses.relation.highest:
+        return
+    heads = losses.relation_heads or teacher.num_attention_heads
+    for name, config in (("student", student), ("teacher", teacher)):
+        if config.hidden_size % heads:
+            raise RecipeError(
+                "losses.relation_heads", heads, f"does not divide the {name}'s hidden size {config.hidden_size}",
+                "give a number that divides both",
+            )  # fmt: skip
+        layer_list(build_student(config, seed=0, device="meta"))
+
+
+def trim_choice(recipe: ExtractRecipe) -> dict[str, Any]:
+    """What `select` is asked for."""
+    return {"min_document_share": recipe.trim.min_document_share, "size": recipe.trim.size}
+
+
+def load_teacher(recipe: ExtractRecipe) -> Any:
+    """The teacher, with all its pieces, in float32."""
+    teacher = recipe.teacher
+    with of_the_teacher():
+        return load_masked_lm(teacher.model, revision=teacher.revision, allow_pickle=teacher.allow_pickle)
+
+
+@contextmanager
+def of_the_teacher() -> Iterator[None]:
+    """Errors about `model` name the field that this recipe has for it."""
+    with _renamed("model", "teacher"):
+        yield
+
+
+@contextmanager
+def of_the_trim() -> Iterator[None]:
+    """Errors of `select` name the recipe's fields."""
+    with (
+        _renamed("size", "trim.size"),
+        _renamed("min_document_share", "trim.min_document_share"),
+        of_the_teacher(),
+    ):
+        yield
+
+
+@contextmanager
+def of_the_text() -> Iterator[None]:
+    """Errors about the corpus name the recipe's own fields, which have no language above them."""
+    try:
+        yield
+    except UserError as error:
+        field = error.field.replace("recipe.evaluation.", "evaluation_texts.").removeprefix("recipe.")
+        raise type(error)(field, error.value, error.reason, error.remedy) from error
+
+
+@contextmanager
+def _renamed(old: str, new: str) -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        first, dot, rest = error.field.partition(".")
+        if first != old:
+            raise
+        remedy = error.remedy.replace(f"{old}.allow_pickle", f"{new}.allow_pickle")
+        raise type(error)(new + dot + rest, error.value, error.reason, remedy) from error

@@ -1,0 +1,174 @@
+"""The training stage of an extraction: the student from its teacher's layers, trained beside it, and its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from polydistill.artefacts import artefact, is_current
+from polydistill.config.models import Distillation
+from polydistill.corpora.examples import Examples
+from polydistill.disk import fingerprint, read_json, write_json, write_text
+from polydistill.masking import masks_identity
+from polydistill.models.extract import extract_student
+from polydistill.models.features import output_layer
+from polydistill.models.load import load_masked_lm
+from polydistill.models.precision import resolve_dtype
+from polydistill.models.trim import prove_logits, trim_model
+from polydistill.pipelines.extract.state import Extract, load_teacher, resolve_student
+from polydistill.pipelines.extract.tokenizer import corpus_of, held_out_texts
+from polydistill.pipelines.stages.tokenizer import copy_tokenizer
+from polydistill.pipelines.stages.training import train_into
+from polydistill.processes import leads
+from polydistill.reports.card import model_card
+from polydistill.store.reader import Store
+from polydistill.tokenization.selection import Selection
+from polydistill.tokenization.trim import compare_trimmed
+from polydistill.training.arguments import portable
+from polydistill.training.data import STEPS_VERSION, MaskedTexts, Masker, StoredExamples, choose_copies
+from polydistill.training.live import LiveTeacher, LiveTrainer
+from polydistill.training.stored import StoredTrainer
+from polydistill.training.trainer import DistillationTrainer
+
+
+def train_student(state: Extract, arguments: dict[str, Any]) -> None:
+    """Train the student, and write it as a Hugging Face folder; with `trim.when: after`, cut then."""
+    run, after = state.run, state.recipe.trim.when == "after"
+    made = training_inputs(state, arguments)
+    trained = run.path / "student" / ("untrimmed" if after else "final")
+    if not is_current(trained, made):
+        _train(state, arguments, made, trained)
+    if not after or not leads():
+        return
+    inputs = {
+        "stage": "trimmed",
+        "student": fingerprint(made),
+        "tokenizer": read_json(run.path / "tokenizer" / "stamp.json")["fingerprint"],
+    }
+    target = run.path / "student" / "final"
+    if is_current(target, inputs):
+        return
+    with run.stage("trim"), artefact(target, inputs) as folder:
+        student = load_masked_lm(str(trained), name="student")
+        smaller, proof = cut(state, student)
+        smaller.save_pretrained(folder)
+        record = read_json(trained / "initialisation.json") | {"trim": proof}
+        record["models"]["student"] = model_size(smaller)
+        _write_beside(state, folder, record)
+    run.say(
+        f"student: {student.num_parameters():,} parameters before the trim, {smaller.num_parameters():,} after"
+    )
+
+
+def training_inputs(state: Extract, arguments: dict[str, Any]) -> dict[str, Any]:
+    """What the trained student is made from."""
+    recipe = state.recipe
+    return {
+        "stage": "extracted",
+        "steps": STEPS_VERSION,
+        "corpus": fingerprint(corpus_of(state)[1]),
+        "teacher": state.weights,
+        "tokenizer": state.trained_tokenizer.fingerprint,
+        "student": recipe.student.model_dump(mode="json"),
+        "losses": recipe.losses.model_dump(mode="json"),
+        "store": fingerprint(Store(state.store).identity) if state.store else None,
+        "masking": masks_identity(recipe.masking),
+        "training": portable(arguments),
+        "seed": recipe.seed,
+    }
+
+
+def initial_models(state: Extract) -> tuple[Any, Any, dict[str, Any]]:
+    """(teacher, student before training, record of where its weights came from), of one vocabulary."""
+    teacher = load_teacher(state.recipe)
+    sizes = model_size(teacher)
+    proof = None
+    if state.recipe.trim.when == "before":
+        teacher, proof = cut(state, teacher)
+    config = resolve_student(state, teacher.config, state.trained_tokenizer)
+    student, record = extract_student(teacher, config, state.layers, seed=state.recipe.seed)
+    init = state.recipe.student.init
+    models = {"teacher": sizes, "student": model_size(student)}
+    record = {"init": init if isinstance(init, str) else "layers", "models": models} | record
+    return teacher, student, record | ({} if proof is None else {"trim": proof})
+
+
+def make_models(state: Extract) -> tuple[Any, dict[str, Any], Callable[..., DistillationTrainer]]:
+    """(student before training, record of where its weights came from, what makes its trainer)."""
+    teacher, student, record = initial_models(state)
+    losses = state.recipe.losses
+    if state.store is not None:
+        return student, record, partial(StoredTrainer, losses=losses)
+    return student, record, partial(LiveTrainer, teacher=LiveTeacher(teacher, losses, resolve_dtype("auto")))
+
+
+def model_size(model: Any) -> dict[str, int]:
+    """Layers, parameters, those of them that hang on the vocabulary's rows, and the rows."""
+    tables = {
+        id(table): table.numel() for table in (model.get_input_embeddings().weight, output_layer(model)[0])
+    }
+    return {
+        "layers": model.config.num_hidden_layers, "parameters": model.num_parameters(),
+        "embeddings": sum(tables.values()), "rows": model.config.vocab_size,
+    }  # fmt: skip
+
+
+def cut(state: Extract, model: Any) -> tuple[Any, dict[str, Any]]:
+    """A model with the kept pieces alone, and the proof on held-out text that nothing else changed."""
+    kept = state.kept
+    assert kept is not None
+    trimmed = trim_model(model, kept)
+    selection = Selection(kept, {})
+    texts = held_out_texts(corpus_of(state)[0])
+    _, held, _ = compare_trimmed(state.original, state.tokenizer.backend, selection, texts)
+    if not held:
+        return trimmed, {"texts": 0}
+    language = state.recipe.language
+    return trimmed, prove_logits(model, trimmed, state.original, selection, {language: held})
+
+
+def training_data(state: Extract) -> MaskedTexts | StoredExamples:
+    """The language's examples: masked anew in every epoch, or as their store has them."""
+    if state.store is not None:
+        store = Store(state.store)
+        # The teacher that scored has the student's ids.
+        same = np.arange(state.trained_tokenizer.size)
+        return StoredExamples([store], [same], choose_copies([store], "all", ["teacher"]))
+    examples = Examples(corpus_of(state)[0] / "train.arrow")
+    masker = Masker(state.recipe, state.trained_tokenizer, examples)
+    return MaskedTexts(examples.num_tokens.astype(np.int64), masker, ids=examples.ids)
+
+
+def _train(state: Extract, arguments: dict[str, Any], inputs: dict[str, Any], target: Path) -> None:
+    recipe, run = state.recipe, state.run
+    student, record, make_trainer = make_models(state)
+    layers = "random weights" if state.layers is None else f"layers {' '.join(map(str, state.layers))}"
+    models = record["models"]
+    run.say(
+        f"student: {state.depth} of {models['teacher']['layers']} layers from {layers}, "
+        f"{models['student']['parameters']:,} of {models['teacher']['parameters']:,} parameters"
+    )
+
+    def write_beside(folder: Path) -> None:
+        if recipe.trim.when == "after":
+            write_json(folder / "initialisation.json", record)
+        else:
+            _write_beside(state, folder, record)
+
+    train_into(
+        run, target, inputs, stage="train", model=student, data={recipe.language: training_data(state)},
+        probabilities={recipe.language: 1.0}, distillation=Distillation(labels="gold"), write_beside=write_beside,
+        arguments=arguments, pad_id=state.trained_tokenizer.special_ids["pad"],
+        max_length=recipe.corpora.max_length, seed=recipe.seed, make_trainer=make_trainer,
+    )  # fmt: skip
+
+
+def _write_beside(state: Extract, folder: Path, record: dict[str, Any]) -> None:
+    """The tokenizer, the model card and the record of a finished student."""
+    copy_tokenizer(state.run.path / "tokenizer", folder)
+    write_json(folder / "initialisation.json", record)
+    write_text(folder / "README.md", model_card(state.recipe, record))

@@ -1,0 +1,118 @@
+"""The tokenizer stage of an extraction: which pieces the language's text uses, and the tokenizer of these alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from polydistill.artefacts import artefact, is_current
+from polydistill.corpora.examples import Examples
+from polydistill.disk import fingerprint, write_json
+from polydistill.errors import TokenizerError
+from polydistill.models.load import model_config
+from polydistill.pipelines.extract.state import KEPT, Extract, of_the_trim, trim_choice
+from polydistill.tokenization.build import save_tokenizer, special_strings
+from polydistill.tokenization.load import LoadedTokenizer
+from polydistill.tokenization.selection import Selection, document_frequency, select
+from polydistill.tokenization.trim import compare_trimmed, trim_tokenizer
+
+# Held-out examples that the trimmed tokenizer is compared on.
+COMPARED_TEXTS = 500
+# Training examples that are read at once.
+BATCH = 1000
+
+
+def build_tokenizer(state: Extract) -> None:
+    """The student's tokenizer in tokenizer/, with kept.json (its ids → the teacher's) if pieces are dropped."""
+    recipe, run = state.recipe, state.run
+    corpus, made_from = corpus_of(state)
+    target = run.path / "tokenizer"
+    inputs = {
+        "stage": "tokenizer",
+        "teacher": state.original.fingerprint,
+        "trim": trim_choice(recipe) if state.trims else None,
+        # Text decides what stays, and nothing else of it matters here.
+        "corpus": fingerprint(made_from) if state.trims else None,
+    }
+    if is_current(target, inputs):
+        return
+    with run.stage("tokenizer"), artefact(target, inputs) as folder:
+        if not state.trims:
+            _save(state.original, folder)
+            write_json(
+                folder / "vocabulary.json", {"teacher": state.original.size, "size": state.original.size}
+            )
+            return
+        frequency = document_frequency(
+            state.original.backend, _lines(Examples(corpus / "train.arrow")), state.original.size
+        )
+        teacher = model_config(recipe.teacher.model, revision=recipe.teacher.revision)
+        with of_the_trim():
+            selection = select(
+                state.original, {recipe.language: frequency}, **trim_choice(recipe), fixed_id=teacher.pad_token_id
+            )  # fmt: skip
+        trimmed = trim_tokenizer(state.original, selection)
+        _save(trimmed, folder)
+        write_json(folder / KEPT, selection.kept.tolist())
+        agreement = _compare(state, trimmed, selection, held_out_texts(corpus))
+        write_json(
+            folder / "vocabulary.json",
+            {"teacher": state.original.size, "size": len(selection.kept), "reasons": selection.reasons,
+             "lines": frequency.num_documents, "held_out": agreement},
+        )  # fmt: skip
+    run.say(
+        f"tokenizer: {len(selection.kept):,} of {state.original.size:,} pieces stay ("
+        + ", ".join(f"{count:,} {reason}" for reason, count in selection.reasons.items())
+        + ")"
+    )
+    run.say(
+        f"  held-out text: {agreement['kept_tokens']:.2%} of tokens kept, {agreement['fertility']:.3f} → "
+        f"{agreement['trimmed_fertility']:.3f} tokens a word, unknown {agreement['unknown_share']:.4%} → "
+        f"{agreement['trimmed_unknown_share']:.4%}"
+    )
+
+
+def corpus_of(state: Extract) -> tuple[Path, dict[str, Any]]:
+    """The corpus' folder and what it was made from; the corpora stage comes first."""
+    assert state.corpus is not None
+    return state.corpus
+
+
+def held_out_texts(corpus: Path) -> list[str]:
+    """Texts that the selection did not see."""
+    examples = Examples(corpus / "held_out.arrow")
+    return examples.texts(examples.first(COMPARED_TEXTS))
+
+
+def _compare(
+    state: Extract, trimmed: LoadedTokenizer, selection: Selection, texts: list[str]
+) -> dict[str, float]:
+    agreement, held, differing = compare_trimmed(state.original, trimmed.backend, selection, texts)
+    if differing:
+        raise TokenizerError(
+            "teacher", state.original.name,
+            f"{len(differing)} of {len(held)} texts whose pieces are all kept get other pieces from the trimmed tokenizer, "
+            f"such as {differing[0][:60]!r}", "set trim.when: none, and please report this with its tokenizer.json",
+        )  # fmt: skip
+    return agreement.as_dict()
+
+
+def _save(tokenizer: LoadedTokenizer, folder: Path) -> None:
+    # A student has one type of tokens: what its tokenizer says of types would have no row.
+    names = tokenizer.settings.get("model_input_names", ["input_ids", "attention_mask"])
+    settings = {
+        **tokenizer.settings,
+        "model_input_names": [name for name in names if name != "token_type_ids"],
+    }
+    save_tokenizer(
+        tokenizer.backend, folder, specials=special_strings(tokenizer), max_length=tokenizer.max_length,
+        settings=settings,
+    )  # fmt: skip
+
+
+def _lines(examples: Examples) -> Iterator[str]:
+    """The lines of all examples: a document is a line here, as for `vocab trim`."""
+    for start in range(0, len(examples), BATCH):
+        for text in examples.texts(slice(start, min(start + BATCH, len(examples)))):
+            yield from text.split("\n")

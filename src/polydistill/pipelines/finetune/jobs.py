@@ -1,0 +1,373 @@
+"""The queue's jobs: one training each, of one model for one task from one language and seed, and its tests."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from polydistill.artefacts import artefact
+from polydistill.config.finetune import FinetunedModel, FinetuneRecipe
+from polydistill.disk import fingerprint, read_json, read_record, require_space, write_json, write_text
+from polydistill.errors import RecipeError, UserError
+from polydistill.models.load import model_config, weights_fingerprint
+from polydistill.models.memory import return_freed_memory
+from polydistill.models.precision import device
+from polydistill.pipelines.run_folder import Run
+from polydistill.tasks.encoding import Coder
+from polydistill.tasks.heads import load_with_head, predict, takes_segments
+from polydistill.tasks.labelled import Example
+from polydistill.tasks.scores import METRICS, items_of
+from polydistill.tasks.splits import TaskTexts, gold_of
+from polydistill.tasks.squad import uses_mlqa
+from polydistill.tasks.training import fine_tune, steps_of
+from polydistill.tokenization.load import LoadedTokenizer, probed_tokenizer
+from polydistill.training.arguments import check_finetuning, portable
+from polydistill.training.checkpoints import checkpoints_bytes
+
+CHECKPOINTS = "checkpoints"
+# A preset's warm-up that would be more than this share of the training is cut to WARM_UP of it.
+LONGEST_WARM_UP = 0.5
+WARM_UP = 0.1
+
+
+class Model:
+    """A model of the recipe: what it is by content, and how it reads each language."""
+
+    def __init__(self, name: str, settings: FinetunedModel) -> None:
+        self.name, self.settings = name, settings
+        self._tokenizers: dict[str, LoadedTokenizer] = {}
+
+    @property
+    def field(self) -> str:
+        """Where it stands in the recipe."""
+        return f"models.{self.name}"
+
+    @cached_property
+    def config(self) -> Any:
+        """Its configuration."""
+        try:
+            return model_config(self.settings.model, revision=self.settings.revision)
+        except UserError as error:
+            raise type(error)(self.field, error.value, error.reason, error.remedy) from error
+
+    @cached_property
+    def weights(self) -> str:
+        """A fingerprint of its weights; of random ones, of the architecture."""
+        if self.random:
+            # Neither where it lies nor who wrote it.
+            beside = {"_name_or_path", "transformers_version"}
+            values = {key: value for key, value in self.config.to_diff_dict().items() if key not in beside}
+            return f"random {fingerprint(values)}"
+        return weights_fingerprint(self.settings.model, revision=self.settings.revision)
+
+    @property
+    def random(self) -> bool:
+        """Whether it starts from random weights."""
+        return self.settings.weights == "random"
+
+    def reads(self, language: str) -> bool:
+        """Whether it is trained and tested on a language."""
+        return self.settings.languages is None or language in self.settings.languages
+
+    @cached_property
+    def own_tokenizers(self) -> list[str]:
+        """The languages that it has a tokenizer of their own for, and may use it."""
+        folder = Path(self.settings.model) / "tokenizer"
+        if self.settings.tokenizer != "own" or not folder.is_dir():
+            return []
+        return sorted(one.name for one in folder.iterdir() if (one / "tokenizer.json").is_file())
+
+    def tokenizer(self, language: str) -> LoadedTokenizer:
+        """What it reads a language by."""
+        if language not in self._tokenizers:
+            try:
+                self._tokenizers[language] = probed_tokenizer(self.settings, language)
+            except UserError as error:
+                raise type(error)(self.field, error.value, error.reason, error.remedy) from error
+        return self._tokenizers[language]
+
+
+@dataclass
+class Job:
+    """One training and its tests."""
+
+    recipe: FinetuneRecipe
+    texts: TaskTexts
+    model: Model
+    source: str
+    seed: int
+
+    @property
+    def place(self) -> str:
+        """Its folder within the run's."""
+        return f"jobs/{self.texts.name}/{self.model.name}/{self.source}-{self.seed}"
+
+    @property
+    def targets(self) -> list[str]:
+        """The languages that it is tested on."""
+        return [target for target in self.texts.task.targets(self.source) if self.model.reads(target)]
+
+    @cached_property
+    def inputs(self) -> dict[str, Any]:
+        """All that its scores hang on."""
+        task = self.texts.task
+        read = {language: self.texts.identity(language, "test") for language in self.targets}
+        learned = {split: self.texts.identity(self.source, split) for split in ("train", "dev")}
+        return {
+            "stage": "finetune",
+            "kind": task.kind,
+            "weights": self.model.weights,
+            "tokenizers": {
+                language: self.model.tokenizer(language).fingerprint
+                for language in dict.fromkeys((self.source, *self.targets))
+            },
+            "source": {"language": self.source, **learned},
+            "targets": read,
+            # What names the file's fields does not change what is in them.
+            "labels": self.texts.labels(self.source),
+            "answers": [task.stride_tokens, task.max_answer_tokens, task.normalisation] if task.kind == "qa" else None,
+            # What the tokenizer's settings make of the recipe's, which its fingerprint does not hold.
+            "reading": {language: [coder.max_length, coder.segments] for language, coder in self._coders().items()},
+            "training": portable(self.recipe_arguments),
+            "own_warmup": self._own_warmup,
+            "patience": self.recipe.patience,
+            "evaluations_per_epoch": self.recipe.evaluations_per_epoch,
+            "seed": self.seed,
+        }  # fmt: skip
+
+    @cached_property
+    def recipe_arguments(self) -> dict[str, Any]:
+        """Arguments of TrainingArguments, checked; RecipeError for one that is wrong."""
+        return task_arguments(self.recipe, self.texts.name)
+
+    @property
+    def _own_warmup(self) -> bool:
+        """Whether the recipe itself says how long the warm-up is."""
+        return "warmup_steps" in (self.recipe.training | self.texts.task.training)
+
+    def _coders(self) -> dict[str, Coder]:
+        return {language: self.coder(language) for language in dict.fromkeys((self.source, *self.targets))}
+
+    @property
+    def notes(self) -> list[str]:
+        """What becomes of the recipe's settings with this model."""
+        asked = self.recipe.max_length(self.texts.task)
+        return [
+            f"{self.model.field}: reads {language} in sequences of {coder.max_length} tokens at most, not {asked} "
+            f"({self.texts.name}): it takes no more"
+            for language, coder in self._coders().items()
+            if coder.max_length < asked
+        ] + [
+            f"{self.model.field}: reads {language} by the tokenizer of all its languages: it has own ones for {', '.join(own)}"
+            for language in self._coders()
+            if (own := self.model.own_tokenizers) and language not in own
+        ]
+
+    @property
+    def groups_by_length(self) -> bool:
+        """Whether a batch's examples are of like length, by transformers' name for it or by that of older versions."""
+        values = self.recipe_arguments
+        return values.get("train_sampling_strategy") == "group_by_length" or bool(
+            values.get("group_by_length")
+        )
+
+    def arguments(self, num_features: int) -> tuple[dict[str, Any], str | None]:
+        """The arguments for a training of so many features, and what was changed in them.
+
+        A preset's warm-up may be longer than a small set's training (Eliquare's 500 steps), whose learning rate would
+        never be reached: it is cut then. What the recipe itself says stays.
+        """
+        values = self.recipe_arguments
+        steps = steps_of(num_features, values)[1]
+        warm_up = values["warmup_steps"]
+        if self._own_warmup or warm_up < 1 or warm_up <= LONGEST_WARM_UP * steps:
+            return values, None
+        said = f"{warm_up} steps of warm-up are too many for a training of {steps}: {WARM_UP:.0%} of them instead"
+        return values | {"warmup_steps": WARM_UP}, said
+
+    def coder(self, language: str) -> Coder:
+        """How its model reads a language."""
+        tokenizer = self.model.tokenizer(language)
+        names = tokenizer.settings.get("model_input_names", ())
+        return Coder(
+            self.texts.task, tokenizer, self.texts.labels(self.source),
+            min(self.recipe.max_length(self.texts.task), tokenizer.max_length),
+            takes_segments(self.model.config, names),
+        )  # fmt: skip
+
+    def load(self, place: str | None = None) -> Any:
+        """The model with a fresh head, or as a checkpoint has it."""
+        settings = self.model.settings
+        return load_with_head(
+            place or settings.model, self.texts.task.kind, num_labels=len(self.texts.labels(self.source)),
+            seed=self.seed, fresh=place is None, field=self.model.field, revision=None if place else settings.revision,
+            allow_pickle=settings.allow_pickle, random=self.model.random and place is None,
+        ).to(device())  # fmt: skip
+
+    def rows(
+        self, model: Any, language: str, examples: Sequence[Example], features: Sequence[Any] | None = None
+    ) -> list[dict[str, Any]]:
+        """`gold` and `predicted` of each example."""
+        coder = self.coder(language)
+        encoded = list(features) if features is not None else coder.encode(examples)
+        dtype = torch.bfloat16 if self.recipe_arguments.get("bf16") else torch.float32
+        outputs = predict(
+            model, encoded, pad_id=coder.tokenizer.special_ids["pad"], batch_tokens=self.recipe.batch_tokens, dtype=dtype
+        )  # fmt: skip
+        predicted = coder.decode(examples, encoded, outputs)
+        return [
+            {"gold": gold_of(example), "predicted": one}
+            for example, one in zip(examples, predicted, strict=True)
+        ]
+
+    def scores(self, rows: Sequence[dict[str, Any]], language: str) -> dict[str, float]:
+        """Metric → score of predictions."""
+        task = self.texts.task
+        return items_of(task.kind, rows, language, mlqa=uses_mlqa(language, task.normalisation)).scores()
+
+
+def task_arguments(recipe: FinetuneRecipe, name: str) -> dict[str, Any]:
+    """A task's arguments of TrainingArguments, checked; RecipeError names the task where it is the task that sets them."""
+    task = recipe.tasks[name]
+    try:
+        return check_finetuning(recipe.arguments(task))
+    except RecipeError as error:
+        if error.field.removeprefix("training.") not in task.training:
+            raise
+        raise RecipeError(f"tasks.{name}.{error.field}", error.value, error.reason, error.remedy) from error
+
+
+def all_jobs(recipe: FinetuneRecipe, texts: dict[str, TaskTexts]) -> list[Job]:
+    """The queue: for each task a seed of all models before the next seed, so that what is there early can be compared.
+
+    Checks arguments, models and tokenizers; raises UserError for what cannot be used.
+    """
+    models = [Model(name, settings) for name, settings in recipe.models.items()]
+    found = [
+        Job(recipe, one, model, source, recipe.seed + index)
+        for one in texts.values()
+        for index in range(recipe.num_seeds)
+        for source in one.task.sources
+        for model in models
+        if model.reads(source)
+    ]
+    if not found:
+        raise RecipeError(
+            "models", None, "none of them reads a language that a task is trained on", "add one, or mend models.NAME.languages"
+        )  # fmt: skip
+    for job in found:
+        _ = job.recipe_arguments, job.model.config
+        for language in (job.source, *job.targets):
+            job.model.tokenizer(language)
+    return found
+
+
+def notes_of(jobs: Sequence[Job]) -> list[str]:
+    """What users should know of how models and tasks go together, each line once."""
+    said = [note for job in jobs for note in job.notes]
+    recipe = jobs[0].recipe
+    for name, task in recipe.tasks.items():
+        said += [
+            f"models.{model}: is not trained for {name}, which learns from {task.source}, and its `languages` lack that"
+            for model, settings in recipe.models.items()
+            if task.source is not None and settings.languages is not None and task.source not in settings.languages
+            and set(settings.languages) & task.data.keys()
+        ]  # fmt: skip
+    for one in {job.texts.name: job.texts for job in jobs}.values():
+        scored: dict[str, set[str]] = {}
+        for job in jobs:
+            if job.texts is one:
+                scored.setdefault(job.model.name, set()).update(job.targets)
+        for target in one.task.data:
+            teacher, stand_in = recipe.teacher_of(target), recipe.teacher_of(target, scored)
+            if teacher is not None and teacher != stand_in:
+                instead = "there is no RDT" if stand_in is None else f"RDT is from {stand_in}"
+                said.append(
+                    f"{one.field(target, 'test')}: its teacher {teacher} is not trained for it, so {instead}"
+                )
+    return list(dict.fromkeys(said))
+
+
+def run_job(job: Job, run: Run) -> Path:
+    """Train and test, from where an interrupted run left it; returns the folder with scores.json and predictions/."""
+    found = run.find(job.place, job.inputs)
+    if found is not None:
+        return found
+    target = run.path / job.place
+    with (
+        run.stage(f"{job.texts.name}/{job.model.name}"),
+        artefact(target, job.inputs, keep_partial=True) as folder,
+    ):
+        # A record that is damaged is as good as none: what it says is made again.
+        if not read_record(folder / "training.json"):
+            _train(job, run, folder)
+        if not read_record(folder / "scores.json"):
+            _test(job, folder)
+        # Weights are many times what a job's results take.
+        shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+    return_freed_memory()
+    return target
+
+
+def _train(job: Job, run: Run, folder: Path) -> None:
+    """Leaves the best checkpoint, and training.json, which says that training is over."""
+    coder = job.coder(job.source)
+    splits = job.texts.splits[job.source]
+    features = coder.encode(splits["train"], training=True)
+    dev = coder.encode(splits["dev"])
+    arguments, said = job.arguments(len(features))
+    name = f"{job.texts.name}/{job.model.name}/{job.source}-{job.seed}"
+    if said:
+        run.say(f"{name}: {said}")
+    metric = METRICS[job.texts.task.kind][0]
+    model = job.load()
+    checkpoints = folder / CHECKPOINTS
+    require_space(checkpoints, checkpoints_bytes(model, arguments, checkpoints), stage=name)
+    record = fine_tune(
+        model, features,
+        folder=checkpoints, arguments=arguments,
+        measure=lambda model: job.scores(job.rows(model, job.source, splits["dev"], dev), job.source)[metric],
+        patience=job.recipe.patience, evaluations_per_epoch=job.recipe.evaluations_per_epoch,
+        max_length=coder.max_length, pad_id=coder.tokenizer.special_ids["pad"], seed=job.seed,
+        say=lambda line: run.say(f"{name}: {line}"),
+        # A job of other settings empties this one's folder.
+        evidence=run.path / "nonfinite" / job.place,
+    )  # fmt: skip
+    write_json(folder / "training.json", record, sealed=True)
+
+
+def _test(job: Job, folder: Path) -> None:
+    """Leaves a file of predictions for each language, and scores.json, which says that all of them are there."""
+    record = read_json(folder / "training.json", dict)
+    model = job.load(str(folder / CHECKPOINTS / record["best"]))
+    scores: dict[str, Any] = {}
+    for language in job.targets:
+        rows = job.rows(model, language, job.texts.splits[language]["test"])
+        write_text(
+            folder / "predictions" / f"{language}.jsonl",
+            "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows),
+        )
+        scores[language] = {"items": len(rows), **job.scores(rows, language)}
+    write_json(folder / "scores.json", {
+        "scores": scores, "dev": record["score"], "best_step": record["step"], "steps": record["steps"],
+        "labels": job.texts.labels(job.source), "max_length": {language: job.coder(language).max_length for language in job.targets},
+    }, sealed=True)  # fmt: skip
+
+
+def stored_rows(folder: Path, language: str) -> list[dict[str, Any]]:
+    """A finished job's predictions for a language."""
+    return list(_json_rows(folder / "predictions" / f"{language}.jsonl"))
+
+
+def _json_rows(path: Path) -> Iterator[dict[str, Any]]:
+    # Not splitlines: an answer may hold a line separator of Unicode.
+    for line in path.read_text("utf-8").split("\n"):
+        if line:
+            yield json.loads(line)

@@ -1,0 +1,216 @@
+"""What a fine-tuning recipe would read, train and take, and what does not fit together, before anything is trained."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import yaml
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from polydistill.config.finetune import FinetuneRecipe
+from polydistill.errors import UserError
+from polydistill.models.attention import attention_for
+from polydistill.models.precision import device
+from polydistill.pipelines.finetune.jobs import Job, all_jobs, notes_of, task_arguments
+from polydistill.pipelines.probe.plan import LARGE_UNKNOWN
+from polydistill.pipelines.stages.conflicts import Conflict, collect, refusal
+from polydistill.tasks.heads import Feature, collate, num_tokens
+from polydistill.tasks.labelled import Example
+from polydistill.tasks.splits import TaskTexts
+from polydistill.tasks.training import steps_of
+from polydistill.training.progress import clock
+
+TIMED_STEPS = 2
+TIMED_EXAMPLES = 32
+# A step is timed on so many of its examples, for a plan has to be quick.
+TIMED_BATCH = 4
+SHOWN_LABELS = 8
+
+
+def plan_finetune(recipe: FinetuneRecipe, console: Console) -> list[Conflict]:
+    """Print settings, sizes, labels, jobs and times; returns the conflicts."""
+    found: list[Conflict] = []
+    console.print(escape(yaml.safe_dump(_resolved(recipe, found), allow_unicode=True, sort_keys=False)))
+    table = Table(box=box.SIMPLE)
+    for heading in ("task", "language", "train", "dev", "test", "labels"):
+        table.add_column(heading, justify="right" if heading in ("train", "dev", "test") else "left")
+    read: dict[str, TaskTexts] = {}
+    for name, task in recipe.tasks.items():
+        texts = TaskTexts(name, task, recipe.seed)
+        try:
+            for language in task.data:
+                _add_row(table, texts, language)
+            texts.check()
+            found += [Conflict(note, "look at the file, or leave it so", "note") for note in texts.notes()]
+            read[name] = texts
+        except UserError as error:
+            found.append(refusal(error))
+    console.print(table)
+    if len(read) == len(recipe.tasks) and not any(one.level == "error" for one in found):
+        try:
+            jobs = all_jobs(recipe, read)
+            found += [
+                Conflict(note, "see models.NAME.languages, `teachers` and max_length, or leave it so", "note")
+                for note in notes_of(jobs)
+            ]
+            found += _unknown(jobs)
+            found += _times(jobs, console)
+        except UserError as error:
+            found.append(refusal(error))
+    return found
+
+
+def _resolved(recipe: FinetuneRecipe, found: list[Conflict]) -> dict[str, Any]:
+    """The recipe with each task's hyper-parameters as they come out of preset, recipe and task; refused ones as they are."""
+    values = recipe.model_dump(mode="json")
+    arguments = collect(recipe.tasks, lambda name, _: task_arguments(recipe, name), found)
+    for name, task in recipe.tasks.items():
+        values["tasks"][name]["max_length"] = recipe.max_length(task)
+        values["tasks"][name]["training"] = arguments.get(name, recipe.arguments(task))
+    return values
+
+
+def _add_row(table: Table, texts: TaskTexts, language: str) -> None:
+    sizes = {split: f"{len(examples):,}" for split, examples in texts.splits[language].items()}
+    labels = texts.labels(language) if language in texts.task.sources else []
+    shown = f"{len(labels)}: {', '.join(labels[:SHOWN_LABELS])}" if labels else ""
+    table.add_row(
+        texts.name, language, *(sizes.get(split, "") for split in ("train", "dev", "test")),
+        escape(shown + (", …" if len(labels) > SHOWN_LABELS else "")),
+    )  # fmt: skip
+
+
+def _times(jobs: Sequence[Job], console: Console) -> list[Conflict]:
+    """Print each model's and task's time; a few steps of the longest examples of the beginning of each file."""
+    said: list[Conflict] = []
+    table = Table(box=box.SIMPLE)
+    for heading in ("task", "model", "jobs", "steps", "a step", "in all"):
+        table.add_column(heading, justify="left" if heading in ("task", "model") else "right")
+    total = 0.0
+    groups: dict[tuple[str, str], list[Job]] = {}
+    for job in jobs:
+        groups.setdefault((job.texts.name, job.model.name), []).append(job)
+    for (task, model), own in groups.items():
+        step, example = _measure(own[0])
+        seconds, steps = 0.0, 0
+        for job in own:
+            splits = job.texts.splits
+            number = _num_features(job)
+            arguments, changed = job.arguments(number)
+            if changed and job.seed == own[0].seed:
+                said.append(
+                    Conflict(
+                        f"{task}/{model} from {job.source}: {changed}",
+                        "set training.warmup_steps to choose another",
+                        "note",
+                    )
+                )
+            epoch, whole = steps_of(number, arguments)
+            tests = sum(len(splits[target]["test"]) for target in job.targets)
+            evaluations = whole / epoch * job.recipe.evaluations_per_epoch * len(splits[job.source]["dev"])
+            seconds += whole * step + (evaluations + tests) * example
+            steps += whole
+        total += seconds
+        table.add_row(task, model, str(len(own)), f"{steps:,}", f"{step:.2f} s", clock(seconds))
+    console.print(table)
+    console.print(
+        f"{len(jobs)} jobs, in all about {clock(total)} (the longest that it may take: early stopping shortens it)",
+        markup=False,
+    )
+    return said
+
+
+def _unknown(jobs: Sequence[Job]) -> list[Conflict]:
+    """Languages that a model's tokenizer does not know."""
+    found = {}
+    for job in jobs:
+        for target in job.targets:
+            if (job.model.name, target, job.texts.name) in found:
+                continue
+            coder, tests = job.coder(target), job.texts.splits[target]["test"]
+            ids = [
+                one
+                for feature in coder.encode(_spread(tests, TIMED_EXAMPLES))
+                for one in _flat(feature["input_ids"])
+            ]
+            share = ids.count(coder.tokenizer.special_ids["unk"]) / max(1, len(ids))
+            found[job.model.name, target, job.texts.name] = share
+    return [
+        Conflict(
+            f"models.{model}: reads {100 * share:.0f} % of the tokens of {target} as unknown ({task})",
+            "compare it on languages that its vocabulary knows: see models.NAME.languages",
+        )
+        for (model, target, task), share in found.items()
+        if share > LARGE_UNKNOWN
+    ]
+
+
+def _flat(ids: Sequence[Any]) -> list[int]:
+    """Of choices each has its own."""
+    return [one for part in ids for one in (part if isinstance(part, list) else [part])]
+
+
+def _num_features(job: Job) -> int:
+    """Features of the training file: of a sample, and the others in proportion."""
+    train = job.texts.splits[job.source]["train"]
+    sample = _spread(train, 4 * TIMED_EXAMPLES)
+    return round(len(job.coder(job.source).encode(sample, training=True)) / len(sample) * len(train))
+
+
+def _spread(examples: Sequence[Example], number: int) -> list[Example]:
+    """Examples from all over a file: its beginning may be short ones."""
+    return list(examples[:: max(1, len(examples) // number)])[:number]
+
+
+def _measure(job: Job) -> tuple[float, float]:
+    """(seconds of a training step, seconds of an example's prediction)."""
+    coder = job.coder(job.source)
+    sample = _spread(job.texts.splits[job.source]["train"], TIMED_EXAMPLES)
+    features = coder.encode(sample, training=True)
+    model = job.load()
+    size = job.recipe_arguments["per_device_train_batch_size"]
+    chosen = _timed(features, min(size, TIMED_BATCH), grouped=job.groups_by_length)
+    batch = collate(chosen, pad_id=coder.tokenizer.special_ids["pad"])
+    inputs = {name: tensor.to(device()) for name, tensor in batch.items()}
+    halves = bool(job.recipe_arguments.get("bf16"))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0)
+
+    def gradients() -> None:
+        model.train()
+        with torch.autocast(device().type, torch.bfloat16, enabled=halves):
+            loss = model(**inputs).loss
+        loss.backward()
+
+    with attention_for(device(), coder.max_length):
+        batches = size / len(chosen) * job.recipe_arguments["gradient_accumulation_steps"]
+        training = _median(gradients) * batches + _median(optimizer.step)
+    testing = _median(lambda: job.rows(model, job.source, sample[:TIMED_BATCH])) / len(sample[:TIMED_BATCH])
+    return training, testing
+
+
+def _timed(features: Sequence[Feature], number: int, *, grouped: bool) -> Sequence[Feature]:
+    """Features that stand for a batch's: of all lengths, padded to the longest, or all about as long as the mean."""
+    if not grouped:
+        return features[:: max(1, len(features) // number)][:number]
+    lengths = [num_tokens(feature) for feature in features]
+    mean = statistics.mean(lengths)
+    near = sorted(range(len(features)), key=lambda index: abs(lengths[index] - mean))
+    return [features[index] for index in near[:number]]
+
+
+def _median(work: Callable[[], object]) -> float:
+    """Seconds of a piece of work, after one that warms up."""
+    work()
+    times = []
+    for _ in range(TIMED_STEPS):
+        started = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - started)
+    return statistics.median(times)

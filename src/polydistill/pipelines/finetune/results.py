@@ -1,0 +1,201 @@
+"""Fine-tuned models' scores side by side: means over seeds, RDT, and how sure both are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from polydistill.config.finetune import FinetuneRecipe, Task
+from polydistill.disk import hash_text, read_json, write_json
+from polydistill.pipelines.finetune.jobs import Job, stored_rows
+from polydistill.tasks.scores import (
+    LEARNED,
+    METRICS,
+    Items,
+    Sampled,
+    chance_of_seeds,
+    deviation,
+    interval,
+    items_of,
+    relative_deviation,
+    resample,
+    sampled_deviation,
+    seed_noise,
+)
+from polydistill.tasks.squad import uses_mlqa
+
+FILE = "finetune.json"
+Samples = npt.NDArray[np.float64]
+
+
+class Results:
+    """What finished jobs say together."""
+
+    def __init__(self, recipe: FinetuneRecipe, num_jobs: int, notes: list[str]) -> None:
+        self.recipe, self.num_jobs, self.notes = recipe, num_jobs, notes
+        self.jobs: list[tuple[Job, Path]] = []
+
+    def add(self, job: Job, folder: Path) -> None:
+        """A finished job."""
+        self.jobs.append((job, folder))
+
+    def write(self, run: Path, *, summarised: bool = False) -> None:
+        """Write evaluation/finetune.json: the scores so far; with `summarised` means, intervals and RDT as well."""
+        found: dict[str, Any] = {
+            "jobs": self.num_jobs,
+            "done": len(self.jobs),
+            "notes": self.notes,
+            "teachers": self.recipe.teachers,
+            "tasks": {
+                name: {"kind": task.kind, "setting": task.setting, "metrics": METRICS[task.kind]}
+                for name, task in self.recipe.tasks.items()
+            },
+            "scores": self._scores(),
+        }
+        if summarised:
+            found |= self._summary()
+        write_json(run / "evaluation" / FILE, found, sealed=True)
+
+    def _scores(self) -> dict[str, Any]:
+        """task → model → target → metric → one score a seed."""
+        found: dict[str, Any] = {}
+        for job, folder in self.jobs:
+            for target, scores in read_json(folder / "scores.json")["scores"].items():
+                cell = (
+                    found.setdefault(job.texts.name, {}).setdefault(job.model.name, {}).setdefault(target, {})
+                )
+                for metric in METRICS[job.texts.task.kind]:
+                    cell.setdefault(metric, []).append(scores[metric])
+                cell["items"] = scores["items"]
+        return found
+
+    def _summary(self) -> dict[str, Any]:
+        summary: dict[str, Any] = {}
+        rdt: dict[str, Any] = {}
+        # model → bootstrap samples of each task's average RDT by its first metric.
+        averages: dict[str, list[tuple[float, Samples]]] = {}
+        for name, task in self.recipe.tasks.items():
+            items = self._items(name, task)
+            for metric in METRICS[task.kind]:
+                samples = self._samples(name, task, items, metric)
+                means = {
+                    model: {
+                        target: float(np.mean([one.scores()[metric] for one in items[model][target]]))
+                        for target in targets
+                    }
+                    for model, targets in items.items()
+                }
+                summary.setdefault(name, {})[metric] = {
+                    model: {
+                        target: self._cell(means[model][target], items[model][target], metric, samples[model][target])
+                        for target in targets
+                    }
+                    for model, targets in items.items()
+                }  # fmt: skip
+                found, averaged = self._deviations(means, samples)
+                rdt.setdefault(name, {})[metric] = found
+                if metric == METRICS[task.kind][0]:
+                    for model, pair in averaged.items():
+                        averages.setdefault(model, []).append(pair)
+        return {
+            "summary": summary,
+            "learned": LEARNED,
+            "rdt": rdt,
+            "rdt_average": {
+                model: self._deviation(
+                    float(np.mean([value for value, _ in pairs])), np.mean([drawn for _, drawn in pairs], axis=0)
+                )
+                | {"tasks": len(pairs)}
+                for model, pairs in averages.items()
+            },
+        }  # fmt: skip
+
+    def _items(self, name: str, task: Task) -> dict[str, dict[str, list[Items]]]:
+        """model → target → the items of each seed."""
+        found: dict[str, dict[str, list[Items]]] = {}
+        for job, folder in self.jobs:
+            if job.texts.name != name:
+                continue
+            for target in job.targets:
+                mlqa = uses_mlqa(target, task.normalisation)
+                one = items_of(task.kind, stored_rows(folder, target), target, mlqa=mlqa)
+                found.setdefault(job.model.name, {}).setdefault(target, []).append(one)
+        return found
+
+    def _samples(
+        self, name: str, task: Task, items: dict[str, dict[str, list[Items]]], metric: str
+    ) -> dict[str, dict[str, Sampled]]:
+        """model → target → samples of the mean over seeds: the same test items for all models, each with the chance of its seeds."""
+        found: dict[str, dict[str, Sampled]] = {model: {} for model in items}
+        noise = seed_noise(
+            [
+                [one.scores()[metric] for one in each]
+                for targets in items.values()
+                for each in targets.values()
+            ],
+            trainings=sum(1 if task.source else len(targets) for targets in items.values()),
+        )
+        for target in task.data:
+            owners = [(model, one) for model in items for one in items[model].get(target, [])]
+            if not owners:
+                continue
+            drawn = resample(
+                [one for _, one in owners], metric, samples=self.recipe.bootstrap_samples,
+                generator=self._generator(name, target),
+            )  # fmt: skip
+            for model in items:
+                columns = [index for index, (owner, _) in enumerate(owners) if owner == model]
+                if columns:
+                    # From one source the languages' scores are of one training, and so is their chance.
+                    source = task.source or target
+                    chance = chance_of_seeds(
+                        len(drawn), len(columns), noise, self._generator(name, model, source), self._generator(name, metric)
+                    )  # fmt: skip
+                    found[model][target] = Sampled(drawn[:, columns].mean(1), chance)
+        return found
+
+    def _generator(self, *names: str) -> np.random.Generator:
+        return np.random.default_rng([self.recipe.seed, *(hash_text(name) for name in names)])
+
+    def _cell(self, mean: float, items: list[Items], metric: str, samples: Sampled) -> dict[str, Any]:
+        each = [one.scores()[metric] for one in items]
+        low, high = interval(samples.scores, self.recipe.level)
+        return {
+            "mean": mean, "deviation": float(np.std(each, ddof=1)) if len(each) > 1 else 0.0, "low": low, "high": high,
+            "seeds": len(each), "items": len(items[0]),
+        }  # fmt: skip
+
+    def _deviations(
+        self, means: dict[str, dict[str, float]], samples: dict[str, dict[str, Sampled]]
+    ) -> tuple[dict[str, Any], dict[str, tuple[float, Samples]]]:
+        """(model → language, and `all`, → RDT; model → its average and that average's samples)."""
+        found: dict[str, Any] = {}
+        averages: dict[str, tuple[float, Samples]] = {}
+        for model, targets in means.items():
+            values, drawn = [], []
+            for target, mean in targets.items():
+                teacher = self.recipe.teacher_of(target, means)
+                if teacher is None or teacher == model:
+                    continue
+                base = means[teacher][target]
+                if base < LEARNED:
+                    found.setdefault(model, {})[target] = {"teacher": teacher, "value": None, "base": base}
+                    continue
+                ratio = sampled_deviation(
+                    samples[model][target], samples[teacher][target], mean=mean, base=base
+                )
+                value = relative_deviation(mean, base)
+                found.setdefault(model, {})[target] = {"teacher": teacher, **self._deviation(value, ratio)}
+                values.append(value)
+                drawn.append(ratio)
+            if values:
+                averages[model] = float(np.mean(values)), np.mean(drawn, axis=0)
+                found[model]["all"] = {"languages": len(values), **self._deviation(*averages[model])}
+        return found, averages
+
+    def _deviation(self, value: float, samples: Samples) -> dict[str, Any]:
+        made = deviation(value, samples, level=self.recipe.level, within=self.recipe.within_percent)
+        return {"value": value} if made is None else made._asdict()

@@ -1,0 +1,159 @@
+"""Preflight: what a recipe would do and cost, and the conflicts that it has."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from polydistill.config.models import MergeRecipe
+from polydistill.models.load import load_masked_lm
+from polydistill.models.precision import device, resolve_dtype
+from polydistill.models.student import build_student
+from polydistill.pipelines.merge.pipeline import check_teacher
+from polydistill.pipelines.merge.student import resolve_student
+from polydistill.pipelines.stages.conflicts import Conflict, collect
+from polydistill.pipelines.stages.planning import LanguageSize, scoring_speed, step_seconds
+from polydistill.pipelines.stages.scoring import estimated_store
+from polydistill.tokenization.build import language_tokenizer, union_tokenizer
+from polydistill.tokenization.drift import segmentation
+from polydistill.tokenization.load import LoadedTokenizer
+from polydistill.tokenization.union import Union
+from polydistill.training.progress import clock
+
+LARGE_VOCABULARY = 300_000
+LARGE_DRIFT = 0.10
+LARGE_UNKNOWN = 0.02
+
+
+def conflicts(
+    recipe: MergeRecipe, tokenizers: dict[str, LoadedTokenizer], union: Union, texts: dict[str, list[str]]
+) -> list[Conflict]:
+    """What does not fit together, each with its remedy."""
+    found: list[Conflict] = []
+    used = {teacher for settings in recipe.languages.values() for teacher in settings.teachers}
+    for name in sorted(set(recipe.teachers) - used):
+        found.append(
+            Conflict(f"teacher {name} has no language: its pieces enlarge the vocabulary and it teaches nothing",
+                     f"name it under a language's `teachers`, or remove teachers.{name}")
+        )  # fmt: skip
+    for language, settings in recipe.languages.items():
+        own = [tokenizers[name] for name in settings.teachers]
+        for what, values in (
+            ("lower-case", [tokenizer.lowercases for tokenizer in own]),
+            ("strip accents from", [tokenizer.strips_accents for tokenizer in own]),
+        ):
+            if len(set(values)) > 1:
+                yes = [t.name for t, value in zip(own, values, strict=True) if value]
+                no = [t.name for t, value in zip(own, values, strict=True) if not value]
+                found.append(
+                    Conflict(f"languages.{language}: {', '.join(yes)} {what} text and {', '.join(no)} do not",
+                             f"use teachers that agree, or set languages.{language}.use to one of them")
+                )  # fmt: skip
+    lowercase = {name: tokenizer.lowercases for name, tokenizer in tokenizers.items()}
+    if len(set(lowercase.values())) > 1 and recipe.student.tokenizer.lowercase is None:
+        cased = [name for name, value in lowercase.items() if not value]
+        found.append(
+            Conflict(f"{', '.join(cased)} keep case and the other teachers do not: the union tokenizer keeps it, so the "
+                     "others' languages lose pieces to capitals",
+                     "set student.tokenizer.lowercase, or read each language by tokenizer/<language>")
+        )  # fmt: skip
+    collect(tokenizers, lambda _, tokenizer: check_teacher(recipe, tokenizer), found)
+    if union.size > LARGE_VOCABULARY:
+        found.append(
+            Conflict(f"the union has {union.size:,} pieces: the embeddings would outweigh the encoder",
+                     "use a factorised embedding (student.model_type: electra, student.config.embedding_size: 256)")
+        )  # fmt: skip
+    merged = union_tokenizer(
+        union, list(tokenizers.values()), lowercase=recipe.student.tokenizer.lowercase,
+        strip_accents=recipe.student.tokenizer.strip_accents,
+    )  # fmt: skip
+    maps = dict(zip(recipe.teachers, union.maps, strict=True))
+    for language, settings in recipe.languages.items():
+        for name in settings.teachers:
+            own_tokenizer = language_tokenizer(tokenizers[name], maps[name], union)
+            measured = segmentation(merged, own_tokenizer, texts[language], unk_id=union.special_ids["unk"])
+            if (
+                measured.drift > LARGE_DRIFT
+                or measured.unknown_share > measured.own_unknown_share + LARGE_UNKNOWN
+            ):
+                found.append(
+                    Conflict(f"languages.{language}: the union tokenizer makes {measured.drift:.0%} of {name}'s tokens "
+                             f"otherwise and leaves {measured.unknown_share:.1%} unknown (own {measured.own_unknown_share:.1%})",
+                             f"load tokenizer/{language} for this language, rather than the default tokenizer")
+                )  # fmt: skip
+    return found
+
+
+def _print_languages(
+    recipe: MergeRecipe,
+    sizes: dict[str, LanguageSize],
+    tokenizers: dict[str, LoadedTokenizer],
+    console: Console,
+) -> None:
+    table = Table(title="languages (estimated from a sample of each)")
+    for name in ("language", "teachers", "characters", "tokens", "masked positions", "store"):
+        table.add_column(name, justify="left" if name in ("language", "teachers") else "right")
+    for language, settings in recipe.languages.items():
+        size = sizes[language]
+        masked = size.tokens * recipe.masking.probability * len(settings.teachers)
+        store = sum(estimated_store(recipe, size.tokens, tokenizers[name].size) for name in settings.teachers)
+        table.add_row(
+            language, ", ".join(settings.teachers), f"{size.characters:,}", f"{size.tokens:,}", f"{masked:,.0f}",
+            f"{store / 2**20:,.0f} MiB",
+        )  # fmt: skip
+    console.print(table)
+
+
+def _print_student(recipe: MergeRecipe, union: Union, console: Console) -> Any:
+    config, _ = resolve_student(recipe, union)
+    student = build_student(config, seed=recipe.seed)
+    total = sum(parameter.numel() for parameter in student.parameters())
+    rows = student.get_input_embeddings().weight.numel()
+    console.print(
+        f"student: {config.model_type}, {union.size:,} pieces, {total:,} parameters, {rows:,} of them ({rows / total:.0%}) embeddings",
+        markup=False,
+    )
+    return student
+
+
+def _print_times(
+    recipe: MergeRecipe,
+    tokenizers: dict[str, LoadedTokenizer],
+    sizes: dict[str, LanguageSize],
+    student: Any,
+    arguments: dict[str, Any],
+    console: Console,
+) -> None:
+    """Time a few batches of each teacher and of the student, and scale up."""
+    scored, dtype = 0.0, resolve_dtype(recipe.scoring.precision)
+    for name, teacher in recipe.teachers.items():
+        languages = [language for language, s in recipe.languages.items() if name in s.teachers]
+        if not languages:
+            continue
+        model = load_masked_lm(
+            teacher.model, name=name, revision=teacher.revision, allow_pickle=teacher.allow_pickle
+        ).to(device())
+        for language in languages:
+            speed = scoring_speed(recipe, model, tokenizers[name], sizes[language].texts)
+            seconds = sizes[language].tokens / speed
+            scored += seconds
+            console.print(
+                f"score {language} with {name} in {str(dtype).removeprefix('torch.')}: {speed:,.0f} tokens/s, "
+                f"{clock(seconds)}",
+                markup=False,
+            )
+    step = step_seconds(recipe, student, arguments)
+    trained = step * arguments["max_steps"] * arguments["gradient_accumulation_steps"]
+    batch = (
+        arguments["per_device_train_batch_size"]
+        * arguments["gradient_accumulation_steps"]
+        * recipe.corpora.max_length
+    )
+    console.print(
+        f"train {arguments['max_steps']:,} steps of at most {batch:,} tokens in "
+        f"{'bfloat16' if arguments['bf16'] else 'float32'}: {step:.2f} s each, {clock(trained)}",
+        markup=False,
+    )
+    console.print(f"in all about {clock(scored + trained)}, evaluation and corpora not counted", markup=False)

@@ -1,0 +1,181 @@
+"""The training stage of a merge: the initial student, its examples, and the finished folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from polydistill.artefacts import is_current
+from polydistill.config.models import MODEL_TYPE, MergeRecipe
+from polydistill.corpora.sampling import smoothed_probabilities
+from polydistill.disk import fingerprint, links_in, read_json, write_json, write_text
+from polydistill.models.load import load_masked_lm, model_config, weights_fingerprint
+from polydistill.models.student import (
+    TeacherRows,
+    build_student,
+    check_encoder,
+    start_from_teachers,
+    student_config,
+)
+from polydistill.pipelines.merge.state import Merge
+from polydistill.pipelines.stages.training import train_into
+from polydistill.reports.card import model_card
+from polydistill.store.reader import Store
+from polydistill.tokenization.union import Union
+from polydistill.training.arguments import portable
+from polydistill.training.data import STEPS_VERSION, StoredExamples, choose_copies
+
+
+def train_student(merge: Merge, arguments: dict[str, Any]) -> None:
+    """Train the student on the stores, and write it as a Hugging Face folder."""
+    recipe, run = merge.recipe, merge.run
+    target = run.path / "student" / "final"
+    inputs = {
+        "stage": "student",
+        "steps": STEPS_VERSION,
+        "stores": {
+            "/".join(key): fingerprint(Store(folder).identity) for key, folder in merge.stores.items()
+        },
+        "tokenizer": read_json(run.path / "tokenizer" / "stamp.json")["fingerprint"],
+        # Earlier versions wrote the architecture where it was not said: their students are not trained again for that.
+        "student": recipe.student.model_dump(mode="json")
+        | {"model_type": recipe.student.model_type or MODEL_TYPE},
+        "distillation": recipe.distillation.model_dump(mode="json"),
+        # A list, for a checkpoint knows languages by their place.
+        "use": [[language, settings.use] for language, settings in recipe.languages.items()],
+        "labels": language_labels(recipe),
+        "smoothing_alpha": recipe.corpora.smoothing_alpha,
+        "training": portable(arguments),
+        "seed": recipe.seed,
+        "encoder": _encoder_weights(merge),
+    }
+    if is_current(target, inputs):
+        return
+    model, record = initial_student(merge)
+    run.say(
+        "training from "
+        + ("random weights" if recipe.student.init == "random" else str(record["encoder_from"]))
+    )
+    data, probabilities = training_data(merge)
+    run.say(
+        f"student: {sum(p.numel() for p in model.parameters()):,} parameters, "
+        + ", ".join(f"{language} {share:.0%}" for language, share in probabilities.items())
+    )
+
+    def write_beside(folder: Path) -> None:
+        shutil.copytree(run.path / "tokenizer", folder, dirs_exist_ok=True, ignore=_only_tokenizer_files)
+        for language in recipe.languages:
+            shutil.copytree(
+                run.path / "tokenizer" / language, folder / "tokenizer" / language, dirs_exist_ok=True,
+                ignore=links_in,
+            )  # fmt: skip
+        write_text(folder / "README.md", model_card(recipe, record))
+        write_json(folder / "initialisation.json", record)
+
+    train_into(
+        run, target, inputs, stage="train", model=model, data=data, probabilities=probabilities,
+        distillation=recipe.distillation, write_beside=write_beside, arguments=arguments,
+        pad_id=merge.union.special_ids["pad"], max_length=recipe.corpora.max_length, seed=recipe.seed,
+        labels=language_labels(recipe),
+    )  # fmt: skip
+
+
+def training_data(merge: Merge) -> tuple[dict[str, StoredExamples], dict[str, float]]:
+    """Each language's examples, and the probability that it is drawn with."""
+    recipe = merge.recipe
+    data = {language: stored_examples(merge, language) for language in recipe.languages}
+    sizes = {
+        language: len(Store(merge.stores[language, s.teachers[0]]))
+        for language, s in recipe.languages.items()
+    }
+    return data, smoothed_probabilities(sizes, recipe.corpora.smoothing_alpha)
+
+
+def language_labels(recipe: MergeRecipe) -> dict[str, str]:
+    """The labels of languages that say so themselves."""
+    return {language: s.labels for language, s in recipe.languages.items() if s.labels is not None}
+
+
+def initial_student(merge: Merge) -> tuple[Any, dict[str, Any]]:
+    """The student before training, and the record of where its weights came from."""
+    recipe = merge.recipe
+    settings = recipe.student
+    config, first = resolve_student(recipe, merge.union)
+    model = build_student(config, seed=recipe.seed)
+    record: dict[str, Any] = {
+        "init": settings.init,
+        "seed": recipe.seed,
+        "config": json.loads(config.to_json_string()),
+    }
+    if first is not None:
+        names = [first, *(name for name in recipe.teachers if name != first)]
+        parts = []
+        for name in names:
+            teacher = recipe.teachers[name]
+            loaded = load_masked_lm(
+                teacher.model, name=name, revision=teacher.revision, allow_pickle=teacher.allow_pickle
+            )
+            tokenizer = merge.tokenizers[name]
+            parts.append(
+                TeacherRows(name, loaded, merge.maps[name], tokenizer.ordinary_ids, tokenizer.special_ids)
+            )
+        record |= start_from_teachers(model, parts, row_map=settings.row_map, seed=recipe.seed)
+    return model, record
+
+
+def resolve_student(recipe: MergeRecipe, union: Union) -> tuple[Any, str | None]:
+    """(the student's configuration, the name of the teacher that its encoder comes from, if any).
+
+    Raises RecipeError for an architecture that cannot be, or that this encoder does not fit.
+    """
+    settings = recipe.student
+    first, base, model_type = None, None, settings.model_type or MODEL_TYPE
+    if settings.init == "teachers":
+        first = settings.encoder_from or next(iter(recipe.teachers))
+        base = model_config(
+            recipe.teachers[first].model, name=first, revision=recipe.teachers[first].revision
+        )
+        model_type = settings.model_type or base.model_type
+    config = student_config(
+        model_type, settings.config, vocabulary_size=union.size, special_ids=union.special_ids,
+        max_length=recipe.corpora.max_length, base=base,
+    )  # fmt: skip
+    if first is not None:
+        check_encoder(config, base, first)
+    return config, first
+
+
+def stored_examples(merge: Merge, language: str) -> StoredExamples:
+    """A language's training examples, by its `use` of its teachers."""
+    settings = merge.recipe.languages[language]
+    stores = [Store(merge.stores[language, name]) for name in settings.teachers]
+    weights = None
+    if settings.use == "best" and merge.recipe.compares_characters:
+        # Copies mask the same words, thus the same characters: the total loss orders them as the loss a
+        # character does.
+        weights = [store.num_masked_of.astype(np.float64) for store in stores]
+    choice = choose_copies(stores, settings.use, settings.teachers, weights=weights)
+    return StoredExamples(stores, [merge.maps[name] for name in settings.teachers], choice)
+
+
+def _encoder_weights(merge: Merge) -> dict[str, str]:
+    if merge.recipe.student.init == "random":
+        return {}
+    return {
+        name: weights_fingerprint(t.model, revision=t.revision) for name, t in merge.recipe.teachers.items()
+    }
+
+
+def _only_tokenizer_files(folder: str, names: list[str]) -> list[str]:
+    return [
+        *links_in(folder, names),
+        *(
+            name
+            for name in names
+            if (Path(folder) / name).is_dir() or name in ("stamp.json", "vocabulary.json")
+        ),
+    ]

@@ -1,0 +1,164 @@
+"""Probes: linear classifiers of words on frozen encoders, within a language and from each language to each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from polydistill.artefacts import artefact, is_current
+from polydistill.config.probe import ProbedModel, ProbeRecipe
+from polydistill.disk import fingerprint, read_json, write_json
+from polydistill.models.load import load_masked_lm, weights_fingerprint
+from polydistill.models.memory import keep_freed_memory
+from polydistill.models.precision import device, resolve_dtype
+from polydistill.pipelines.records import report_run
+from polydistill.pipelines.run_folder import Run
+from polydistill.tasks.probes import METRICS, fit_probe, score_tags, summarise
+from polydistill.tasks.tagged import TaggedText, Texts, read_tasks
+from polydistill.tasks.words import split_into_windows, word_features
+from polydistill.tokenization.load import probed_tokenizer
+
+STAGES = ("evaluate", "report")
+
+
+def run_probe(recipe: ProbeRecipe, run: Run, *, until: str = "report") -> Path:
+    """Probe every model on every task; returns the run's folder. Scores are in evaluation/probes.json."""
+    with run.claim():
+        texts = read_tasks(recipe.tasks)
+        run.record_recipe()
+        probe_models(recipe, run, texts)
+        if until == "report":
+            report_run(run.path)
+    return run.path
+
+
+def probe_models(recipe: ProbeRecipe, run: Run, texts: Texts) -> None:
+    """Probe every model on every task in a run that is claimed, to evaluation/probes.json."""
+    scores: dict[str, dict[str, Any]] = {task: {} for task in texts}
+    for name, settings in recipe.models.items():
+        model = _Probed(name, settings, recipe, run)
+        for task, languages in texts.items():
+            scores[task][name] = _probe(recipe, run, model, task, languages)
+    write_json(run.path / "evaluation" / "probes.json", {
+        "scores": scores,
+        "summary": {
+            task: {
+                metric: {name: summarise(found, metric, recipe.groups) for name, found in models.items()}
+                for metric in METRICS[task]
+            }
+            for task, models in scores.items()
+        },
+    }, sealed=True)  # fmt: skip
+
+
+class _Probed:
+    """A model whose encoder stays as it is; loaded when its features are wanted and not there."""
+
+    def __init__(self, name: str, settings: ProbedModel, recipe: ProbeRecipe, run: Run) -> None:
+        self.name, self.settings, self.run = name, settings, run
+        self.probing = recipe.probing
+        self.dtype = resolve_dtype(recipe.probing.precision)
+        self.weights = weights_fingerprint(settings.model, revision=settings.revision)
+
+    @cached_property
+    def encoder(self) -> Any:
+        """The model without its head."""
+        keep_freed_memory()
+        model = load_masked_lm(self.settings.model, revision=self.settings.revision).to(device())
+        return model.base_model
+
+    def identity(self, text: TaggedText) -> dict[str, Any]:
+        """What features of a text hang on."""
+        return {
+            "weights": self.weights,
+            "tokenizer": probed_tokenizer(self.settings, text.language).fingerprint,
+            "text": text.identity,
+            "max_length": self.probing.max_length,
+            "precision": str(self.dtype).removeprefix("torch."),
+        }
+
+    def features(self, text: TaggedText, split: str) -> npt.NDArray[np.float16]:
+        """[words, H] of all words of a split, in order, from disk where they are there."""
+        place = f"features/{text.task}/{self.name}/{text.language}-{split}"
+        target = self.run.path / place
+        inputs = {"stage": "features", "split": split, **self.identity(text)}
+        found = self.run.find(place, inputs)
+        if found is None:
+            tokenizer = probed_tokenizer(self.settings, text.language)
+            words = [sentence.words for sentence in text.sentences[split]]
+            windows = split_into_windows(words, tokenizer, min(self.probing.max_length, tokenizer.max_length))
+            starts = np.cumsum([0, *(len(window.words) for window in windows)])
+            with self.run.stage(f"features/{text.task}/{self.name}"), artefact(target, inputs) as folder:
+                rows = np.lib.format.open_memmap(
+                    folder / "features.npy", mode="w+", dtype=np.float16,
+                    shape=(int(starts[-1]), self.encoder.config.hidden_size),
+                )  # fmt: skip
+                for index, states in word_features(
+                    self.encoder, windows, tokenizer.special_ids["pad"],
+                    batch_tokens=self.probing.batch_tokens, dtype=self.dtype,
+                ):  # fmt: skip
+                    rows[starts[index] : starts[index + 1]] = states
+                rows.flush()
+        loaded: npt.NDArray[np.float16] = np.load((found or target) / "features.npy", mmap_mode="r")
+        return loaded
+
+
+def _probe(
+    recipe: ProbeRecipe, run: Run, model: _Probed, task: str, languages: dict[str, TaggedText]
+) -> dict[str, Any]:
+    """source → target → metric → one score a seed."""
+    target = run.path / "probes" / task / model.name
+    inputs = {
+        "stage": "probes",
+        "features": {language: fingerprint(model.identity(text)) for language, text in languages.items()},
+        "probing": recipe.probing.model_dump(mode="json"),
+        "seed": recipe.seed,
+    }
+    if not is_current(target, inputs):
+        tags = sorted({tag for text in languages.values() for s in text.sentences["train"] for tag in s.tags})
+        with artefact(target, inputs) as folder:
+            scores = {}
+            for source, text in languages.items():
+                features = model.features(text, "train")
+                classes = np.array([tags.index(tag) for s in text.sentences["train"] for tag in s.tags])
+                with run.stage(f"probe/{task}/{model.name}"):
+                    probes = [
+                        fit_probe(
+                            features, classes, len(tags), seed=recipe.seed + index,
+                            epochs=recipe.probing.epochs, batch_size=recipe.probing.batch_size,
+                        ).predict
+                        for index in range(recipe.probing.num_seeds)
+                    ]  # fmt: skip
+                    scores[source] = _transfer(probes, model, languages, tags)
+                first = METRICS[task][0]
+                run.say(f"{task}/{model.name}: from {source} " + ", ".join(
+                    f"{name} {np.mean(found[first]):.3f}" for name, found in scores[source].items()
+                ))  # fmt: skip
+            write_json(folder / "scores.json", scores)
+    found: dict[str, Any] = read_json(target / "scores.json", dict)
+    return found
+
+
+def _transfer(
+    probes: Sequence[Callable[..., npt.NDArray[np.int64]]],
+    model: _Probed,
+    languages: dict[str, TaggedText],
+    tags: Sequence[str],
+) -> dict[str, dict[str, list[float]]]:
+    """One source's probes on every target: target → metric → one score a seed."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for target, text in languages.items():
+        gold = [sentence.tags for sentence in text.sentences["test"]]
+        ends = np.cumsum([len(sentence) for sentence in gold])[:-1]
+        features = model.features(text, "test")
+        found[target] = {}
+        for predict in probes:
+            predicted = [[tags[index] for index in row] for row in np.split(predict(features), ends)]
+            for metric, value in score_tags(gold, predicted, text.task).items():
+                found[target].setdefault(metric, []).append(value)
+    return found

@@ -1,0 +1,114 @@
+"""What probes would read and cost, and what does not fit together, before anything is computed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from polydistill.config.probe import ProbedModel, ProbeRecipe, TaggedData
+from polydistill.errors import UserError
+from polydistill.models.load import model_config
+from polydistill.pipelines.stages.conflicts import Conflict, refusal
+from polydistill.tasks.tagged import TaggedSentence, TaggedText
+from polydistill.tasks.words import split_into_windows
+from polydistill.tokenization.load import probed_tokenizer
+
+# Words whose first token is unknown have features that say nothing of them.
+LARGE_UNKNOWN = 0.05
+SAMPLE_SENTENCES = 300
+
+
+def plan_probe(recipe: ProbeRecipe, console: Console) -> list[Conflict]:
+    """Print sentences, words and tags of every file and what the features take on disk; returns the conflicts."""
+    samples, words, found = plan_tasks(recipe.tasks, console)
+    for name, settings in recipe.models.items():
+        try:
+            width = model_config(settings.model, revision=settings.revision).hidden_size
+            console.print(
+                f"{name}: {words:,} words × {width}: {words * width * 2 / 2**20:,.0f} MiB of features",
+                markup=False,
+            )
+            found += [
+                conflict
+                for language in samples
+                for conflict in _unknown(name, settings, language, samples[language])
+            ]
+        except UserError as error:
+            found.append(refusal(error))
+    return found
+
+
+def plan_tasks(
+    tasks: Mapping[Any, Mapping[str, TaggedData]], console: Console, *, field: str = "tasks"
+) -> tuple[dict[str, list[TaggedSentence]], int, list[Conflict]]:
+    """Print sentences, words and tags of every file; returns (some sentences of each language, words, conflicts).
+
+    field  where the tasks stand in the recipe
+    """
+    found: list[Conflict] = []
+    table = Table(box=box.SIMPLE)
+    for heading in ("task", "language", "sentences", "words", "tags", "words to test"):
+        table.add_column(heading, justify="left" if heading in ("task", "language") else "right")
+    samples: dict[str, list[TaggedSentence]] = {}
+    words = 0
+    for task, languages in tasks.items():
+        known: dict[str, set[str]] = {}
+        for language, data in languages.items():
+            text = TaggedText(f"{field}.{task}.{language}", task, language, data)
+            try:
+                text.read()
+            except UserError as error:
+                found.append(refusal(error))
+                continue
+            tags = {
+                split: Counter(tag for sentence in sentences for tag in sentence.tags)
+                for split, sentences in text.sentences.items()
+            }
+            known[language] = set(tags["train"])
+            totals = {split: counts.total() for split, counts in tags.items()}
+            words += sum(totals.values())
+            table.add_row(
+                task, language, f"{len(text.sentences['train']):,}", f"{totals['train']:,}", str(len(tags["train"])),
+                f"{totals['test']:,}",
+            )  # fmt: skip
+            new = sorted(set(tags["test"]) - set(tags["train"]))
+            if new:
+                found.append(Conflict(
+                    f"{text.field}: {', '.join(new[:5])} stand in the test file alone, and no probe can guess them "
+                    f"({sum(tags['test'][tag] for tag in new)} words)", "use files of one tag set"
+                ))  # fmt: skip
+            samples.setdefault(language, text.sentences["test"][:SAMPLE_SENTENCES])
+        found += _other_tags(f"{field}.{task}", known)
+    console.print(table)
+    return samples, words, found
+
+
+def _other_tags(field: str, known: Mapping[str, set[str]]) -> list[Conflict]:
+    """Languages that lack tags of others: zero-shot, a probe from there cannot guess them."""
+    every = set().union(*known.values())
+    return [
+        Conflict(f"{field}.{language}: its training file has no {', '.join(sorted(every - tags)[:5])}, which others have: a probe "
+         "from this language can never guess them", "use files of one tag set, or read its zero-shot scores with that in mind")
+        for language, tags in known.items() if every - tags
+    ]  # fmt: skip
+
+
+def _unknown(
+    name: str, settings: ProbedModel, language: str, sentences: list[TaggedSentence]
+) -> list[Conflict]:
+    tokenizer = probed_tokenizer(settings, language)
+    unk = tokenizer.special_ids["unk"]
+    windows = split_into_windows([sentence.words for sentence in sentences], tokenizer, tokenizer.max_length)
+    firsts = [window.ids[place] == unk for window in windows for place in window.firsts]
+    share = sum(firsts) / max(1, len(firsts))
+    if share <= LARGE_UNKNOWN:
+        return []
+    return [Conflict(
+        f"{name} reads {100 * share:.0f} % of the words of {language} as unknown",
+        "compare it on languages that its vocabulary knows, or leave it out",
+    )]  # fmt: skip

@@ -1,0 +1,278 @@
+"""A run's records (what it is, where its artefacts lie, how long they took, trainings' logs): checked before they are shown."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from polydistill.artefacts import ARTEFACTS, PARTIAL, STAMP, artefact_places, check_file
+from polydistill.config.yaml_text import read_resolved
+from polydistill.disk import read_json, read_record, refuse_links, write_json
+from polydistill.errors import RunFolderError
+from polydistill.reports.page import build_report
+from polydistill.training.checkpoints import checkpoints_in, fault_of
+
+ENVIRONMENT, TIMING = "environment.json", "timing.json"
+# A training's record, beside its model.
+LOG = "log.json"
+# Of an evaluation's file, what tables and pages are made of.
+EVALUATED = {
+    "mlm.json": ("languages", "summary"), "probes.json": ("summary", "scores"), "grid.json": ("rows", "runs"),
+    "finetune.json": ("done", "jobs", "scores"),
+}  # fmt: skip
+# Each is made from the one before.
+CHAIN = ("tokenizer", "student/final", "evaluation")
+# Where artefacts lie, as far as every kind of recipe goes.
+PLACES = (
+    "tokenizer", "student/final", "student/untrimmed", "students/*/final", "teachers/*/final", "corpora/*", "store/*/*",
+    "jobs/*/*/*", "probes/*/*", "cost", "evaluation/mlm",
+)  # fmt: skip
+
+
+def report_run(run: Path) -> Path:
+    """Write the report of a run whose records are whole; return its path.
+
+    Raises RunFolderError if a record is not, if the folder has links in it, or if the run has not been evaluated.
+    """
+    if (run / "recipe.yaml").is_file():
+        refuse_links(run)
+        check_records(run)
+        _check_places(run)
+    return build_report(run)
+
+
+def is_timing(found: Any) -> bool:
+    """Whether a value is what timing.json holds: stage → seconds."""
+    return isinstance(found, dict) and all(is_seconds(one) for one in found.values())
+
+
+def is_seconds(value: Any) -> bool:
+    """Whether a value of timing.json is a time."""
+    return type(value) in (int, float) and math.isfinite(value) and value >= 0
+
+
+def is_environment(found: Any) -> bool:
+    """Whether a value is what environment.json holds."""
+    names = {"python", "processor", "cores", "memory_gib", "gpu", "packages"}
+    return isinstance(found, dict) and names <= found.keys() and isinstance(found["packages"], dict)
+
+
+def heal_records(run: Path) -> None:
+    """Take out of a run's records what cannot be in them: they are made anew, and nothing is made from them."""
+    for name in (TIMING, ARTEFACTS):
+        path = run / name
+        if not path.is_file():
+            continue
+        found = read_record(path)
+        kept = {
+            key: one
+            for key, one in found.items()
+            if (is_seconds(one) if name == TIMING else _is_there(run, key, one))
+        }
+        if kept != found or not kept:
+            write_json(path, kept)
+
+
+def _is_there(run: Path, name: str, place: Any) -> bool:
+    """Whether what artefacts.json says of an artefact is so; what is made anew, or used again, is noted again."""
+    return isinstance(place, str) and (name.startswith("teachers/") or (run / place / STAMP).is_file())
+
+
+def check_records(run: Path) -> list[str]:
+    """Read the records of a run's folder; return the names of those that are there.
+
+    Raises RunFolderError for the first that is gone, damaged or no such record, with what makes it anew.
+    """
+    check_recipe(run)
+    found = ["recipe.yaml"]
+    for name, whole in ((ENVIRONMENT, is_environment), (TIMING, is_timing)):
+        if (run / name).is_file():
+            if not whole(read_json(run / name, dict)):
+                raise _no_record(run / name, "remove it and run the same command again: it is made anew")
+            found.append(name)
+        elif name == ENVIRONMENT:
+            raise _gone(run / name, "run the same command again: it is made anew")
+    if (run / ARTEFACTS).is_file():
+        for name, place in artefact_places(run).items():
+            if name.startswith("corpora/") and (place / STAMP).is_file():
+                check_file(place, "statistics.json")
+                read_json(place / "statistics.json", dict)
+        found.append(ARTEFACTS)
+    elif any((run / name).is_dir() for name in ("corpora", "store", "jobs")):
+        raise _gone(run / ARTEFACTS, "run the same command again: it is made anew")
+    for name, keys in EVALUATED.items():
+        path = run / "evaluation" / name
+        if path.is_file():
+            check_evaluation(path, keys)
+            found.append(f"evaluation/{name}")
+    return found + [path.relative_to(run).as_posix() for path in check_logs(run)]
+
+
+def check_evaluation(path: Path, keys: tuple[str, ...] | None = None) -> dict[str, Any]:
+    """What an evaluation's file holds; RunFolderError if tables cannot be made of it."""
+    found: dict[str, Any] = read_json(path, dict)
+    lacking = [key for key in keys or EVALUATED[path.name] if key not in found]
+    if lacking:
+        raise RunFolderError(
+            str(path), None, f"is damaged: it has no {lacking[0]!r}",
+            f"remove the folder {path.parent} and run the same command again: it is made anew",
+        )  # fmt: skip
+    return found
+
+
+def _check_places(run: Path) -> None:
+    """Raise RunFolderError if a run does not know where a corpus or store is that its page tells of."""
+    recipe = check_recipe(run)
+    needed = [f"corpora/{recipe['language']}"] if recipe["recipe"] == "extract" else []
+    if recipe["recipe"] in ("merge", "pretrain"):
+        needed = [f"corpora/{language}" for language in recipe["languages"]]
+    if recipe["recipe"] == "merge":
+        needed += [
+            f"store/{name}/{one}"
+            for name, language in recipe["languages"].items()
+            for one in language["teachers"]
+        ]
+    places = artefact_places(run) if needed else {}
+    for name in needed:
+        if name not in places or not (places[name] / STAMP).is_file():
+            raise RunFolderError(
+                str(run / ARTEFACTS), None, f"does not say where {name} is, or it is gone",
+                "run the same command again: what is gone is made anew",
+            )  # fmt: skip
+
+
+def check_recipe(run: Path) -> dict[str, Any]:
+    """A run's recipe; RunFolderError if its recipe.yaml is gone or is no recipe."""
+    path = run / "recipe.yaml"
+    try:
+        found = read_resolved(path)
+    except OSError as error:
+        raise _gone(path, "run the same command again") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise RunFolderError(
+            str(path), None, "is damaged: it is no longer YAML", "run the recipe again with --update, which writes it anew"
+        ) from error  # fmt: skip
+    if not isinstance(found, Mapping) or not all(
+        isinstance(found.get(key), str) for key in ("name", "recipe")
+    ):
+        raise RunFolderError(
+            str(path),
+            None,
+            "is damaged: it is no recipe",
+            "run the recipe again with --update, which writes it anew",
+        )
+    return dict(found)
+
+
+def check_logs(run: Path) -> list[Path]:
+    """The logs of a run's trainings; RunFolderError if one is gone or damaged where its model is whole."""
+    found = []
+    for folder in (
+        run / "student",
+        *sorted((run / "students").glob("*")),
+        *sorted((run / "teachers").glob("*")),
+    ):
+        trained = next(
+            (folder / name for name in ("untrimmed", "final") if (folder / name / STAMP).is_file()), None
+        )
+        if trained is None:
+            continue
+        remedy = (
+            f"remove the folder {trained} and run the same command again: it is made anew, from the last checkpoint where "
+            "one is left, and its log with it"
+        )
+        path = folder / LOG
+        if not path.is_file():
+            raise _gone(path, remedy)
+        try:
+            log = read_json(path, dict)
+        except RunFolderError as error:
+            raise RunFolderError(error.field, error.value, error.reason, remedy) from error
+        if not _is_log(log):
+            raise _no_record(path, remedy)
+        found.append(path)
+    return found
+
+
+def _is_log(found: dict[str, Any]) -> bool:
+    entries, shares = found.get("log"), found.get("probabilities")
+    return (
+        isinstance(entries, list)
+        and all(isinstance(entry, dict) and "step" in entry for entry in entries)
+        and isinstance(shares, dict)
+        and all(type(share) in (int, float) for share in shares.values())
+    )
+
+
+def check_whole(run: Path) -> list[str]:
+    """What artefacts and checkpoints of a run there are beside those with a stamp, in words.
+
+    Raises RunFolderError for an artefact that is gone, has lost its stamp, or a checkpoint that is damaged.
+    """
+    for place in _expected(run):
+        if not (place / STAMP).is_file():
+            how = "it has no stamp.json" if place.is_dir() else "it is gone"
+            raise RunFolderError(
+                str(place), None, f"is damaged: {how}",
+                "remove what is left of it and run the same command again: it is made anew, and what is whole stays",
+            )  # fmt: skip
+    lines = []
+    for folder in sorted(path for path in run.rglob("checkpoints") if path.is_dir()):
+        said = []
+        for checkpoint in checkpoints_in(folder):
+            if not (checkpoint / "complete.json").is_file():
+                said.append(f"{checkpoint.name} a part, which is passed over")
+                continue
+            fault = fault_of(checkpoint)
+            if fault is not None:
+                raise RunFolderError(
+                    str(checkpoint), None, f"is damaged: {fault}",
+                    "remove it: a training that goes on takes the checkpoint before",
+                )  # fmt: skip
+            said.append(f"{checkpoint.name} whole")
+        if said:
+            lines.append(f"{folder}: {', '.join(said)}")
+    return lines
+
+
+def _expected(run: Path) -> list[Path]:
+    """The folders that must be artefacts."""
+    found = artefact_places(run) if (run / ARTEFACTS).is_file() else {}
+    # A teacher that the user has named is no artefact of ours.
+    own = [
+        place
+        for name, place in found.items()
+        if place.is_relative_to(run) or not name.startswith("teachers/")
+    ]
+    last = max((place for place, name in enumerate(CHAIN) if (run / name / STAMP).is_file()), default=-1)
+    if (run / "report" / "index.html").is_file() and check_recipe(run)["recipe"] in (
+        "merge",
+        "extract",
+        "pretrain",
+    ):
+        last = len(CHAIN) - 1
+    own += [run / name for name in CHAIN[: last + 1]]
+    for pattern in PLACES:
+        own += [
+            path
+            for path in sorted(run.glob(pattern))
+            if path.is_dir() and path.suffix not in (PARTIAL, ".old")
+        ]
+    return list(dict.fromkeys(place for place in own if not _is_other(place)))
+
+
+def _is_other(place: Path) -> bool:
+    """Whether a folder is one of a half-made artefact, which a run that goes on takes care of."""
+    return any(part.endswith((PARTIAL, ".old")) for part in place.parts)
+
+
+def _gone(path: Path, remedy: str) -> RunFolderError:
+    return RunFolderError(str(path), None, "is gone", remedy)
+
+
+def _no_record(path: Path, remedy: str) -> RunFolderError:
+    return RunFolderError(str(path), None, "is damaged: it does not hold what a run writes there", remedy)

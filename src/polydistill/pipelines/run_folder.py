@@ -1,0 +1,243 @@
+"""A run's folder: where its artefacts are, its log, and whose it is."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+import yaml
+
+from polydistill.artefacts import ARTEFACTS, is_current
+from polydistill.config.load import AnyRecipe, parse_recipe
+from polydistill.config.models import MODEL_TYPE
+from polydistill.config.yaml_text import read_resolved
+from polydistill.disk import (
+    explain_disk_errors,
+    lock,
+    open_own,
+    read_record,
+    refuse_links,
+    write_json,
+    write_text,
+)
+from polydistill.errors import DiskError, RecipeError, RunFolderError
+from polydistill.pipelines.records import ENVIRONMENT, TIMING, heal_records, is_environment, is_seconds
+from polydistill.processes import leads, wait_for_all
+
+LOG_BYTES = 16 << 20
+# Settings that say where a store is made, also within the recipes of a grid.
+WHERE = ("scoring.engine", "scoring.ray")
+
+
+def _print(line: str) -> None:
+    print(line, flush=True)
+
+
+@dataclass
+class Run:
+    """An open run. Of several processes the first one writes; for the others, what writes here does nothing.
+
+    path      the run's folder
+    reuse     folders of other runs to take artefacts from
+    show      where lines for people go, beside run.log
+    resolved  every setting of the recipe
+    update    whether the recipe of an existing folder may change
+    """
+
+    path: Path
+    reuse: list[Path] = field(default_factory=list)
+    show: Callable[[str], None] = _print
+    resolved: dict[str, Any] = field(default_factory=dict)
+    update: bool = False
+
+    @contextmanager
+    def claim(self) -> Iterator[None]:
+        """Hold the folder for this process, and check that it is this recipe's before anything is written."""
+        if not leads():
+            wait_for_all()
+            yield
+            return
+        with explain_disk_errors(self.path), lock(self.path):
+            _check_owner(self.path, self.resolved, update=self.update)
+            refuse_links(self.path)
+            wait_for_all()
+            yield
+
+    def record_recipe(self) -> None:
+        """Write what the run is; called when the recipe has proved to be one that can run."""
+        if not leads():
+            return
+        write_text(
+            self.path / "recipe.yaml", yaml.safe_dump(self.resolved, allow_unicode=True, sort_keys=False)
+        )
+        heal_records(self.path)
+        if not is_environment(read_record(self.path / ENVIRONMENT)):
+            write_json(self.path / ENVIRONMENT, environment())
+
+    def use(self, relative: str, folder: Path) -> Path:
+        """Note where an artefact of this run lies, for it may lie in another run's folder."""
+        path = self.path / ARTEFACTS
+        known = {name: one for name, one in read_record(path).items() if isinstance(one, str)}
+        own = folder.resolve().is_relative_to(self.path.resolve())
+        # Within this folder as it is found from there: the folder may be moved.
+        place = str(folder.resolve().relative_to(self.path.resolve()) if own else folder.resolve())
+        if leads() and known.get(relative) != place:
+            write_json(path, known | {relative: place})
+        return folder
+
+    def say(self, line: str) -> None:
+        """Show a line and write it to run.log with the time."""
+        if not leads():
+            return
+        self.show(line)
+        log = self.path / "run.log"
+        if log.is_file() and log.lstat().st_size > LOG_BYTES:
+            log.replace(log.with_suffix(".log.1"))
+        with open_own(log) as handle:
+            handle.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {line}\n")
+
+    def find(self, relative: str, inputs: Any) -> Path | None:
+        """The folder of an artefact made from just these inputs, here or in a run that may be reused."""
+        for root in (self.path, *self.reuse):
+            if is_current(root / relative, inputs):
+                return root / relative
+        return None
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time a stage and write it to timing.json; a stage that is continued adds up."""
+        if not leads():
+            yield
+            return
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            path = self.path / TIMING
+            # A full disk is said by what failed within; this record must not hide it.
+            with suppress(OSError, DiskError):
+                timing = {key: one for key, one in read_record(path).items() if is_seconds(one)}
+                timing[name] = round(timing.get(name, 0.0) + time.perf_counter() - started, 2)
+                write_json(path, timing)
+
+
+def open_run(recipe: AnyRecipe, *, show: Callable[[str], None] = _print, update: bool = False) -> Run:
+    """The run of a recipe; nothing is written before it is claimed.
+
+    update  let the recipe of an existing folder change: what depends on the change is done again
+    """
+    path = Path(recipe.output or f"runs/{recipe.name}")
+    return Run(path, [Path(folder) for folder in recipe.reuse], show, recipe.model_dump(mode="json"), update)
+
+
+# What a run that was stopped before it had written what it is may have left.
+_BEFORE = (".lock", "run.log", "recipe.yaml.tmp")
+
+
+def _check_owner(path: Path, resolved: dict[str, Any], *, update: bool) -> None:
+    """Raise RunFolderError if a folder belongs to another recipe, or is no run's."""
+    existing = path / "recipe.yaml"
+    if existing.is_file():
+        previous = _resolved_anew(_read_recipe(existing, update=update))
+        changed = _differences(previous, resolved)
+        if changed and not update:
+            shown = "; ".join(f"{key}: {_short(old)} → {_short(new)}" for key, old, new in changed[:4])
+            raise RunFolderError(
+                "output",
+                str(path),
+                f"belongs to a recipe with other settings ({shown})",
+                "choose another `output` (and `reuse` this one's stores), or pass --update to redo what depends on them",
+            )
+    elif path.is_dir() and any(entry.name not in _BEFORE for entry in path.iterdir()):
+        raise RunFolderError(
+            "output", str(path), "is not empty and not a run's folder", "choose another `output`"
+        )
+
+
+def _read_recipe(path: Path, *, update: bool) -> Any:
+    """The recipe that a folder belongs to; None where it is damaged and may be written anew."""
+    try:
+        return read_resolved(path)
+    except (yaml.YAMLError, ValueError) as error:
+        if update:
+            return None
+        raise RunFolderError(
+            str(path),
+            None,
+            f"is damaged: it is no longer YAML ({' '.join(str(error).split())[:120]})",
+            "pass --update to write it anew; what was made from other settings is then done again",
+        ) from error
+
+
+def _resolved_anew(previous: Any) -> Any:
+    """A run's recipe with the defaults of settings that came after it; as it is where it can no longer be read."""
+    try:
+        return parse_recipe(dict(previous)).model_dump(mode="json")
+    except (RecipeError, TypeError, ValueError):
+        return previous
+
+
+def environment() -> dict[str, Any]:
+    """What a run ran on: versions, processor, memory."""
+    packages = (
+        "polydistill",
+        "torch",
+        "transformers",
+        "tokenizers",
+        "datasets",
+        "accelerate",
+        "numpy",
+        "pyarrow",
+    )
+    return {
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
+        "packages": {name: version(name) for name in packages},
+    }
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _differences(old: Any, new: Any, key: str = "") -> list[tuple[str, Any, Any]]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        found = []
+        # The order of teachers fixes the ids, that of languages the order of draws.
+        if key in ("teachers", "languages") and list(old) != list(new) and old.keys() == new.keys():
+            found.append((f"order of {key}", ", ".join(old), ", ".join(new)))
+        for name in sorted(old.keys() | new.keys(), key=str):
+            place = f"{key}.{name}".lstrip(".")
+            # Where this run and others are, and where scoring is computed, does not change what it is.
+            if place not in ("reuse", "output") and not place.endswith(WHERE):
+                found += _differences(old.get(name), new.get(name), place)
+        return found
+    # Earlier versions wrote the architecture where it was not said, and their runs go on.
+    unsaid = key == "student.model_type" and all(one in (None, MODEL_TYPE) for one in (old, new))
+    return [] if old == new or unsaid else [(key, old, new)]
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else text[:37] + "..."

@@ -1,0 +1,124 @@
+"""The times that plans say: a few batches, and their median."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from polydistill.config.balance import BalanceRecipe
+from polydistill.config.extract import ExtractRecipe
+from polydistill.config.models import MergeRecipe, Source
+from polydistill.corpora.corpus import sample_texts
+from polydistill.losses.sparse import sparse_soft_cross_entropy
+from polydistill.masking import mask_texts
+from polydistill.models.attention import attention_for
+from polydistill.models.features import masked_features, output_layer
+from polydistill.models.inputs import length_batches, pad_batch
+from polydistill.models.memory import keep_freed_memory
+from polydistill.models.precision import device, resolve_dtype
+from polydistill.scoring.predict import predict
+from polydistill.tokenization.encode import count_tokens
+from polydistill.tokenization.load import LoadedTokenizer
+
+TIMED_BATCHES = 3
+
+
+def scoring_speed(
+    recipe: MergeRecipe | ExtractRecipe, model: Any, tokenizer: LoadedTokenizer, texts: list[str]
+) -> float:
+    """Tokens a second of scoring, the median of a few small batches."""
+    length = recipe.corpora.max_length
+    joined = "\n".join(texts)
+    # Pieces of text about as long as an example will be.
+    step = max(1, round(len(joined) / max(1, sum(count_tokens([tokenizer.backend], texts))) * length))
+    pieces = [joined[place : place + step] for place in range(0, min(len(joined), 200 * step), step)]
+    masked = mask_texts(
+        pieces, range(len(pieces)), tokenizer, max_length=length, masking=recipe.masking, seed=recipe.seed
+    )
+    batch = length_batches(
+        [len(example.input_ids) for example in masked], min(2048, recipe.scoring.batch_tokens)
+    )[0]
+    chosen = [masked[row] for row in batch if len(masked[row].positions)]
+    tokens = sum(len(example.input_ids) for example in chosen)
+    return tokens / median_seconds(
+        lambda: predict(
+            model, chosen, ids=list(range(len(chosen))), pad_id=tokenizer.special_ids["pad"],
+            vocabulary_size=tokenizer.size, top_k=recipe.scoring.top_k,
+            sampling=recipe.scoring.sampling, dtype=resolve_dtype(recipe.scoring.precision), seed=recipe.seed,
+        )
+    )  # fmt: skip
+
+
+def step_seconds(
+    recipe: MergeRecipe | ExtractRecipe | BalanceRecipe, student: Any, arguments: dict[str, Any]
+) -> float:
+    """Seconds of one micro-batch's forward and backward pass, on random tokens, and of the optimizer."""
+    size, length = arguments["per_device_train_batch_size"], recipe.corpora.max_length
+    model = student.to(device()).train()
+    draw = np.random.default_rng(0)
+    ids, attention = pad_batch(list(draw.integers(5, 50, (size, length))), 0)
+    positions = torch.arange(0, ids.numel(), max(1, round(1 / recipe.masking.probability)))
+    columns = recipe.scoring.top_k + 1
+    top = torch.randint(5, 50, (len(positions), columns))
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    where = device()
+
+    def step() -> None:
+        with torch.autocast(where.type, torch.bfloat16, enabled=bool(arguments["bf16"])):
+            features = masked_features(
+                model,
+                {"input_ids": ids.to(where), "attention_mask": attention.to(where)},
+                positions.to(where),
+            )
+        weight, bias = output_layer(model)
+        target = torch.full((len(positions), columns), 1.0 / columns, device=where)
+        sparse_soft_cross_entropy(features, weight, bias, top.to(where), target / len(target)).loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        optimizer.zero_grad()
+
+    if where.type == "cpu":
+        keep_freed_memory()
+    with attention_for(where, length):
+        return median_seconds(step)
+
+
+def median_seconds(work: Callable[[], Any]) -> float:
+    """The median time of a few calls, after one that warms up."""
+    work()
+    seconds = []
+    for _ in range(TIMED_BATCHES):
+        started = time.perf_counter()
+        work()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds)
+
+
+SAMPLE_CHARACTERS = 400_000
+
+
+@dataclass(frozen=True)
+class LanguageSize:
+    """What a language's text comes to: characters are counted, tokens estimated from a sample."""
+
+    characters: int
+    tokens: int
+    texts: list[str]
+
+
+def measure_text(
+    sources: Sequence[Source], field: str, tokenizers: Sequence[LoadedTokenizer]
+) -> LanguageSize:
+    """Read a sample of a language's text and scale it up to what its files hold."""
+    texts, characters = sample_texts(sources, field=field, max_characters=SAMPLE_CHARACTERS)
+    backends = [tokenizer.backend for tokenizer in tokenizers]
+    counted = sum(count_tokens(backends, texts)) if backends else 0
+    sampled = max(1, sum(map(len, texts)))
+    return LanguageSize(characters, round(counted * characters / sampled), texts)

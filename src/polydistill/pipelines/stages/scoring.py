@@ -1,0 +1,187 @@
+"""The store of one teacher over one language: found where it is there already, else scored."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from polydistill.artefacts import artefact, partial_folder
+from polydistill.config.balance import BalanceRecipe
+from polydistill.config.extract import ExtractRecipe
+from polydistill.config.models import MergeRecipe
+from polydistill.corpora.examples import Examples
+from polydistill.disk import fingerprint, require_space
+from polydistill.masking import masks_identity
+from polydistill.models.precision import resolve_dtype
+from polydistill.pipelines.run_folder import Run
+from polydistill.scoring.local import score
+from polydistill.scoring.shards import HasTexts, Job
+from polydistill.store.reader import Store
+from polydistill.store.schema import store_bytes
+from polydistill.tokenization.load import LoadedTokenizer
+from polydistill.training.progress import clock
+
+
+class Score(Protocol):
+    """`scoring.score`, or its like on other machines."""
+
+    def __call__(
+        self, folder: Path, job: Job, examples: HasTexts, model: Any, *, progress: Callable[[int, int], None]
+    ) -> dict[str, Any]: ...
+
+
+@contextmanager
+def scoring_engine(recipe: MergeRecipe | ExtractRecipe | BalanceRecipe, run: Run) -> Iterator[Score]:
+    """What scores the stores of a stage: this process, or workers on Ray, which are started when first needed and
+    stopped at the end.
+    """
+    if recipe.scoring.engine == "local":
+        yield score
+        return
+    # Here, for who scores locally needs none of it.
+    from polydistill.scoring.ray_engine import Workers, score_on_ray
+
+    workers = Workers(recipe.scoring.ray, run.say)
+    try:
+        yield partial(score_on_ray, workers=workers)
+    finally:
+        workers.close()
+
+
+def scored_store(
+    recipe: MergeRecipe | ExtractRecipe | BalanceRecipe,
+    run: Run,
+    *,
+    language: str,
+    teacher: str,
+    weights: str,
+    tokenizer: LoadedTokenizer,
+    corpus: tuple[Path, dict[str, Any]],
+    load: Callable[[], Any],
+    score: Score,
+    rows: npt.NDArray[np.int64] | None = None,
+    beside: Sequence[LoadedTokenizer] = (),
+) -> Path:
+    """The folder of the store, scored if neither this run nor one that it may reuse has it.
+
+    weights  the fingerprint of the teacher's
+    corpus   (folder, what it was made from)
+    load     gives the model, on the processor; called only if something is left to score
+    score    of `scoring_engine`
+    rows     [n] the examples to score; by default all
+    beside   the tokenizers of the language's other teachers, whose copies mask the same words
+    """
+    place = f"store/{language}/{teacher}"
+    made_from: Any = corpus[1] if rows is None else [corpus[1], rows.tolist()]
+    identity, found = _find(recipe, run, place, language, teacher, weights, tokenizer, made_from, beside)
+    if found is not None:
+        Store(found).check_identity(identity, field=f"languages.{language}")
+        return run.use(place, found)
+    examples = Examples(corpus[0] / "train.arrow")
+    if rows is not None:
+        examples = examples.take(rows)
+    target = run.path / "store" / language / teacher
+    size = estimated_store(recipe, float(examples.num_tokens.sum()), tokenizer.size)
+    require_space(partial_folder(target), size, stage=f"score/{language}/{teacher}")
+    model = load()
+    with (
+        run.stage(f"score/{language}/{teacher}"),
+        artefact(target, identity, keep_partial=True) as folder,
+    ):
+        job = Job(
+            identity, tokenizer, recipe.scoring, recipe.masking, max_length=recipe.corpora.max_length,
+            dtype=resolve_dtype(recipe.scoring.precision), seed=recipe.seed, beside=tuple(beside),
+        )  # fmt: skip
+        result = score(
+            folder,
+            job,
+            examples,
+            model,
+            progress=_counter(run, f"score/{language}/{teacher}", len(examples)),
+        )
+    store = Store(target)
+    speed = result["tokens_scored"] / result["seconds"] if result["seconds"] else 0
+    run.say(
+        f"{place}: {store.num_masked:,} masked positions, {store.num_bytes / 2**20:.1f} MiB, {speed:,.0f} tokens/s"
+    )
+    return run.use(place, target)
+
+
+def estimated_store(
+    recipe: MergeRecipe | ExtractRecipe | BalanceRecipe, tokens: float, vocabulary_size: int
+) -> float:
+    """About how many bytes a teacher's store over so many tokens takes."""
+    return store_bytes(
+        tokens, vocabulary_size=vocabulary_size, max_length=recipe.corpora.max_length, top_k=recipe.scoring.top_k,
+        masked_share=recipe.masking.probability,
+    )  # fmt: skip
+
+
+def _find(
+    recipe: MergeRecipe | ExtractRecipe | BalanceRecipe,
+    run: Run,
+    place: str,
+    language: str,
+    teacher: str,
+    weights: str,
+    tokenizer: LoadedTokenizer,
+    made_from: Any,
+    beside: Sequence[LoadedTokenizer],
+) -> tuple[dict[str, Any], Path | None]:
+    """(what the store has to be, its folder if it is there).
+
+    With `precision: auto` a store that another machine computed in the other precision is as good.
+    """
+    same = {
+        "language": language,
+        "teacher": teacher,
+        "weights": weights,
+        "tokenizer": tokenizer.fingerprint,
+        "corpus": fingerprint(made_from),
+        "masking": masks_identity(recipe.masking),
+        "beside": sorted(other.fingerprint for other in beside),
+        "top_k": recipe.scoring.top_k,
+        "sampling": recipe.scoring.sampling,
+        "max_length": recipe.corpora.max_length,
+        "vocabulary_size": tokenizer.size,
+        "shard_examples": recipe.scoring.shard_examples,
+        "batch_tokens": recipe.scoring.batch_tokens,
+        "seed": recipe.seed,
+    }
+    wanted = resolve_dtype(recipe.scoring.precision)
+    others = [dtype for dtype in (torch.bfloat16, torch.float32) if dtype != wanted]
+    identities = [
+        same | {"precision": str(dtype).removeprefix("torch.")}
+        for dtype in (wanted, *(others if recipe.scoring.precision == "auto" else []))
+    ]
+    for identity in identities:
+        found = run.find(place, identity)
+        if found is not None:
+            return identity, found
+    return identities[0], None
+
+
+def _counter(run: Run, name: str, total: int) -> Any:
+    """A progress callback that says every tenth of the way how far it is and the time left."""
+    state = {"done": 0, "fresh": 0, "said": 0, "started": time.perf_counter()}
+
+    def progress(examples: int, tokens: int) -> None:
+        state["done"] += examples
+        if tokens:
+            state["fresh"] += examples
+        tenth = state["done"] * 10 // max(1, total)
+        if tenth > state["said"] and state["fresh"]:
+            state["said"] = tenth
+            seconds = time.perf_counter() - state["started"]
+            left = seconds / state["fresh"] * (total - state["done"])
+            run.say(f"{name}: {state['done']:,}/{total:,} examples, {clock(left)} left")
+
+    return progress

@@ -1,0 +1,203 @@
+"""A run's evaluation as a table for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich import box
+from rich.console import Group
+from rich.markup import escape
+from rich.table import Table
+
+from polydistill.disk import read_json
+from polydistill.pipelines.finetune.results import FILE
+from polydistill.pipelines.records import check_evaluation
+from polydistill.reports.card import FEW_MASKED, with_error
+from polydistill.reports.finetune_page import joined
+from polydistill.reports.grid_tables import grid_tables
+
+CAPTION = """MRR: mean of 1/rank of the masked token ± its standard error over examples. MRR*: ranked among the pieces that both have.
+Unigram: MRR of pieces ranked by their frequency, context unread."""
+
+
+def results_table(path: Path) -> Table | Group:
+    """A run's evaluation: probes' or fine-tuning's tables, or one row for each language, text, model and tokenizer, 80 columns wide; of
+    an extraction, what serving costs too.
+    """
+    if (path / "evaluation" / "grid.json").is_file():
+        return Group(*grid_tables(path))
+    if not (path / "evaluation" / "mlm.json").is_file() and (path / "evaluation" / "probes.json").is_file():
+        return Group(*probe_tables(path))
+    if (path / "evaluation" / "finetune.json").is_file():
+        return Group(*finetune_tables(path))
+    results = check_evaluation(path / "evaluation" / "mlm.json")
+    difference = results["summary"].get("D")
+    caption = CAPTION
+    if isinstance(difference, float):
+        caption += f"\nD, mean over languages of student - best teacher on held-out text: {difference:+.3f}"
+    few = [
+        f"{language} {row['text']} ({row['num_masked']:,})"
+        for language, rows in results["languages"].items()
+        for row in rows
+        if row["num_masked"] < FEW_MASKED
+    ]
+    if few:
+        caption += (
+            f"\nFewer than {FEW_MASKED} masked tokens, too few to compare by: {', '.join(dict.fromkeys(few))}"
+        )
+    table = Table(
+        title=escape(str(path)), caption=caption, caption_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0)
+    )
+    for name in ("", "text", "model", "tokenizer"):
+        table.add_column(name, overflow="fold")
+    for name in ("MRR", "MRR*", "top-1", "top-5", "loss", "unigram"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for language, rows in results["languages"].items():
+        for row in rows:
+            restricted = row.get("mrr_teacher_pieces")
+            table.add_row(
+                language,
+                row["text"],
+                row["model"],
+                str(row["teacher"]) if row["tokenizer"] == "own" else row["tokenizer"],
+                with_error(row),
+                "" if restricted is None else f"{restricted:.3f}",
+                f"{row['top1']:.3f}",
+                f"{row['top5']:.3f}",
+                f"{row['loss']:.2f}",
+                f"{row['unigram_mrr']:.3f}",
+            )
+        table.add_section()
+    if isinstance(difference, dict):
+        probes = probe_tables(path) if (path / "evaluation" / "probes.json").is_file() else []
+        return Group(table, _balance_table(difference), *probes)
+    cost = path / "cost" / "cost.json"
+    return Group(table, cost_tables(read_json(cost))) if cost.is_file() else table
+
+
+def _balance_table(difference: dict[str, dict[str, dict[str, float]]]) -> Table:
+    """D of each student and group of languages, in hundredths of MRR."""
+    table = Table(
+        box=box.SIMPLE, caption_justify="left",
+        caption="D: mean over languages of a student's MRR minus the language's teacher's, in hundredths; ± makes a "
+        "95 % interval,\nwhich knows the chance of the texts, not of the seed.",
+    )  # fmt: skip
+    table.add_column("D")
+    for group in next(iter(difference.values())):
+        table.add_column(group, justify="right")
+    for student, groups in difference.items():
+        cells = [
+            f"{100 * cell['value']:+.1f} ± {50 * (cell['high'] - cell['low']):.1f}"
+            for cell in groups.values()
+        ]
+        table.add_row(student, *cells)
+    return table
+
+
+def probe_tables(folder: Path) -> list[Table]:
+    """Tables for people of a finished run: a task's averages, and each language by itself."""
+    results = check_evaluation(folder / "evaluation" / "probes.json")
+    tables = []
+    for task, metrics in results["summary"].items():
+        for metric, models in metrics.items():
+            name = f"{task}, {metric.replace('_', ' ')}"
+            groups = list(next(iter(models.values())))
+            table = Table(title=f"{name}: mean ± standard deviation over seeds", box=box.SIMPLE)
+            table.add_column("", no_wrap=True)
+            for group in groups:
+                table.add_column(f"{group}: in language", justify="right")
+                table.add_column(f"{group}: zero-shot", justify="right")
+            for model, found in models.items():
+                cells = [
+                    _shown(found[group][kind]) for group in groups for kind in ("in_language", "zero_shot")
+                ]
+                table.add_row(escape(model), *cells)
+            tables.append(table)
+            scores = results["scores"][task]
+            table = Table(title=f"{name}: from (rows) to (columns), mean over seeds", box=box.SIMPLE)
+            languages = list(next(iter(scores.values())))
+            for column in ("", "from", *languages):
+                table.add_column(column, justify="right" if column in languages else "left", no_wrap=True)
+            for model, found in scores.items():
+                for source in languages:
+                    row = [f"{np.mean(found[source][target][metric]):.3f}" for target in languages]
+                    table.add_row(escape(model) if source == languages[0] else "", source, *row)
+            tables.append(table)
+    return tables
+
+
+def _shown(found: dict[str, float]) -> str:
+    return f"{found['mean']:.3f} ± {found['deviation']:.3f}" if found else ""
+
+
+def finetune_tables(folder: Path) -> list[Table]:
+    """Tables for people of a finished run: each task's first metric, with RDT; the report has the others."""
+    results = check_evaluation(folder / "evaluation" / FILE)
+    tables = []
+    for task, metrics in results.get("summary", {}).items():
+        kind, metric = results["tasks"][task], next(iter(metrics))
+        languages = list(dict.fromkeys(language for found in metrics[metric].values() for language in found))
+        table = Table(
+            title=f"{task} ({kind['setting'].replace('_', ' ')}): {metric.replace('_', ' ')}, x 100",
+            box=box.SIMPLE,
+        )
+        table.add_column("", overflow="fold")
+        for heading in (*languages, "RDT, %", "from", "to"):
+            table.add_column(heading, justify="right", no_wrap=True)
+        for model, found in joined(metrics[metric], results.get("teachers", {})).items():
+            cells = [f"{100 * found[one]['mean']:.1f}" if one in found else "" for one in languages]
+            whole = results["rdt"][task][metric].get(model, {}).get("all") or {}
+            bounds = [f"{whole[key]:+.1f}" if key in whole else "" for key in ("value", "low", "high")]
+            table.add_row(escape(model), *cells, *bounds)
+        tables.append(table)
+    if tables:
+        tables[-1].caption = (
+            "RDT: mean over languages of 100 (student - teacher) / teacher, positive where the student is better, with its\n"
+            "interval over test items and seeds. Other metrics and deviations over seeds are in the report."
+        )
+        tables[-1].caption_justify = "left"
+    return tables
+
+
+def cost_tables(rows: Sequence[dict[str, Any]]) -> Group:
+    """Sizes, then times and memory; rows as `compare_cost` gives them, the first model's being what 1 / it goes by."""
+    return Group(_sizes(rows), _times(rows))
+
+
+def _sizes(rows: Sequence[dict[str, Any]]) -> Table:
+    table = Table(box=box.SIMPLE)
+    for name in ("", "model", "parameters", "without tables", "pieces", "file"):
+        table.add_column(name, justify="left" if name in ("", "model") else "right", overflow="fold")
+    for number, row in enumerate({row["model"]: row for row in rows}.values(), 1):
+        table.add_row(
+            str(number), escape(row["model"]), f"{row['parameters']:,}", f"{row['parameters'] - row['embedding_parameters']:,}",
+            f"{row['pieces']:,}", f"{row['file_bytes'] / 2**20:,.1f} MiB",
+        )  # fmt: skip
+    return table
+
+
+def _times(rows: Sequence[dict[str, Any]]) -> Table:
+    table = Table(box=box.SIMPLE)
+    for name in ("texts x tokens", "part", "model", "latency", "1 / it", "memory"):
+        table.add_column(name, justify="right" if name in ("latency", "1 / it", "memory") else "left")
+    # Paths are long, and the first table says which number is whose.
+    numbers = {
+        model: str(number) for number, model in enumerate(dict.fromkeys(row["model"] for row in rows), 1)
+    }
+    first: dict[tuple[int, str], float | None] = {}
+    for row in rows:
+        place = (row["batch"], row["part"])
+        seconds = row["seconds"]
+        base = first.setdefault(place, seconds)
+        table.add_row(
+            f"{row['batch']} x {row['length']}",
+            "encoder" if row["part"] == "encoder" else "with MLM head",
+            numbers[row["model"]],
+            "no room" if seconds is None else f"{1000 * seconds:,.1f} ms",
+            "" if seconds is None or base is None else f"{base / seconds:.2f}",
+            "" if seconds is None else f"{row['peak_bytes'] / 2**20:,.0f} MiB",
+        )
+    return table

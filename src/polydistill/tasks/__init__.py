@@ -1,0 +1,1 @@
+"""Tasks with labels: their data, heads, fine-tuning, probes and scores."""

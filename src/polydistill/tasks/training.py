@@ -1,0 +1,180 @@
+"""Fine-tuning an encoder with a head, measured on a dev set as it goes, from the last whole checkpoint if there is one."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from transformers import (
+    EarlyStoppingCallback,
+    PrinterCallback,
+    ProgressCallback,
+    TrainerCallback,
+)
+
+from polydistill.models.attention import attention_for
+from polydistill.models.memory import keep_freed_memory
+from polydistill.tasks.heads import collate
+from polydistill.training.arguments import training_arguments
+from polydistill.training.checkpoints import explain_pickles, finished_state, last_checkpoint
+from polydistill.training.nonfinite import WatchedTrainer
+
+# Of a log's entries; the others are times, which differ from run to run.
+KEPT = ("step", "epoch", "loss", "learning_rate", "grad_norm", "eval_score")
+
+
+class FineTuner(WatchedTrainer):
+    """Trainer whose evaluation is a function of the model.
+
+    measure  the model's score on the dev set, higher being better
+    """
+
+    def __init__(self, *, measure: Callable[[Any], float], **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.control: Any = self.control
+        self.measure = measure
+        # A head's loss is the mean of its micro-batch, which Trainer divides by their number: not all heads take the
+        # count that it would pass otherwise.
+        self.model_accepts_loss_kwargs = False
+
+    def evaluate(self, *arguments: Any, **keywords: Any) -> dict[str, float]:
+        """The dev set's score, as `eval_score`."""
+        training = self.model.training
+        metrics = {"eval_score": self.measure(self.model)}
+        self.model.train(training)
+        self.log(metrics)
+        control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.control = control
+        return metrics
+
+    def compute_loss(self, *arguments: Any, **keywords: Any) -> Any:
+        """The head's own loss."""
+        found = super().compute_loss(*arguments, **keywords)
+        self.check(found[0] if isinstance(found, tuple) else found)
+        return found
+
+
+class _Narrator(TrainerCallback):
+    """Says each measurement in a line, and measures the last step, whatever its number."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self.say, self.loss = say, math.nan
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step:
+            self.say(f"going on at step {state.global_step}")
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step >= state.max_steps:
+            control.should_evaluate = control.should_save = True
+
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any
+    ) -> None:
+        logs = logs or {}
+        self.loss = logs.get("loss", self.loss)
+        if "eval_score" in logs:
+            self.say(
+                f"step {state.global_step}/{state.max_steps}  loss {self.loss:.3f}  dev {logs['eval_score']:.3f}"
+            )
+
+
+class Patience(EarlyStoppingCallback):
+    """Early stopping that begins to count when there is a score at all: entity F1 is 0 while a model calls every word O."""
+
+    def check_metric_value(self, args: Any, state: Any, control: Any, metric_value: Any) -> None:
+        if metric_value > 0 or (state.best_metric or 0) > 0:
+            super().check_metric_value(args, state, control, metric_value)
+
+
+def steps_of(num_features: int, arguments: dict[str, Any]) -> tuple[int, int]:
+    """(steps of an epoch, of the whole training)."""
+    batch = arguments["per_device_train_batch_size"] * arguments["gradient_accumulation_steps"]
+    epoch = max(1, math.ceil(num_features / batch))
+    limit = arguments.get("max_steps") or 0
+    return epoch, limit if limit > 0 else max(1, math.ceil(epoch * arguments["num_train_epochs"]))
+
+
+def fine_tune(
+    model: Any,
+    features: Sequence[Any],
+    *,
+    folder: Path,
+    arguments: dict[str, Any],
+    measure: Callable[[Any], float],
+    patience: int,
+    evaluations_per_epoch: int,
+    max_length: int,
+    pad_id: int,
+    seed: int,
+    say: Callable[[str], None],
+    evidence: Path | None = None,
+) -> dict[str, Any]:
+    """Train `model` in place; returns `best` (the best checkpoint's name), its dev `score` and `step`, and the `log`.
+
+    features   with their targets (see `models.collate`)
+    folder     holds the checkpoints; the same call with the same folder goes on after the last whole one
+    arguments  of TrainingArguments, checked
+    measure    the model's dev score
+    evidence   where a step whose numbers are not finite is left; by default beside `folder`
+    patience   so many measurements without a better one end the training, counted from the first above 0; 0: none do
+    """
+    # It warns of keys that a checkpoint holds once.
+    logging.getLogger("transformers.trainer").setLevel(logging.ERROR)
+    epoch, total = steps_of(len(features), arguments)
+    every = min(total, max(1, epoch // evaluations_per_epoch))
+    settings = training_arguments(
+        {name: value for name, value in arguments.items() if name != "num_train_epochs"}
+        | {
+            "max_steps": total, "eval_strategy": "steps", "eval_steps": every, "save_strategy": "steps", "save_steps": every,
+            "logging_steps": every, "load_best_model_at_end": True, "metric_for_best_model": "eval_score",
+            "greater_is_better": True, "restore_callback_states_from_checkpoint": True, "save_total_limit": 2,
+        },
+        folder, seed=seed,
+    )  # fmt: skip
+    # Several GPUs are for torchrun: Trainer would wrap the model in DataParallel by itself.
+    settings._n_gpu = min(1, settings.n_gpu)
+    trainer = FineTuner(
+        measure=measure,
+        evidence=evidence,
+        model=model,
+        args=settings,
+        train_dataset=list(features),
+        eval_dataset=[],
+        data_collator=partial(collate, pad_id=pad_id),
+        callbacks=[_Narrator(say), *([Patience(patience)] if patience else [])],
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+    if settings.device.type == "cpu":
+        keep_freed_memory()
+    checkpoint = last_checkpoint(folder)
+    state: Any = finished_state(checkpoint, total=total, patience=patience)
+    if state is None:
+        with attention_for(settings.device, max_length), explain_pickles(checkpoint):
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        state = trainer.state
+    return _record(state, total)
+
+
+def _record(state: Any, total: int) -> dict[str, Any]:
+    """What `fine_tune` returns of a trainer's last state.
+
+    total  steps of the whole training, had it not stopped early
+    """
+    return {
+        "best": f"checkpoint-{state.best_global_step}",
+        "score": state.best_metric,
+        "step": state.best_global_step,
+        "steps": state.global_step,
+        "max_steps": total,
+        "log": [
+            {name: entry[name] for name in KEPT if name in entry}
+            for entry in state.log_history
+            if "loss" in entry or "eval_score" in entry
+        ],
+    }

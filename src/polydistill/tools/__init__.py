@@ -1,0 +1,1 @@
+"""Commands on models and runs: trim, export, inspect, compare, cost."""

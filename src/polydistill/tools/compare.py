@@ -1,0 +1,178 @@
+"""Finished runs side by side: MRR on the same masked tokens, and which differences the texts settle."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+import yaml
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from polydistill.config.yaml_text import read_resolved
+from polydistill.errors import RunFolderError
+from polydistill.evaluation.mlm import mean_reciprocal_rank
+from polydistill.evaluation.uncertainty import Difference, paired_difference
+from polydistill.pipelines.records import check_evaluation
+from polydistill.tools.compare_balance import Evaluated, compare_balance
+
+# Kinds of runs that have students to compare.
+KINDS = ("merge", "extract", "balance")
+# What a row of the table has beside a figure for each run.
+COLUMNS = {"language", "text", "tokenizer", "masked", "teacher"}
+
+
+def compare_runs(folders: Sequence[Path], console: Console) -> None:
+    """Print what finished runs' students differ in: see `compare_merges` and `compare_balance`.
+
+    folders  merges and extractions, or balance runs, that were evaluated on the same masked tokens
+    Raises RunFolderError where a folder is no such run, was not evaluated, or on other tokens.
+    """
+    recipes = [_recipe(folder) for folder in folders]
+    balance = [recipe["recipe"] == "balance" for recipe in recipes]
+    if any(balance) and not all(balance):
+        other = balance.index(not balance[0])
+        raise RunFolderError(
+            "run", str(folders[other]),
+            f"is a run of the kind {recipes[other]['recipe']!r}, and {folders[0]} of the kind {recipes[0]['recipe']!r}",
+            "compare balance runs with each other, and merges and extractions with each other",
+        )  # fmt: skip
+    names = [folder.resolve().name for folder in folders]
+    if not COLUMNS.isdisjoint(names):
+        names = [str(folder.resolve()) for folder in folders]
+    elif len(set(names)) < len(names):
+        names = [str(folder) for folder in folders]
+    if balance[0]:
+        # One that is named twice has nothing to add.
+        once = {name: (folder, recipe) for name, folder, recipe in zip(names, folders, recipes, strict=True)}
+        compare_balance([_evaluated(name, *place) for name, place in once.items()], console)
+    else:
+        found = [_ranks(folder, "evaluation/ranks.npz") for folder in folders]
+        compare_merges(folders, names, found, console)
+
+
+def compare_merges(
+    folders: Sequence[Path], names: Sequence[str], found: Sequence[dict[str, Any]], console: Console
+) -> None:
+    """Print the students' MRR for each language, text and tokenizer, with the differences from the first run's.
+
+    found  each run's ranks
+    Raises RunFolderError for a run of other tokens.
+    """
+    rows = []
+    for key in [key for key in found[0] if key.endswith("/student")]:
+        place = key.removesuffix("/student")
+        language, text, view, teacher = place.split("/")
+        counts, first = found[0][f"{place}/counts"], 1.0 / found[0][key].astype(np.float64)
+        row: dict[str, Any] = {
+            # Keys of COLUMNS, beside which each run has its name's.
+            "language": language, "text": text, "tokenizer": teacher or view, "masked": len(first),
+        }  # fmt: skip
+        if teacher:
+            theirs = found[0][f"{place}/{teacher}"].astype(np.float64)
+            row["teacher"] = mean_reciprocal_rank(theirs)
+            row[f"teacher - {names[0]}"] = paired_difference(1.0 / theirs, first, counts)._asdict()
+        for folder, name, ranks in zip(folders, names, found, strict=True):
+            own = ranks.get(key)
+            if own is None or not np.array_equal(ranks[f"{place}/counts"], counts):
+                raise RunFolderError(
+                    "run", str(folder), f"was not evaluated on the masked tokens of {folders[0]} ({place})",
+                    "compare runs of the same text, teachers, masking and seed",
+                )  # fmt: skip
+            row[name] = mean_reciprocal_rank(own.astype(np.float64))
+            if folder != folders[0]:
+                row[f"{name} - {names[0]}"] = paired_difference(
+                    1.0 / own.astype(np.float64), first, counts
+                )._asdict()
+        rows.append(row)
+    console.print(_table(rows, names))
+    console.print(
+        f"MRR, the difference from that of {names[0]}, and its 95 % interval by a paired bootstrap over examples, "
+        "* where it leaves zero out. The interval knows the chance of the texts, not of the training's seed.",
+        markup=False,
+    )
+
+
+def _recipe(folder: Path) -> dict[str, Any]:
+    """The recipe of a run that can be compared; RunFolderError for any other folder."""
+    try:
+        recipe = read_resolved(folder / "recipe.yaml")
+    except OSError as error:
+        raise RunFolderError(
+            "run",
+            str(folder),
+            "is no run's folder: it has no recipe.yaml",
+            "name the folder that a run has made",
+        ) from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise RunFolderError(
+            "run", str(folder), f"its recipe.yaml is damaged ({type(error).__name__})",
+            "run its recipe again with --update, which writes the file anew",
+        ) from error  # fmt: skip
+    kind = recipe.get("recipe") if isinstance(recipe, dict) else None
+    if kind not in KINDS:
+        raise RunFolderError(
+            "run", str(folder), f"cannot be compared: its recipe.yaml's kind is {kind!r}",
+            f"compare runs of the kinds {', '.join(KINDS)}",
+        )  # fmt: skip
+    return dict(recipe)
+
+
+def _evaluated(name: str, folder: Path, recipe: dict[str, Any]) -> Evaluated:
+    ranks = _ranks(folder, "evaluation/mlm/ranks.npz")
+    # Beside the ranks, for what stands in evaluation/ itself may be of an evaluation before.
+    results = check_evaluation(folder / "evaluation" / "mlm" / "mlm.json")
+    probes = folder / "evaluation" / "probes.json"
+    languages = list(results["languages"])
+    groups = {
+        name: [one for one in some if one in languages] for name, some in (recipe.get("groups") or {}).items()
+    }
+    return Evaluated(
+        name, str(folder), languages, list(results["summary"]["D"]), groups, ranks,
+        check_evaluation(probes)["scores"] if probes.is_file() else {},
+    )  # fmt: skip
+
+
+def _ranks(folder: Path, place: str) -> dict[str, Any]:
+    path = folder / place
+    if not path.is_file():
+        raise RunFolderError(
+            "run", str(folder), f"has no {place}", "run `polydistill evaluate` on its recipe first"
+        )
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except (ValueError, OSError, BadZipFile) as error:
+        raise RunFolderError(
+            "run",
+            str(folder),
+            f"its {place} is damaged ({error})",
+            "remove its folder `evaluation` and evaluate again",
+        ) from error
+
+
+def _table(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> Table:
+    """A line for each model under each place: as many runs as there are, the table is as wide as a terminal."""
+    table = Table(box=box.SIMPLE)
+    table.add_column("", overflow="fold")
+    for heading in ("MRR", "difference", "from", "to"):
+        table.add_column(heading, no_wrap=True, justify="right")
+    for row in rows:
+        place = f"{row['language']}, {row['text']}: {row['masked']:,} tokens of {row['tokenizer']}"
+        table.add_row(f"[bold]{escape(place)}[/bold]")
+        for name in ("teacher", *names):
+            if name not in row:
+                continue
+            cells = [f"  {escape(name)}", f"{row[name]:.3f}"]
+            difference = row.get(f"{name} - {names[0]}")
+            if difference is not None:
+                value = Difference(**difference)
+                cells.append(f"{value.value:+.3f}" + ("*" if value.settled else " "))
+                cells += [f"{value.low:+.3f}", f"{value.high:+.3f}"]
+            table.add_row(*cells)
+    return table

@@ -1,0 +1,143 @@
+"""Balance runs with the same teachers side by side: D, differences and probes of all their students."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from polydistill.errors import RunFolderError
+from polydistill.evaluation.uncertainty import Difference
+from polydistill.pipelines.balance.evaluation import TEACHER, summarise
+from polydistill.tasks.probes import METRICS
+from polydistill.tasks.probes import summarise as summarise_probes
+
+# Source → target → metric → one score a seed.
+Scores = dict[str, dict[str, dict[str, list[float]]]]
+
+
+class Evaluated(NamedTuple):
+    """What a balance run was measured at.
+
+    name    what it is called in tables; folder: where it lies
+    groups  its groups of languages
+    ranks   `language/held_out/shared//model` → [M] ranks, and `…/counts` → [E] masked tokens of each example
+    scores  task → student → scores of its probes
+    """
+
+    name: str
+    folder: str
+    languages: list[str]
+    students: list[str]
+    groups: dict[str, list[str]]
+    ranks: Mapping[str, npt.NDArray[Any]]
+    scores: Mapping[str, Mapping[str, Scores]]
+
+
+def compare_balance(runs: Sequence[Evaluated], console: Console) -> None:
+    """Print every student's D by group, the first one's difference from each, and what their probes scored.
+
+    Raises RunFolderError for a run of other languages, masked tokens or teachers than the first one's.
+    """
+    students = {
+        f"{run.name}: {student}" if len(runs) > 1 else student: (run, student)
+        for run in runs
+        for student in run.students
+    }
+    ranks = _joined(runs)
+    ranks |= {
+        f"{language}/held_out/shared//{name}": run.ranks[f"{language}/held_out/shared//{student}"]
+        for name, (run, student) in students.items()
+        for language in run.languages
+    }
+    summary = summarise(ranks, runs[0].languages, list(students), runs[0].groups)
+    groups = list(summary["mrr"][TEACHER])
+    _print(
+        console, "D, MRR minus the teacher's, in hundredths", groups,
+        {student: [_plus_minus(found[group]) for group in groups] for student, found in summary["D"].items()},
+    )  # fmt: skip
+    _print(
+        console, f"MRR of {summary['first']} minus that of the others, in hundredths", groups,
+        {student: [_plus_minus(found[group], star=True) for group in groups]
+         for student, found in summary["differences"].items()},
+    )  # fmt: skip
+    _print_probes(runs, students, groups, console)
+    console.print(
+        "Means over the group's languages; ± is half of a 95 % interval by a paired bootstrap over examples, * where it "
+        "leaves zero out. The interval knows the chance of the texts, not of the training's seed.",
+        markup=False,
+    )
+
+
+def _joined(runs: Sequence[Evaluated]) -> dict[str, npt.NDArray[Any]]:
+    """The teachers' ranks and the examples' sizes, which all runs have alike."""
+    first = runs[0]
+    joined: dict[str, npt.NDArray[Any]] = {}
+    for run in runs:
+        if set(run.languages) != set(first.languages):
+            raise RunFolderError(
+                "run", run.folder,
+                f"was evaluated on {', '.join(run.languages)}, and {first.folder} on {', '.join(first.languages)}",
+                "compare runs of the same languages",
+            )  # fmt: skip
+        for language in first.languages:
+            for name in ("counts", TEACHER):
+                key = f"{language}/held_out/shared//{name}"
+                if not np.array_equal(joined.setdefault(key, run.ranks[key]), run.ranks[key]):
+                    raise RunFolderError(
+                        "run", run.folder, f"has other teachers or masked tokens than {first.folder} ({language})",
+                        "compare runs of the same text, teachers, masking and seed",
+                    )  # fmt: skip
+    return joined
+
+
+def _print_probes(
+    runs: Sequence[Evaluated],
+    students: Mapping[str, tuple[Evaluated, str]],
+    groups: Sequence[str],
+    console: Console,
+) -> None:
+    """A table for each task and metric, of the runs that probed the languages of the first that probed that task."""
+    for task in dict.fromkeys(task for run in runs for task in run.scores):
+        found = {
+            name: run.scores[task][student] for name, (run, student) in students.items() if task in run.scores
+        }
+        first = next(iter(found.values()))
+        alike = {name: scores for name, scores in found.items() if scores.keys() == first.keys()}
+        for metric in METRICS[task]:
+            rows = {name: summarise_probes(scores, metric, runs[0].groups) for name, scores in alike.items()}
+            _print(
+                console, f"{task}, {metric.replace('_', ' ')}: in language / zero-shot, in hundredths", groups,
+                {name: [_both(of_group[group]) for group in groups] for name, of_group in rows.items()},
+            )  # fmt: skip
+        if left_out := [name for name in found if name not in alike]:
+            console.print(f"{task} of other languages, left out: {', '.join(left_out)}", markup=False)
+
+
+def _print(console: Console, title: str, groups: Sequence[str], rows: Mapping[str, Sequence[str]]) -> None:
+    if not rows:
+        return
+    table = Table(box=box.SIMPLE, title=escape(title), title_justify="left", title_style="bold")
+    table.add_column("", overflow="fold")
+    for group in groups:
+        table.add_column(group, no_wrap=True, justify="right")
+    for name, cells in rows.items():
+        table.add_row(escape(name), *cells)
+    console.print(table)
+
+
+def _plus_minus(found: Mapping[str, float], *, star: bool = False) -> str:
+    settled = "*" if star and Difference(**found).settled else ""
+    return f"{100 * found['value']:+.1f}{settled} ± {50 * (found['high'] - found['low']):.1f}"
+
+
+def _both(kinds: Mapping[str, Any]) -> str:
+    return " / ".join(
+        f"{100 * kinds[kind]['mean']:.1f}" if kinds[kind] else "-" for kind in ("in_language", "zero_shot")
+    )

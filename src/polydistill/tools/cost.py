@@ -1,0 +1,32 @@
+"""The cost of serving models side by side, as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from polydistill.disk import write_json
+from polydistill.evaluation.cost import SHAPES, compare_cost
+from polydistill.reports.tables import cost_tables
+
+
+def print_cost(
+    models: Sequence[str], console: Console, *, rounds: int = 3, calls: int = 5, output: Path | None = None
+) -> list[dict[str, Any]]:
+    """Measure models (the first is what others are measured by), print the tables and return the rows.
+
+    output  a JSON file for the rows
+    """
+    rows = compare_cost(models, shapes=SHAPES, rounds=rounds, calls=calls)
+    console.print(cost_tables(rows))
+    console.print(
+        f"medians of {rounds} fresh processes, in turns, {calls} passes each; memory beyond what a process has before "
+        "the model; float32 on a processor",
+        markup=False,
+    )
+    if output is not None:
+        write_json(output, rows)
+    return rows

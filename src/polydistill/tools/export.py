@@ -1,0 +1,250 @@
+"""Exporting a model to ONNX: write, prove, quantise, measure, print."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from polydistill import __version__
+from polydistill.artefacts import artefact_or_nothing
+from polydistill.config.models import Source
+from polydistill.corpora.sources import source_identity
+from polydistill.disk import free_folder, links_in, write_json, write_text
+from polydistill.errors import RecipeError
+from polydistill.evaluation.cost import measure_in_turns
+from polydistill.models.load import load_masked_lm, weights_fingerprint, weights_size
+from polydistill.models.onnx_export import OPSET, check_opset, export_onnx, takes_token_types
+from polydistill.models.onnx_int8 import WEIGHT_BITS, quantise_onnx
+from polydistill.models.onnx_runtime import OnnxModel
+from polydistill.reports.card import export_card, metadata
+from polydistill.tokenization.build import save_tokenizer, special_strings
+from polydistill.tokenization.load import LoadedTokenizer, load_tokenizer, max_positions
+from polydistill.tools.export_checks import (
+    TOLERANCE,
+    choose_lines,
+    compare_mrr,
+    proof_batches,
+    prove_int8,
+    prove_logits,
+)
+
+FILES = {"onnx": "model.onnx", "int8": "model.int8.onnx"}
+# (texts, tokens): what a service sees, and what `cost` measures.
+LATENCY_SHAPES = ((1, 128), (32, 512))
+
+
+@dataclass(frozen=True)
+class Latency:
+    """How to time: fresh processes for each figure, passes in each, threads of all (0: as PyTorch has them)."""
+
+    rounds: int = 3
+    calls: int = 5
+    threads: int = 0
+
+
+def export_model(
+    model: str,
+    output: Path,
+    console: Console,
+    *,
+    int8: bool = False,
+    int8_bits: int = WEIGHT_BITS,
+    texts: Sequence[str] = (),
+    lines: int = 400,
+    opset: int = OPSET,
+    latency: Latency | None = None,
+    revision: str | None = None,
+    allow_pickle: bool = False,
+) -> dict[str, Any]:
+    """Write a masked language model as ONNX with its tokenizer, prove that it does what the model does, and print how.
+
+    model    a folder or a hub name of a masked language model; its weights are taken in float32
+    output   a folder that is not there yet, or empty
+    int8     write a dynamically quantised model too
+    int8_bits  of its matrices' weights, 7 or 8, see `quantise_onnx`
+    texts    files, folders or globs; on `lines` of their lines logits and MRR are compared, else logits alone, on
+             random pieces
+    latency  how to time; None: not at all
+    Returns the record that export.json holds. Raises a UserError for what cannot be read or exported, for packages
+    that are not there and for logits that differ; then nothing is written.
+    """
+    check_opset(opset)
+    output = free_folder(output)
+    if int8_bits not in (7, 8):
+        raise RecipeError(
+            "int8_bits", int8_bits, "weights have 7 or 8 bits",
+            "give 7, which is right on every processor; 8 needs VNNI or an ARM processor",
+        )  # fmt: skip
+    if lines < 1:
+        raise RecipeError("lines", lines, "leaves nothing to compare on", "give 1 or more")
+    sources = [Source(path=path, documents="lines") for path in texts]
+    identity = source_identity(sources, field="text") if sources else None
+    tokenizer = load_tokenizer(model, revision=revision)
+    original = load_masked_lm(model, revision=revision, allow_pickle=allow_pickle)
+    chosen = choose_lines(texts, lines) if texts else []
+    facts = {
+        "model": Path(model).name if Path(model).exists() else model, "revision": revision, "opset": opset,
+        "architecture": original.config.model_type, "parameters": original.num_parameters(),
+        "original_weight_bytes": weights_size(model, revision=revision), "lines": len(chosen),
+        "versions": {"polydistill": __version__}
+        | {name: version(name) for name in ("torch", "transformers", "onnx", "onnxruntime", "onnxscript")},
+    }  # fmt: skip
+    inputs = {
+        **facts, "weights": weights_fingerprint(model, revision=revision), "tokenizer": tokenizer.fingerprint,
+        "text": identity, "int8": int8, "int8_bits": int8_bits,
+    }  # fmt: skip
+    with artefact_or_nothing(output, inputs) as folder:
+        record = facts | _write(
+            folder, model, tokenizer, original, int8_bits=int8_bits if int8 else None, opset=opset
+        )
+        exported = {name: OnnxModel(folder / FILES[name]) for name in record["files"]}
+        record["tolerance"] = TOLERANCE
+        batches = proof_batches(tokenizer, chosen, token_types="token_type_ids" in record["inputs"])
+        record["logits"] = prove_logits(original, record["model"], exported, batches)
+        record["mrr"] = compare_mrr(original, exported, tokenizer, chosen) if chosen else None
+        if int8:
+            record["int8"] = prove_int8(record["model"], record["logits"], record["mrr"], bits=int8_bits)
+        del exported
+        record["latency"] = None if latency is None else _time(folder, original, record["files"], latency)
+        record["metadata"] = metadata(model)
+        write_json(folder / "export.json", record)
+        write_text(folder / "README.md", export_card(record))
+    _print(record, console)
+    console.print(f"written to {output}", markup=False)
+    return record
+
+
+def _write(
+    folder: Path, model: str, tokenizer: LoadedTokenizer, original: Any, *, int8_bits: int | None, opset: int
+) -> dict[str, Any]:
+    """Write the tokenizer's files, config.json and the graphs. Returns the graphs' inputs and sizes in bytes."""
+    save_tokenizer(
+        tokenizer.backend, folder, specials=special_strings(tokenizer), max_length=tokenizer.max_length,
+        settings=tokenizer.settings,
+    )  # fmt: skip
+    # A student's tokenizers per language have its ids.
+    if (Path(model) / "tokenizer").is_dir():
+        shutil.copytree(Path(model) / "tokenizer", folder / "tokenizer", ignore=links_in)
+    original.config.save_pretrained(folder)
+    token_types = takes_token_types(original, tokenizer.settings["model_input_names"])
+    export_onnx(original, folder / FILES["onnx"], token_types=token_types, opset=opset)
+    names = ["onnx"]
+    if int8_bits is not None:
+        quantise_onnx(
+            folder / FILES["onnx"], folder / FILES["int8"], rows=original.config.vocab_size, bits=int8_bits
+        )
+        names.append("int8")
+    sizes = {name: sum(path.stat().st_size for path in folder.glob(FILES[name] + "*")) for name in names}
+    return {
+        "inputs": ["input_ids", "attention_mask", *(["token_type_ids"] if token_types else [])], "files": sizes,
+    }  # fmt: skip
+
+
+def _time(folder: Path, original: Any, names: Sequence[str], latency: Latency) -> dict[str, Any]:
+    """Seconds and memory of a pass with the MLM head, PyTorch and exported models in turns, in processes of their own."""
+    threads = latency.threads or torch.get_num_threads()
+    shared = {"pieces": original.config.vocab_size, "max_tokens": max_positions(original.config)}
+    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+        # The same float32 weights for all, wherever they came from.
+        original.save_pretrained(temporary)
+        models = {temporary: "pytorch"} | {str(folder / FILES[name]): name for name in names}
+        rows = measure_in_turns(
+            dict.fromkeys(models, shared), shapes=LATENCY_SHAPES, rounds=latency.rounds, calls=latency.calls,
+            parts=["model"], threads=threads,
+        )  # fmt: skip
+    kept = ("batch", "length", "seconds", "peak_bytes")
+    return {
+        "threads": threads, "rounds": latency.rounds, "calls": latency.calls,
+        "rows": [{"model": models[row["model"]]} | {name: row[name] for name in kept} for row in rows],
+    }  # fmt: skip
+
+
+def _print(record: Mapping[str, Any], console: Console) -> None:
+    names = list(record["files"])
+    console.print(
+        f"{record['architecture']}, {record['parameters']:,} parameters, opset {record['opset']}; takes "
+        f"{', '.join(record['inputs'])}; weights were {record['original_weight_bytes'] / 2**20:,.1f} MiB",
+        markup=False,
+    )
+    for name, size in record["files"].items():
+        console.print(f"{FILES[name]}: {size / 2**20:,.1f} MiB", markup=False)
+    table = _table("logits: texts x tokens", "attended", *(f"{name} differs" for name in names), *(f"{name} same top 1" for name in names))  # fmt: skip
+    for row in record["logits"]:
+        table.add_row(
+            f"{row['batch']} x {row['tokens']}", str(row["attended"]),
+            *(f"{row[name]['relative_difference']:.1e}" for name in names),
+            *(f"{row[name]['same_argmax']:.2%}" for name in names),
+        )  # fmt: skip
+    console.print(table)
+    console.print(
+        f"largest difference over largest logit, at attended positions; allowed for onnx: {record['tolerance']:g}; "
+        + (
+            f"{record['lines']} lines of text"
+            if record["lines"]
+            else "random pieces: give --text for real text"
+        ),
+        markup=False,
+    )
+    if "int8" in record:
+        kept = record["int8"]
+        console.print(
+            f"int8: weights of {kept['weight_bits']} bits; the float model's likeliest piece at {kept['same_argmax']:.1%} of "
+            f"positions (at least {kept['least_same_argmax']:.0%})",
+            markup=False,
+        )
+    if record["mrr"]:
+        console.print(_mrr_table(record["mrr"]))
+    if record["latency"]:
+        console.print(_latency_table(record["latency"]))
+        timed = record["latency"]
+        console.print(
+            f"with the MLM head at all positions; medians of {timed['rounds']} fresh processes, in turns, "
+            f"{timed['calls']} passes each; on the processor, threads for all: {timed['threads']}",
+            markup=False,
+        )
+
+
+def _mrr_table(rows: Mapping[str, Mapping[str, Any]]) -> Table:
+    table = _table("", "MRR", "standard error", "minus PyTorch", "95 % between", "top 1", "loss", "masked")
+    for name, row in rows.items():
+        value, low, high = row.get("mrr_minus_pytorch", (None, None, None))
+        table.add_row(
+            name, f"{row['mrr']:.4f}", f"{row['mrr_error']:.4f}", "" if value is None else f"{value:+.4f}",
+            "" if value is None else f"{low:+.4f} {high:+.4f}", f"{row['top1']:.3f}", f"{row['loss']:.3f}",
+            f"{row['num_masked']:,}",
+        )  # fmt: skip
+    return table
+
+
+def _latency_table(timed: Mapping[str, Any]) -> Table:
+    table = _table("texts x tokens", "model", "latency", "times as fast", "memory")
+    first = {
+        (row["batch"], row["length"]): row["seconds"] for row in timed["rows"] if row["model"] == "pytorch"
+    }
+    for row in timed["rows"]:
+        seconds, base = row["seconds"], first[row["batch"], row["length"]]
+        table.add_row(
+            f"{row['batch']} x {row['length']}", row["model"],
+            "no room" if seconds is None else f"{1000 * seconds:,.1f} ms",
+            "" if seconds is None or base is None else f"{base / seconds:.2f}",
+            "" if seconds is None else f"{row['peak_bytes'] / 2**20:,.0f} MiB",
+        )  # fmt: skip
+    return table
+
+
+def _table(first: str, *others: str) -> Table:
+    table = Table(box=box.SIMPLE)
+    table.add_column(first)
+    for name in others:
+        table.add_column(name, justify="left" if name == "model" else "right")
+    return table

@@ -1,0 +1,192 @@
+"""Proving an exported model: batches to compare logits on, and MRR on the same masked tokens."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from polydistill.config.models import Masking, Source
+from polydistill.corpora.sources import read_texts
+from polydistill.disk import hash_text
+from polydistill.errors import CorpusError, ModelError
+from polydistill.evaluation.mlm import Measures, measure, measure_logits
+from polydistill.evaluation.readers import EVALUATION_SEED, hidden
+from polydistill.evaluation.uncertainty import paired_difference
+from polydistill.masking import mask_texts
+from polydistill.models.inputs import length_batches
+from polydistill.models.onnx_export import Inputs, compare_onnx
+from polydistill.models.onnx_runtime import OnnxModel
+from polydistill.tokenization.encode import encode
+from polydistill.tokenization.load import LoadedTokenizer
+
+# (texts, tokens) that logits are compared at, and one text as long as the model takes, up to so many tokens.
+SHAPES, LONGEST = ((1, 8), (3, 17), (8, 64)), 1024
+# Times the largest logit.
+TOLERANCE = 1e-4
+# What an int8 model may lose. Of real models it keeps 0.85 to 0.98 of the likeliest pieces and 97 % of MRR or more; one
+# whose products saturate keeps 0.1 and half.
+INT8_SAME, INT8_MRR_LOSS = 0.6, 0.05
+MASKED_ONE_IN = 7
+# Tokens of a line for MRR, and of a batch: an exported model makes logits for all of them.
+MRR_TOKENS, BATCH_TOKENS = 128, 1024
+
+
+def choose_lines(paths: Sequence[str], number: int) -> list[str]:
+    """So many different lines of text files, chosen by their hash: the same ones whatever their order."""
+    sources = [Source(path=path, documents="lines") for path in paths]
+    found = heapq.nlargest(number, {(hash_text(text), text) for text in read_texts(sources, "text")})
+    if not found:
+        raise CorpusError("text", paths[0], "no line has text", "give text that the model is meant for")
+    return [text for _, text in found]
+
+
+def proof_batches(
+    tokenizer: LoadedTokenizer, texts: Sequence[str], *, token_types: bool, seed: int = 0
+) -> list[Inputs]:
+    """Batches of `SHAPES` and of the longest text, rows of a batch of falling lengths, every seventh token masked.
+
+    texts  where there are none, random pieces stand for them
+    Shapes longer than the model takes are cut.
+    """
+    longest = min(tokenizer.max_length, LONGEST)
+    shapes = [(rows, min(length, longest)) for rows, length in SHAPES] + [(1, longest)]
+    stream = _stream(tokenizer, texts, sum(rows * length for rows, length in shapes), seed)
+    return [_batch(tokenizer, stream, *shape, token_types=token_types) for shape in shapes]
+
+
+def prove_logits(
+    model: Any, name: str, exported: Mapping[str, OnnxModel], batches: Sequence[Inputs]
+) -> list[dict[str, Any]]:
+    """How far exported models' logits are from the model's own, a row for each batch.
+
+    exported  by name; the one called `onnx` must be within the tolerance
+    Raises ModelError where it is not.
+    """
+    rows = []
+    for inputs in batches:
+        found = dict(zip(exported, compare_onnx(model, list(exported.values()), inputs), strict=True))
+        own = found["onnx"]
+        shape = " x ".join(map(str, inputs.ids.shape))
+        if not own.relative <= TOLERANCE:
+            raise ModelError(
+                "model", name,
+                f"the exported model's logits differ by {own.relative:.2g} of the largest one at {shape} tokens "
+                f"(allowed: {TOLERANCE:g})",
+                "please report this architecture; nothing was written",
+            )  # fmt: skip
+        batch, tokens = inputs.ids.shape
+        row: dict[str, Any] = {
+            "batch": batch, "tokens": tokens, "attended": int(inputs.attention.sum()), "max_logit": own.largest,
+        }  # fmt: skip
+        for key, one in found.items():
+            row[key] = {
+                "max_difference": one.difference,
+                "relative_difference": one.relative,
+                "same_argmax": one.same,
+            }
+        rows.append(row)
+    return rows
+
+
+def prove_int8(
+    name: str,
+    logits: Sequence[Mapping[str, Any]],
+    mrr: Mapping[str, Mapping[str, Any]] | None,
+    *,
+    bits: int,
+) -> dict[str, Any]:
+    """What the int8 model keeps, with what it must keep. Raises ModelError where it keeps less.
+
+    logits  of `prove_logits`; mrr  of `compare_mrr`, if there is text; both with rows of `int8`
+    bits    of its weights
+    A loss of MRR counts where its interval of 95 % says that it is beyond the tolerance.
+    """
+    attended = sum(row["attended"] for row in logits)
+    same = sum(row["int8"]["same_argmax"] * row["attended"] for row in logits) / attended
+    remedy = "leave --int8 out; nothing was written"
+    if bits > 7:
+        remedy = f"take --int8-bits 7, which is right on every processor, or {remedy}"
+    if same < INT8_SAME:
+        raise ModelError(
+            "int8", name,
+            f"on this processor it has the float model's likeliest piece at {same:.0%} of {attended:,} positions "
+            f"(at least: {INT8_SAME:.0%})", remedy,
+        )  # fmt: skip
+    if mrr is not None:
+        before = mrr["pytorch"]["mrr"]
+        change, _, high = mrr["int8"]["mrr_minus_pytorch"]
+        if high < -INT8_MRR_LOSS * before:
+            raise ModelError(
+                "int8", name,
+                f"on this processor its MRR is {mrr['int8']['mrr']:.3f} and the float model's {before:.3f} "
+                f"({change / before:+.0%}; allowed: {-INT8_MRR_LOSS:.0%})", remedy,
+            )  # fmt: skip
+    return {
+        "weight_bits": bits, "same_argmax": same, "least_same_argmax": INT8_SAME, "allowed_mrr_loss": INT8_MRR_LOSS,
+        "processor": torch.backends.cpu.get_cpu_capability(),
+    }  # fmt: skip
+
+
+def compare_mrr(
+    model: Any, exported: Mapping[str, OnnxModel], tokenizer: LoadedTokenizer, texts: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """MRR and the other measures of a model (`pytorch`) and its exports on the same masked tokens, all in float32.
+
+    Exports have `mrr_minus_pytorch` too: the difference and its interval of 95 % (paired bootstrap over lines).
+    """
+    examples = mask_texts(
+        texts, [hash_text(text) for text in texts], tokenizer, max_length=min(tokenizer.max_length, MRR_TOKENS),
+        masking=hidden(Masking()), seed=EVALUATION_SEED,
+    )  # fmt: skip
+    shared: dict[str, Any] = {
+        "pad_id": tokenizer.special_ids["pad"],
+        "batches": length_batches([len(example.input_ids) for example in examples], BATCH_TOKENS),
+    }
+    own = measure(model, examples, **shared)
+    if not len(own.ranks):
+        raise CorpusError("text", None, "none of its tokens is masked", "give more lines, or longer ones")
+    found: dict[str, Measures] = {
+        name: measure_logits(one.logits_at, examples, **shared) for name, one in exported.items()
+    }
+    rows: dict[str, dict[str, Any]] = {"pytorch": own.summary()}
+    for name, other in found.items():
+        difference = paired_difference(1.0 / other.ranks, 1.0 / own.ranks, own.counts)
+        rows[name] = other.summary() | {"mrr_minus_pytorch": list(difference)}
+    return rows
+
+
+def _stream(
+    tokenizer: LoadedTokenizer, texts: Sequence[str], number: int, seed: int
+) -> npt.NDArray[np.int64]:
+    """[number] or more ordinary tokens."""
+    generator = np.random.default_rng(seed)
+    if texts:
+        # Offsets are -1 for the frame; unknown words stay, as in any text.
+        found = [one.ids[one.starts >= 0] for one in encode(tokenizer, texts)]
+        ids = np.concatenate(found)
+        if len(ids):
+            return np.resize(ids, max(number, len(ids)))
+    return generator.choice(tokenizer.ordinary_ids, number)
+
+
+def _batch(
+    tokenizer: LoadedTokenizer, stream: npt.NDArray[np.int64], rows: int, length: int, *, token_types: bool
+) -> Inputs:
+    roles = tokenizer.special_ids
+    ids = np.full((rows, length), roles["pad"], dtype=np.int64)
+    attention, types = np.zeros_like(ids), np.zeros_like(ids)
+    for row in range(rows):
+        # From the whole length down to about a half: padding of a different length in each row.
+        taken = max(3, length - row * length // (2 * rows))
+        inner = stream[row * length : row * length + taken - 2].copy()
+        inner[MASKED_ONE_IN // 2 :: MASKED_ONE_IN] = roles["mask"]
+        ids[row, :taken] = [roles["cls"], *inner, roles["sep"]]
+        attention[row, :taken] = 1
+        types[row, taken // 2 : taken] = 1
+    tensors = [torch.from_numpy(array) for array in (ids, attention, types)]
+    return Inputs(tensors[0], tensors[1], tensors[2] if token_types else None)
