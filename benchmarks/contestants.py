@@ -219,7 +219,7 @@ def ours(shape: Shape, dtype: str, steps: int, folder: str, *, labels: str) -> d
     """polydistill's loop, on a store of random predictions that lies on disk as scoring leaves it."""
     from polydistill.config.models import Distillation
     from polydistill.store.reader import Store
-    from polydistill.training.arguments import check as check_arguments
+    from polydistill.training.arguments import check_arguments
     from polydistill.training.data import StoredExamples
     from polydistill.training.run import train
 

@@ -174,7 +174,7 @@ def _train(model: Any, tokenizer: Any, place: Path) -> float:
     from benchmarks.contestants import Clock
     from polydistill.config.models import Distillation
     from polydistill.store.reader import Store
-    from polydistill.training.arguments import check as check_arguments
+    from polydistill.training.arguments import check_arguments
     from polydistill.training.data import StoredExamples
     from polydistill.training.run import train
 

@@ -71,7 +71,9 @@ def upward(graph: dict[str, set[str]], layers: list[list[str]]) -> list[tuple[st
 
     pairs = [(one, other) for one, others in graph.items() for other in others]
     placed = [(pair, layer_of(pair[0]), layer_of(pair[1])) for pair in pairs]
-    return sorted(pair for pair, one, other in placed if one is not None and other is not None and other < one)
+    return sorted(
+        pair for pair, one, other in placed if one is not None and other is not None and other < one
+    )
 
 
 def main(source: Path) -> int:
@@ -89,7 +91,9 @@ def main(source: Path) -> int:
         files = sum(name.split(".")[1:2] == [room] for name in paths)
         print(f"  {room:14} {files or '':>3} files {number:6,} lines {number / total:6.1%}")
     found = circles(graph)
-    print(f"{len(found)} circles", *(f"  {len(group)} files: {', '.join(group)}" for group in found), sep="\n")
+    print(
+        f"{len(found)} circles", *(f"  {len(group)} files: {', '.join(group)}" for group in found), sep="\n"
+    )
     settings = tomllib.loads((source.parent / "pyproject.toml").read_text("utf-8"))
     contracts = settings["tool"]["importlinter"]["contracts"]
     layers = next(contract["layers"] for contract in contracts if contract["type"] == "layers")

@@ -7,7 +7,7 @@ import torch
 from transformers import AutoConfig, AutoModelForMaskedLM
 
 from polydistill.config.models import Distillation
-from polydistill.training.arguments import check as check_arguments
+from polydistill.training.arguments import check_arguments
 from polydistill.training.data import LanguageSampler, StepSize, TrainingExample, collate
 from polydistill.training.run import train
 from polydistill.training.trainer import DistillationTrainer

@@ -43,7 +43,7 @@ console = Console(highlight=False, soft_wrap=True)
 
 def _run(recipe: str, overrides: list[str], until: str, update: bool, probe: list[str] | None = None) -> Path:
     from polydistill.pipelines.pipeline import run_recipe
-    from polydistill.recipes import leads
+    from polydistill.processes import leads
 
     path = run_recipe(
         recipe,
@@ -212,7 +212,7 @@ def finetune(recipe: RecipeArgument, set_: SetOption = [], update: UpdateOption 
 @app.command()
 def report(folder: Annotated[Path, typer.Argument(help="A run's folder.")]) -> None:
     """Write the report of a finished run again."""
-    from polydistill.pipelines.records import report_run
+    from polydistill.reports.page import report_run
 
     console.print(f"report: {report_run(folder).resolve()}", markup=False)
 
@@ -234,7 +234,7 @@ def demo(
 @app.command()
 def verify(folder: Annotated[Path, typer.Argument(help="A run's folder.")]) -> None:
     """Check every file that a run has made against its checksum; the first damaged one is named."""
-    from polydistill.tools.inspect import verify_run
+    from polydistill.tools.verify import verify_run
 
     for line in verify_run(folder):
         console.print(line, markup=False)
@@ -259,7 +259,7 @@ def store_verify(
     folder: Annotated[Path, typer.Argument(help="A store, or a folder that holds stores.")],
 ) -> None:
     """Check every checksum."""
-    from polydistill.tools.inspect import verify_stores
+    from polydistill.tools.verify import verify_stores
 
     for line in verify_stores(folder):
         console.print(line, markup=False)

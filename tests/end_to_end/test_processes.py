@@ -101,7 +101,7 @@ def test_a_training_goes_on_with_another_number_of_processes(recipe, alone) -> N
         "def stop(checkpoint):\n    mark(checkpoint)\n"
         "    if checkpoint.name == sys.argv[3]:\n        os.kill(os.getpid(), 9)\n"
         "watched.mark_complete = stop\n"
-        "from polydistill.recipes import run_recipe\nrun_recipe(sys.argv[1], until='train')\n"
+        "from polydistill.pipelines import run_recipe\nrun_recipe(sys.argv[1], until='train')\n"
     )
     program = Path(path).parent / "stop.py"
     program.write_text(script, "utf-8")
@@ -125,7 +125,7 @@ def test_two_processes_take_a_reused_model_together(recipe, alone) -> None:
     path, run = recipe("copied")
     program = Path(path).parent / "late.py"
     program.write_text(
-        "import os, sys, time\nfrom polydistill.recipes import pretrain, run_recipe\n"
+        "import os, sys, time\nfrom polydistill.pipelines import pretrain, run_recipe\n"
         "real = pretrain.is_current\n"
         "def late(folder, inputs):\n"
         "    if os.environ['RANK'] == '1' and folder.name == 'final':\n        time.sleep(3)\n"

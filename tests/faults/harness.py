@@ -117,7 +117,9 @@ class Bed:
     def __init__(self, root: Path, values: dict[str, dict]) -> None:
         self.root, self.values = root, values
         self.processes = multiprocessing.get_context("forkserver")
-        self.processes.set_forkserver_preload(["polydistill.recipes", "polydistill.reports", "transformers"])
+        self.processes.set_forkserver_preload(
+            ["polydistill.pipelines", "polydistill.reports", "transformers"]
+        )
         self.killed: Counter[str] = Counter()
         self.stages: Counter[str] = Counter()
         self.started: Counter[Path] = Counter()

@@ -21,7 +21,7 @@ from polydistill.errors import RecipeError, StoreError, UserError
 from polydistill.pipelines.pipeline import run_recipe
 from polydistill.pipelines.plan import plan_recipe
 from polydistill.store.reader import Store
-from polydistill.tools.inspect import verify_stores
+from polydistill.tools.verify import verify_stores
 
 
 def plan_errors(values: dict) -> str:

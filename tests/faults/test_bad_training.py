@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from polydistill.errors import RecipeError
-from polydistill.training.arguments import check as check_arguments
-from polydistill.training.arguments import check_finetuning
+from polydistill.training.arguments import check_arguments, check_finetuning
 
 FINETUNING = {
     "per_device_train_batch_size": 8,

@@ -16,7 +16,7 @@ from polydistill.artefacts import check_artefact, forget_checksums
 from polydistill.config.load import parse_recipe
 from polydistill.errors import UserError
 from polydistill.pipelines.pipeline import run_recipe
-from polydistill.tools.inspect import verify_run
+from polydistill.tools.verify import verify_run
 
 # Flips in each of the states below.
 FLIPS = int(os.environ.get("POLYDISTILL_FLIPS", "4"))

@@ -16,11 +16,11 @@ from polydistill.config.load import parse_recipe
 from polydistill.disk import SEAL, hash_file, read_json, read_record, write_json
 from polydistill.errors import RunFolderError, StoreError, UserError
 from polydistill.pipelines.pipeline import run_recipe
-from polydistill.pipelines.records import report_run
+from polydistill.reports.page import report_run
 from polydistill.reports.tables import results_table
 from polydistill.store.reader import Store
 from polydistill.store.writer import StoreWriter
-from polydistill.tools.inspect import verify_run
+from polydistill.tools.verify import verify_run
 from polydistill.training.checkpoints import fault_of, last_checkpoint, mark_complete
 
 DEEP = "[" * 100_000 + "]" * 100_000

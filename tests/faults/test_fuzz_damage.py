@@ -25,11 +25,11 @@ from polydistill.config.load import parse_recipe
 from polydistill.errors import UserError
 from polydistill.models.load import load_masked_lm, weights_fingerprint
 from polydistill.pipelines.pipeline import run_recipe
-from polydistill.pipelines.records import report_run
+from polydistill.reports.page import report_run
 from polydistill.tasks.labelled import read_labelled
 from polydistill.tokenization.encode import encode
 from polydistill.tokenization.load import load_tokenizer
-from polydistill.tools.inspect import verify_run
+from polydistill.tools.verify import verify_run
 
 CASES = max(4, int(os.environ.get("POLYDISTILL_FUZZ", "12")) // 3)
 fuzzed = settings(max_examples=CASES, deadline=None, suppress_health_check=list(HealthCheck))

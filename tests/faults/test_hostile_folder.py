@@ -18,7 +18,7 @@ import pytest
 from tests.faults.harness import Bed, content, recipes
 
 from polydistill.errors import UserError
-from polydistill.tools.inspect import verify_run
+from polydistill.tools.verify import verify_run
 
 FILLS = int(os.environ.get("POLYDISTILL_FILLS", "10"))
 REMOVALS = int(os.environ.get("POLYDISTILL_REMOVALS", "20"))

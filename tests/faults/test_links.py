@@ -12,8 +12,8 @@ from tests.faults.test_damaged_records import run
 from polydistill.artefacts import artefact, copy_artefact
 from polydistill.disk import lock, open_own, replace_folder, write_bytes
 from polydistill.errors import RunFolderError
-from polydistill.pipelines.records import report_run
-from polydistill.tools.inspect import verify_run
+from polydistill.reports.page import report_run
+from polydistill.tools.verify import verify_run
 
 PRECIOUS = "what nobody may write into"
 

@@ -14,7 +14,7 @@ from tests.training import Rows, difference, make_model
 
 from polydistill.config.models import Distillation
 from polydistill.models.inputs import length_parts
-from polydistill.training.arguments import check as check_arguments
+from polydistill.training.arguments import check_arguments
 from polydistill.training.data import (
     LanguageSampler,
     MaskedTexts,

@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForMaskedLM
 from polydistill.config.extract import Losses, LossWeight
 from polydistill.config.models import Distillation
 from polydistill.errors import NumericsError
-from polydistill.training.arguments import check as check_arguments
+from polydistill.training.arguments import check_arguments
 from polydistill.training.data import LanguageSampler, collate, expected_size
 from polydistill.training.live import LiveTeacher, LiveTrainer, weight_at
 from polydistill.training.run import train

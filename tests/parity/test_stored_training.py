@@ -10,7 +10,7 @@ from tests.training import Rows, make_model
 
 from polydistill.config.extract import Losses
 from polydistill.config.models import Distillation
-from polydistill.training.arguments import check as check_arguments
+from polydistill.training.arguments import check_arguments
 from polydistill.training.data import LanguageSampler, collate, expected_size
 from polydistill.training.run import train
 from polydistill.training.stored import StoredTrainer

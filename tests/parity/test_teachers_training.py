@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForMaskedLM
 
 from polydistill.config.models import Distillation
 from polydistill.errors import RunFolderError
-from polydistill.training.arguments import check as check_arguments
+from polydistill.training.arguments import check_arguments
 from polydistill.training.data import LanguageSampler, collate, expected_size
 from polydistill.training.run import EarlyStopping, train
 from polydistill.training.teachers import TeachersTrainer

@@ -10,8 +10,7 @@ from polydistill.pipelines.finetune.jobs import Job
 from polydistill.pipelines.finetune.plan import _timed
 from polydistill.tasks.splits import read_tasks
 from polydistill.tasks.training import steps_of
-from polydistill.training.arguments import check as check_arguments
-from polydistill.training.arguments import check_finetuning
+from polydistill.training.arguments import check_arguments, check_finetuning
 
 
 def recipe(tmp_path, change=lambda values: None, **more) -> FinetuneRecipe:

@@ -4,11 +4,20 @@ from polydistill.config.balance import BalanceRecipe
 from polydistill.config.extract import ExtractRecipe
 from polydistill.config.finetune import FinetuneRecipe
 from polydistill.config.grid import GridRecipe
-from polydistill.config.load import AnyRecipe, grid_values, load_recipe, parse_recipe, presets
-from polydistill.config.models import MergeRecipe, PretrainRecipe, Source
+from polydistill.config.load import AnyRecipe, load_recipe, parse_recipe, presets
+from polydistill.config.models import MergeRecipe, PretrainRecipe
 from polydistill.config.probe import ProbeRecipe
 
 __all__ = [
-    "AnyRecipe", "BalanceRecipe", "ExtractRecipe", "FinetuneRecipe", "GridRecipe", "MergeRecipe", "PretrainRecipe", "ProbeRecipe", "Source", "grid_values", "load_recipe", "parse_recipe",
+    "AnyRecipe",
+    "BalanceRecipe",
+    "ExtractRecipe",
+    "FinetuneRecipe",
+    "GridRecipe",
+    "MergeRecipe",
+    "PretrainRecipe",
+    "ProbeRecipe",
+    "load_recipe",
+    "parse_recipe",
     "presets",
-]  # fmt: skip
+]

@@ -24,7 +24,7 @@ from polydistill.pipelines.stages.engine import plan_engine
 from polydistill.pipelines.stages.planning import measure_text
 from polydistill.tokenization.load import load_tokenizer
 from polydistill.tokenization.union import unite
-from polydistill.training.arguments import check as check_arguments
+from polydistill.training.arguments import check_arguments
 
 
 def plan_recipe(recipe: str | AnyRecipe, overrides: Sequence[str], console: Console) -> list[Conflict]:

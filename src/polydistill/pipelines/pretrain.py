@@ -16,16 +16,15 @@ from polydistill.evaluation.readers import Reader, evaluate_language, text_files
 from polydistill.masking import masks_identity
 from polydistill.models.load import load_masked_lm
 from polydistill.models.precision import device, resolve_dtype
-from polydistill.pipelines.records import report_run
 from polydistill.pipelines.run_folder import Run
 from polydistill.pipelines.stages.corpora import prepare_corpora
 from polydistill.pipelines.stages.tokenizer import build_tokenizer, copy_tokenizer
 from polydistill.pipelines.stages.training import initial_model, train_into
 from polydistill.processes import leader_first, leads
 from polydistill.reports.card import model_card, with_results
+from polydistill.reports.page import report_run
 from polydistill.tokenization.load import LoadedTokenizer
-from polydistill.training.arguments import check as check_arguments
-from polydistill.training.arguments import portable, training_arguments
+from polydistill.training.arguments import check_arguments, portable, training_arguments
 from polydistill.training.data import STEPS_VERSION, MaskedTexts, Masker
 
 STAGES = ("corpora", "tokenizer", "train", "evaluate", "report")

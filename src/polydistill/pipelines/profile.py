@@ -31,7 +31,7 @@ from polydistill.pipelines.merge.scoring import score_teachers
 from polydistill.pipelines.merge.student import initial_student, language_labels, training_data
 from polydistill.pipelines.run_folder import Run, open_run
 from polydistill.processes import num_processes
-from polydistill.training.arguments import check as check_arguments
+from polydistill.training.arguments import check_arguments
 from polydistill.training.profile import WARM_UP_STEPS, StepProfiler
 from polydistill.training.run import train
 

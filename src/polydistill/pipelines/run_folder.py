@@ -31,8 +31,8 @@ from polydistill.disk import (
     write_text,
 )
 from polydistill.errors import DiskError, RecipeError, RunFolderError
-from polydistill.pipelines.records import ENVIRONMENT, TIMING, heal_records, is_environment, is_seconds
 from polydistill.processes import leads, wait_for_all
+from polydistill.reports.records import ENVIRONMENT, TIMING, heal_records, is_environment, is_seconds
 
 LOG_BYTES = 16 << 20
 # Settings that say where a store is made, also within the recipes of a grid.

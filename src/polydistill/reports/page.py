@@ -10,9 +10,15 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from polydistill import __version__
-from polydistill.artefacts import artefact_places, artefacts_in, check_artefact
+from polydistill.artefacts import (
+    ARTEFACTS,
+    STAMP,
+    artefact_places,
+    artefacts_in,
+    check_artefact,
+)
 from polydistill.config.yaml_text import read_resolved
-from polydistill.disk import read_json, read_record, write_text
+from polydistill.disk import read_json, read_record, refuse_links, write_text
 from polydistill.errors import RunFolderError
 from polydistill.reports.balance_page import gather_balance
 from polydistill.reports.extract_page import gather_extract
@@ -21,6 +27,7 @@ from polydistill.reports.finetune_page import gather_finetune
 from polydistill.reports.grid_page import gather_grid
 from polydistill.reports.pretrain_page import gather_pretrain
 from polydistill.reports.probe_page import gather_probes
+from polydistill.reports.records import check_recipe, check_records
 
 
 def build_report(run: Path) -> Path:
@@ -215,3 +222,36 @@ def _loss_figure(log: list[dict[str, float]], names: tuple[str, ...]) -> str:
             label = {"kd_loss": "KD", "mlm_loss": "MLM"}.get(name, name.removeprefix("loss_"))
             series[label] = ([x for x, _ in points], [y for _, y in points])
     return curves(series, xlabel="step", ylabel="nats a masked token")
+
+
+def report_run(run: Path) -> Path:
+    """Write the report of a run whose records are whole; return its path.
+
+    Raises RunFolderError if a record is not, if the folder has links in it, or if the run has not been evaluated.
+    """
+    if (run / "recipe.yaml").is_file():
+        refuse_links(run)
+        check_records(run)
+        _check_places(run)
+    return build_report(run)
+
+
+def _check_places(run: Path) -> None:
+    """Raise RunFolderError if a run does not know where a corpus or store is that its page tells of."""
+    recipe = check_recipe(run)
+    needed = [f"corpora/{recipe['language']}"] if recipe["recipe"] == "extract" else []
+    if recipe["recipe"] in ("merge", "pretrain"):
+        needed = [f"corpora/{language}" for language in recipe["languages"]]
+    if recipe["recipe"] == "merge":
+        needed += [
+            f"store/{name}/{one}"
+            for name, language in recipe["languages"].items()
+            for one in language["teachers"]
+        ]
+    places = artefact_places(run) if needed else {}
+    for name in needed:
+        if name not in places or not (places[name] / STAMP).is_file():
+            raise RunFolderError(
+                str(run / ARTEFACTS), None, f"does not say where {name} is, or it is gone",
+                "run the same command again: what is gone is made anew",
+            )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from polydistill.disk import read_json
-from polydistill.pipelines.finetune.results import FILE
-from polydistill.pipelines.records import check_evaluation
 from polydistill.reports.card import FEW_MASKED, with_error
 from polydistill.reports.finetune_page import joined
-from polydistill.reports.grid_tables import grid_tables
+from polydistill.reports.records import check_evaluation
 
 CAPTION = """MRR: mean of 1/rank of the masked token ± its standard error over examples. MRR*: ranked among the pieces that both have.
 Unigram: MRR of pieces ranked by their frequency, context unread."""
@@ -135,7 +133,7 @@ def _shown(found: dict[str, float]) -> str:
 
 def finetune_tables(folder: Path) -> list[Table]:
     """Tables for people of a finished run: each task's first metric, with RDT; the report has the others."""
-    results = check_evaluation(folder / "evaluation" / FILE)
+    results = check_evaluation(folder / "evaluation" / "finetune.json")
     tables = []
     for task, metrics in results.get("summary", {}).items():
         kind, metric = results["tasks"][task], next(iter(metrics))
@@ -200,4 +198,74 @@ def _times(rows: Sequence[dict[str, Any]]) -> Table:
             "" if seconds is None or base is None else f"{base / seconds:.2f}",
             "" if seconds is None else f"{row['peak_bytes'] / 2**20:,.0f} MiB",
         )
+    return table
+
+
+def grid_tables(folder: Path) -> list[Table]:
+    """For each text MRR with a line for each run and a column for each language; probes; what was fine-tuned."""
+    found = check_evaluation(folder / "evaluation" / "grid.json")
+    tuned = [name for name in found["runs"] if (folder / name / "evaluation" / "finetune.json").is_file()]
+    rows = [row for row in found["rows"] if row["run"] not in tuned]
+    ranked = [row for row in rows if "language" in row]
+    probed = [row for row in rows if "language" not in row]
+    tables = [
+        _mrr_table(
+            f"{escape(str(folder))}: MRR on {text.replace('_', ' ')} text",
+            [row for row in ranked if row["text"] == text],
+        )
+        for text in dict.fromkeys(row["text"] for row in ranked)
+    ]
+    tables += [_probe_table(escape(str(folder)), probed)] if probed else []
+    return tables + [one for name in tuned for one in finetune_tables(folder / name)]
+
+
+def _mrr_table(title: str, rows: list[dict[str, Any]]) -> Table:
+    table = Table(box=box.SIMPLE, title=title, padding=(0, 1, 0, 0))
+    languages = list(dict.fromkeys(row["language"] for row in rows))
+    lines = _lines(rows)
+    if any(", " in line for line in lines):
+        table.caption = "Each language is read by its teacher's tokenizer where none is named; other tokenizers guess other tokens."
+        table.caption_justify = "left"
+    table.add_column("", overflow="fold")
+    for language in languages:
+        table.add_column(escape(language), justify="right")
+    # Teachers last: they are the same in all runs that have them.
+    for line, cells in sorted(lines.items(), key=lambda pair: pair[0].startswith("teacher")):
+        table.add_row(escape(line), *(f"{cells[one]:.3f}" if one in cells else "" for one in languages))
+    return table
+
+
+def _lines(rows: Iterable[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Line → language → MRR. A line is named after its run, and further as far as it has to be."""
+    lines: dict[str, dict[str, float]] = {}
+    for row in rows:
+        own = row["teacher"] is not None
+        if row["model"] == "student":
+            name = row["run"] if own else f"{row['run']}, {row['tokenizer']} tokenizer"
+        else:
+            name = "teacher" if row["model"] == row["teacher"] else f"{row['run']}: {row['model']}"
+        further = [
+            name,
+            f"{name}, {row['teacher']}'s tokenizer",
+            f"{row['run']}: {name}, {row['teacher']}'s tokenizer",
+        ]
+        for one in further:
+            if lines.setdefault(one, {}).setdefault(row["language"], row["value"]) == row["value"]:
+                break
+    return lines
+
+
+def _probe_table(title: str, rows: list[dict[str, Any]]) -> Table:
+    table = Table(box=box.SIMPLE, title=title, padding=(0, 1, 0, 0))
+    runs = list(dict.fromkeys(row["run"] for row in rows))
+    table.add_column("", overflow="fold")
+    for run in runs:
+        table.add_column(escape(run), justify="right", overflow="fold")
+    places: dict[str, dict[str, float]] = {}
+    for row in rows:
+        places.setdefault(f"{row['place']}: {row['measure']} of {row['model']}", {})[row["run"]] = row[
+            "value"
+        ]
+    for place, cells in places.items():
+        table.add_row(escape(place), *(f"{cells[run]:.3f}" if run in cells else "" for run in runs))
     return table

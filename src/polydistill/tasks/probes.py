@@ -132,7 +132,7 @@ def summarise(
             "zero_shot": [(source, target) for target in members for source in scores if source != target],
         }
         found[group] = {
-            kind: _moments(
+            kind: _mean_and_deviation(
                 [scores[source][target][metric] for source, target in chosen if target in scores[source]]
             )
             for kind, chosen in pairs.items()
@@ -140,7 +140,7 @@ def summarise(
     return found
 
 
-def _moments(rows: list[list[float]]) -> dict[str, float]:
+def _mean_and_deviation(rows: list[list[float]]) -> dict[str, float]:
     if not rows:
         return {}
     means = np.mean(rows, axis=0)

@@ -18,7 +18,7 @@ from polydistill.config.yaml_text import read_resolved
 from polydistill.errors import RunFolderError
 from polydistill.evaluation.mlm import mean_reciprocal_rank
 from polydistill.evaluation.uncertainty import Difference, paired_difference
-from polydistill.pipelines.records import check_evaluation
+from polydistill.reports.records import check_evaluation
 from polydistill.tools.compare_balance import Evaluated, compare_balance
 
 # Kinds of runs that have students to compare.

@@ -11,12 +11,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from polydistill.artefacts import ARTEFACTS, artefacts_in, check_artefact, unlisted_files
 from polydistill.config.models import Teacher
 from polydistill.config.yaml_text import read_resolved
-from polydistill.disk import refuse_links, write_json
-from polydistill.errors import RunFolderError, StoreError
-from polydistill.pipelines.records import check_recipe, check_records, check_whole
+from polydistill.disk import write_json
+from polydistill.errors import StoreError
 from polydistill.store.reader import Store
 from polydistill.tokenization.build import (
     language_tokenizer,
@@ -65,57 +63,6 @@ def inspect_store(folder: Path, num_examples: int, tokenizer: str, console: Cons
                 f"  {int(position):>4} {escape(gold)} (seen {escape(seen)}, "
                 f"p {np.exp(float(row.gold_logprobs[place])):.3f}): {escape(guesses)}"
             )
-
-
-def verify_stores(folder: Path) -> list[str]:
-    """Check every checksum of a store, or of all stores under a folder; StoreError names the first damaged file."""
-    manifests = (
-        [folder]
-        if (folder / "manifest.json").is_file()
-        else sorted(p.parent for p in folder.rglob("manifest.json"))
-    )
-    if not manifests:
-        raise StoreError(
-            "store", str(folder), "holds no store (no manifest.json)", "name a folder such as runs/NAME/store"
-        )
-    lines = []
-    for path in manifests:
-        store = Store(path)
-        store.verify()
-        lines.append(f"{path}: {len(store.manifest['shards'])} shards, {store.num_bytes:,} bytes, whole")
-    return lines
-
-
-def verify_run(folder: Path) -> list[str]:
-    """Check every file of every artefact below a run's folder, its checkpoints and its records.
-
-    Returns a line for each; RunFolderError names the first that is damaged, or gone. What is there and was not made by the
-    run is named and no fault: nothing is made from it, and it is not copied.
-    """
-    found = artefacts_in(folder)
-    if not found:
-        raise RunFolderError(
-            "folder", str(folder), "holds no artefact (no stamp.json)", "name a run's folder, runs/NAME"
-        )
-    runs = [path.parent for name in ("recipe.yaml", "*/recipe.yaml") for path in sorted(folder.glob(name))]
-    if (folder / ARTEFACTS).is_file() and folder not in runs:
-        check_recipe(folder)
-    lines = []
-    for run in runs:
-        refuse_links(run)
-    for path in found:
-        number = check_artefact(path)
-        said = f"{number} files, whole" if number else "of an earlier version, which kept no checksums"
-        if others := unlisted_files(path):
-            said += f"; beside them, not of the run: {', '.join(others)}"
-        if not number and (path / "manifest.json").is_file():
-            Store(path).verify()
-            said = "a store, whole"
-        lines.append(f"{path}: {said}")
-    for run in runs:
-        lines += check_whole(run)
-        lines.append(f"{run}: {', '.join(check_records(run))}: whole")
-    return lines
 
 
 def unite_models(models: Sequence[str], output: Path, console: Console) -> None:

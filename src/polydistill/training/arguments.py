@@ -63,7 +63,7 @@ def defaults() -> dict[str, Any]:
     }
 
 
-def check(values: dict[str, Any]) -> dict[str, Any]:
+def check_arguments(values: dict[str, Any]) -> dict[str, Any]:
     """Defaults and a recipe's values together; RecipeError for a name that TrainingArguments lacks."""
     _check_names(values, RESERVED, UNUSED)
     merged = defaults() | values

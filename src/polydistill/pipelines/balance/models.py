@@ -29,8 +29,7 @@ from polydistill.processes import leader_first, leads
 from polydistill.reports.card import balance_card
 from polydistill.store.reader import Store
 from polydistill.tokenization.load import load_tokenizer
-from polydistill.training.arguments import check as check_arguments
-from polydistill.training.arguments import portable
+from polydistill.training.arguments import check_arguments, portable
 from polydistill.training.data import STEPS_VERSION, MaskedTexts, Masker, StoredExamples, TrainingExample
 from polydistill.training.run import EarlyStopping
 from polydistill.training.teachers import TeachersTrainer

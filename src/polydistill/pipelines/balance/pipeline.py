@@ -17,17 +17,16 @@ from polydistill.errors import RecipeError
 from polydistill.pipelines.balance.evaluation import evaluate_models, probe_students
 from polydistill.pipelines.balance.models import score_teachers, train_students, train_teachers
 from polydistill.pipelines.balance.state import Balance
-from polydistill.pipelines.records import report_run
 from polydistill.pipelines.run_folder import Run
 from polydistill.pipelines.stages.corpora import prepare_corpora
 from polydistill.pipelines.stages.tokenizer import build_tokenizer, shared_tokenizer
 from polydistill.pipelines.stages.training import initial_model
 from polydistill.processes import leader_first, leads
 from polydistill.reports.card import with_results
+from polydistill.reports.page import report_run
 from polydistill.tasks.tagged import read_tasks
 from polydistill.tokenization.load import LoadedTokenizer
-from polydistill.training.arguments import check as check_arguments
-from polydistill.training.arguments import training_arguments
+from polydistill.training.arguments import check_arguments, training_arguments
 
 STAGES = ("corpora", "tokenizer", "score", "train", "evaluate", "report")
 

@@ -15,7 +15,7 @@ from polydistill.pipelines.probe.plan import plan_tasks
 from polydistill.pipelines.stages.conflicts import Conflict, collect
 from polydistill.pipelines.stages.planning import LanguageSize, measure_text, step_seconds
 from polydistill.tokenization.pieces import ROLES
-from polydistill.training.arguments import check as check_arguments
+from polydistill.training.arguments import check_arguments
 from polydistill.training.progress import clock
 
 # Characters of a token, before there is a vocabulary that tells.

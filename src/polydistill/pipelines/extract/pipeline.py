@@ -17,13 +17,12 @@ from polydistill.pipelines.extract.scoring import score_teacher
 from polydistill.pipelines.extract.state import Extract, of_the_text, prepare
 from polydistill.pipelines.extract.student import train_student
 from polydistill.pipelines.extract.tokenizer import build_tokenizer
-from polydistill.pipelines.records import report_run
 from polydistill.pipelines.run_folder import Run
 from polydistill.pipelines.stages.corpora import prepare_corpus
 from polydistill.processes import leader_first, leads
 from polydistill.reports.card import model_card, with_results
-from polydistill.training.arguments import check as check_arguments
-from polydistill.training.arguments import training_arguments
+from polydistill.reports.page import report_run
+from polydistill.training.arguments import check_arguments, training_arguments
 
 STAGES = ("corpora", "tokenizer", "score", "train", "evaluate", "report")
 

@@ -8,8 +8,8 @@ from polydistill.config.finetune import FinetuneRecipe
 from polydistill.disk import read_json
 from polydistill.pipelines.finetune.jobs import all_jobs, notes_of, run_job
 from polydistill.pipelines.finetune.results import Results
-from polydistill.pipelines.records import report_run
 from polydistill.pipelines.run_folder import Run
+from polydistill.reports.page import report_run
 from polydistill.tasks.scores import METRICS
 from polydistill.tasks.splits import read_tasks
 

@@ -16,7 +16,7 @@ from polydistill.corpora.sources import list_files
 from polydistill.errors import RecipeError, UserError
 from polydistill.pipelines.finetune.jobs import task_arguments
 from polydistill.tasks.splits import read_tasks
-from polydistill.training.arguments import check as check_arguments
+from polydistill.training.arguments import check_arguments
 
 # At the beginning of a path: the grid's own folder, wherever it is.
 GRID = "$grid"

@@ -12,8 +12,8 @@ from polydistill.config.load import AnyRecipe
 from polydistill.disk import hash_file, read_json, write_json
 from polydistill.evaluation.convergence import Curve, compared, loss_curve
 from polydistill.pipelines.grid.children import check_children, children_of
-from polydistill.pipelines.records import report_run
 from polydistill.pipelines.run_folder import Run
+from polydistill.reports.page import report_run
 
 STAGES = ("evaluate", "report")
 

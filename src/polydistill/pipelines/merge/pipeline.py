@@ -21,11 +21,11 @@ from polydistill.pipelines.merge.evaluation import evaluate_models
 from polydistill.pipelines.merge.scoring import score_teachers
 from polydistill.pipelines.merge.state import Merge, corpora_fingerprints
 from polydistill.pipelines.merge.student import resolve_student, train_student
-from polydistill.pipelines.records import report_run
 from polydistill.pipelines.run_folder import Run
 from polydistill.pipelines.stages.corpora import prepare_corpus
 from polydistill.processes import leader_first, leads
 from polydistill.reports.card import model_card, with_results
+from polydistill.reports.page import report_run
 from polydistill.tokenization.build import (
     language_tokenizer,
     save_tokenizer,
@@ -35,8 +35,7 @@ from polydistill.tokenization.build import (
 from polydistill.tokenization.drift import segmentation
 from polydistill.tokenization.load import LoadedTokenizer, load_tokenizer
 from polydistill.tokenization.union import overlap, unite
-from polydistill.training.arguments import check as check_arguments
-from polydistill.training.arguments import training_arguments
+from polydistill.training.arguments import check_arguments, training_arguments
 
 STAGES = ("corpora", "tokenizer", "score", "train", "evaluate", "report")
 SEGMENTATION_TEXTS = 2000

@@ -16,8 +16,8 @@ from polydistill.disk import fingerprint, read_json, write_json
 from polydistill.models.load import load_masked_lm, weights_fingerprint
 from polydistill.models.memory import keep_freed_memory
 from polydistill.models.precision import device, resolve_dtype
-from polydistill.pipelines.records import report_run
 from polydistill.pipelines.run_folder import Run
+from polydistill.reports.page import report_run
 from polydistill.tasks.probes import METRICS, fit_probe, score_tags, summarise
 from polydistill.tasks.tagged import TaggedText, Texts, read_tasks
 from polydistill.tasks.words import split_into_windows, word_features

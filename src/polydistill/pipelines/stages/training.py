@@ -24,9 +24,9 @@ from polydistill.disk import (
 )
 from polydistill.models.memory import return_freed_memory
 from polydistill.models.student import build_student, student_config
-from polydistill.pipelines.records import LOG
 from polydistill.pipelines.run_folder import Run
 from polydistill.processes import leads, wait_for_all
+from polydistill.reports.records import LOG
 from polydistill.tokenization.load import LoadedTokenizer
 from polydistill.training.checkpoints import checkpoints_bytes
 from polydistill.training.run import train

@@ -9,12 +9,10 @@ from typing import Any
 
 import yaml
 
-from polydistill.artefacts import ARTEFACTS, PARTIAL, STAMP, artefact_places, check_file
+from polydistill.artefacts import ARTEFACTS, STAMP, artefact_places, check_file
 from polydistill.config.yaml_text import read_resolved
-from polydistill.disk import read_json, read_record, refuse_links, write_json
+from polydistill.disk import read_json, read_record, write_json
 from polydistill.errors import RunFolderError
-from polydistill.reports.page import build_report
-from polydistill.training.checkpoints import checkpoints_in, fault_of
 
 ENVIRONMENT, TIMING = "environment.json", "timing.json"
 # A training's record, beside its model.
@@ -24,25 +22,6 @@ EVALUATED = {
     "mlm.json": ("languages", "summary"), "probes.json": ("summary", "scores"), "grid.json": ("rows", "runs"),
     "finetune.json": ("done", "jobs", "scores"),
 }  # fmt: skip
-# Each is made from the one before.
-CHAIN = ("tokenizer", "student/final", "evaluation")
-# Where artefacts lie, as far as every kind of recipe goes.
-PLACES = (
-    "tokenizer", "student/final", "student/untrimmed", "students/*/final", "teachers/*/final", "corpora/*", "store/*/*",
-    "jobs/*/*/*", "probes/*/*", "cost", "evaluation/mlm",
-)  # fmt: skip
-
-
-def report_run(run: Path) -> Path:
-    """Write the report of a run whose records are whole; return its path.
-
-    Raises RunFolderError if a record is not, if the folder has links in it, or if the run has not been evaluated.
-    """
-    if (run / "recipe.yaml").is_file():
-        refuse_links(run)
-        check_records(run)
-        _check_places(run)
-    return build_report(run)
 
 
 def is_timing(found: Any) -> bool:
@@ -124,27 +103,6 @@ def check_evaluation(path: Path, keys: tuple[str, ...] | None = None) -> dict[st
     return found
 
 
-def _check_places(run: Path) -> None:
-    """Raise RunFolderError if a run does not know where a corpus or store is that its page tells of."""
-    recipe = check_recipe(run)
-    needed = [f"corpora/{recipe['language']}"] if recipe["recipe"] == "extract" else []
-    if recipe["recipe"] in ("merge", "pretrain"):
-        needed = [f"corpora/{language}" for language in recipe["languages"]]
-    if recipe["recipe"] == "merge":
-        needed += [
-            f"store/{name}/{one}"
-            for name, language in recipe["languages"].items()
-            for one in language["teachers"]
-        ]
-    places = artefact_places(run) if needed else {}
-    for name in needed:
-        if name not in places or not (places[name] / STAMP).is_file():
-            raise RunFolderError(
-                str(run / ARTEFACTS), None, f"does not say where {name} is, or it is gone",
-                "run the same command again: what is gone is made anew",
-            )  # fmt: skip
-
-
 def check_recipe(run: Path) -> dict[str, Any]:
     """A run's recipe; RunFolderError if its recipe.yaml is gone or is no recipe."""
     path = run / "recipe.yaml"
@@ -206,68 +164,6 @@ def _is_log(found: dict[str, Any]) -> bool:
         and isinstance(shares, dict)
         and all(type(share) in (int, float) for share in shares.values())
     )
-
-
-def check_whole(run: Path) -> list[str]:
-    """What artefacts and checkpoints of a run there are beside those with a stamp, in words.
-
-    Raises RunFolderError for an artefact that is gone, has lost its stamp, or a checkpoint that is damaged.
-    """
-    for place in _expected(run):
-        if not (place / STAMP).is_file():
-            how = "it has no stamp.json" if place.is_dir() else "it is gone"
-            raise RunFolderError(
-                str(place), None, f"is damaged: {how}",
-                "remove what is left of it and run the same command again: it is made anew, and what is whole stays",
-            )  # fmt: skip
-    lines = []
-    for folder in sorted(path for path in run.rglob("checkpoints") if path.is_dir()):
-        said = []
-        for checkpoint in checkpoints_in(folder):
-            if not (checkpoint / "complete.json").is_file():
-                said.append(f"{checkpoint.name} a part, which is passed over")
-                continue
-            fault = fault_of(checkpoint)
-            if fault is not None:
-                raise RunFolderError(
-                    str(checkpoint), None, f"is damaged: {fault}",
-                    "remove it: a training that goes on takes the checkpoint before",
-                )  # fmt: skip
-            said.append(f"{checkpoint.name} whole")
-        if said:
-            lines.append(f"{folder}: {', '.join(said)}")
-    return lines
-
-
-def _expected(run: Path) -> list[Path]:
-    """The folders that must be artefacts."""
-    found = artefact_places(run) if (run / ARTEFACTS).is_file() else {}
-    # A teacher that the user has named is no artefact of ours.
-    own = [
-        place
-        for name, place in found.items()
-        if place.is_relative_to(run) or not name.startswith("teachers/")
-    ]
-    last = max((place for place, name in enumerate(CHAIN) if (run / name / STAMP).is_file()), default=-1)
-    if (run / "report" / "index.html").is_file() and check_recipe(run)["recipe"] in (
-        "merge",
-        "extract",
-        "pretrain",
-    ):
-        last = len(CHAIN) - 1
-    own += [run / name for name in CHAIN[: last + 1]]
-    for pattern in PLACES:
-        own += [
-            path
-            for path in sorted(run.glob(pattern))
-            if path.is_dir() and path.suffix not in (PARTIAL, ".old")
-        ]
-    return list(dict.fromkeys(place for place in own if not _is_other(place)))
-
-
-def _is_other(place: Path) -> bool:
-    """Whether a folder is one of a half-made artefact, which a run that goes on takes care of."""
-    return any(part.endswith((PARTIAL, ".old")) for part in place.parts)
 
 
 def _gone(path: Path, remedy: str) -> RunFolderError:

@@ -1,0 +1,143 @@
+"""Whether a run is whole: its records, artefacts, checkpoints and stores, byte by byte."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from polydistill.artefacts import (
+    ARTEFACTS,
+    PARTIAL,
+    STAMP,
+    artefact_places,
+    artefacts_in,
+    check_artefact,
+    unlisted_files,
+)
+from polydistill.disk import refuse_links
+from polydistill.errors import RunFolderError, StoreError
+from polydistill.reports.records import check_recipe, check_records
+from polydistill.store.reader import Store
+from polydistill.training.checkpoints import checkpoints_in, fault_of
+
+# Each is made from the one before.
+CHAIN = ("tokenizer", "student/final", "evaluation")
+
+
+# Where artefacts lie, as far as every kind of recipe goes.
+PLACES = (
+    "tokenizer", "student/final", "student/untrimmed", "students/*/final", "teachers/*/final", "corpora/*", "store/*/*",
+    "jobs/*/*/*", "probes/*/*", "cost", "evaluation/mlm",
+)  # fmt: skip
+
+
+def check_whole(run: Path) -> list[str]:
+    """What artefacts and checkpoints of a run there are beside those with a stamp, in words.
+
+    Raises RunFolderError for an artefact that is gone, has lost its stamp, or a checkpoint that is damaged.
+    """
+    for place in _expected(run):
+        if not (place / STAMP).is_file():
+            how = "it has no stamp.json" if place.is_dir() else "it is gone"
+            raise RunFolderError(
+                str(place), None, f"is damaged: {how}",
+                "remove what is left of it and run the same command again: it is made anew, and what is whole stays",
+            )  # fmt: skip
+    lines = []
+    for folder in sorted(path for path in run.rglob("checkpoints") if path.is_dir()):
+        said = []
+        for checkpoint in checkpoints_in(folder):
+            if not (checkpoint / "complete.json").is_file():
+                said.append(f"{checkpoint.name} a part, which is passed over")
+                continue
+            fault = fault_of(checkpoint)
+            if fault is not None:
+                raise RunFolderError(
+                    str(checkpoint), None, f"is damaged: {fault}",
+                    "remove it: a training that goes on takes the checkpoint before",
+                )  # fmt: skip
+            said.append(f"{checkpoint.name} whole")
+        if said:
+            lines.append(f"{folder}: {', '.join(said)}")
+    return lines
+
+
+def _expected(run: Path) -> list[Path]:
+    """The folders that must be artefacts."""
+    found = artefact_places(run) if (run / ARTEFACTS).is_file() else {}
+    # A teacher that the user has named is no artefact of ours.
+    own = [
+        place
+        for name, place in found.items()
+        if place.is_relative_to(run) or not name.startswith("teachers/")
+    ]
+    last = max((place for place, name in enumerate(CHAIN) if (run / name / STAMP).is_file()), default=-1)
+    if (run / "report" / "index.html").is_file() and check_recipe(run)["recipe"] in (
+        "merge",
+        "extract",
+        "pretrain",
+    ):
+        last = len(CHAIN) - 1
+    own += [run / name for name in CHAIN[: last + 1]]
+    for pattern in PLACES:
+        own += [
+            path
+            for path in sorted(run.glob(pattern))
+            if path.is_dir() and path.suffix not in (PARTIAL, ".old")
+        ]
+    return list(dict.fromkeys(place for place in own if not _is_other(place)))
+
+
+def _is_other(place: Path) -> bool:
+    """Whether a folder is one of a half-made artefact, which a run that goes on takes care of."""
+    return any(part.endswith((PARTIAL, ".old")) for part in place.parts)
+
+
+def verify_stores(folder: Path) -> list[str]:
+    """Check every checksum of a store, or of all stores under a folder; StoreError names the first damaged file."""
+    manifests = (
+        [folder]
+        if (folder / "manifest.json").is_file()
+        else sorted(p.parent for p in folder.rglob("manifest.json"))
+    )
+    if not manifests:
+        raise StoreError(
+            "store", str(folder), "holds no store (no manifest.json)", "name a folder such as runs/NAME/store"
+        )
+    lines = []
+    for path in manifests:
+        store = Store(path)
+        store.verify()
+        lines.append(f"{path}: {len(store.manifest['shards'])} shards, {store.num_bytes:,} bytes, whole")
+    return lines
+
+
+def verify_run(folder: Path) -> list[str]:
+    """Check every file of every artefact below a run's folder, its checkpoints and its records.
+
+    Returns a line for each; RunFolderError names the first that is damaged, or gone. What is there and was not made by the
+    run is named and no fault: nothing is made from it, and it is not copied.
+    """
+    found = artefacts_in(folder)
+    if not found:
+        raise RunFolderError(
+            "folder", str(folder), "holds no artefact (no stamp.json)", "name a run's folder, runs/NAME"
+        )
+    runs = [path.parent for name in ("recipe.yaml", "*/recipe.yaml") for path in sorted(folder.glob(name))]
+    if (folder / ARTEFACTS).is_file() and folder not in runs:
+        check_recipe(folder)
+    lines = []
+    for run in runs:
+        refuse_links(run)
+    for path in found:
+        number = check_artefact(path)
+        said = f"{number} files, whole" if number else "of an earlier version, which kept no checksums"
+        if others := unlisted_files(path):
+            said += f"; beside them, not of the run: {', '.join(others)}"
+        if not number and (path / "manifest.json").is_file():
+            Store(path).verify()
+            said = "a store, whole"
+        lines.append(f"{path}: {said}")
+    for run in runs:
+        lines += check_whole(run)
+        lines.append(f"{run}: {', '.join(check_records(run))}: whole")
+    return lines
