@@ -16,8 +16,8 @@ import torch
 from transformers import AutoConfig, AutoModelForMaskedLM
 
 from benchmarks.measure import alternate
-from polydistill.config.models import Masking
 from polydistill.config.scoring import Ray, Scoring
+from polydistill.config.shared import Masking
 from polydistill.models.precision import resolve_dtype
 from polydistill.scoring.local import score
 from polydistill.scoring.shards import Job

@@ -217,7 +217,7 @@ class GoldOnly:
 
 def ours(shape: Shape, dtype: str, steps: int, folder: str, *, labels: str) -> dict[str, Any]:
     """polydistill's loop, on a store of random predictions that lies on disk as scoring leaves it."""
-    from polydistill.config.models import Distillation
+    from polydistill.config.shared import Distillation
     from polydistill.store.reader import Store
     from polydistill.training.arguments import check_arguments
     from polydistill.training.data import StoredExamples

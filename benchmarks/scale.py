@@ -113,8 +113,8 @@ def stages(text: str, folder: str) -> None:
 
     from transformers import AutoConfig, AutoModelForMaskedLM
 
-    from polydistill.config.models import Corpora, Masking, Source
     from polydistill.config.scoring import Scoring
+    from polydistill.config.shared import Corpora, Masking, Source
     from polydistill.corpora.corpus import build_corpus
     from polydistill.corpora.examples import Examples
     from polydistill.models.precision import resolve_dtype
@@ -172,7 +172,7 @@ def _train(model: Any, tokenizer: Any, place: Path) -> float:
     import numpy as np
 
     from benchmarks.contestants import Clock
-    from polydistill.config.models import Distillation
+    from polydistill.config.shared import Distillation
     from polydistill.store.reader import Store
     from polydistill.training.arguments import check_arguments
     from polydistill.training.data import StoredExamples

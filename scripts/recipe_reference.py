@@ -16,8 +16,10 @@ from polydistill.config.finetune import PRESETS as FINETUNING_PRESETS
 from polydistill.config.finetune import FinetunedModel, FinetuneRecipe, Task, TaskData
 from polydistill.config.grid import GridRecipe
 from polydistill.config.load import presets
-from polydistill.config.models import Language, MergeRecipe, PretrainLanguage, PretrainRecipe, Source, Teacher
+from polydistill.config.merge import Language, MergeRecipe
+from polydistill.config.pretrain import PretrainLanguage, PretrainRecipe
 from polydistill.config.probe import ProbedModel, ProbeRecipe, TaggedData
+from polydistill.config.shared import Source, Teacher
 from polydistill.training.arguments import FINETUNING, defaults
 
 TARGET = Path(__file__).parent.parent / "docs" / "recipes.md"

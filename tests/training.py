@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForMaskedLM
 
-from polydistill.config.models import Distillation
+from polydistill.config.shared import Distillation
 from polydistill.training.arguments import check_arguments
 from polydistill.training.data import LanguageSampler, StepSize, TrainingExample, collate
 from polydistill.training.run import train

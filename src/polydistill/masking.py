@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from polydistill.config.models import Masking
+from polydistill.config.shared import Masking
 from polydistill.tokenization.encode import encode, masking_units
 from polydistill.tokenization.load import LoadedTokenizer
 

@@ -20,8 +20,8 @@ from tests.conftest import bundled_lines
 
 from polydistill.config.finetune import Columns, LabelledSource
 from polydistill.config.load import load_recipe, parse_recipe
-from polydistill.config.models import Corpora, Source
 from polydistill.config.settings import Settings
+from polydistill.config.shared import Corpora, Source
 from polydistill.corpora.corpus import build_corpus
 from polydistill.corpora.examples import Examples
 from polydistill.errors import UserError

@@ -13,8 +13,8 @@ from tests.faults.test_fuzz import folder, fuzzed, outcome, pieces, said
 from tests.unit.test_encodings import TEXTS
 
 from polydistill.config.load import load_recipe, parse_recipe
-from polydistill.config.models import Source
 from polydistill.config.settings import Settings
+from polydistill.config.shared import Source
 from polydistill.config.yaml_text import MAX_VALUES, parse_yaml, read_resolved
 from polydistill.corpora.encodings import likely_encoding
 from polydistill.corpora.sources import read_documents

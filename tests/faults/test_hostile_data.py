@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from polydistill.config.finetune import Columns, LabelledSource
-from polydistill.config.models import Source
+from polydistill.config.shared import Source
 from polydistill.corpora import lines
 from polydistill.corpora.sources import read_documents
 from polydistill.errors import CorpusError

@@ -12,7 +12,7 @@ import pytest
 import torch
 from tests.training import Rows, difference, make_model
 
-from polydistill.config.models import Distillation
+from polydistill.config.shared import Distillation
 from polydistill.models.inputs import length_parts
 from polydistill.training.arguments import check_arguments
 from polydistill.training.data import (

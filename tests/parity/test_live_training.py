@@ -9,7 +9,7 @@ from torch.nn import functional
 from transformers import AutoConfig, AutoModelForMaskedLM
 
 from polydistill.config.extract import Losses, LossWeight
-from polydistill.config.models import Distillation
+from polydistill.config.shared import Distillation
 from polydistill.errors import NumericsError
 from polydistill.training.arguments import check_arguments
 from polydistill.training.data import LanguageSampler, collate, expected_size

@@ -9,7 +9,7 @@ import torch
 from tests.training import Rows, make_model
 
 from polydistill.config.extract import Losses
-from polydistill.config.models import Distillation
+from polydistill.config.shared import Distillation
 from polydistill.training.arguments import check_arguments
 from polydistill.training.data import LanguageSampler, collate, expected_size
 from polydistill.training.run import train

@@ -8,7 +8,7 @@ from tests.training import SMALL, Rows, difference, make_model, stop_at
 from torch.nn import functional
 from transformers import AutoConfig, AutoModelForMaskedLM
 
-from polydistill.config.models import Distillation
+from polydistill.config.shared import Distillation
 from polydistill.errors import RunFolderError
 from polydistill.training.arguments import check_arguments
 from polydistill.training.data import LanguageSampler, collate, expected_size

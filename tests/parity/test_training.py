@@ -13,7 +13,7 @@ from tests import training
 from tests.training import Rows, difference, first_batch, make_model, step_size, stop_at, trained
 from transformers import AutoModelForMaskedLM
 
-from polydistill.config.models import Distillation
+from polydistill.config.shared import Distillation
 from polydistill.errors import NumericsError
 from polydistill.losses.targets import soft_targets
 from polydistill.models.attention import attention_for

@@ -8,7 +8,7 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from polydistill.config.models import Corpora, Source
+from polydistill.config.shared import Corpora, Source
 from polydistill.corpora.cleaning import clean_line
 from polydistill.corpora.corpus import build_corpus
 from polydistill.corpora.examples import Examples

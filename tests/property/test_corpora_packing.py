@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from polydistill.config.models import Source
+from polydistill.config.shared import Source
 from polydistill.corpora.packing import pack
 from polydistill.corpora.sources import read_documents
 from polydistill.disk import hash_text

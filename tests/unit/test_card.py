@@ -7,7 +7,7 @@ import yaml
 from rich.console import Console
 
 from polydistill.config.load import parse_recipe
-from polydistill.config.models import Card
+from polydistill.config.shared import Card
 from polydistill.disk import write_json
 from polydistill.errors import RecipeError
 from polydistill.reports.card import _front, export_card, metadata, model_card, with_results

@@ -13,7 +13,7 @@ import pytest
 import zstandard
 from tests.conftest import bundled_lines
 
-from polydistill.config.models import Corpora, Source
+from polydistill.config.shared import Corpora, Source
 from polydistill.corpora.cleaning import clean_line
 from polydistill.corpora.corpus import build_corpus
 from polydistill.corpora.dedup import HELD_OUT, TRAIN, Spool

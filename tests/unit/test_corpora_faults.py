@@ -13,7 +13,7 @@ import pytest
 import zstandard
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-from polydistill.config.models import Corpora, Source
+from polydistill.config.shared import Corpora, Source
 from polydistill.corpora import lines as line_reader
 from polydistill.corpora import sources as source_reader
 from polydistill.corpora.corpus import build_corpus

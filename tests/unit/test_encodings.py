@@ -10,7 +10,7 @@ from collections import Counter
 import pytest
 from tests.conftest import bundled_lines
 
-from polydistill.config.models import Source
+from polydistill.config.shared import Source
 from polydistill.corpora.encodings import SAMPLE_BYTES, conversion, likely_encoding
 from polydistill.corpora.sources import list_files, read_documents, source_identity
 from polydistill.errors import CorpusError

@@ -6,7 +6,7 @@ from tests.conftest import bundled_lines
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import BertTokenizer
 
-from polydistill.config.models import Masking
+from polydistill.config.shared import Masking
 from polydistill.masking import mask, mask_texts, uniform
 from polydistill.tokenization.encode import Encoded, encode, masking_units, word_starts
 from polydistill.tokenization.load import LoadedTokenizer, load_tokenizer

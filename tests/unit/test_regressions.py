@@ -111,7 +111,7 @@ def test_evaluation_hides_every_token_that_it_asks_for(teachers) -> None:
     """Training leaves a tenth of masked tokens visible; in evaluation a model that copies its input must not score."""
     from tests.conftest import bundled_lines
 
-    from polydistill.config.models import Masking
+    from polydistill.config.shared import Masking
     from polydistill.evaluation.readers import Reader, hidden
 
     tokenizer = load_tokenizer(str(teachers["en"]))

@@ -5,7 +5,8 @@ from polydistill.config.extract import ExtractRecipe
 from polydistill.config.finetune import FinetuneRecipe
 from polydistill.config.grid import GridRecipe
 from polydistill.config.load import AnyRecipe, load_recipe, parse_recipe, presets
-from polydistill.config.models import MergeRecipe, PretrainRecipe
+from polydistill.config.merge import MergeRecipe
+from polydistill.config.pretrain import PretrainRecipe
 from polydistill.config.probe import ProbeRecipe
 
 __all__ = [

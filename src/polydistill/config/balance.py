@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, Field, model_validator
 
-from polydistill.config.models import Model, Recipe, Sources, Tail, WordPiece, as_script
 from polydistill.config.probe import Probing, TaggedData
 from polydistill.config.scoring import Scoring
 from polydistill.config.settings import Name, Settings, Share, TextName, check_names
+from polydistill.config.shared import Model, Source, Sources, Tail, TextRecipe, WordPiece, as_script
 
 Epochs = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -154,7 +155,7 @@ class ProbeTasks(Settings):
     probing: Probing = Field(default_factory=Probing)
 
 
-class BalanceRecipe(Recipe):
+class BalanceRecipe(TextRecipe):
     """Monolingual teachers of one vocabulary in, multilingual students out (Limisiewicz et al. 2022)."""
 
     recipe: Literal["balance"] = "balance"
@@ -199,3 +200,29 @@ class BalanceRecipe(Recipe):
                         f"probe.tasks.{task}.{language}: not a language of this recipe; it has {known}"
                     )
         return self
+
+    @property
+    def texts(self) -> dict[str, list[Source]]:
+        """Field of the recipe → the sources of text that is trained on."""
+        return {f"languages.{name}.text": language.text for name, language in self.languages.items()}
+
+    @property
+    def models_read(self) -> list[str]:
+        """Folders of teachers that are there already."""
+        teachers = (language.teacher for language in self.languages.values())
+        return list(dict.fromkeys(teacher for teacher in teachers if teacher is not None))
+
+    @property
+    def models_made(self) -> list[Path]:
+        """Folders of the students, and of the teachers that are trained."""
+        trained = [name for name, language in self.languages.items() if language.teacher is None]
+        return [
+            *(self.folder / "students" / name / "final" for name in self.students),
+            *(self.folder / "teachers" / name / "final" for name in trained),
+        ]
+
+    @property
+    def stored_scoring(self) -> Scoring | None:
+        """How teachers' predictions are stored; None if no student learns from stored ones."""
+        stored = any(one.labels != "gold" and one.predictions == "stored" for one in self.students.values())
+        return self.scoring if stored else None

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from polydistill.config.models import Recipe, Sources, Tail, Teacher
 from polydistill.config.scoring import Scoring
 from polydistill.config.settings import Name, Settings, Share, TextName
+from polydistill.config.shared import Source, Sources, Tail, Teacher, TextRecipe, as_model
 
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -205,13 +206,13 @@ class Cost(Settings):
     )
 
 
-class ExtractRecipe(Recipe):
+class ExtractRecipe(TextRecipe):
     """One multilingual teacher in, one small monolingual student out (Eliquare, 2022)."""
 
     recipe: Literal["extract"] = "extract"
-    teacher: Annotated[
-        Teacher, BeforeValidator(lambda value: {"model": value} if isinstance(value, str) else value)
-    ] = Field(description="The multilingual model; a plain string stands for `model`.")
+    teacher: Annotated[Teacher, BeforeValidator(as_model)] = Field(
+        description="The multilingual model; a plain string stands for `model`."
+    )
     language: Name = Field(description="The student's language.")
     text: Sources = Field(description="One or more sources of text in the language.")
     evaluation_texts: dict[TextName, Sources] = Field(
@@ -224,3 +225,23 @@ class ExtractRecipe(Recipe):
     )
     cost: Cost = Field(default_factory=Cost)
     trim: Trim = Field(default_factory=Trim)
+
+    @property
+    def texts(self) -> dict[str, list[Source]]:
+        """Field of the recipe → the sources of text that is trained on."""
+        return {"text": self.text}
+
+    @property
+    def models_read(self) -> list[str]:
+        """The teacher's name or folder."""
+        return [self.teacher.model]
+
+    @property
+    def models_made(self) -> list[Path]:
+        """The student's folder."""
+        return [self.folder / "student" / "final"]
+
+    @property
+    def stored_scoring(self) -> Scoring | None:
+        """How the teacher's predictions are stored; None where the teacher is live."""
+        return self.scoring if self.losses.predictions == "stored" else None

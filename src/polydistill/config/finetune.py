@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from polydistill.config.probe import ProbedModel
 from polydistill.config.settings import Name, Settings, Share, check_names
+from polydistill.config.shared import RunRecipe, as_model
 
 Kind = Literal["ner", "pos", "classification", "pairs", "choice", "qa"]
 Preset = Literal["mergedistill", "xtreme", "eliquare"]
@@ -213,12 +214,10 @@ class FinetunedModel(ProbedModel):
     )
 
 
-class FinetuneRecipe(Settings):
+class FinetuneRecipe(RunRecipe):
     """Models x tasks x languages x seeds, fine-tuned one after another, with scores and their distance from a teacher's."""
 
     recipe: Literal["finetune"] = "finetune"
-    name: Name = Field(description="The run's name.")
-    output: str = Field("", description="The run's folder; empty: `runs/<name>`.")
     reuse: list[str] = Field(
         default_factory=list,
         description="Folders of other fine-tuning runs, whose finished jobs are taken where they are what this run needs.",
@@ -232,7 +231,7 @@ class FinetuneRecipe(Settings):
         le=100,
         description="Trainings of each job, from other heads and in another order of the examples.",
     )
-    models: dict[Name, Annotated[FinetunedModel, BeforeValidator(lambda v: {"model": v} if isinstance(v, str) else v)]] = (
+    models: dict[Name, Annotated[FinetunedModel, BeforeValidator(as_model)]] = (
         Field(min_length=1)
     )  # fmt: skip
     teachers: dict[Name, Name] = Field(
@@ -323,3 +322,8 @@ class FinetuneRecipe(Settings):
             k: v for k, v in PRESETS[task.preset or self.preset][task.kind].items() if k != "max_length"
         }
         return preset | self.training | task.training
+
+    @property
+    def models_read(self) -> list[str]:
+        """Names and folders of the models."""
+        return list(dict.fromkeys(settings.model for settings in self.models.values()))

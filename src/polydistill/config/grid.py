@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from polydistill.config.settings import Name, Settings, check_names
+from polydistill.config.settings import Name, check_names
+from polydistill.config.shared import RunRecipe
 
 
 def _as_changes(value: Any) -> Any:
@@ -23,7 +24,7 @@ RUNS_RESERVED = {
 Changes = Annotated[dict[str, Any], BeforeValidator(_as_changes)]
 
 
-class GridRecipe(Settings):
+class GridRecipe(RunRecipe):
     """Recipes of any kind, run in order: they share corpora and stores, and end in one table."""
 
     recipe: Literal["grid"] = "grid"

@@ -15,8 +15,9 @@ from polydistill.config.balance import BalanceRecipe
 from polydistill.config.extract import ExtractRecipe
 from polydistill.config.finetune import FinetuneRecipe
 from polydistill.config.grid import GridRecipe
-from polydistill.config.models import MergeRecipe, PretrainRecipe
+from polydistill.config.merge import MergeRecipe
 from polydistill.config.paths import expand_home, with_home
+from polydistill.config.pretrain import PretrainRecipe
 from polydistill.config.probe import ProbeRecipe
 from polydistill.config.yaml_text import MAX_DEPTH, RefusedYamlError, parse_yaml
 from polydistill.errors import RecipeError

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from polydistill.config.settings import Name, Settings, check_names
+from polydistill.config.shared import RunRecipe, as_model
 
 
 class TaggedData(Settings):
@@ -48,21 +49,16 @@ class Probing(Settings):
     )
 
 
-class ProbeRecipe(Settings):
+class ProbeRecipe(RunRecipe):
     """Linear classifiers on frozen encoders: parts of speech and entities, within a language and across languages."""
 
     recipe: Literal["probe"] = "probe"
-    name: Name = Field(description="The run's name.")
-    output: str = Field("", description="The run's folder; empty: `runs/<name>`.")
     reuse: list[str] = Field(
         default_factory=list,
         description="Folders of other probe runs, whose features are taken where they are what this run needs: same "
         "name, weights, tokenizer and text.",
     )
-    seed: int = Field(0, ge=0, lt=2**32, description="Seed of everything that is random.")
-    models: dict[
-        Name, Annotated[ProbedModel, BeforeValidator(lambda v: {"model": v} if isinstance(v, str) else v)]
-    ] = Field(min_length=1)
+    models: dict[Name, Annotated[ProbedModel, BeforeValidator(as_model)]] = Field(min_length=1)
     tasks: dict[Literal["pos", "ner"], dict[Name, TaggedData]] = Field(
         min_length=1, description="For each task its languages' data."
     )
@@ -87,3 +83,8 @@ class ProbeRecipe(Settings):
                         f"{', '.join(sorted(known))}"
                     )
         return self
+
+    @property
+    def models_read(self) -> list[str]:
+        """Names and folders of the models."""
+        return list(dict.fromkeys(settings.model for settings in self.models.values()))

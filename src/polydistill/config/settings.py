@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
-# Endings of what a run puts beside a folder or a file while it writes it (`files.artefact`), and of its files: the folder
+# Endings of what a run puts beside a folder or a file while it writes it (`artefacts.artefact`), and of its files: the folder
 # `de.old` is removed as what is left of `de`, and a language `tokenizer.json` lies where that file belongs.
 RESERVED_ENDINGS = (
     ".partial", ".old", ".tmp", ".lock", ".arrow", ".bin", ".html", ".json", ".jsonl", ".log", ".md", ".model", ".npy", ".npz",

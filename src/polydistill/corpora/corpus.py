@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from polydistill.config.models import Corpora, Source
+from polydistill.config.shared import Corpora, Source
 from polydistill.corpora.cleaning import clean_line
 from polydistill.corpora.dedup import EVALUATION, HELD_OUT, TRAIN, Spool
 from polydistill.corpora.examples import Examples, drop_repeated, write_examples

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from polydistill.config.models import Source
+from polydistill.config.shared import Source
 from polydistill.corpora.lines import (
     PROBE_LINES,
     explain_unreadable,

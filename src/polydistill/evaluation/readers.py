@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from polydistill.config.models import Evaluation, Masking
+from polydistill.config.shared import Evaluation, Masking
 from polydistill.corpora.examples import Examples
 from polydistill.evaluation.mlm import Measures, guesses, mean_reciprocal_rank, measure, unigram_ranks
 from polydistill.masking import Masked, mask_texts

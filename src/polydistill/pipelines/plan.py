@@ -13,7 +13,7 @@ from polydistill.config.extract import ExtractRecipe
 from polydistill.config.finetune import FinetuneRecipe
 from polydistill.config.grid import GridRecipe
 from polydistill.config.load import AnyRecipe, load_recipe
-from polydistill.config.models import MergeRecipe
+from polydistill.config.merge import MergeRecipe
 from polydistill.config.probe import ProbeRecipe
 from polydistill.pipelines.grid.children import awaited, check_child, children_of
 from polydistill.pipelines.merge.pipeline import check_teacher

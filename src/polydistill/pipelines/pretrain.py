@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from polydistill.artefacts import artefact, is_current
-from polydistill.config.models import Distillation, PretrainRecipe
+from polydistill.config.pretrain import PretrainRecipe
+from polydistill.config.shared import Distillation
 from polydistill.corpora.examples import Examples
 from polydistill.corpora.sampling import smoothed_probabilities
 from polydistill.disk import fingerprint, hash_folder, read_json, write_json, write_text

@@ -15,8 +15,10 @@ from polydistill.config.extract import ExtractRecipe
 from polydistill.config.finetune import FinetuneRecipe
 from polydistill.config.grid import GridRecipe
 from polydistill.config.load import load_recipe
-from polydistill.config.models import Distillation, MergeRecipe, PretrainRecipe
+from polydistill.config.merge import MergeRecipe
+from polydistill.config.pretrain import PretrainRecipe
 from polydistill.config.probe import ProbeRecipe
+from polydistill.config.shared import Distillation
 from polydistill.disk import write_json
 from polydistill.errors import RecipeError
 from polydistill.pipelines import pretrain

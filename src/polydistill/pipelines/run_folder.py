@@ -19,7 +19,7 @@ import yaml
 
 from polydistill.artefacts import ARTEFACTS, is_current
 from polydistill.config.load import AnyRecipe, parse_recipe
-from polydistill.config.models import MODEL_TYPE
+from polydistill.config.shared import MODEL_TYPE
 from polydistill.config.yaml_text import read_resolved
 from polydistill.disk import (
     explain_disk_errors,

@@ -12,7 +12,9 @@ import yaml
 from polydistill import __version__
 from polydistill.config.balance import BalanceRecipe
 from polydistill.config.extract import ExtractRecipe
-from polydistill.config.models import Card, MergeRecipe, PretrainRecipe
+from polydistill.config.merge import MergeRecipe
+from polydistill.config.pretrain import PretrainRecipe
+from polydistill.config.shared import Card
 from polydistill.config.yaml_text import parse_yaml
 
 

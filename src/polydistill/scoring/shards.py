@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from polydistill.config.models import Masking
 from polydistill.config.scoring import Scoring
+from polydistill.config.shared import Masking
 from polydistill.masking import Masked, mask_texts
 from polydistill.models.inputs import length_batches
 from polydistill.scoring.predict import predict

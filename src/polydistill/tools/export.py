@@ -17,7 +17,7 @@ from rich.table import Table
 
 from polydistill import __version__
 from polydistill.artefacts import artefact_or_nothing
-from polydistill.config.models import Source
+from polydistill.config.shared import Source
 from polydistill.corpora.sources import source_identity
 from polydistill.disk import free_folder, links_in, write_json, write_text
 from polydistill.errors import RecipeError

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from polydistill.config.models import Masking, Source
+from polydistill.config.shared import Masking, Source
 from polydistill.corpora.sources import read_texts
 from polydistill.disk import hash_text
 from polydistill.errors import CorpusError, ModelError

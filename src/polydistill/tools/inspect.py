@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from polydistill.config.models import Teacher
+from polydistill.config.shared import Teacher
 from polydistill.config.yaml_text import read_resolved
 from polydistill.disk import write_json
 from polydistill.errors import StoreError

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from polydistill import __version__
 from polydistill.artefacts import artefact_or_nothing
-from polydistill.config.models import Source
+from polydistill.config.shared import Source
 from polydistill.corpora.sources import read_texts, source_identity
 from polydistill.disk import free_folder, hash_text, write_json, write_text
 from polydistill.errors import CorpusError, RecipeError, TokenizerError

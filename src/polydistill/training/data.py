@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from polydistill.config.models import Recipe
+from polydistill.config.shared import TextRecipe
 from polydistill.corpora.examples import Examples
 from polydistill.masking import Masked, mask_texts
 from polydistill.models.inputs import length_parts, pad_batch
@@ -305,7 +305,7 @@ def collate(examples: Sequence[TrainingExample], pad_id: int) -> dict[str, Tenso
 class Masker:
     """Tokenises and masks a language's examples when they are drawn, with other masks in every epoch."""
 
-    def __init__(self, recipe: Recipe, tokenizer: LoadedTokenizer, examples: Examples) -> None:
+    def __init__(self, recipe: TextRecipe, tokenizer: LoadedTokenizer, examples: Examples) -> None:
         self.recipe, self.tokenizer, self.examples = recipe, tokenizer, examples
         self.ids = examples.ids
 

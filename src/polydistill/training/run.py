@@ -19,7 +19,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from polydistill.config.models import Distillation
+from polydistill.config.shared import Distillation
 from polydistill.errors import RunFolderError
 from polydistill.models.attention import attention_for
 from polydistill.models.memory import keep_freed_memory

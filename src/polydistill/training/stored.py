@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from polydistill.config.extract import Losses
-from polydistill.config.models import Distillation
+from polydistill.config.shared import Distillation
 from polydistill.training.live import loss_weights
 from polydistill.training.trainer import DistillationTrainer
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.profiler import record_function
 from transformers.trainer_utils import EvalLoopOutput
 
-from polydistill.config.models import Distillation
+from polydistill.config.shared import Distillation
 from polydistill.losses.schedules import teacher_weight
 from polydistill.losses.sparse import sparse_soft_cross_entropy
 from polydistill.losses.targets import soft_targets

@@ -12,7 +12,7 @@ import numpy as np
 
 from polydistill.artefacts import is_current
 from polydistill.config.balance import BalancedStudent
-from polydistill.config.models import Distillation
+from polydistill.config.shared import Distillation
 from polydistill.corpora.examples import Examples
 from polydistill.corpora.sampling import smoothed_probabilities
 from polydistill.disk import fingerprint, write_text

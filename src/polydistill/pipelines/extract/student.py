@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from polydistill.artefacts import artefact, is_current
-from polydistill.config.models import Distillation
+from polydistill.config.shared import Distillation
 from polydistill.corpora.examples import Examples
 from polydistill.disk import fingerprint, read_json, write_json, write_text
 from polydistill.masking import masks_identity

@@ -11,7 +11,8 @@ from polydistill.config.extract import ExtractRecipe
 from polydistill.config.finetune import FinetuneRecipe
 from polydistill.config.grid import GridRecipe
 from polydistill.config.load import AnyRecipe, grid_values, parse_recipe
-from polydistill.config.models import MergeRecipe, PretrainRecipe
+from polydistill.config.merge import MergeRecipe
+from polydistill.config.pretrain import PretrainRecipe
 from polydistill.corpora.sources import list_files
 from polydistill.errors import RecipeError, UserError
 from polydistill.pipelines.finetune.jobs import task_arguments

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from polydistill.artefacts import artefact, is_current
-from polydistill.config.models import MergeRecipe
+from polydistill.config.merge import MergeRecipe
 from polydistill.corpora.examples import Examples
 from polydistill.disk import read_json, write_json, write_text
 from polydistill.errors import RecipeError

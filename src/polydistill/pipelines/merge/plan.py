@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from polydistill.config.models import MergeRecipe
+from polydistill.config.merge import MergeRecipe
 from polydistill.models.load import load_masked_lm
 from polydistill.models.precision import device, resolve_dtype
 from polydistill.models.student import build_student

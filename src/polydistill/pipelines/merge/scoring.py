@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache, partial
 from typing import Any
 
-from polydistill.config.models import Teacher
+from polydistill.config.shared import Teacher
 from polydistill.models.load import load_masked_lm, weights_fingerprint
 from polydistill.pipelines.merge.state import Merge
 from polydistill.pipelines.stages.scoring import scored_store, scoring_engine

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from polydistill.config.models import MergeRecipe
+from polydistill.config.merge import MergeRecipe
 from polydistill.disk import fingerprint
 from polydistill.pipelines.run_folder import Run
 from polydistill.tokenization.load import LoadedTokenizer

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from polydistill.artefacts import is_current
-from polydistill.config.models import MODEL_TYPE, MergeRecipe
+from polydistill.config.merge import MergeRecipe
+from polydistill.config.shared import MODEL_TYPE
 from polydistill.corpora.sampling import smoothed_probabilities
 from polydistill.disk import fingerprint, links_in, read_json, write_json, write_text
 from polydistill.models.load import load_masked_lm, model_config, weights_fingerprint

@@ -9,7 +9,8 @@ from typing import Any
 
 from polydistill.artefacts import artefact, partial_folder
 from polydistill.config.balance import BalanceRecipe
-from polydistill.config.models import Corpora, PretrainRecipe, Source
+from polydistill.config.pretrain import PretrainRecipe
+from polydistill.config.shared import Corpora, Source
 from polydistill.corpora.corpus import build_corpus
 from polydistill.corpora.packing import PACKING_VERSION
 from polydistill.corpora.sources import source_bytes, source_identity

@@ -10,7 +10,7 @@ from polydistill.config.balance import BalanceRecipe
 from polydistill.config.extract import ExtractRecipe
 from polydistill.config.grid import GridRecipe
 from polydistill.config.load import AnyRecipe
-from polydistill.config.models import MergeRecipe
+from polydistill.config.merge import MergeRecipe
 from polydistill.config.scoring import Scoring
 from polydistill.errors import RecipeError, UserError
 from polydistill.pipelines.grid.children import children_of

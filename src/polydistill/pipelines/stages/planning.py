@@ -13,7 +13,8 @@ import torch
 
 from polydistill.config.balance import BalanceRecipe
 from polydistill.config.extract import ExtractRecipe
-from polydistill.config.models import MergeRecipe, Source
+from polydistill.config.merge import MergeRecipe
+from polydistill.config.shared import Source
 from polydistill.corpora.corpus import sample_texts
 from polydistill.losses.sparse import sparse_soft_cross_entropy
 from polydistill.masking import mask_texts

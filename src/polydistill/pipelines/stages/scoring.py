@@ -16,7 +16,7 @@ import torch
 from polydistill.artefacts import artefact, partial_folder
 from polydistill.config.balance import BalanceRecipe
 from polydistill.config.extract import ExtractRecipe
-from polydistill.config.models import MergeRecipe
+from polydistill.config.merge import MergeRecipe
 from polydistill.corpora.examples import Examples
 from polydistill.disk import fingerprint, require_space
 from polydistill.masking import masks_identity

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 
 from polydistill.artefacts import artefact, is_current, partial_folder, unlisted_files
 from polydistill.config.balance import BalanceRecipe
-from polydistill.config.models import PretrainRecipe
+from polydistill.config.pretrain import PretrainRecipe
 from polydistill.corpora.corpus import build_corpus
 from polydistill.corpora.examples import Examples
 from polydistill.corpora.sampling import smoothed_probabilities

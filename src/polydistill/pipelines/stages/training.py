@@ -14,7 +14,8 @@ from polydistill.artefacts import (
     copy_artefact,
 )
 from polydistill.config.balance import BalanceRecipe
-from polydistill.config.models import Distillation, PretrainRecipe
+from polydistill.config.pretrain import PretrainRecipe
+from polydistill.config.shared import Distillation
 from polydistill.disk import (
     bytes_below,
     explain_disk_errors,

@@ -1,10 +1,8 @@
-"""The recipe: every setting that a run has, with its default and what it means.
-
-The descriptions below are the recipe reference (`docs/recipes.md` is generated from them).
-"""
+"""Settings that several kinds of recipe share. Their descriptions are the recipe reference (docs/recipes.md)."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import regex
@@ -17,15 +15,20 @@ from pydantic import (
 )
 
 from polydistill.config.scoring import Scoring
-from polydistill.config.settings import Line, Name, Settings, Share, TextName, check_names
+from polydistill.config.settings import Line, Name, Settings, Share
 
 
-def _as_list(value: Any) -> Any:
+def as_list(value: Any) -> Any:
     return value if isinstance(value, list) else [value]
 
 
 def _as_source(value: Any) -> Any:
     return {"path": value} if isinstance(value, str) else value
+
+
+def as_model(value: Any) -> Any:
+    """A model's settings, where a plain string stands for `model`."""
+    return {"model": value} if isinstance(value, str) else value
 
 
 # What becomes of the probability outside the stored pieces: see `losses.targets.soft_targets`.
@@ -59,7 +62,7 @@ class Source(Settings):
         return self
 
 
-Sources = Annotated[list[Annotated[Source, BeforeValidator(_as_source)]], BeforeValidator(_as_list)]
+Sources = Annotated[list[Annotated[Source, BeforeValidator(_as_source)]], BeforeValidator(as_list)]
 
 
 class Teacher(Settings):
@@ -70,37 +73,6 @@ class Teacher(Settings):
     revision: str | None = Field(None, description="The hub's revision: a branch, a tag or a commit.")
     allow_pickle: bool = Field(
         False, description="Accept weights that are only there as a pickle (read with `weights_only=True`)."
-    )
-
-
-class Language(Settings):
-    """One language of the student."""
-
-    text: Sources = Field(description="One or more sources of text.")
-    teachers: Annotated[list[Name], BeforeValidator(_as_list)] = Field(
-        min_length=1, description="The teachers that know this language, by their names in `teachers`."
-    )
-    use: str = Field(
-        "all",
-        description="Which teachers' copies of an example to train on: `all`, `best` (the copy with the lowest "
-        "teacher loss) or one teacher's name.",
-    )
-    labels: Literal["both", "soft", "gold"] | None = Field(
-        None,
-        description="What this language is learned from, where that is not `distillation.labels`: `gold` for one whose "
-        "teacher the student starts from and should not be held to.",
-    )
-    evaluation: dict[TextName, Sources] = Field(
-        default_factory=dict, description="Further evaluation texts, such as other domains, by name."
-    )
-
-
-class PretrainLanguage(Settings):
-    """One language of a model that is pre-trained from text."""
-
-    text: Sources = Field(description="One or more sources of text.")
-    evaluation: dict[TextName, Sources] = Field(
-        default_factory=dict, description="Further evaluation texts, by name."
     )
 
 
@@ -184,42 +156,8 @@ class Distillation(Settings):
         return value
 
 
-class TokenizerSettings(Settings):
-    """The union tokenizer's normalisation."""
-
-    lowercase: bool | None = Field(None, description="Lower-case text; empty: if every teacher does.")
-    strip_accents: bool | None = Field(None, description="Strip accents; empty: if every teacher does.")
-
-
 # The architecture of a student that nothing else is said of.
 MODEL_TYPE = "bert"
-
-
-class Student(Settings):
-    """The model that is trained."""
-
-    model_type: str | None = Field(
-        None,
-        description="Any architecture that `AutoModelForMaskedLM` knows; empty: `bert`, or with `init: teachers` that of "
-        "the teacher that the encoder comes from.",
-    )
-    config: dict[str, Any] = Field(
-        default_factory=dict,
-        description="The architecture's own configuration fields, such as `hidden_size`. With `init: teachers`, "
-        "what is not said here is taken from the teacher that the encoder comes from.",
-    )
-    init: Literal["random", "teachers"] = Field(
-        "random", description="Random weights as in the paper, or weights from the teachers."
-    )
-    encoder_from: Name | None = Field(
-        None, description="With `init: teachers`: whose encoder is copied; empty: the first teacher."
-    )
-    row_map: Literal["orthogonal", "least_squares", "mean"] = Field(
-        "least_squares",
-        description="With `init: teachers`: how other teachers' embedding rows come into the encoder's space. A "
-        "map fitted on shared pieces, or random rows around the mean.",
-    )
-    tokenizer: TokenizerSettings = Field(default_factory=TokenizerSettings)
 
 
 class Model(Settings):
@@ -279,8 +217,8 @@ class Card(Settings):
     )
 
 
-class Recipe(Settings):
-    """What every recipe has."""
+class RunRecipe(Settings):
+    """What every recipe has, and what the rest asks it about itself."""
 
     name: Name = Field(description="The run's name.")
     output: str = Field("", description="The run's folder; empty: `runs/<name>`.")
@@ -289,6 +227,36 @@ class Recipe(Settings):
         description="Folders of other runs whose corpora, stores and student are taken where they are what this run needs.",
     )
     seed: int = Field(0, ge=0, lt=2**32, description="Seed of everything that is random.")
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return Path(self.output or f"runs/{self.name}")
+
+    @property
+    def texts(self) -> dict[str, list[Source]]:
+        """Field of the recipe → the sources of text that is trained on."""
+        return {}
+
+    @property
+    def models_read(self) -> list[str]:
+        """Names and folders of the models that a run reads."""
+        return []
+
+    @property
+    def models_made(self) -> list[Path]:
+        """Folders of the models that a run makes."""
+        return []
+
+    @property
+    def stored_scoring(self) -> Scoring | None:
+        """How teachers' predictions are stored; None if the recipe stores none."""
+        return None
+
+
+class TextRecipe(RunRecipe):
+    """What every recipe has that trains on text."""
+
     corpora: Corpora = Field(default_factory=Corpora)
     masking: Masking = Field(default_factory=Masking)
     training: dict[str, Any] = Field(
@@ -297,73 +265,3 @@ class Recipe(Settings):
     )
     evaluation: Evaluation = Field(default_factory=Evaluation)
     card: Card = Field(default_factory=Card)
-
-
-# Names that are keys beside those of teachers: in `use`, among the results' models and tokenizers, and in ranks.npz.
-TEACHERS_RESERVED = {
-    "all": "a choice of teachers in `use`",
-    "best": "a choice of teachers in `use`",
-    "student": "the student in the results",
-    "union": "the union tokenizer in the results",
-    "counts": "the number of masked tokens in the results",
-}
-
-
-class MergeRecipe(Recipe):
-    """Several teachers in, one multilingual student out (MergeDistill, Khanuja et al. 2021)."""
-
-    recipe: Literal["merge"] = "merge"
-    teachers: dict[
-        Name, Annotated[Teacher, BeforeValidator(lambda v: {"model": v} if isinstance(v, str) else v)]
-    ]
-    languages: dict[Name, Language] = Field(min_length=1)
-    scoring: Scoring = Field(default_factory=Scoring)
-    distillation: Distillation = Field(default_factory=Distillation)
-    student: Student = Field(default_factory=Student)
-
-    @model_validator(mode="after")
-    def _names_exist(self) -> MergeRecipe:
-        known = ", ".join(self.teachers)
-        check_names(self.teachers, TEACHERS_RESERVED, "teachers")
-        if self.distillation.best_by == "character" and self.masking.unit == "tokens":
-            raise ValueError(
-                "distillation.best_by 'character': copies mask the same characters only with masking.unit: words; "
-                "set that, or best_by: token"
-            )
-        for language, settings in self.languages.items():
-            for index, teacher in enumerate(settings.teachers):
-                if teacher in settings.teachers[:index]:
-                    raise ValueError(
-                        f"languages.{language}.teachers[{index}] {teacher!r}: stands twice; name it once"
-                    )
-                if teacher not in self.teachers:
-                    raise ValueError(
-                        f"languages.{language}.teachers[{index}] {teacher!r}: no teacher of that name; "
-                        f"the recipe defines {known}"
-                    )
-            if settings.use not in ("all", "best", *settings.teachers):
-                raise ValueError(
-                    f"languages.{language}.use {settings.use!r}: neither `all`, `best` nor a teacher of this "
-                    f"language; it has {', '.join(settings.teachers)}"
-                )
-        if self.student.encoder_from is not None and self.student.encoder_from not in self.teachers:
-            raise ValueError(
-                f"student.encoder_from {self.student.encoder_from!r}: no teacher of that name; "
-                f"the recipe defines {known}"
-            )
-        return self
-
-    @property
-    def compares_characters(self) -> bool:
-        """Whether `use: best` compares teachers by loss per masked character rather than per masked token."""
-        by = self.distillation.best_by
-        return by == "character" or (by is None and self.masking.unit == "words")
-
-
-class PretrainRecipe(Recipe):
-    """Text in, one masked language model with its own WordPiece out."""
-
-    recipe: Literal["pretrain"] = "pretrain"
-    languages: dict[Name, PretrainLanguage] = Field(min_length=1)
-    tokenizer: WordPiece = Field(default_factory=WordPiece)
-    model: Model = Field(default_factory=Model)

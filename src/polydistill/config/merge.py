@@ -1,0 +1,151 @@
+"""The recipe `merge`: every setting, with its default and what it means."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BeforeValidator,
+    Field,
+    model_validator,
+)
+
+from polydistill.config.scoring import Scoring
+from polydistill.config.settings import Name, Settings, TextName, check_names
+from polydistill.config.shared import Distillation, Source, Sources, Teacher, TextRecipe, as_list, as_model
+
+
+class Language(Settings):
+    """One language of the student."""
+
+    text: Sources = Field(description="One or more sources of text.")
+    teachers: Annotated[list[Name], BeforeValidator(as_list)] = Field(
+        min_length=1, description="The teachers that know this language, by their names in `teachers`."
+    )
+    use: str = Field(
+        "all",
+        description="Which teachers' copies of an example to train on: `all`, `best` (the copy with the lowest "
+        "teacher loss) or one teacher's name.",
+    )
+    labels: Literal["both", "soft", "gold"] | None = Field(
+        None,
+        description="What this language is learned from, where that is not `distillation.labels`: `gold` for one whose "
+        "teacher the student starts from and should not be held to.",
+    )
+    evaluation: dict[TextName, Sources] = Field(
+        default_factory=dict, description="Further evaluation texts, such as other domains, by name."
+    )
+
+
+class TokenizerSettings(Settings):
+    """The union tokenizer's normalisation."""
+
+    lowercase: bool | None = Field(None, description="Lower-case text; empty: if every teacher does.")
+    strip_accents: bool | None = Field(None, description="Strip accents; empty: if every teacher does.")
+
+
+class Student(Settings):
+    """The model that is trained."""
+
+    model_type: str | None = Field(
+        None,
+        description="Any architecture that `AutoModelForMaskedLM` knows; empty: `bert`, or with `init: teachers` that of "
+        "the teacher that the encoder comes from.",
+    )
+    config: dict[str, Any] = Field(
+        default_factory=dict,
+        description="The architecture's own configuration fields, such as `hidden_size`. With `init: teachers`, "
+        "what is not said here is taken from the teacher that the encoder comes from.",
+    )
+    init: Literal["random", "teachers"] = Field(
+        "random", description="Random weights as in the paper, or weights from the teachers."
+    )
+    encoder_from: Name | None = Field(
+        None, description="With `init: teachers`: whose encoder is copied; empty: the first teacher."
+    )
+    row_map: Literal["orthogonal", "least_squares", "mean"] = Field(
+        "least_squares",
+        description="With `init: teachers`: how other teachers' embedding rows come into the encoder's space. A "
+        "map fitted on shared pieces, or random rows around the mean.",
+    )
+    tokenizer: TokenizerSettings = Field(default_factory=TokenizerSettings)
+
+
+# Names that are keys beside those of teachers: in `use`, among the results' models and tokenizers, and in ranks.npz.
+TEACHERS_RESERVED = {
+    "all": "a choice of teachers in `use`",
+    "best": "a choice of teachers in `use`",
+    "student": "the student in the results",
+    "union": "the union tokenizer in the results",
+    "counts": "the number of masked tokens in the results",
+}
+
+
+class MergeRecipe(TextRecipe):
+    """Several teachers in, one multilingual student out (MergeDistill, Khanuja et al. 2021)."""
+
+    recipe: Literal["merge"] = "merge"
+    teachers: dict[Name, Annotated[Teacher, BeforeValidator(as_model)]]
+    languages: dict[Name, Language] = Field(min_length=1)
+    scoring: Scoring = Field(default_factory=Scoring)
+    distillation: Distillation = Field(default_factory=Distillation)
+    student: Student = Field(default_factory=Student)
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> MergeRecipe:
+        known = ", ".join(self.teachers)
+        check_names(self.teachers, TEACHERS_RESERVED, "teachers")
+        if self.distillation.best_by == "character" and self.masking.unit == "tokens":
+            raise ValueError(
+                "distillation.best_by 'character': copies mask the same characters only with masking.unit: words; "
+                "set that, or best_by: token"
+            )
+        for language, settings in self.languages.items():
+            for index, teacher in enumerate(settings.teachers):
+                if teacher in settings.teachers[:index]:
+                    raise ValueError(
+                        f"languages.{language}.teachers[{index}] {teacher!r}: stands twice; name it once"
+                    )
+                if teacher not in self.teachers:
+                    raise ValueError(
+                        f"languages.{language}.teachers[{index}] {teacher!r}: no teacher of that name; "
+                        f"the recipe defines {known}"
+                    )
+            if settings.use not in ("all", "best", *settings.teachers):
+                raise ValueError(
+                    f"languages.{language}.use {settings.use!r}: neither `all`, `best` nor a teacher of this "
+                    f"language; it has {', '.join(settings.teachers)}"
+                )
+        if self.student.encoder_from is not None and self.student.encoder_from not in self.teachers:
+            raise ValueError(
+                f"student.encoder_from {self.student.encoder_from!r}: no teacher of that name; "
+                f"the recipe defines {known}"
+            )
+        return self
+
+    @property
+    def texts(self) -> dict[str, list[Source]]:
+        """Field of the recipe → the sources of text that is trained on."""
+        return {f"languages.{name}.text": language.text for name, language in self.languages.items()}
+
+    @property
+    def models_read(self) -> list[str]:
+        """Names and folders of the teachers."""
+        return [teacher.model for teacher in self.teachers.values()]
+
+    @property
+    def models_made(self) -> list[Path]:
+        """The student's folder."""
+        return [self.folder / "student" / "final"]
+
+    @property
+    def stored_scoring(self) -> Scoring | None:
+        """How teachers' predictions are stored."""
+        return self.scoring
+
+    @property
+    def compares_characters(self) -> bool:
+        """Whether `use: best` compares teachers by loss per masked character rather than per masked token."""
+        by = self.distillation.best_by
+        return by == "character" or (by is None and self.masking.unit == "words")
