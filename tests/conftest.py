@@ -167,7 +167,7 @@ def merge_of_one(root: Path, teacher: Path, *, lines: int, steps: int, shard_exa
 def merged(tmp_path_factory: pytest.TempPathFactory, teachers: dict[str, Path]) -> tuple[dict, Path]:
     """(recipe, a finished merge of one teacher that is kept as it is): what tests damage copies of."""
     from polydistill.config.load import parse_recipe
-    from polydistill.pipelines.pipeline import run_recipe
+    from polydistill.pipelines.run import run_recipe
 
     root = tmp_path_factory.mktemp("merged")
     values = merge_of_one(root, teachers["ru"], lines=200, steps=4, shard_examples=32)

@@ -42,7 +42,7 @@ console = Console(highlight=False, soft_wrap=True)
 
 
 def _run(recipe: str, overrides: list[str], until: str, update: bool, probe: list[str] | None = None) -> Path:
-    from polydistill.pipelines.pipeline import run_recipe
+    from polydistill.pipelines.run import run_recipe
     from polydistill.processes import leads
 
     path = run_recipe(

@@ -19,7 +19,23 @@ Every message gives the field, the value, why it is wrong and what to do about i
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
+
+# What the fields of messages are within: a run of a grid has fields of its own.
+_PLACE: ContextVar[str] = ContextVar("place", default="")
+
+
+@contextmanager
+def within(place: str) -> Iterator[None]:
+    """Errors that are made in this block name their fields within a place: `runs.one: training.max_steps`."""
+    token = _PLACE.set(f"{_PLACE.get()}{place}: ")
+    try:
+        yield
+    finally:
+        _PLACE.reset(token)
 
 
 class PolydistillError(Exception):
@@ -36,6 +52,8 @@ class UserError(PolydistillError):
     """
 
     def __init__(self, field: str, value: object, reason: str, remedy: str) -> None:
+        # Made anew from a pickle, it has its place already.
+        field = field if field.startswith(_PLACE.get()) else f"{_PLACE.get()}{field}"
         self.field, self.value, self.reason, self.remedy = field, value, reason, remedy
         shown = "" if value is None else f" {value!r}" if isinstance(value, str) else f" {value}"
         super().__init__(f"{field}{shown}: {reason}; {remedy}")

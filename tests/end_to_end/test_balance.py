@@ -15,7 +15,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 from polydistill.config.load import parse_recipe
 from polydistill.corpora.examples import Examples
 from polydistill.errors import RunFolderError
-from polydistill.pipelines.pipeline import run_recipe
+from polydistill.pipelines.run import run_recipe
 from polydistill.tools.compare import compare_runs
 
 

@@ -14,7 +14,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 from polydistill.config.load import parse_recipe
 from polydistill.models.load import load_masked_lm
 from polydistill.models.trim import trim_model
-from polydistill.pipelines.pipeline import run_recipe
+from polydistill.pipelines.run import run_recipe
 from polydistill.store.reader import Store
 
 LOADS = """

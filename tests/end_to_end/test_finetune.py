@@ -11,7 +11,7 @@ from tests.finetuning import SMALL, recipe_values, task
 
 from polydistill.config.load import parse_recipe
 from polydistill.pipelines.finetune.jobs import Model
-from polydistill.pipelines.pipeline import run_recipe
+from polydistill.pipelines.run import run_recipe
 from polydistill.tasks.scores import METRICS
 from polydistill.tasks.splits import read_tasks
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from polydistill.reports.grid_tables import _lines
 from tests.end_to_end.test_merge import polydistill, write_recipe
 from tests.finetuning import recipe_values as tuning_values
 from tests.finetuning import task
@@ -16,8 +17,7 @@ from polydistill.errors import RecipeError, UserError
 from polydistill.evaluation.convergence import loss_curve
 from polydistill.pipelines.grid.children import awaited, check_children, children_of
 from polydistill.pipelines.grid.pipeline import grid_rows, sooner
-from polydistill.pipelines.pipeline import run_recipe
-from polydistill.reports.grid_tables import _lines
+from polydistill.pipelines.run import run_recipe
 
 MERGE = {"teachers": {"a": "x"}, "languages": {"ko": {"text": "a.txt", "teachers": "a"}}}
 

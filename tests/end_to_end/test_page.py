@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from polydistill.config.load import parse_recipe
-from polydistill.pipelines.pipeline import run_recipe
+from polydistill.pipelines.run import run_recipe
 
 CHROMIUM = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))),

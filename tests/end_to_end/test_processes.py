@@ -13,7 +13,7 @@ from tests.end_to_end.test_merge import polydistill, write_recipe
 from tests.end_to_end.test_pretrain import pretrain_recipe
 
 from polydistill.errors import RecipeError
-from polydistill.pipelines.pipeline import run_recipe
+from polydistill.pipelines.run import run_recipe
 
 TORCHRUN = "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"
 # Without `--num_machines`, `--mixed_precision` and so on it warns that it has no file of settings.

@@ -19,7 +19,7 @@ from tests.conftest import bundled_lines
 from polydistill.cli import main
 from polydistill.config.load import parse_recipe
 from polydistill.errors import UserError
-from polydistill.pipelines.pipeline import run_recipe
+from polydistill.pipelines.run import run_recipe
 
 # What a process says when its command begins: an interrupt before that is Python's own.
 STARTED = "started"

@@ -9,8 +9,8 @@ from tests.end_to_end.test_balance import balance_values, treebank
 
 from polydistill.config.load import parse_recipe
 from polydistill.errors import UserError
-from polydistill.pipelines.pipeline import run_recipe
 from polydistill.pipelines.plan import plan_recipe
+from polydistill.pipelines.run import run_recipe
 
 
 def refused(values: dict) -> str:

@@ -13,8 +13,8 @@ from transformers import AlbertConfig, AlbertForMaskedLM
 from polydistill.config.load import parse_recipe
 from polydistill.disk import write_json
 from polydistill.errors import UserError
-from polydistill.pipelines.pipeline import run_recipe
 from polydistill.pipelines.plan import plan_recipe
+from polydistill.pipelines.run import run_recipe
 
 
 def refusals(values: dict) -> dict[str, str]:

@@ -18,8 +18,8 @@ from tests.finetuning import SMALL, recipe_values, task
 
 from polydistill.config.load import parse_recipe
 from polydistill.errors import UserError
-from polydistill.pipelines.pipeline import run_recipe
 from polydistill.pipelines.plan import plan_recipe
+from polydistill.pipelines.run import run_recipe
 
 
 def refused(values: dict) -> str:

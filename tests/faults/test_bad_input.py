@@ -18,8 +18,8 @@ from tests.faults.harness import copy_teacher, expect_refusal, only_russian, run
 from polydistill.config.load import parse_recipe
 from polydistill.disk import read_json, write_json
 from polydistill.errors import RecipeError, StoreError, UserError
-from polydistill.pipelines.pipeline import run_recipe
 from polydistill.pipelines.plan import plan_recipe
+from polydistill.pipelines.run import run_recipe
 from polydistill.store.reader import Store
 from polydistill.tools.verify import verify_stores
 

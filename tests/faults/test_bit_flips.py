@@ -15,7 +15,7 @@ from tests.conftest import half_scored, merge_of_one
 from polydistill.artefacts import check_artefact, forget_checksums
 from polydistill.config.load import parse_recipe
 from polydistill.errors import UserError
-from polydistill.pipelines.pipeline import run_recipe
+from polydistill.pipelines.run import run_recipe
 from polydistill.tools.verify import verify_run
 
 # Flips in each of the states below.

@@ -15,7 +15,7 @@ from polydistill.artefacts import check_artefact, is_current
 from polydistill.config.load import parse_recipe
 from polydistill.disk import SEAL, hash_file, read_json, read_record, write_json
 from polydistill.errors import RunFolderError, StoreError, UserError
-from polydistill.pipelines.pipeline import run_recipe
+from polydistill.pipelines.run import run_recipe
 from polydistill.reports.page import report_run
 from polydistill.reports.tables import results_table
 from polydistill.store.reader import Store

@@ -27,7 +27,7 @@ from polydistill.corpora.examples import Examples
 from polydistill.errors import UserError
 from polydistill.masking import mask
 from polydistill.models.load import load_masked_lm
-from polydistill.pipelines.pipeline import run_recipe
+from polydistill.pipelines.run import run_recipe
 from polydistill.store.reader import Store
 from polydistill.tasks.labelled import Choice, LabelledText, read_labelled
 from polydistill.tasks.questions import answer_faults, locate

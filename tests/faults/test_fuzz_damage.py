@@ -24,7 +24,7 @@ from polydistill.config.finetune import Columns, LabelledSource
 from polydistill.config.load import parse_recipe
 from polydistill.errors import UserError
 from polydistill.models.load import load_masked_lm, weights_fingerprint
-from polydistill.pipelines.pipeline import run_recipe
+from polydistill.pipelines.run import run_recipe
 from polydistill.reports.page import report_run
 from polydistill.tasks.labelled import read_labelled
 from polydistill.tokenization.encode import encode

@@ -20,7 +20,7 @@ from polydistill.limits import explained, is_out_of_memory, is_panic
 from polydistill.models.load import load_masked_lm, model_config, weights_fingerprint
 from polydistill.models.student import build_student, student_config
 from polydistill.pipelines.merge import pipeline as merge
-from polydistill.pipelines.pipeline import run_recipe
+from polydistill.pipelines.run import run_recipe
 from polydistill.tasks.heads import load_with_head
 from polydistill.tokenization.load import load_tokenizer
 

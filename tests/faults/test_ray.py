@@ -16,8 +16,8 @@ from tests.conftest import half_scored
 
 from polydistill.config.load import parse_recipe
 from polydistill.errors import ClusterError, NumericsError, RecipeError, UserError
-from polydistill.pipelines.pipeline import run_recipe
 from polydistill.pipelines.plan import plan_recipe
+from polydistill.pipelines.run import run_recipe
 from polydistill.scoring import ray_engine, ray_session, ray_worker
 from polydistill.store.writer import StoreWriter
 

@@ -13,7 +13,7 @@ from transformers import AutoModel, AutoTokenizer
 from polydistill.config.load import parse_recipe
 from polydistill.errors import CorpusError, RecipeError
 from polydistill.models.load import load_masked_lm
-from polydistill.pipelines.pipeline import run_recipe
+from polydistill.pipelines.run import run_recipe
 from polydistill.tasks.probes import fit_probe, score_tags, summarise
 from polydistill.tasks.words import split_into_windows, word_features
 from polydistill.tokenization.load import load_tokenizer

@@ -10,7 +10,7 @@ from tests.conftest import half_scored
 
 from polydistill.config.load import parse_recipe
 from polydistill.models.load import load_masked_lm
-from polydistill.pipelines.pipeline import run_recipe
+from polydistill.pipelines.run import run_recipe
 from polydistill.scoring.predict import _draw
 from polydistill.store.reader import Store
 

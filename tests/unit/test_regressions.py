@@ -14,7 +14,7 @@ from polydistill.config.load import parse_recipe
 from polydistill.errors import UserError
 from polydistill.models.features import masked_features
 from polydistill.models.student import TeacherRows, build_student, start_from_teachers, student_config
-from polydistill.pipelines.pipeline import run_recipe
+from polydistill.pipelines.run import run_recipe
 from polydistill.tokenization.load import load_tokenizer
 from polydistill.tokenization.union import unite
 

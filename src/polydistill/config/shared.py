@@ -220,6 +220,7 @@ class Card(Settings):
 class RunRecipe(Settings):
     """What every recipe has, and what the rest asks it about itself."""
 
+    recipe: str = ""
     name: Name = Field(description="The run's name.")
     output: str = Field("", description="The run's folder; empty: `runs/<name>`.")
     reuse: list[str] = Field(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -40,28 +40,39 @@ def is_held_out(key: int, share: float) -> bool:
     return (key * 0x9E3779B97F4A7C15 >> 11) % (1 << 53) < share * (1 << 53)
 
 
+class CorpusFields(NamedTuple):
+    """Where a recipe has a corpus' texts, for messages: such as `languages.sw.text` and `languages.sw.evaluation`."""
+
+    text: str
+    evaluation: str
+
+    def evaluation_text(self, name: str) -> str:
+        """The place of a further evaluation text."""
+        return f"{self.evaluation}.{name}"
+
+
 def build_corpus(
     folder: Path,
     *,
     sources: Sequence[Source],
-    evaluation: dict[str, list[Source]],
+    evaluation: Mapping[str, Sequence[Source]],
     settings: Corpora,
     count_tokens: CountTokens,
     max_tokens: int,
-    field: str,
+    fields: CorpusFields,
 ) -> dict[str, Any]:
     """Write train.arrow, held_out.arrow, evaluation/<name>.arrow and statistics.json into a folder.
 
     count_tokens, max_tokens  see `pack`; special tokens are not counted
-    field                     the language's place in the recipe, such as `languages.sw`
+    fields                    where the recipe has the texts, for messages
     Memory does not grow with the text: cleaned lines wait in the folder, repeats are found on disk.
     Raises CorpusError if nothing is left to train on, or nothing to hold out.
     """
     counted = Counted()
     names = list(evaluation)
-    groups: list[tuple[Sequence[Source], str, int | None]] = [(sources, f"{field}.text", None)]
+    groups: list[tuple[Sequence[Source], str, int | None]] = [(sources, fields.text, None)]
     groups += [
-        (evaluation[name], f"{field}.evaluation.{name}", EVALUATION + i) for i, name in enumerate(names)
+        (evaluation[name], fields.evaluation_text(name), EVALUATION + i) for i, name in enumerate(names)
     ]
     spool = Spool(folder / "spool")
     with explain_disk_errors(folder):
@@ -84,7 +95,7 @@ def build_corpus(
             counts["fill"] = counts["tokens"] / max(1, counts["examples"] * max_tokens)
     del kinds
     shutil.rmtree(folder / "spool")
-    _refuse_empty(splits, counted.dropped, field, settings)
+    _refuse_empty(splits, counted.dropped, fields, settings)
     statistics = {
         "splits": splits,
         "dropped": dict(counted.dropped),
@@ -163,15 +174,17 @@ def sample_texts(sources: Sequence[Source], *, field: str, max_characters: int) 
     return texts, max(raw, round(total / bytes_read))
 
 
-def _refuse_empty(splits: dict[str, Any], dropped: Counter[str], field: str, settings: Corpora) -> None:
+def _refuse_empty(
+    splits: dict[str, Any], dropped: Counter[str], fields: CorpusFields, settings: Corpora
+) -> None:
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in dropped.items() if count) or "nothing"
     if not splits["train"]["examples"]:
         raise CorpusError(
-            f"{field}.text", None, f"no text is left to train on (dropped lines: {reasons})", "add text"
+            fields.text, None, f"no text is left to train on (dropped lines: {reasons})", "add text"
         )
     if not splits["held_out"]["examples"]:
         raise CorpusError(
-            f"{field}.text", None,
+            fields.text, None,
             f"nothing was held out for evaluation of {splits['train']['examples']} examples "
             f"(held_out_share {settings.held_out_share}, blocks of about {settings.block_lines} lines)",
             "add text, lower corpora.block_lines or raise corpora.held_out_share",
@@ -179,7 +192,7 @@ def _refuse_empty(splits: dict[str, Any], dropped: Counter[str], field: str, set
     for name, counts in splits.items():
         if not counts["examples"]:
             raise CorpusError(
-                f"{field}.{name.replace('/', '.')}", None, f"no text is left (dropped lines: {reasons})",
+                fields.evaluation_text(name.removeprefix("evaluation/")), None, f"no text is left (dropped lines: {reasons})",
                 "give text that is not in the training text too",
             )  # fmt: skip
 

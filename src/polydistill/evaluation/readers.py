@@ -1,8 +1,8 @@
-"""The evaluation stage: every model on every language's held-out and further texts, with the same masks."""
+"""Evaluation: every model on every language's held-out and further texts, with the same masks."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -72,17 +72,17 @@ def evaluate_language(
     readers: Sequence[Reader],
     *,
     training: Examples,
-    texts: dict[str, Examples],
+    texts: Mapping[str, Examples],
     settings: Evaluation,
     masking: Masking,
     max_length: int,
     dtype: torch.dtype,
     seed: int,
-    ranks: dict[str, npt.NDArray[Any]] | None = None,
+    measured: dict[str, Measures] | None = None,
 ) -> list[dict[str, Any]]:
     """One row for each reader and text: its measures, and the unigram baseline by the same tokenizer.
 
-    ranks  takes each row's ranks [M] under `text/view/teacher/model`, and beside them `text/view/teacher/counts`
+    measured  takes what was measured of each row under `text/view/teacher/model`
     """
     masking = hidden(masking)
     rows = []
@@ -126,10 +126,8 @@ def evaluate_language(
                 "unigram_top1": float((baseline <= 1).mean()),
             }
             rows.append(row | result.summary())
-            if ranks is not None:
-                place = f"{text_name}/{reader.view}/{reader.teacher or ''}"
-                ranks[f"{place}/{reader.name}"] = result.ranks.astype(np.float32)
-                ranks[f"{place}/counts"] = result.counts
+            if measured is not None:
+                measured[f"{text_name}/{reader.view}/{reader.teacher or ''}/{reader.name}"] = result
     return_freed_memory()
     return rows
 

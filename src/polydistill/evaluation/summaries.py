@@ -1,22 +1,70 @@
-"""TODO"""
+"""The summary of an evaluation: mean reciprocal ranks, and the measure D with its intervals."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from polydistill.evaluation.uncertainty import paired_difference
+
+# The name of a language's teacher among the models that are compared.
+TEACHER = "teacher"
+# A normal distribution's 95 % interval, in standard deviations.
+NORMAL_95 = 1.959964
 
 
-def summarise(rows: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    """D: the mean over languages of the student's MRR minus its teacher's (the best one's), on held-out text.
+class HeldOut(NamedTuple):
+    """Models on the same masked tokens of a language's held-out text.
 
-    With the teacher's own tokenizer, so that both guess the same tokens (balanced-2022, section 4).
+    reciprocal  model → [M] reciprocal ranks, TEACHER among them where there is one
+    counts      [E] masked tokens of each example
     """
-    differences = {}
-    for language, entries in rows.items():
-        held_out = [row for row in entries if row["text"] == "held_out" and row["tokenizer"] == "own"]
-        teachers = {row["teacher"]: row["mrr"] for row in held_out if row["model"] != "student"}
-        students = {row["teacher"]: row["mrr"] for row in held_out if row["model"] == "student"}
-        if teachers and students:
-            best = max(teachers, key=lambda name: teachers[name])
-            differences[language] = students[best] - teachers[best]
-    mean = sum(differences.values()) / len(differences) if differences else None
-    return {"D": mean, "differences": differences}
+
+    reciprocal: Mapping[str, npt.NDArray[np.float64]]
+    counts: npt.NDArray[np.int64]
+
+
+def summarise(languages: Mapping[str, HeldOut], groups: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """MRR and D of each group of languages on held-out text, `all` languages first.
+
+    groups  name → its languages
+    `mrr`: model → group → mean over languages. `D` (balanced-2022, eq. 3): student → group → mean over languages of its
+    MRR minus the teacher's, with a 95 % interval. `differences`: the same from the first student to each other one.
+    The intervals reflect sampling of the text (bootstrap over examples, languages independent), not variation between
+    seeds.
+    """
+    members = {"all": list(languages)} | {
+        name: [language for language in chosen if language in languages] for name, chosen in groups.items()
+    }
+    members = {name: chosen for name, chosen in members.items() if chosen}
+    models = list(dict.fromkeys(model for found in languages.values() for model in found.reciprocal))
+    students = [model for model in models if model != TEACHER]
+
+    def against(one: str, other: str) -> dict[str, dict[str, float]]:
+        pairs = {
+            language: paired_difference(found.reciprocal[one], found.reciprocal[other], found.counts)
+            for language, found in languages.items()
+        }
+        rows = {}
+        for group, chosen in members.items():
+            value = float(np.mean([pairs[language].value for language in chosen]))
+            errors = [(pairs[language].high - pairs[language].low) / (2 * NORMAL_95) for language in chosen]
+            half = NORMAL_95 * float(np.sqrt(np.sum(np.square(errors)))) / len(chosen)
+            rows[group] = {"value": value, "low": value - half, "high": value + half}
+        return rows
+
+    return {
+        "mrr": {
+            model: {
+                group: float(np.mean([languages[language].reciprocal[model].mean() for language in chosen]))
+                for group, chosen in members.items()
+            }
+            for model in models
+        },
+        "D": {student: against(student, TEACHER) for student in students} if TEACHER in models else {},
+        "differences": {other: against(other=other, one=students[0]) for other in students[1:]},
+        "first": students[0] if students else None,
+    }

@@ -33,17 +33,19 @@ def load_masked_lm(
     revision: str | None = None,
     allow_pickle: bool = False,
     dtype: torch.dtype | Literal["auto"] = torch.float32,
+    field: str | None = None,
 ) -> Any:
     """A masked language model in evaluation mode, its weights from safetensors.
 
     dtype  transformers takes a file's own (a float16 file stays float16 on a processor): here it is said; `auto`
            for the file's own
+    field  where the recipe has the model, for messages; by default under `teachers`, or `model`
     Raises ModelError if nothing is there, if the weights are only there as a pickle, if the architecture has
     no MLM head, or if the file leaves weights unset; NumericsError if a weight is not finite.
     """
-    field = f"teachers.{name}" if name else "model"
+    field = field or (f"teachers.{name}" if name else "model")
     refuse_pickle(model, field, revision, allow_pickle)
-    model_config(model, name=name, revision=revision)
+    model_config(model, revision=revision, field=field)
     _weight_files(model, revision, field)
     try:
         loaded, info = AutoModelForMaskedLM.from_pretrained(
@@ -87,9 +89,9 @@ def check_finite(loaded: Any, model: str, field: str) -> None:
             )
 
 
-def model_config(model: str, *, name: str = "", revision: str | None = None) -> Any:
+def model_config(model: str, *, name: str = "", revision: str | None = None, field: str | None = None) -> Any:
     """A model's configuration, without its weights. Raises ModelError for one that cannot be read, or is of no model."""
-    field = f"teachers.{name}" if name else "model"
+    field = field or (f"teachers.{name}" if name else "model")
     try:
         config = AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=False)
     except Exception as error:  # huggingface_hub's validation raises kinds of its own

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from polydistill.config.load import parse_recipe, read_recipe
-from polydistill.pipelines.pipeline import run_recipe
+from polydistill.pipelines.run import run_recipe
 
 # The bundled text: sentences of Mozilla Common Voice (see NOTICE).
 DATA = Path(str(resources.files("polydistill") / "demo_data"))

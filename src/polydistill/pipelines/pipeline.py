@@ -1,96 +1,147 @@
-"""Running a recipe of any kind."""
+"""What a pipeline is, and the one runner of all of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from itertools import groupby
 from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
-from polydistill.config.balance import BalanceRecipe
-from polydistill.config.extract import ExtractRecipe
-from polydistill.config.finetune import FinetuneRecipe
-from polydistill.config.grid import GridRecipe
-from polydistill.config.load import AnyRecipe, load_recipe
-from polydistill.config.merge import MergeRecipe
-from polydistill.config.probe import ProbeRecipe
+from rich.console import Console
+
+from polydistill.config.shared import RunRecipe
 from polydistill.errors import RecipeError
 from polydistill.limits import explain_limits
-from polydistill.pipelines import pretrain
-from polydistill.pipelines.balance import pipeline as balance
-from polydistill.pipelines.extract import pipeline as extract
-from polydistill.pipelines.finetune import pipeline as finetune
-from polydistill.pipelines.grid import pipeline as grid
-from polydistill.pipelines.merge import pipeline as merge
-from polydistill.pipelines.probe import pipeline as probes
 from polydistill.pipelines.run_folder import Run, open_run
+from polydistill.pipelines.stages.conflicts import Conflict
 from polydistill.pipelines.stages.engine import check_engine
-from polydistill.processes import leave, num_processes
+from polydistill.pipelines.stages.training import Training
+from polydistill.processes import leader_first, leads, leave, num_processes
+
+# Stages before teachers score: where they score is of no concern to a run that ends with one of these.
+BEFORE_SCORING = ("corpora", "tokenizer")
 
 
-def run_recipe(
-    recipe: str | Path | AnyRecipe,
-    overrides: Sequence[str] = (),
+class Command(NamedTuple):
+    """What a command asks for beside the recipe.
+
+    pipelines  the table of kinds, for the kind whose runs are of other kinds
+    until      the stage that the run ends with
+    probe      tasks of a recipe's probes to run; None: all
+    """
+
+    pipelines: Mapping[str, Pipeline]
+    until: str = "report"
+    probe: Sequence[str] | None = None
+
+
+class Stage(NamedTuple):
+    """A step of a pipeline, which the command line can end with.
+
+    work       takes the pipeline's state; does nothing that is done already
+    processes  of several processes: the first one and then the others, which find what it made; all together; or the
+               first alone
+    """
+
+    name: str
+    work: Callable[[Any], None]
+    processes: Literal["leader_first", "all", "leader"] = "leader"
+
+
+class Pipeline(NamedTuple):
+    """A kind of recipe, and how it runs.
+
+    recipe       the class of its settings
+    check        raises what a run is refused for that needs no model, before anything is written
+    prepare      makes the state that the stages share; raises what a run is refused for that needs models
+    stages       in order
+    plan         prints sizes and times of a recipe; returns its conflicts
+    training     what its one training is given, made from the state; None for kinds that train none or several
+    distributed  whether several processes can run it together
+    probes       whether `--probe` chooses among its tasks
+    """
+
+    recipe: type[RunRecipe]
+    check: Callable[[Any, Command], None]
+    prepare: Callable[[Any, Run, Command], Any]
+    stages: tuple[Stage, ...]
+    plan: Callable[[Any, Console, Mapping[str, Pipeline]], list[Conflict]]
+    training: Callable[[Any], Training] | None = None
+    distributed: bool = True
+    probes: bool = False
+
+    @property
+    def stage_names(self) -> list[str]:
+        """The names of its stages, in order."""
+        return list(dict.fromkeys(stage.name for stage in self.stages))
+
+
+def run_pipeline(
+    recipe: RunRecipe,
+    pipelines: Mapping[str, Pipeline],
     *,
     until: str = "report",
     update: bool = False,
     probe: Sequence[str] | None = None,
     show: Callable[[str], None] = print,
 ) -> Path:
-    """Run a recipe up to a stage (`corpora`, `tokenizer`, `score`, `train`, `evaluate`, `report`).
+    """Run a loaded recipe up to a stage; returns the run's folder. See `run_recipe`.
 
-    recipe     a YAML file, a preset's name, or a recipe that is loaded already
-    overrides  `a.b=c` strings
-    update     let the recipe of an existing folder change; what depends on the change is done again
-    probe      tasks of a balance recipe's probes to run; by default all
-    show       where lines for people go
-    Returns the run's folder; what is done there already is not done again.
+    pipelines  kind of recipe → its pipeline
     """
-    loaded = load_recipe(recipe, overrides) if isinstance(recipe, str | Path) else recipe
-    known = {
-        "merge": merge.STAGES, "extract": extract.STAGES, "balance": balance.STAGES,
-        "pretrain": pretrain.STAGES, "probe": probes.STAGES, "finetune": finetune.STAGES, "grid": grid.STAGES,
-    }  # fmt: skip
-    stages = known[loaded.recipe]
-    if until not in stages:
-        if until != "report":
-            raise RecipeError(
-                "recipe", loaded.recipe, f"this kind has no stage {until!r}", f"it has {', '.join(stages)}"
-            )
-        until = stages[-1]
-    if probe is not None and not isinstance(loaded, BalanceRecipe):
+    pipeline = pipelines[recipe.recipe]
+    command = Command(pipelines, _last_stage(pipeline, until, recipe.recipe), probe)
+    if probe is not None and not pipeline.probes:
         raise RecipeError(
-            "--probe", ", ".join(probe), f"a {loaded.recipe} has no probes of its own",
+            "--probe", ", ".join(probe), f"a {recipe.recipe} has no probes of its own",
             "write a recipe of kind probe, with the models' folders and the tasks",
         )  # fmt: skip
-    if num_processes() > 1 and loaded.recipe in ("finetune", "grid", "probe"):
+    if num_processes() > 1 and not pipeline.distributed:
         raise RecipeError(
-            "recipe", loaded.recipe, f"this kind runs in one process, and {num_processes()} were started",
+            "recipe", recipe.recipe, f"this kind runs in one process, and {num_processes()} were started",
             "start it without torchrun or accelerate launch",
         )  # fmt: skip
-    if until not in ("corpora", "tokenizer"):
-        check_engine(loaded)
-    run = open_run(loaded, show=show, update=update)
+    if until not in BEFORE_SCORING:
+        check_engine(recipe)
+    pipeline.check(recipe, command)
+    run = open_run(recipe, show=show, update=update)
     try:
-        with explain_limits():
-            return _run_kind(loaded, run, until=until, update=update, probe=probe)
+        with explain_limits(), run.claim():
+            state = prepared(pipeline, recipe, run, command)
+            run_stages(pipeline, state, until=command.until)
     finally:
         leave()
+    return run.path
 
 
-def _run_kind(loaded: AnyRecipe, run: Run, *, until: str, update: bool, probe: Sequence[str] | None) -> Path:
-    if isinstance(loaded, MergeRecipe):
-        return merge.run_merge(loaded, run, until=until)
-    if isinstance(loaded, ExtractRecipe):
-        return extract.run_extract(loaded, run, until=until)
-    if isinstance(loaded, GridRecipe):
+def prepared(pipeline: Pipeline, recipe: RunRecipe, run: Run, command: Command) -> Any:
+    """The state of a claimed run, whose recipe has proved to be one that can run."""
+    state = pipeline.prepare(recipe, run, command)
+    run.record_recipe()
+    return state
 
-        def run_one(child: AnyRecipe, say: Callable[[str], None]) -> Path:
-            return run_recipe(child, update=update, show=say)
 
-        return grid.run_grid(loaded, run, run_one, until=until)
-    if isinstance(loaded, BalanceRecipe):
-        return balance.run_balance(loaded, run, until=until, probe=probe)
-    if isinstance(loaded, ProbeRecipe):
-        return probes.run_probe(loaded, run, until=until)
-    if isinstance(loaded, FinetuneRecipe):
-        return finetune.run_finetune(loaded, run, until=until)
-    return pretrain.run_pretrain(loaded, run, until=until)
+def run_stages(
+    pipeline: Pipeline, state: Any, *, until: str | None = None, before: str | None = None
+) -> None:
+    """Run the stages up to and with `until`, or up to and without `before`, each in the processes that it needs."""
+    names = pipeline.stage_names
+    end = names.index(before) if before is not None else names.index(until or names[-1]) + 1
+    chosen = (stage for stage in pipeline.stages if names.index(stage.name) < end)
+    for processes, stages in groupby(chosen, key=lambda stage: stage.processes):
+        if processes == "leader" and not leads():
+            continue
+        with leader_first() if processes == "leader_first" else nullcontext():
+            for stage in stages:
+                stage.work(state)
+
+
+def _last_stage(pipeline: Pipeline, until: str, kind: str) -> str:
+    """The stage that a run ends with; RecipeError for one that the kind does not have."""
+    names = pipeline.stage_names
+    if until in names:
+        return until
+    if until != "report":
+        raise RecipeError("recipe", kind, f"this kind has no stage {until!r}", f"it has {', '.join(names)}")
+    return names[-1]

@@ -2,146 +2,181 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.console import Console
 
-from polydistill.artefacts import artefact, is_current
 from polydistill.config.pretrain import PretrainRecipe
 from polydistill.config.shared import Distillation
 from polydistill.corpora.examples import Examples
 from polydistill.corpora.sampling import smoothed_probabilities
-from polydistill.disk import fingerprint, hash_folder, read_json, write_json, write_text
-from polydistill.evaluation.readers import Reader, evaluate_language, text_files
+from polydistill.disk import hash_folder, read_json, write_text
+from polydistill.evaluation.readers import Reader, text_files
+from polydistill.evaluation.summaries import HeldOut, summarise
 from polydistill.masking import masks_identity
 from polydistill.models.load import load_masked_lm
-from polydistill.models.precision import device, resolve_dtype
-from polydistill.pipelines.run_folder import Run
+from polydistill.models.precision import device
+from polydistill.pipelines.pipeline import Command, Pipeline, Stage
+from polydistill.pipelines.run_folder import Artefact, Run, fingerprints
+from polydistill.pipelines.stages.conflicts import Conflict, collect, report_conflicts
 from polydistill.pipelines.stages.corpora import prepare_corpora
+from polydistill.pipelines.stages.evaluation import Measured, Reading, evaluate, write_page
+from polydistill.pipelines.stages.planning import print_settings
 from polydistill.pipelines.stages.tokenizer import build_tokenizer, copy_tokenizer
-from polydistill.pipelines.stages.training import initial_model, train_into
-from polydistill.processes import leader_first, leads
+from polydistill.pipelines.stages.training import Training, check_training, initial_model, train_into
 from polydistill.reports.card import model_card, with_results
-from polydistill.reports.page import report_run
 from polydistill.tokenization.load import LoadedTokenizer
 from polydistill.training.arguments import check_arguments, portable, training_arguments
 from polydistill.training.data import STEPS_VERSION, MaskedTexts, Masker
 
-STAGES = ("corpora", "tokenizer", "train", "evaluate", "report")
+
+@dataclass
+class Pretraining:
+    """A pre-training under way: what the stages share.
+
+    arguments  of TrainingArguments, checked
+    tokenizer  of the tokenizer stage
+    corpora    language → its corpus, of the corpora stage
+    """
+
+    recipe: PretrainRecipe
+    run: Run
+    arguments: dict[str, Any]
+    corpora: dict[str, Artefact] = field(default_factory=dict)
+
+    @cached_property
+    def tokenizer(self) -> LoadedTokenizer:
+        """The vocabulary, trained on the text if it is not there."""
+        return build_tokenizer(self.recipe, self.run)
 
 
-def run_pretrain(recipe: PretrainRecipe, run: Run, *, until: str = "report") -> Path:
-    """Pre-train up to a stage of STAGES; returns the run's folder. The model is in student/final."""
-    last = STAGES.index(until)
+def prepare(recipe: PretrainRecipe, run: Run, command: Command) -> Pretraining:
+    """Check what can be checked without text."""
     arguments = check_arguments(recipe.training)
     training_arguments(arguments, run.path / "student" / "checkpoints", seed=recipe.seed)
-    with run.claim():
-        run.record_recipe()
-        with leader_first():
-            tokenizer = build_tokenizer(recipe, run)
-            corpora = prepare_corpora(recipe, run, tokenizer)
-        if last >= STAGES.index("train"):
-            train_model(recipe, run, tokenizer, corpora, arguments)
-        if last >= STAGES.index("evaluate") and leads():
-            evaluate_model(recipe, run, tokenizer, corpora)
-        if last >= STAGES.index("report") and leads():
-            with run.stage("report"):
-                path = report_run(run.path)
-            run.say(f"report: {path}")
-    return run.path
+    return Pretraining(recipe, run, arguments)
 
 
-def train_model(
-    recipe: PretrainRecipe,
-    run: Run,
-    tokenizer: LoadedTokenizer,
-    corpora: dict[str, tuple[Path, dict[str, Any]]],
-    arguments: dict[str, Any],
-) -> None:
+def make_tokenizer(state: Pretraining) -> None:
+    """The WordPiece of all languages' text."""
+    _ = state.tokenizer
+
+
+def make_corpora(state: Pretraining) -> None:
+    """Every language's corpus, packed by the vocabulary."""
+    state.corpora = prepare_corpora(state.recipe, state.run, state.tokenizer)
+
+
+def train_model(state: Pretraining) -> None:
     """Train on gold labels, with new masks in every epoch."""
-    target = run.path / "student" / "final"
+    recipe = state.recipe
     inputs = {
         "stage": "pretrained",
         "steps": STEPS_VERSION,
-        "corpora": {language: fingerprint(made_from) for language, (_, made_from) in corpora.items()},
-        "tokenizer": tokenizer.fingerprint,
+        "corpora": fingerprints(state.corpora),
+        "tokenizer": state.tokenizer.fingerprint,
         "model": recipe.model.model_dump(mode="json"),
         "masking": masks_identity(recipe.masking),
         "smoothing_alpha": recipe.corpora.smoothing_alpha,
-        "training": portable(arguments),
+        "training": portable(state.arguments),
         "seed": recipe.seed,
     }
-    if is_current(target, inputs):
-        return
-    model = initial_model(recipe, tokenizer)
-    data, probabilities = training_data(recipe, tokenizer, corpora)
+    train_into(
+        state.run, "student/final", inputs, lambda: model_training(state), seed=recipe.seed, stage="train"
+    )
+
+
+def model_training(state: Pretraining) -> Training:
+    """What the model's training is given."""
+    recipe, run = state.recipe, state.run
+    model = initial_model(recipe, state.tokenizer)
+    data, sizes = {}, {}
+    for language, corpus in state.corpora.items():
+        examples = Examples(corpus.path / "train.arrow")
+        sizes[language] = len(examples)
+        data[language] = MaskedTexts(
+            examples.num_tokens.astype(np.int64), Masker(recipe, state.tokenizer, examples), ids=examples.ids
+        )
     run.say(f"model: {sum(p.numel() for p in model.parameters()):,} parameters")
 
     def write_beside(folder: Path) -> None:
         copy_tokenizer(run.path / "tokenizer", folder)
         write_text(folder / "README.md", model_card(recipe, {"init": "random"}))
 
-    train_into(
-        run, target, inputs, stage="train", model=model, data=data, probabilities=probabilities,
-        distillation=Distillation(labels="gold"), write_beside=write_beside, arguments=arguments,
-        pad_id=tokenizer.special_ids["pad"], max_length=recipe.corpora.max_length, seed=recipe.seed,
+    return Training(
+        model, data, smoothed_probabilities(sizes, recipe.corpora.smoothing_alpha), Distillation(labels="gold"),
+        state.arguments, state.tokenizer.special_ids["pad"], recipe.corpora.max_length, write_beside,
     )  # fmt: skip
 
 
-def training_data(
-    recipe: PretrainRecipe, tokenizer: LoadedTokenizer, corpora: dict[str, tuple[Path, dict[str, Any]]]
-) -> tuple[dict[str, MaskedTexts], dict[str, float]]:
-    """Each language's examples, and the probability that it is drawn with."""
-    data, sizes = {}, {}
-    for language, (folder, _) in corpora.items():
-        examples = Examples(folder / "train.arrow")
-        sizes[language] = len(examples)
-        data[language] = MaskedTexts(
-            examples.num_tokens.astype(np.int64), Masker(recipe, tokenizer, examples), ids=examples.ids
-        )
-    return data, smoothed_probabilities(sizes, recipe.corpora.smoothing_alpha)
-
-
-def evaluate_model(
-    recipe: PretrainRecipe,
-    run: Run,
-    tokenizer: LoadedTokenizer,
-    corpora: dict[str, tuple[Path, dict[str, Any]]],
-) -> None:
+def evaluate_model(state: Pretraining) -> None:
     """The model on each language's held-out text, beside the unigram baseline, to evaluation/mlm.json."""
+    recipe, run = state.recipe, state.run
     inputs = {
         "stage": "evaluation",
         "model": hash_folder(run.path / "student" / "final", pattern="*.safetensors"),
         "settings": recipe.evaluation.model_dump(mode="json"),
         "masking": masks_identity(recipe.masking),
-        "tokenizer": tokenizer.fingerprint,
+        "tokenizer": state.tokenizer.fingerprint,
         "seed": recipe.seed,
-        "corpora": {language: fingerprint(made_from) for language, (_, made_from) in corpora.items()},
+        "corpora": fingerprints(state.corpora),
     }
-    if not is_current(run.path / "evaluation", inputs):
-        _evaluate(recipe, run, tokenizer, corpora, inputs)
+    evaluate(run, "evaluation", inputs, recipe, lambda: _readings(state), _summary)
     # Each time: a model that was made anew has the card that it was made with.
     rows = read_json(run.path / "evaluation" / "mlm.json")["languages"]
     card = with_results(model_card(recipe, {"init": "random"}), rows, "student")
     write_text(run.path / "student" / "final" / "README.md", card)
 
 
-def _evaluate(
-    recipe: PretrainRecipe,
-    run: Run,
-    tokenizer: LoadedTokenizer,
-    corpora: dict[str, tuple[Path, dict[str, Any]]],
-    inputs: dict[str, Any],
-) -> None:
-    with run.stage("evaluate"), artefact(run.path / "evaluation", inputs) as folder:
-        model = load_masked_lm(str(run.path / "student" / "final"), name="student").to(device())
-        rows = {}
-        for language, (corpus, _) in corpora.items():
-            rows[language] = evaluate_language(
-                [Reader("student", model, tokenizer, "own", recipe.name)],
-                training=Examples(corpus / "train.arrow"), texts=text_files(corpus), settings=recipe.evaluation,
-                masking=recipe.masking, max_length=recipe.corpora.max_length,
-                dtype=resolve_dtype(recipe.evaluation.precision), seed=recipe.seed,
-            )  # fmt: skip
-        write_json(folder / "mlm.json", {"languages": rows, "summary": {}, "ties": "mean rank"})
+def _readings(state: Pretraining) -> Iterator[Reading]:
+    model = load_masked_lm(str(state.run.path / "student" / "final"), name="student").to(device())
+    for language, corpus in state.corpora.items():
+        readers = [Reader("student", model, state.tokenizer, "own", state.recipe.name)]
+        yield Reading(language, readers, Examples(corpus.path / "train.arrow"), text_files(corpus.path))
+
+
+def _summary(measured: Measured) -> dict[str, Any]:
+    languages = {
+        language: HeldOut({"student": 1.0 / measures.ranks}, measures.counts)
+        for language, found in measured.items()
+        for place, measures in found.items()
+        if place.startswith("held_out/")
+    }
+    return summarise(languages, {})
+
+
+def write_report(state: Pretraining) -> None:
+    """The report's page."""
+    with state.run.stage("report"):
+        write_page(state.run)
+
+
+def plan_pretrain(recipe: PretrainRecipe, console: Console, _: Mapping[str, Pipeline]) -> list[Conflict]:
+    """Print the settings; returns what a run would be refused for."""
+    print_settings(recipe, console, training=check_arguments(recipe.training))
+    console.print("a pre-training recipe: its vocabulary and model are made from the text, gold labels only")
+    found: list[Conflict] = []
+    collect({recipe.name: recipe}, lambda _, one: check_training(one), found)
+    return report_conflicts(found, console)
+
+
+PIPELINE = Pipeline(
+    PretrainRecipe,
+    check_training,
+    prepare,
+    (
+        # Examples are packed by the vocabulary, so `corpora` makes that too.
+        Stage("tokenizer", make_tokenizer, "leader_first"),
+        Stage("corpora", make_corpora, "leader_first"),
+        Stage("train", train_model, "all"),
+        Stage("evaluate", evaluate_model),
+        Stage("report", write_report),
+    ),
+    plan_pretrain,
+    model_training,
+)

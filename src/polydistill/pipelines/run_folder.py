@@ -6,9 +6,10 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,16 +18,18 @@ import psutil
 import torch
 import yaml
 
-from polydistill.artefacts import ARTEFACTS, is_current
-from polydistill.config.load import AnyRecipe, parse_recipe
-from polydistill.config.shared import MODEL_TYPE
+from polydistill.artefacts import ARTEFACTS, artefact, is_current, partial_folder
+from polydistill.config.load import parse_recipe
+from polydistill.config.shared import MODEL_TYPE, RunRecipe
 from polydistill.config.yaml_text import read_resolved
 from polydistill.disk import (
     explain_disk_errors,
+    fingerprint,
     lock,
     open_own,
     read_record,
     refuse_links,
+    require_space,
     write_json,
     write_text,
 )
@@ -41,6 +44,24 @@ WHERE = ("scoring.engine", "scoring.ray")
 
 def _print(line: str) -> None:
     print(line, flush=True)
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """A whole artefact: the folder where it is, and what it was made from."""
+
+    path: Path
+    inputs: Any
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of what it was made from."""
+        return fingerprint(self.inputs)
+
+
+def fingerprints(artefacts: Mapping[str, Artefact]) -> dict[str, str]:
+    """Name → fingerprint."""
+    return {name: artefact.fingerprint for name, artefact in artefacts.items()}
 
 
 @dataclass
@@ -106,6 +127,37 @@ class Run:
         with open_own(log) as handle:
             handle.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {line}\n")
 
+    def make(
+        self,
+        name: str,
+        inputs: Any,
+        write: Callable[[Path], None],
+        *,
+        reuse: bool = False,
+        stage: str | None = None,
+        needs_bytes: Callable[[], float] | None = None,
+        keep_partial: bool = False,
+    ) -> Artefact:
+        """Find the artefact that was made from just these inputs, or make it.
+
+        name          its folder within the run's
+        write         writes what it holds into a folder
+        reuse         take it from a run that may be reused too, and note where it is
+        stage         its name in timing.json and in messages; by default `name`
+        needs_bytes   estimates the room that it takes; called only if it has to be made
+        keep_partial  `write` goes on with what an interrupted run left
+        Raises DiskError where there is no room, RunFolderError for a damaged artefact.
+        """
+        own = self.path / name
+        found = self.find(name, inputs) if reuse else own if is_current(own, inputs) else None
+        if found is None:
+            found, stage = own, stage or name
+            if needs_bytes is not None:
+                require_space(partial_folder(own), needs_bytes(), stage=stage)
+            with self.stage(stage), artefact(own, inputs, keep_partial=keep_partial) as folder:
+                write(folder)
+        return Artefact(self.use(name, found) if reuse else found, inputs)
+
     def find(self, relative: str, inputs: Any) -> Path | None:
         """The folder of an artefact made from just these inputs, here or in a run that may be reused."""
         for root in (self.path, *self.reuse):
@@ -131,13 +183,14 @@ class Run:
                 write_json(path, timing)
 
 
-def open_run(recipe: AnyRecipe, *, show: Callable[[str], None] = _print, update: bool = False) -> Run:
+def open_run(recipe: RunRecipe, *, show: Callable[[str], None] = _print, update: bool = False) -> Run:
     """The run of a recipe; nothing is written before it is claimed.
 
     update  let the recipe of an existing folder change: what depends on the change is done again
     """
-    path = Path(recipe.output or f"runs/{recipe.name}")
-    return Run(path, [Path(folder) for folder in recipe.reuse], show, recipe.model_dump(mode="json"), update)
+    return Run(
+        recipe.folder, [Path(folder) for folder in recipe.reuse], show, recipe.model_dump(mode="json"), update
+    )
 
 
 # What a run that was stopped before it had written what it is may have left.

@@ -57,13 +57,13 @@ def fit_probe(
     steps = epochs * -(-len(features) // batch_size)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
     for _ in range(epochs):
-        for rows in torch.randperm(len(features), generator=generator).split(batch_size):  # type: ignore[no-untyped-call]
+        for rows in torch.randperm(len(features), generator=generator).split(batch_size):
             batch = (np.asarray(features[rows.numpy()], dtype=np.float32) - mean) / deviation
             loss = nn.functional.cross_entropy(
                 layer(torch.from_numpy(batch)), torch.from_numpy(classes[rows.numpy()])
             )
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
             schedule.step()
     # The standardisation goes into the weights, so that the probe reads features as they are.

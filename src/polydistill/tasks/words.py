@@ -14,6 +14,9 @@ from polydistill.models.inputs import length_batches, pad_batch
 from polydistill.tokenization.encode import as_text
 from polydistill.tokenization.load import LoadedTokenizer
 
+# Words whose first token is unknown have features that say nothing of them: more than this share is worth a word.
+LARGE_UNKNOWN = 0.05
+
 
 @dataclass(frozen=True)
 class Window:

@@ -116,16 +116,22 @@ class LoadedTokenizer:
 
 
 def load_tokenizer(
-    model: str, *, name: str = "", tokenizer: str | None = None, revision: str | None = None
+    model: str,
+    *,
+    name: str = "",
+    tokenizer: str | None = None,
+    revision: str | None = None,
+    field: str | None = None,
 ) -> LoadedTokenizer:
     """Load the tokenizer of a model from a folder or the hub, and check that it is the model's.
 
     name       the teacher's name in the recipe, for messages
     tokenizer  where the tokenizer is, if not with the model
+    field      where the recipe has the model, for messages; by default under `teachers`, or `model`
     Raises ModelError if nothing can be read there, TokenizerError for a slow tokenizer, one without a mask
     token or another special token, or one whose size does not fit the model's.
     """
-    field = f"teachers.{name}" if name else "model"
+    field = field or (f"teachers.{name}" if name else "model")
     origin = tokenizer or model
     try:
         config = AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=False)
@@ -278,8 +284,8 @@ def _first_line(error: BaseException) -> str:
     return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
 
 
-def probed_tokenizer(settings: ProbedModel, language: str) -> LoadedTokenizer:
+def probed_tokenizer(settings: ProbedModel, language: str, *, field: str = "model") -> LoadedTokenizer:
     """What a model reads a language by: its tokenizer for just that language, where it has one and may use it."""
     own = Path(settings.model) / "tokenizer" / language
     place = str(own) if settings.tokenizer == "own" and own.is_dir() else None
-    return load_tokenizer(settings.model, tokenizer=place, revision=settings.revision)
+    return load_tokenizer(settings.model, tokenizer=place, revision=settings.revision, field=field)

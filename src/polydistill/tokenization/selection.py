@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice, pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -76,6 +76,14 @@ def document_frequency(backend: Tokenizer, documents: Iterable[str], size: int) 
     return Frequency(counts, num_documents)
 
 
+class TrimFields(NamedTuple):
+    """Where a caller has the settings of a trim, for messages."""
+
+    model: str = "model"
+    size: str = "size"
+    min_document_share: str = "min_document_share"
+
+
 def select(
     tokenizer: LoadedTokenizer,
     frequencies: Mapping[str, Frequency],
@@ -83,6 +91,7 @@ def select(
     min_document_share: float | None = None,
     size: int | None = None,
     fixed_id: int | None = None,
+    fields: TrimFields = TrimFields(),
 ) -> Selection:
     """Choose the pieces that stay, their new ids in the order of the old ones.
 
@@ -90,17 +99,18 @@ def select(
                         a language with little text is not crowded out; without any, what always stays stays
     min_document_share  what a piece needs in one language, in (0, 1]; with neither this nor `size`, one occurrence
     size                how many pieces to keep at most: the most frequent, of equal ones those with the lower id
+    fields              where the caller has the settings, for messages
     fixed_id            an old id that is to stay the same number: some architectures count positions from pad's
     Raises TokenizerError for a kind of tokenizer that cannot be trimmed, RecipeError for a share or size that
     cannot be.
     """
-    _check(tokenizer, min_document_share, size)
+    _check(tokenizer, min_document_share, size, fields)
     entries = Entries(tokenizer)
     kept = entries.special | entries.characters
     reasons = {"special": len(entries.special), "characters": len(kept) - len(entries.special)}
     if size is not None and size < len(kept):
         raise RecipeError(
-            "size", size,
+            fields.size, size,
             f"{tokenizer.name} keeps {len(kept):,} pieces at least ({reasons['special']:,} special tokens and "
             f"{reasons['characters']:,} characters, so that no text becomes unknown)",
             f"give {len(kept):,} or more",
@@ -227,23 +237,25 @@ def merged(left: str, right: str, model: Mapping[str, Any]) -> str:
     return left + right[len(model.get("continuing_subword_prefix") or "") :]
 
 
-def _check(tokenizer: LoadedTokenizer, min_document_share: float | None, size: int | None) -> None:
-    check_trimmable(tokenizer)
+def _check(
+    tokenizer: LoadedTokenizer, min_document_share: float | None, size: int | None, fields: TrimFields
+) -> None:
+    check_trimmable(tokenizer, field=fields.model)
     if size is not None and min_document_share is not None:
         raise RecipeError(
-            "size", size, f"min_document_share {min_document_share} is given too", "give one of the two"
+            fields.size, size, f"min_document_share {min_document_share} is given too", "give one of the two"
         )
     if min_document_share is not None and not 0 < min_document_share <= 1:
         raise RecipeError(
-            "min_document_share", min_document_share, "is no share of documents",
+            fields.min_document_share, min_document_share, "is no share of documents",
             "give a number above 0, at most 1, such as 0.0005",
         )  # fmt: skip
 
 
-def check_trimmable(tokenizer: LoadedTokenizer) -> None:
+def check_trimmable(tokenizer: LoadedTokenizer, *, field: str = "model") -> None:
     """Raise TokenizerError for a kind of tokenizer that cannot be trimmed."""
     if tokenizer.kind not in TRIMMABLE:
         raise TokenizerError(
-            "model", tokenizer.name, f"a {tokenizer.kind} tokenizer cannot be trimmed",
+            field, tokenizer.name, f"a {tokenizer.kind} tokenizer cannot be trimmed",
             "words that are dropped from it would have no pieces: use a model with WordPiece, Unigram or BPE",
         )  # fmt: skip

@@ -13,8 +13,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from polydistill.errors import RunFolderError
+from polydistill.evaluation.summaries import TEACHER, HeldOut, summarise
 from polydistill.evaluation.uncertainty import Difference
-from polydistill.pipelines.balance.evaluation import TEACHER, summarise
 from polydistill.tasks.probes import METRICS
 from polydistill.tasks.probes import summarise as summarise_probes
 
@@ -50,13 +50,21 @@ def compare_balance(runs: Sequence[Evaluated], console: Console) -> None:
         for run in runs
         for student in run.students
     }
-    ranks = _joined(runs)
-    ranks |= {
-        f"{language}/held_out/shared//{name}": run.ranks[f"{language}/held_out/shared//{student}"]
-        for name, (run, student) in students.items()
-        for language in run.languages
+    teachers = _joined(runs)
+    models = {TEACHER: (teachers, TEACHER)} | {
+        name: (run.ranks, student) for name, (run, student) in students.items()
     }
-    summary = summarise(ranks, runs[0].languages, list(students), runs[0].groups)
+    languages = {
+        language: HeldOut(
+            {
+                name: 1.0 / ranks[f"{language}/held_out/shared//{model}"].astype(np.float64)
+                for name, (ranks, model) in models.items()
+            },
+            teachers[f"{language}/held_out/shared//counts"],
+        )
+        for language in runs[0].languages
+    }
+    summary = summarise(languages, runs[0].groups)
     groups = list(summary["mrr"][TEACHER])
     _print(
         console, "D, MRR minus the teacher's, in hundredths", groups,

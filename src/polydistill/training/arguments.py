@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import math
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from types import NoneType
 from typing import Any, get_args, get_type_hints
@@ -81,50 +82,61 @@ def check_arguments(values: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def check_finetuning(values: dict[str, Any]) -> dict[str, Any]:
+# An argument's name → the group of a recipe's settings that has it.
+Place = Callable[[str], str]
+
+
+def _of_the_recipe(name: str) -> str:
+    return "training"
+
+
+def check_finetuning(values: dict[str, Any], place: Place = _of_the_recipe) -> dict[str, Any]:
     """Defaults and values of a fine-tuning together; RecipeError as `check` has it.
 
     values  a preset's, which has learning rate, epochs, warm-up and batch size, and a recipe's
+    place   where the recipe has an argument, for messages
     """
-    _check_names(values, RESERVED | MEASURED, UNUSED - {"num_train_epochs"})
+    _check_names(values, RESERVED | MEASURED, UNUSED - {"num_train_epochs"}, place)
     machine = {name: value for name, value in defaults().items() if name in MACHINE}
     merged = machine | FINETUNING | values
-    _check_numbers(merged, ("per_device_train_batch_size", "gradient_accumulation_steps"))
+    _check_numbers(merged, ("per_device_train_batch_size", "gradient_accumulation_steps"), place)
     for name in ("num_train_epochs", "max_steps"):
         if name in merged and not (_is_finite(merged[name]) and merged[name] > 0):
             raise RecipeError(
-                f"training.{name}", merged[name], "not a positive number", "give one, or leave it out"
+                f"{place(name)}.{name}", merged[name], "not a positive number", "give one, or leave it out"
             )
     if "max_steps" in merged and not isinstance(merged["max_steps"], int):
-        raise RecipeError("training.max_steps", merged["max_steps"], "not a whole number", "give one")
-    _check_values(merged, values)
+        raise RecipeError(
+            f"{place('max_steps')}.max_steps", merged["max_steps"], "not a whole number", "give one"
+        )
+    _check_values(merged, values, place)
     return merged
 
 
-def _check_values(merged: dict[str, Any], given: dict[str, Any]) -> None:
+def _check_values(merged: dict[str, Any], given: dict[str, Any], place: Place = _of_the_recipe) -> None:
     """Raise RecipeError for values that would only be refused, or go wrong, when training begins.
 
     given  those of the recipe, which are named where they are to blame
     """
-    _check_kinds(given)
+    _check_kinds(given, place)
     for name in ("save_steps", "logging_steps", "eval_steps"):
         value = merged.get(name)
         if value is not None and not (_is_finite(value) and value > 0):
             raise RecipeError(
-                f"training.{name}", value, "not a number above 0",
+                f"{place(name)}.{name}", value, "not a number above 0",
                 "give a number of steps, or a share of all steps below 1",
             )  # fmt: skip
     for name in NUMBERS:
         value = merged.get(name, 0)
         if not (_is_finite(value) and value >= 0):
             raise RecipeError(
-                f"training.{name}", value, "not a number that is 0 or more", "give one, or leave it out"
+                f"{place(name)}.{name}", value, "not a number that is 0 or more", "give one, or leave it out"
             )
     for field in dataclasses.fields(TrainingArguments):
         choices = field.metadata.get("choices")
         if choices and field.name in merged and merged[field.name] not in tuple(choices):
             raise RecipeError(
-                f"training.{field.name}",
+                f"{place(field.name)}.{field.name}",
                 merged[field.name],
                 "none of its values",
                 f"give one of {', '.join(map(str, choices))}",
@@ -145,7 +157,7 @@ def _check_values(merged: dict[str, Any], given: dict[str, Any]) -> None:
         }
         if name in counted and refused_by_trainer(rest) is None:
             raise RecipeError(
-                f"training.{name}", given[name], f"refused by transformers ({reason})",
+                f"{place(name)}.{name}", given[name], f"refused by transformers ({reason})",
                 "install what it needs, give another value, or leave it out",
             )  # fmt: skip
     raise RecipeError("training", None, f"refused by transformers ({reason})", "fix that argument")
@@ -175,7 +187,7 @@ def refused_by_trainer(values: dict[str, Any]) -> str | None:
     return None
 
 
-def _check_kinds(given: dict[str, Any]) -> None:
+def _check_kinds(given: dict[str, Any], place: Place) -> None:
     """Raise RecipeError for a truth value where there must be a number, or the other way round: YAML reads `yes` as true,
     and Python takes true for 1.
     """
@@ -183,50 +195,57 @@ def _check_kinds(given: dict[str, Any]) -> None:
     for name, value in given.items():
         kinds = set(get_args(hints[name]) or (hints[name],))
         if kinds <= {bool, NoneType} and not isinstance(value, bool | None):
-            raise RecipeError(f"training.{name}", value, "neither true nor false", "give one of them")
+            raise RecipeError(f"{place(name)}.{name}", value, "neither true nor false", "give one of them")
         if isinstance(value, bool) and kinds & {int, float} and bool not in kinds:
-            raise RecipeError(f"training.{name}", value, "not a number", "give one, or leave it out")
+            raise RecipeError(f"{place(name)}.{name}", value, "not a number", "give one, or leave it out")
 
 
 def _is_finite(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _check_names(values: dict[str, Any], reserved: set[str], unused: set[str]) -> None:
+def _check_names(
+    values: dict[str, Any], reserved: set[str], unused: set[str], place: Place = _of_the_recipe
+) -> None:
     fields = {field.name for field in dataclasses.fields(TrainingArguments) if field.init}
     for name in values:
         if name in MEASURED & reserved:
             raise RecipeError(
-                f"training.{name}", values[name], "is set by the run itself",
+                f"{place(name)}.{name}", values[name], "is set by the run itself",
                 "use `evaluations_per_epoch` and `patience`: the dev set is measured, and a checkpoint kept, so often",
             )  # fmt: skip
         if name in SENDING:
             raise RecipeError(
-                f"training.{name}", values[name], "would send the model to a hub while it is trained",
+                f"{place(name)}.{name}", values[name], "would send the model to a hub while it is trained",
                 "leave it out, and upload the finished folder student/final yourself",
             )  # fmt: skip
         if name in reserved:
             raise RecipeError(
-                f"training.{name}", values[name], "is set by the run itself",
+                f"{place(name)}.{name}", values[name], "is set by the run itself",
                 "leave it out; `output` and `seed` are keys of the recipe, and the same command resumes",
             )  # fmt: skip
         if name in unused:
-            raise RecipeError(f"training.{name}", values[name], "does not apply here", "leave it out")
+            raise RecipeError(f"{place(name)}.{name}", values[name], "does not apply here", "leave it out")
         if name not in fields:
             near = difflib.get_close_matches(name, fields, 1)
             remedy = f"did you mean {near[0]!r}?" if near else "see transformers.TrainingArguments"
             raise RecipeError(
-                f"training.{name}", values[name], "TrainingArguments has no such argument", remedy
+                f"{place(name)}.{name}", values[name], "TrainingArguments has no such argument", remedy
             )
 
 
-def _check_numbers(merged: dict[str, Any], names: tuple[str, ...]) -> None:
+def _check_numbers(merged: dict[str, Any], names: tuple[str, ...], place: Place = _of_the_recipe) -> None:
     for name in names:
         if not isinstance(merged[name], int) or merged[name] < 1:
-            raise RecipeError(f"training.{name}", merged[name], "not a positive whole number", "give one")
+            raise RecipeError(
+                f"{place(name)}.{name}", merged[name], "not a positive whole number", "give one"
+            )
     if not _is_finite(merged["learning_rate"]):
         raise RecipeError(
-            "training.learning_rate", merged["learning_rate"], "not a number", "give one, such as 5e-4"
+            f"{place('learning_rate')}.learning_rate",
+            merged["learning_rate"],
+            "not a number",
+            "give one, such as 5e-4",
         )
 
 

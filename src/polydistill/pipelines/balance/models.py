@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from polydistill.artefacts import is_current
-from polydistill.config.balance import BalancedStudent
+from polydistill.config.balance import BalancedStudent, BalanceRecipe
 from polydistill.config.shared import Distillation
 from polydistill.corpora.examples import Examples
 from polydistill.corpora.sampling import smoothed_probabilities
@@ -22,9 +21,10 @@ from polydistill.masking import masks_identity
 from polydistill.models.load import load_masked_lm, weights_fingerprint
 from polydistill.models.precision import resolve_dtype
 from polydistill.pipelines.balance.state import Balance, LanguageText, steps_of
+from polydistill.pipelines.run_folder import Artefact
 from polydistill.pipelines.stages.scoring import scored_store, scoring_engine
 from polydistill.pipelines.stages.tokenizer import copy_tokenizer
-from polydistill.pipelines.stages.training import initial_model, train_into
+from polydistill.pipelines.stages.training import Training, initial_model, train_into
 from polydistill.processes import leader_first, leads
 from polydistill.reports.card import balance_card
 from polydistill.store.reader import Store
@@ -33,7 +33,6 @@ from polydistill.training.arguments import check_arguments, portable
 from polydistill.training.data import STEPS_VERSION, MaskedTexts, Masker, StoredExamples, TrainingExample
 from polydistill.training.run import EarlyStopping
 from polydistill.training.teachers import TeachersTrainer
-from polydistill.training.trainer import DistillationTrainer
 
 # Held-out examples that early stopping goes by, and the seed of their masks.
 STOPPING_EXAMPLES, STOPPING_SEED = 500, 2_000_003
@@ -47,27 +46,31 @@ def train_teachers(state: Balance) -> None:
         if settings.teacher is not None:
             state.teachers[language] = _existing_teacher(state, language, settings.teacher)
             continue
-        text = state.texts[language]
         inputs = {
             **_common_inputs(state), "stage": "teacher", "language": language, "text": state.identity(language),
             "settings": recipe.teachers.model_dump(mode="json", exclude={"training"}), "training": portable(arguments),
         }  # fmt: skip
-        place = f"teachers/{language}"
-        found = run.find(f"{place}/final", inputs)
+        name = f"teachers/{language}/final"
+        found = run.find(name, inputs)
         if found is None:
-            stopping = None
-            if recipe.teachers.patience:
-                stopping = EarlyStopping(
-                    _stopping_examples(state, language), recipe.teachers.patience, recipe.teachers.evaluations
-                )
-            _train(
-                state, place, inputs, {language: _masked_texts(state, text)}, {language: 1.0},
-                arguments | {"max_steps": steps_of(recipe.teachers.epochs, text.taken, arguments)},
-                Distillation(labels="gold"), stopping=stopping,
-                card=balance_card(recipe, [language], f"the teacher of {language}", {language: text.total}),
-            )  # fmt: skip
-            found = run.path / place / "final"
-        state.teachers[language] = run.use(f"{place}/final", found)
+            begin = partial(_teacher_training, state, language, arguments)
+            found = _train(state, f"teachers/{language}", inputs, begin).path
+        state.teachers[language] = run.use(name, found)
+
+
+def _teacher_training(state: Balance, language: str, arguments: dict[str, Any]) -> Training:
+    recipe, text = state.recipe, state.texts[language]
+    stopping = None
+    if recipe.teachers.patience:
+        stopping = EarlyStopping(
+            _stopping_examples(state, language), recipe.teachers.patience, recipe.teachers.evaluations
+        )
+    return _training(
+        state, {language: _masked_texts(state, text)}, {language: 1.0},
+        arguments | {"max_steps": steps_of(recipe.teachers.epochs, text.taken, arguments)},
+        Distillation(labels="gold"), options={"stopping": stopping},
+        card=balance_card(recipe, [language], f"the teacher of {language}", {language: text.total}),
+    )  # fmt: skip
 
 
 def train_students(state: Balance) -> None:
@@ -77,10 +80,9 @@ def train_students(state: Balance) -> None:
 
 
 def _train_student(state: Balance, name: str, settings: BalancedStudent) -> None:
-    recipe, run = state.recipe, state.run
+    recipe = state.recipe
     arguments = check_arguments(recipe.training | settings.training)
     texts = state.truncated(settings.truncate)
-    alpha = recipe.corpora.smoothing_alpha if settings.smoothing_alpha is None else settings.smoothing_alpha
     soft, stored = settings.labels != "gold", settings.predictions == "stored"
     inputs = {
         **_common_inputs(state),
@@ -90,23 +92,31 @@ def _train_student(state: Balance, name: str, settings: BalancedStudent) -> None
         "scoring": recipe.scoring.labels if soft and stored else None,
         # Earlier versions wrote a tail where none is used: their students are not trained again for that.
         "settings": settings.model_dump(mode="json", exclude={"training"}) | {"tail": settings.tail or "bucket"},
-        "smoothing_alpha": alpha,
+        "smoothing_alpha": _alpha(recipe, settings),
         "training": portable(arguments),
     }  # fmt: skip
-    place = f"students/{name}"
-    if is_current(run.path / place / "final", inputs):
-        return
+    _train(state, f"students/{name}", inputs, partial(_student_training, state, name, settings, arguments))
+
+
+def _alpha(recipe: BalanceRecipe, settings: BalancedStudent) -> float:
+    return recipe.corpora.smoothing_alpha if settings.smoothing_alpha is None else settings.smoothing_alpha
+
+
+def _student_training(
+    state: Balance, name: str, settings: BalancedStudent, arguments: dict[str, Any]
+) -> Training:
+    recipe = state.recipe
+    texts = state.truncated(settings.truncate)
+    soft, stored = settings.labels != "gold", settings.predictions == "stored"
     examples = sum(text.taken for text in texts.values())
-    arguments |= {"max_steps": steps_of(settings.epochs, examples, arguments)}
-    weight = settings.teacher_weight if settings.labels == "both" else 1.0
     distillation = Distillation(
         labels=settings.labels,
-        teacher_weight=weight,
+        teacher_weight=settings.teacher_weight if settings.labels == "both" else 1.0,
         schedule="constant",
         tail=settings.tail or "renormalise",
     )
     data: dict[str, Any]
-    make_trainer: Callable[..., DistillationTrainer] = DistillationTrainer
+    options: dict[str, Any] = {}
     if soft and stored:
         with leader_first():
             score_teachers(state)
@@ -115,16 +125,17 @@ def _train_student(state: Balance, name: str, settings: BalancedStudent) -> None
         data = {language: _masked_texts(state, text) for language, text in texts.items()}
         if soft:
             teachers = [load_masked_lm(str(state.teachers[language]), name=language) for language in texts]
-            make_trainer = partial(
+            options["make_trainer"] = partial(
                 TeachersTrainer,
                 teachers=teachers,
                 temperature=settings.temperature,
                 dtype=resolve_dtype("auto"),
             )
-    probabilities = smoothed_probabilities({language: text.taken for language, text in texts.items()}, alpha)
+    taken = {language: text.taken for language, text in texts.items()}
     characters = {language: text.total for language, text in texts.items()}
-    _train(
-        state, place, inputs, data, probabilities, arguments, distillation, make_trainer=make_trainer,
+    return _training(
+        state, data, smoothed_probabilities(taken, _alpha(recipe, settings)),
+        arguments | {"max_steps": steps_of(settings.epochs, examples, arguments)}, distillation, options=options,
         card=balance_card(recipe, list(texts), f"the student {name} ({settings.labels} labels)", characters),
         facts={"characters": characters},
     )  # fmt: skip
@@ -163,37 +174,43 @@ def _common_inputs(state: Balance) -> dict[str, Any]:
     }
 
 
-def _train(
+def _training(
     state: Balance,
-    place: str,
-    inputs: dict[str, Any],
     data: dict[str, Any],
     probabilities: dict[str, float],
     arguments: dict[str, Any],
     distillation: Distillation,
     *,
     card: str,
-    stopping: EarlyStopping | None = None,
-    make_trainer: Callable[..., DistillationTrainer] = DistillationTrainer,
+    options: dict[str, Any],
     facts: dict[str, Any] | None = None,
-) -> None:
-    """Train one model into <place>/final, from its last whole checkpoint if there is one."""
-    recipe, run = state.recipe, state.run
-    run.say(f"{place}: {arguments['max_steps']:,} steps")
+) -> Training:
+    """What one model's training is given."""
+    tokenizer = state.run.path / "tokenizer"
 
     def write_beside(folder: Path) -> None:
-        copy_tokenizer(run.path / "tokenizer", folder)
+        copy_tokenizer(tokenizer, folder)
         write_text(folder / "README.md", card)
 
-    train_into(
-        run, run.path / place / "final", inputs, stage=place, model=initial_model(recipe, state.tokenizer), data=data,
-        probabilities=probabilities, distillation=distillation, write_beside=write_beside,
-        facts={"examples": {language: len(found) for language, found in data.items()}, **(facts or {})},
-        arguments=arguments, pad_id=state.tokenizer.special_ids["pad"], max_length=recipe.corpora.max_length,
-        seed=recipe.seed, stopping=stopping, make_trainer=make_trainer,
+    return Training(
+        initial_model(state.recipe, state.tokenizer), data, probabilities, distillation, arguments,
+        state.tokenizer.special_ids["pad"], state.recipe.corpora.max_length, write_beside,
+        facts={"examples": {language: len(found) for language, found in data.items()}, **(facts or {})}, options=options,
     )  # fmt: skip
+
+
+def _train(state: Balance, place: str, inputs: dict[str, Any], begin: Callable[[], Training]) -> Artefact:
+    """Train one model into <place>/final, from its last whole checkpoint if there is one."""
+
+    def announced() -> Training:
+        training = begin()
+        state.run.say(f"{place}: {training.arguments['max_steps']:,} steps")
+        return training
+
+    made = train_into(state.run, f"{place}/final", inputs, announced, seed=state.recipe.seed, stage=place)
     if leads():
-        shutil.rmtree(run.path / place / "checkpoints", ignore_errors=True)
+        shutil.rmtree(state.run.path / place / "checkpoints", ignore_errors=True)
+    return made
 
 
 def _existing_teacher(state: Balance, language: str, folder: str) -> Path:
@@ -215,7 +232,7 @@ def _masked_texts(state: Balance, text: LanguageText) -> MaskedTexts:
 
 def _stored_examples(state: Balance, language: str, text: LanguageText) -> StoredExamples:
     """A language's taken examples as its store has them: those without a masked token are not there."""
-    store = Store(state.stores[language])
+    store = Store(state.stores[language].path)
     rows = np.flatnonzero(np.isin(store.examples, text.examples.ids[text.rows]))
     choice = np.stack([np.zeros(len(rows), dtype=np.int64), rows], axis=1)
     return StoredExamples([store], [np.arange(state.tokenizer.size)], choice)

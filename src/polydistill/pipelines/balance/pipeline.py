@@ -1,78 +1,79 @@
 """Balance: monolingual teachers of one vocabulary in, multilingual students out (Limisiewicz et al. 2022).
 
-Vocabulary → corpora → teachers → students → evaluation, probes → report; every model is a stage that is skipped if it
-is there and was made from the same inputs.
+Vocabulary → corpora → teachers → students → evaluation, probes → report. Models are in teachers/<language>/final and
+students/<name>/final; what is there and was made from the same inputs is not made again.
 """
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
-from pathlib import Path
 
-from polydistill.artefacts import artefact, is_current
 from polydistill.config.balance import BalanceRecipe
 from polydistill.disk import read_json, write_text
 from polydistill.errors import RecipeError
 from polydistill.pipelines.balance.evaluation import evaluate_models, probe_students
 from polydistill.pipelines.balance.models import score_teachers, train_students, train_teachers
+from polydistill.pipelines.balance.plan import plan_balance
 from polydistill.pipelines.balance.state import Balance
+from polydistill.pipelines.pipeline import Command, Pipeline, Stage
 from polydistill.pipelines.run_folder import Run
 from polydistill.pipelines.stages.corpora import prepare_corpora
-from polydistill.pipelines.stages.tokenizer import build_tokenizer, shared_tokenizer
-from polydistill.pipelines.stages.training import initial_model
-from polydistill.processes import leader_first, leads
+from polydistill.pipelines.stages.evaluation import write_page
+from polydistill.pipelines.stages.training import check_texts, initial_model
 from polydistill.reports.card import with_results
-from polydistill.reports.page import report_run
 from polydistill.tasks.tagged import read_tasks
-from polydistill.tokenization.load import LoadedTokenizer
 from polydistill.training.arguments import check_arguments, training_arguments
 
-STAGES = ("corpora", "tokenizer", "score", "train", "evaluate", "report")
+
+def check(recipe: BalanceRecipe, command: Command) -> None:
+    """Raise what a run would be refused for that needs no model: arguments of training, tasks of probes, files of text."""
+    check_texts(recipe)
+    for arguments in (recipe.teachers.training, *(student.training for student in recipe.students.values())):
+        check_arguments(recipe.training | arguments)
+    _check_tasks(recipe, command.probe)
 
 
-def run_balance(
-    recipe: BalanceRecipe, run: Run, *, until: str = "report", probe: Sequence[str] | None = None
-) -> Path:
-    """Run a balance recipe up to a stage of STAGES; returns the run's folder.
+def prepare(recipe: BalanceRecipe, run: Run, command: Command) -> Balance:
+    """Check all that can be checked before hours of training."""
+    for arguments in (recipe.teachers.training, *(student.training for student in recipe.students.values())):
+        training_arguments(
+            check_arguments(recipe.training | arguments), run.path / "checkpoints", seed=recipe.seed
+        )
+    # All of it: a broken row is found now, and not when training is over.
+    read_tasks(recipe.probe.tasks, field="probe.tasks")
+    return Balance(recipe, run, command.until, command.probe)
 
-    probe  with `until: evaluate`, the probes' tasks to run; by default all of the recipe's
-    Models are in teachers/<language>/final and students/<name>/final. Corpora are packed by the shared vocabulary, so
-    `corpora` makes that too; `score` trains the teachers first.
-    """
-    last = STAGES.index(until)
-    check_training(recipe, run)
-    _check_tasks(recipe, probe)
-    with run.claim():
-        # All of it: a broken row is found now, and not when hours of training are over.
-        read_tasks(recipe.probe.tasks, field="probe.tasks")
-        run.record_recipe()
-        with leader_first():
-            tokenizer = vocabulary(recipe, run)
-            # An architecture that is refused is so before any text is read.
-            initial_model(recipe, tokenizer)
-            state = Balance(recipe, run, tokenizer, prepare_corpora(recipe, run, tokenizer))
-        for language, text in state.texts.items():
-            state.held_out(language)
-            run.say(f"{language}: {text.total:,} characters in {text.taken:,} examples")
-        if last >= STAGES.index("score"):
-            train_teachers(state)
-        if until == "score":
-            with leader_first():
-                score_teachers(state)
-        if last >= STAGES.index("train"):
-            train_students(state)
-        if not leads():
-            return run.path
-        if last >= STAGES.index("evaluate"):
-            evaluate_models(state)
-            probe_students(state, probe)
-        if last >= STAGES.index("report"):
-            with run.stage("report"):
-                _write_cards(state)
-                path = report_run(run.path)
-            run.say(f"report: {path}")
-    return run.path
+
+def make_tokenizer(state: Balance) -> None:
+    """The vocabulary of all models; an architecture that is refused is so before any text is packed."""
+    initial_model(state.recipe, state.tokenizer)
+
+
+def make_corpora(state: Balance) -> None:
+    """Every language's corpus, packed by the vocabulary, and how much of it models see."""
+    state.corpora = prepare_corpora(state.recipe, state.run, state.tokenizer)
+    for language, text in state.texts.items():
+        state.held_out(language)
+        state.run.say(f"{language}: {text.total:,} characters in {text.taken:,} examples")
+
+
+def score_last(state: Balance) -> None:
+    """The stores of the teachers' predictions, where the run ends with them: students that are there need none."""
+    if state.until == "score":
+        score_teachers(state)
+
+
+def evaluate(state: Balance) -> None:
+    """MRR and D of teachers and students, and the students' probes."""
+    evaluate_models(state)
+    probe_students(state, state.probe)
+
+
+def write_report(state: Balance) -> None:
+    """Every model's card with what was measured, and the report's page."""
+    with state.run.stage("report"):
+        _write_cards(state)
+        write_page(state.run)
 
 
 def _write_cards(state: Balance) -> None:
@@ -89,37 +90,6 @@ def _write_cards(state: Balance) -> None:
             write_text(readme, card)
 
 
-def check_training(recipe: BalanceRecipe, run: Run) -> None:
-    """Raise RecipeError for arguments of training that cannot be."""
-    for arguments in (recipe.teachers.training, *(student.training for student in recipe.students.values())):
-        training_arguments(
-            check_arguments(recipe.training | arguments), run.path / "checkpoints", seed=recipe.seed
-        )
-
-
-def vocabulary(recipe: BalanceRecipe, run: Run) -> LoadedTokenizer:
-    """The tokenizer of all models: trained on all text, or of an earlier run."""
-    folder = recipe.tokenizer.vocabulary
-    if folder is None:
-        return build_tokenizer(recipe, run)
-    try:
-        source = shared_tokenizer(recipe, Path(folder))
-    except Exception as error:  # `tokenizers` raises plain Exception
-        raise RecipeError(
-            "tokenizer.vocabulary",
-            folder,
-            f"holds no tokenizer of an earlier run ({error})",
-            "name a run's `tokenizer` folder or one of its models' folders, or leave it out",
-        ) from error
-    target = run.path / "tokenizer"
-    inputs = {"stage": "vocabulary", "tokenizer": source.fingerprint}
-    if not is_current(target, inputs):
-        with artefact(target, inputs) as copy:
-            for name in ("tokenizer.json", "tokenizer_config.json"):
-                shutil.copy(Path(folder) / name, copy)
-    return shared_tokenizer(recipe, target)
-
-
 def _check_tasks(recipe: BalanceRecipe, probe: Sequence[str] | None) -> None:
     known = ", ".join(recipe.probe.tasks) or "none"
     for task in probe or ():
@@ -130,3 +100,22 @@ def _check_tasks(recipe: BalanceRecipe, probe: Sequence[str] | None) -> None:
                 f"the recipe's probe.tasks have {known}",
                 "name one of these, or add it there",
             )
+
+
+PIPELINE = Pipeline(
+    BalanceRecipe,
+    check,
+    prepare,
+    (
+        # Examples are packed by the vocabulary, so `corpora` makes that too.
+        Stage("tokenizer", make_tokenizer, "leader_first"),
+        Stage("corpora", make_corpora, "leader_first"),
+        Stage("score", train_teachers, "all"),
+        Stage("score", score_last, "leader_first"),
+        Stage("train", train_students, "all"),
+        Stage("evaluate", evaluate),
+        Stage("report", write_report),
+    ),
+    plan_balance,
+    probes=True,
+)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from rich import box
@@ -11,9 +12,11 @@ from rich.table import Table
 from polydistill.config.balance import BalanceRecipe
 from polydistill.models.student import build_student, student_config
 from polydistill.pipelines.balance.state import steps_of
+from polydistill.pipelines.pipeline import Pipeline
 from polydistill.pipelines.probe.plan import plan_tasks
-from polydistill.pipelines.stages.conflicts import Conflict, collect
-from polydistill.pipelines.stages.planning import LanguageSize, measure_text, step_seconds
+from polydistill.pipelines.stages.conflicts import Conflict, collect, report_conflicts
+from polydistill.pipelines.stages.engine import plan_engine
+from polydistill.pipelines.stages.planning import measure_text, print_settings, step_seconds
 from polydistill.tokenization.pieces import ROLES
 from polydistill.training.arguments import check_arguments
 from polydistill.training.progress import clock
@@ -24,9 +27,10 @@ CHARACTERS_OF_A_TOKEN = 4.0
 LIVE_TEACHER = 4 / 3
 
 
-def plan_balance(recipe: BalanceRecipe, console: Console) -> list[Conflict]:
-    """Print sizes and times of a balance run; returns its conflicts."""
-    found: list[Conflict] = []
+def plan_balance(recipe: BalanceRecipe, console: Console, _: Mapping[str, Pipeline]) -> list[Conflict]:
+    """Print settings, sizes and times of a balance run; returns its conflicts."""
+    print_settings(recipe, console, training=check_arguments(recipe.training))
+    found = plan_engine(recipe, console)
     sizes = collect(
         recipe.languages,
         lambda name, s: measure_text(s.text, f"languages.{name}.text", []),
@@ -44,12 +48,11 @@ def plan_balance(recipe: BalanceRecipe, console: Console) -> list[Conflict]:
             )  # fmt: skip
     if recipe.probe.tasks:
         found += plan_tasks(recipe.probe.tasks, console, field="probe.tasks")[2]
-    if len(sizes) < len(recipe.languages):
-        return found
-    students = collect({"model": recipe}, lambda _, r: _model(r), found)
-    if students:
-        _print(recipe, sizes, characters, students["model"], console)
-    return found
+    if len(sizes) == len(recipe.languages):
+        models = collect({"model": recipe}, lambda _, r: _model(r), found)
+        if models:
+            _print(recipe, characters, models["model"], console)
+    return report_conflicts(found, console)
 
 
 def _model(recipe: BalanceRecipe) -> Any:
@@ -64,7 +67,6 @@ def _model(recipe: BalanceRecipe) -> Any:
 
 def _print(
     recipe: BalanceRecipe,
-    sizes: dict[str, LanguageSize],
     characters: dict[str, int],
     model: Any,
     console: Console,

@@ -1,9 +1,11 @@
-"""What the stages of a balance run hand on to each other: vocabulary, corpora, which examples each model sees."""
+"""What the stages of a balance run share: vocabulary, corpora, which examples each model sees."""
 
 from __future__ import annotations
 
 import copy
 import math
+import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,9 +16,9 @@ import numpy.typing as npt
 
 from polydistill.config.balance import BalanceRecipe
 from polydistill.corpora.examples import Examples
-from polydistill.disk import fingerprint
-from polydistill.errors import CorpusError
-from polydistill.pipelines.run_folder import Run
+from polydistill.errors import CorpusError, RecipeError
+from polydistill.pipelines.run_folder import Artefact, Run
+from polydistill.pipelines.stages.tokenizer import build_tokenizer, shared_tokenizer
 from polydistill.tokenization.load import LoadedTokenizer
 
 # Random choices of examples are drawn apart from everything else that is random.
@@ -27,25 +29,32 @@ CHOICE_SEED = 11
 class Balance:
     """A balance run under way.
 
-    tokenizer  the vocabulary of all models
-    corpora    language → (folder, what it was made from)
+    until      the stage that the run ends with
+    probe      tasks of its probes to run; None: all
+    corpora    language → its corpus, once it is there
     teachers   language → its teacher's folder, once it is there
-    stores     language → the folder of its teacher's stored predictions, once it is there
+    stores     language → the store of its teacher's predictions, once it is there
     """
 
     recipe: BalanceRecipe
     run: Run
-    tokenizer: LoadedTokenizer
-    corpora: dict[str, tuple[Path, dict[str, Any]]]
+    until: str = "report"
+    probe: Sequence[str] | None = None
+    corpora: dict[str, Artefact] = field(default_factory=dict)
     teachers: dict[str, Path] = field(default_factory=dict)
-    stores: dict[str, Path] = field(default_factory=dict)
+    stores: dict[str, Artefact] = field(default_factory=dict)
+
+    @cached_property
+    def tokenizer(self) -> LoadedTokenizer:
+        """The vocabulary of all models, made if it is not there."""
+        return vocabulary(self.recipe, self.run)
 
     @cached_property
     def texts(self) -> dict[str, LanguageText]:
         """Each language's training examples, capped as the recipe says; CorpusError where there are too few."""
         found = {}
         for language, settings in self.recipe.languages.items():
-            text = LanguageText(Examples(self.corpora[language][0] / "train.arrow"), self.recipe.seed)
+            text = LanguageText(Examples(self.corpora[language].path / "train.arrow"), self.recipe.seed)
             cap = settings.max_characters
             if cap is not None and cap > text.characters[-1]:
                 raise CorpusError(
@@ -70,7 +79,7 @@ class Balance:
 
     def held_out(self, language: str) -> tuple[Examples, Examples]:
         """(examples for early stopping, examples for the results): no example is both."""
-        examples = Examples(self.corpora[language][0] / "held_out.arrow")
+        examples = Examples(self.corpora[language].path / "held_out.arrow")
         # By a bit of the hash of their text.
         for_stopping = (examples.ids & np.uint64(1)).astype(bool)
         parts = [examples.take(np.flatnonzero(chosen)) for chosen in (for_stopping, ~for_stopping)]
@@ -85,7 +94,7 @@ class Balance:
     def identity(self, language: str) -> dict[str, Any]:
         """What a language's capped text is."""
         return {
-            "corpus": fingerprint(self.corpora[language][1]),
+            "corpus": self.corpora[language].fingerprint,
             "max_characters": self.recipe.languages[language].max_characters,
             "seed": self.recipe.seed,
         }
@@ -128,3 +137,26 @@ def steps_of(epochs: float | None, examples: int, arguments: dict[str, Any]) -> 
         return int(arguments["max_steps"])
     batch = int(arguments["per_device_train_batch_size"] * arguments["gradient_accumulation_steps"])
     return max(1, math.ceil(epochs * examples / batch))
+
+
+def vocabulary(recipe: BalanceRecipe, run: Run) -> LoadedTokenizer:
+    """The tokenizer of all models: trained on all text, or of an earlier run."""
+    folder = recipe.tokenizer.vocabulary
+    if folder is None:
+        return build_tokenizer(recipe, run)
+    try:
+        source = shared_tokenizer(recipe, Path(folder))
+    except Exception as error:  # `tokenizers` raises plain Exception
+        raise RecipeError(
+            "tokenizer.vocabulary",
+            folder,
+            f"holds no tokenizer of an earlier run ({error})",
+            "name a run's `tokenizer` folder or one of its models' folders, or leave it out",
+        ) from error
+
+    def write(copy: Path) -> None:
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            shutil.copy(Path(folder) / name, copy)
+
+    inputs = {"stage": "vocabulary", "tokenizer": source.fingerprint}
+    return shared_tokenizer(recipe, run.make("tokenizer", inputs, write).path)

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from polydistill.artefacts import artefact, is_current
 from polydistill.corpora.examples import Examples
-from polydistill.disk import fingerprint, hash_folder, write_json
+from polydistill.disk import hash_folder, write_json
 from polydistill.evaluation.cost import compare_cost
-from polydistill.evaluation.readers import Reader, evaluate_language, sample_guesses, text_files
+from polydistill.evaluation.readers import Reader, text_files
+from polydistill.evaluation.summaries import TEACHER, HeldOut, summarise
 from polydistill.masking import masks_identity
 from polydistill.models.load import load_masked_lm
-from polydistill.models.precision import device, resolve_dtype
+from polydistill.models.precision import device
 from polydistill.pipelines.extract.state import Extract, load_teacher
-from polydistill.pipelines.extract.tokenizer import corpus_of
+from polydistill.pipelines.stages.evaluation import Measured, Reading, evaluate
 
 
 def evaluate_models(state: Extract) -> None:
     """Student and teacher on held-out and further texts, to evaluation/mlm.json, samples.json and ranks.npz."""
     recipe, run = state.recipe, state.run
-    corpus, made_from = corpus_of(state)
-    target = run.path / "evaluation"
     inputs = {
         "stage": "evaluation",
         "student": hash_folder(run.path / "student" / "final", pattern="*.safetensors"),
@@ -31,36 +30,36 @@ def evaluate_models(state: Extract) -> None:
         "settings": recipe.evaluation.model_dump(mode="json"),
         "masking": masks_identity(recipe.masking),
         "seed": recipe.seed,
-        "corpus": fingerprint(made_from),
+        "corpus": state.corpus.fingerprint,
     }
-    if is_current(target, inputs):
-        return
-    with run.stage("evaluate"), artefact(target, inputs) as folder:
-        run.say(f"evaluating {recipe.language}")
-        readers = make_readers(state)
-        ranks: dict[str, Any] = {}
-        common: dict[str, Any] = {
-            "settings": recipe.evaluation, "masking": recipe.masking, "max_length": recipe.corpora.max_length,
-            "seed": recipe.seed,
-        }  # fmt: skip
-        rows = evaluate_language(
-            readers, training=Examples(corpus / "train.arrow"), texts=text_files(corpus),
-            dtype=resolve_dtype(recipe.evaluation.precision), ranks=ranks, **common,
-        )  # fmt: skip
-        samples = sample_guesses(
-            readers[:2], text_files(corpus)["held_out"], **common,
-            decode=lambda index, reader: str(
-                (state.original if reader.name == "teacher" else state.tokenizer).backend.id_to_token(index)
-            ),
-        )  # fmt: skip
-        languages = {recipe.language: rows}
-        difference = difference_from_teacher(rows)
-        summary = {"D": difference, "differences": {recipe.language: difference}}
-        write_json(folder / "mlm.json", {"languages": languages, "summary": summary, "ties": "mean rank"})
-        write_json(folder / "samples.json", {recipe.language: samples})
-        np.savez_compressed(
-            folder / "ranks.npz", **{f"{recipe.language}/{key}": value for key, value in ranks.items()}
+    evaluate(run, "evaluation", inputs, recipe, lambda: [_reading(state)], _summary)
+
+
+def _reading(state: Extract) -> Reading:
+    corpus, readers = state.corpus.path, make_readers(state)
+
+    def decode(index: int, reader: Reader) -> str:
+        tokenizer = state.original if reader.name == "teacher" else state.tokenizer
+        return str(tokenizer.backend.id_to_token(index))
+
+    training = Examples(corpus / "train.arrow")
+    return Reading(state.recipe.language, readers, training, text_files(corpus), readers[:2], decode)
+
+
+def _summary(measured: Measured) -> dict[str, Any]:
+    """The student beside its teacher on the same masked tokens, ranked among the student's pieces."""
+    languages = {}
+    for language, found in measured.items():
+        # `held_out/view/teacher/model`; the first two readers are of one view.
+        student = next(
+            (place for place in found if place.startswith("held_out/") and place.endswith("/student")), None
         )
+        if student is not None:
+            teacher = found[f"{student.rpartition('/')[0]}/teacher"]
+            ranks = teacher.ranks if teacher.restricted_ranks is None else teacher.restricted_ranks
+            reciprocal = {TEACHER: 1.0 / ranks, "student": 1.0 / found[student].ranks}
+            languages[language] = HeldOut(reciprocal, teacher.counts)
+    return summarise(languages, {})
 
 
 def measure_serving(state: Extract) -> None:
@@ -71,16 +70,14 @@ def measure_serving(state: Extract) -> None:
     if not recipe.cost.rounds:
         return
     final = run.path / "student" / "final"
-    target = run.path / "cost"
     inputs = {
         "stage": "cost",
         "student": hash_folder(final, pattern="*.safetensors"),
         "teacher": state.weights,
         "settings": recipe.cost.model_dump(mode="json"),
     }
-    if is_current(target, inputs):
-        return
-    with run.stage("cost"), artefact(target, inputs) as folder:
+
+    def write(folder: Path) -> None:
         run.say("measuring latency and memory of teacher and student")
         names = {recipe.teacher.model: "teacher", str(final): "student"}
         rows = compare_cost(
@@ -89,6 +86,8 @@ def measure_serving(state: Extract) -> None:
         )  # fmt: skip
         # Names and no paths: the folder is read on other machines too.
         write_json(folder / "cost.json", [row | {"model": names[row["model"]]} for row in rows])
+
+    run.make("cost", inputs, write)
 
 
 def make_readers(state: Extract) -> list[Reader]:
@@ -110,10 +109,3 @@ def make_readers(state: Extract) -> list[Reader]:
         Reader("student", student, state.tokenizer, "trimmed", "teacher"),
         Reader("teacher", teacher, state.original, "own", "teacher"),
     ]
-
-
-def difference_from_teacher(rows: list[dict[str, Any]]) -> float:
-    """The student's MRR minus the teacher's on held-out text, same masked tokens, ranked among the student's pieces."""
-    first = [row for row in rows if row["text"] == "held_out"][:2]
-    teacher, student = first
-    return float(student["mrr"] - teacher.get("mrr_teacher_pieces", teacher["mrr"]))

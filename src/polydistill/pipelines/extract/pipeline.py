@@ -1,66 +1,55 @@
 """Extract: one multilingual teacher in, one small monolingual student out (Eliquare, 2022).
 
-Corpora → tokenizer (which pieces stay) → stored predictions, if any → training → evaluation, cost → report; each stage is skipped if its artefact is
-there and was made from the same inputs. The weights of dropped pieces go before training or after it.
+Corpora → tokenizer (which pieces stay) → stored predictions, if any → training → evaluation, cost → report; each stage
+finds what is there and was made from the same inputs. The weights of dropped pieces go before training or after it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-from pathlib import Path
+from typing import Any
 
 from polydistill.config.extract import ExtractRecipe
 from polydistill.disk import read_json, write_text
 from polydistill.pipelines.extract.evaluation import evaluate_models, measure_serving
-from polydistill.pipelines.extract.scoring import score_teacher
-from polydistill.pipelines.extract.state import Extract, of_the_text, prepare
-from polydistill.pipelines.extract.student import train_student
+from polydistill.pipelines.extract.plan import plan_extract
+from polydistill.pipelines.extract.state import Extract, load_teacher, prepare
+from polydistill.pipelines.extract.student import cut, student_training, train_student
 from polydistill.pipelines.extract.tokenizer import build_tokenizer
-from polydistill.pipelines.run_folder import Run
+from polydistill.pipelines.pipeline import Pipeline, Stage
 from polydistill.pipelines.stages.corpora import prepare_corpus
-from polydistill.processes import leader_first, leads
+from polydistill.pipelines.stages.evaluation import write_page
+from polydistill.pipelines.stages.scoring import scored_store, scoring_engine
+from polydistill.pipelines.stages.training import check_training
 from polydistill.reports.card import model_card, with_results
-from polydistill.reports.page import report_run
-from polydistill.training.arguments import check_arguments, training_arguments
-
-STAGES = ("corpora", "tokenizer", "score", "train", "evaluate", "report")
-
-
-def run_extract(recipe: ExtractRecipe, run: Run, *, until: str = "report") -> Path:
-    """Run an extraction up to a stage of STAGES; returns the run's folder. The student is in student/final."""
-    last = STAGES.index(until)
-    arguments = check_arguments(recipe.training)
-    with run.claim():
-        state = prepare(recipe, run)
-        training_arguments(arguments, run.path / "student" / "checkpoints", seed=recipe.seed)
-        run.record_recipe()
-        stages: tuple[Callable[[Extract], None], ...] = (
-            build_corpus,
-            build_tokenizer,
-            score_teacher,
-            partial(train_student, arguments=arguments),
-            evaluate,
-            write_report,
-        )
-        training = STAGES.index("train")
-        with leader_first():
-            for stage in stages[: min(last + 1, training)]:
-                stage(state)
-        for stage in stages[training : last + 1]:
-            if stage is stages[training] or leads():
-                stage(state)
-    return run.path
 
 
 def build_corpus(state: Extract) -> None:
     """The language's corpus, of examples that fit the teacher."""
     recipe = state.recipe
-    with of_the_text():
-        state.corpus = prepare_corpus(
-            state.run, recipe.language, text=recipe.text, evaluation=recipe.evaluation_texts,
-            settings=recipe.corpora, tokenizers=[state.original], field="recipe",
+    state.made["corpus"] = prepare_corpus(
+        state.run, recipe.language, text=recipe.text, evaluation=recipe.evaluation_texts, settings=recipe.corpora,
+        tokenizers=[state.original], text_field="text", evaluation_field="evaluation_texts",
+    )  # fmt: skip
+
+
+def score_teacher(state: Extract) -> None:
+    """The teacher's store over the text, by the vocabulary that the student trains with; nothing for a live teacher."""
+    recipe = state.recipe
+    if recipe.losses.predictions == "live":
+        return
+    with scoring_engine(recipe, state.run) as score:
+        state.made["store"] = scored_store(
+            recipe, state.run, language=recipe.language, teacher="teacher", weights=state.weights,
+            tokenizer=state.trained_tokenizer, corpus=state.corpus, load=lambda: _load(state), score=score,
         )  # fmt: skip
+
+
+def _load(state: Extract) -> Any:
+    """The teacher as the student meets it: with the kept pieces alone if they are chosen before training."""
+    teacher = load_teacher(state.recipe)
+    if state.recipe.trim.when == "before":
+        teacher, _ = cut(state, teacher)
+    return teacher
 
 
 def evaluate(state: Extract) -> None:
@@ -77,5 +66,21 @@ def write_report(state: Extract) -> None:
         card = model_card(state.recipe, read_json(final / "initialisation.json"))
         languages = read_json(run.path / "evaluation" / "mlm.json")["languages"]
         write_text(final / "README.md", with_results(card, languages, "student"))
-        path = report_run(run.path)
-    state.run.say(f"report: {path}")
+        write_page(run)
+
+
+PIPELINE = Pipeline(
+    ExtractRecipe,
+    check_training,
+    prepare,
+    (
+        Stage("corpora", build_corpus, "leader_first"),
+        Stage("tokenizer", build_tokenizer, "leader_first"),
+        Stage("score", score_teacher, "leader_first"),
+        Stage("train", train_student, "all"),
+        Stage("evaluate", evaluate),
+        Stage("report", write_report),
+    ),
+    plan_extract,
+    student_training,
+)

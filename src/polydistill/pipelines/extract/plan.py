@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,38 +12,42 @@ from rich.console import Console
 from polydistill.config.extract import ExtractRecipe
 from polydistill.losses.live import OutputLayer, live_distillation
 from polydistill.models.attention import attention_for
-from polydistill.models.extract import check_extractable, check_extraction, choose_layers, extract_student
+from polydistill.models.extract import extract_student
 from polydistill.models.features import output_layer
 from polydistill.models.inputs import pad_batch
-from polydistill.models.load import model_config
 from polydistill.models.memory import keep_freed_memory
 from polydistill.models.precision import device, resolve_dtype
 from polydistill.models.trim import trim_model
 from polydistill.pipelines.extract.state import (
+    TRIM_FIELDS,
     Extract,
+    begin,
     check_length,
-    check_losses,
     load_teacher,
-    of_the_teacher,
-    of_the_trim,
     resolve_student,
+    teacher_config,
+    teacher_tokenizer,
     trim_choice,
 )
 from polydistill.pipelines.extract.student import model_size
+from polydistill.pipelines.pipeline import Pipeline
 from polydistill.pipelines.run_folder import open_run
-from polydistill.pipelines.stages.conflicts import Conflict, collect
+from polydistill.pipelines.stages.conflicts import Conflict, collect, report_conflicts
+from polydistill.pipelines.stages.engine import plan_engine
 from polydistill.pipelines.stages.planning import (
     LanguageSize,
     measure_text,
     median_seconds,
+    print_settings,
     scoring_speed,
     step_seconds,
 )
 from polydistill.pipelines.stages.scoring import estimated_store
 from polydistill.tokenization.encode import as_text
-from polydistill.tokenization.load import LoadedTokenizer, load_tokenizer
+from polydistill.tokenization.load import LoadedTokenizer
 from polydistill.tokenization.selection import Selection, document_frequency, select
 from polydistill.tokenization.trim import trim_tokenizer
+from polydistill.training.arguments import check_arguments
 from polydistill.training.live import LiveTeacher
 from polydistill.training.live import run as run_model
 from polydistill.training.progress import clock
@@ -50,21 +55,37 @@ from polydistill.training.progress import clock
 LARGE_UNKNOWN = 0.02
 
 
-def plan_extract(recipe: ExtractRecipe, arguments: dict[str, Any], console: Console) -> list[Conflict]:
-    """Print sizes and times of an extraction; returns its conflicts. What hangs on what is missing is left out."""
-    found: list[Conflict] = []
-    tokenizers = collect({"teacher": recipe}, lambda _, r: _tokenizer(r), found)
-    configs = collect({"teacher": recipe}, lambda _, r: _config(r), found)
+def plan_extract(recipe: ExtractRecipe, console: Console, _: Mapping[str, Pipeline]) -> list[Conflict]:
+    """Print settings, sizes and times of an extraction; returns its conflicts. What depends on what is missing is left
+    out.
+    """
+    arguments = check_arguments(recipe.training)
+    print_settings(recipe, console, training=arguments)
+    found = plan_engine(recipe, console)
+    tokenizers = collect({"teacher": recipe}, lambda _, r: teacher_tokenizer(r), found)
+    configs = collect({"teacher": recipe}, lambda _, r: teacher_config(r), found)
     sizes = collect(
         {recipe.language: recipe.text},
         lambda _, text: measure_text(text, "text", list(tokenizers.values())),
         found,
     )
-    if not (tokenizers and configs):
-        return found
-    tokenizer, config = tokenizers["teacher"], configs["teacher"]
-    states = collect({"student": recipe}, lambda _, r: _student(r, tokenizer, config), found)
-    size = sizes.get(recipe.language)
+    if tokenizers and configs:
+        size = sizes.get(recipe.language)
+        _plan_student(recipe, tokenizers["teacher"], configs["teacher"], size, arguments, found, console)
+    return report_conflicts(found, console)
+
+
+def _plan_student(
+    recipe: ExtractRecipe,
+    tokenizer: LoadedTokenizer,
+    config: Any,
+    size: LanguageSize | None,
+    arguments: dict[str, Any],
+    found: list[Conflict],
+    console: Console,
+) -> None:
+    run = open_run(recipe)
+    states = collect({"student": recipe}, lambda _, r: begin(r, run, arguments, tokenizer, config), found)
     found += _conflicts(recipe, tokenizer, size)
     if size is not None:
         console.print(
@@ -74,32 +95,9 @@ def plan_extract(recipe: ExtractRecipe, arguments: dict[str, Any], console: Cons
     if states and selections:
         collect(
             {"times": states["student"]},
-            lambda _, state: _print_models(state, selections["trim"], size, arguments, console),
+            lambda _, state: _print_models(state, selections["trim"], size, console),
             found,
         )
-    return found
-
-
-def _tokenizer(recipe: ExtractRecipe) -> LoadedTokenizer:
-    teacher = recipe.teacher
-    with of_the_teacher():
-        return load_tokenizer(teacher.model, tokenizer=teacher.tokenizer, revision=teacher.revision)
-
-
-def _config(recipe: ExtractRecipe) -> Any:
-    with of_the_teacher():
-        config = model_config(recipe.teacher.model, revision=recipe.teacher.revision)
-    check_extractable(config, recipe.teacher.model)
-    return config
-
-
-def _student(recipe: ExtractRecipe, tokenizer: LoadedTokenizer, config: Any) -> Extract:
-    depth, layers = choose_layers(recipe.student.init, recipe.student.num_layers, config.num_hidden_layers)
-    state = Extract(recipe, open_run(recipe), tokenizer, depth, layers)
-    student = resolve_student(state, config, tokenizer)
-    check_extraction(student, config, layers)
-    check_losses(recipe, student, config)
-    return state
 
 
 def _selection(
@@ -110,10 +108,9 @@ def _selection(
         return None
     lines = [] if size is None else [line for text in size.texts for line in text.split("\n")]
     frequency = document_frequency(tokenizer.backend, lines, tokenizer.size)
-    with of_the_trim():
-        return select(
-            tokenizer, {recipe.language: frequency}, **trim_choice(recipe), fixed_id=config.pad_token_id
-        )
+    return select(
+        tokenizer, {recipe.language: frequency}, **trim_choice(recipe), fixed_id=config.pad_token_id, fields=TRIM_FIELDS
+    )  # fmt: skip
 
 
 def _conflicts(
@@ -138,11 +135,10 @@ def _print_models(
     state: Extract,
     selection: Selection | None,
     text: LanguageSize | None,
-    arguments: dict[str, Any],
     console: Console,
 ) -> None:
     """Sizes of teacher and student, and the time of a few steps scaled up."""
-    recipe = state.recipe
+    recipe, arguments = state.recipe, state.arguments
     teacher = load_teacher(recipe)
     sizes = {"teacher": model_size(teacher)}
     tokenizer = state.original

@@ -1,12 +1,9 @@
-"""What the stages of an extraction hand on to each other, and what is checked before the first of them."""
+"""What the stages of an extraction share, and what is checked before the first of them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +12,7 @@ from tokenizers import Tokenizer
 
 from polydistill.config.extract import ExtractRecipe
 from polydistill.disk import read_json
-from polydistill.errors import RecipeError, UserError
+from polydistill.errors import RecipeError
 from polydistill.models.extract import (
     check_extractable,
     check_extraction,
@@ -25,30 +22,44 @@ from polydistill.models.extract import (
 )
 from polydistill.models.load import load_masked_lm, model_config, weights_fingerprint
 from polydistill.models.student import build_student
-from polydistill.pipelines.run_folder import Run
+from polydistill.pipelines.pipeline import Command
+from polydistill.pipelines.run_folder import Artefact, Run
 from polydistill.tokenization.load import LoadedTokenizer, load_tokenizer
-from polydistill.tokenization.selection import select
+from polydistill.tokenization.selection import TrimFields, select
+from polydistill.training.arguments import check_arguments, training_arguments
 
 KEPT = "kept.json"
+# Where the recipe has what a trim is chosen by.
+TRIM_FIELDS = TrimFields("teacher", "trim.size", "trim.min_document_share")
 
 
 @dataclass
 class Extract:
     """An extraction under way.
 
-    original  the teacher's tokenizer
+    arguments  of TrainingArguments, checked
+    original   the teacher's tokenizer
     depth, layers  of the student, see `models.choose_layers`
-    corpus    (folder, what it was made from), once it is there
-    store     the folder of the teacher's stored predictions, once it is there
+    made       artefacts by their stages: `corpus`, and `store` where the teacher's predictions are stored
     """
 
     recipe: ExtractRecipe
     run: Run
+    arguments: dict[str, Any]
     original: LoadedTokenizer
     depth: int
     layers: list[int] | None
-    corpus: tuple[Path, dict[str, Any]] | None = None
-    store: Path | None = None
+    made: dict[str, Artefact] = field(default_factory=dict)
+
+    @property
+    def corpus(self) -> Artefact:
+        """The language's corpus, of the corpora stage."""
+        return self.made["corpus"]
+
+    @property
+    def store(self) -> Artefact | None:
+        """The teacher's stored predictions, of the scoring stage; None for a live teacher."""
+        return self.made.get("store")
 
     @property
     def trims(self) -> bool:
@@ -93,23 +104,43 @@ def check_length(recipe: ExtractRecipe, original: LoadedTokenizer) -> None:
         )  # fmt: skip
 
 
-def prepare(recipe: ExtractRecipe, run: Run) -> Extract:
+def prepare(recipe: ExtractRecipe, run: Run, command: Command) -> Extract:
     """Load the teacher's tokenizer and configuration, and check all that can be checked without weights and text."""
-    teacher = recipe.teacher
-    with of_the_teacher():
-        original = load_tokenizer(teacher.model, tokenizer=teacher.tokenizer, revision=teacher.revision)
-        config = model_config(teacher.model, revision=teacher.revision)
-    check_extractable(config, teacher.model)
+    original, config = teacher_tokenizer(recipe), teacher_config(recipe)
     check_length(recipe, original)
     if recipe.trim.when != "none":
-        with of_the_trim():
-            select(original, {}, **trim_choice(recipe), fixed_id=config.pad_token_id)
+        select(original, {}, **trim_choice(recipe), fixed_id=config.pad_token_id, fields=TRIM_FIELDS)
+    arguments = check_arguments(recipe.training)
+    state = begin(recipe, run, arguments, original, config)
+    training_arguments(arguments, run.path / "student" / "checkpoints", seed=recipe.seed)
+    return state
+
+
+def begin(
+    recipe: ExtractRecipe, run: Run, arguments: dict[str, Any], original: LoadedTokenizer, config: Any
+) -> Extract:
+    """An extraction whose student and losses have proved to be ones that can be."""
     depth, layers = choose_layers(recipe.student.init, recipe.student.num_layers, config.num_hidden_layers)
-    state = Extract(recipe, run, original, depth, layers)
+    state = Extract(recipe, run, arguments, original, depth, layers)
     student = resolve_student(state, config, original)
     check_extraction(student, config, layers)
     check_losses(recipe, student, config)
     return state
+
+
+def teacher_tokenizer(recipe: ExtractRecipe) -> LoadedTokenizer:
+    """The teacher's tokenizer, checked."""
+    teacher = recipe.teacher
+    return load_tokenizer(
+        teacher.model, tokenizer=teacher.tokenizer, revision=teacher.revision, field="teacher"
+    )
+
+
+def teacher_config(recipe: ExtractRecipe) -> Any:
+    """The teacher's configuration; ModelError for an architecture that no student can be extracted from."""
+    config = model_config(recipe.teacher.model, revision=recipe.teacher.revision, field="teacher")
+    check_extractable(config, recipe.teacher.model)
+    return config
 
 
 def resolve_student(state: Extract, teacher: Any, tokenizer: LoadedTokenizer) -> Any:
@@ -150,45 +181,6 @@ def trim_choice(recipe: ExtractRecipe) -> dict[str, Any]:
 def load_teacher(recipe: ExtractRecipe) -> Any:
     """The teacher, with all its pieces, in float32."""
     teacher = recipe.teacher
-    with of_the_teacher():
-        return load_masked_lm(teacher.model, revision=teacher.revision, allow_pickle=teacher.allow_pickle)
-
-
-@contextmanager
-def of_the_teacher() -> Iterator[None]:
-    """Errors about `model` name the field that this recipe has for it."""
-    with _renamed("model", "teacher"):
-        yield
-
-
-@contextmanager
-def of_the_trim() -> Iterator[None]:
-    """Errors of `select` name the recipe's fields."""
-    with (
-        _renamed("size", "trim.size"),
-        _renamed("min_document_share", "trim.min_document_share"),
-        of_the_teacher(),
-    ):
-        yield
-
-
-@contextmanager
-def of_the_text() -> Iterator[None]:
-    """Errors about the corpus name the recipe's own fields, which have no language above them."""
-    try:
-        yield
-    except UserError as error:
-        field = error.field.replace("recipe.evaluation.", "evaluation_texts.").removeprefix("recipe.")
-        raise type(error)(field, error.value, error.reason, error.remedy) from error
-
-
-@contextmanager
-def _renamed(old: str, new: str) -> Iterator[None]:
-    try:
-        yield
-    except UserError as error:
-        first, dot, rest = error.field.partition(".")
-        if first != old:
-            raise
-        remedy = error.remedy.replace(f"{old}.allow_pickle", f"{new}.allow_pickle")
-        raise type(error)(new + dot + rest, error.value, error.reason, remedy) from error
+    return load_masked_lm(
+        teacher.model, revision=teacher.revision, allow_pickle=teacher.allow_pickle, field="teacher"
+    )

@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from polydistill.artefacts import artefact, is_current
 from polydistill.config.shared import Distillation
 from polydistill.corpora.examples import Examples
-from polydistill.disk import fingerprint, read_json, write_json, write_text
+from polydistill.disk import read_json, write_json, write_text
 from polydistill.masking import masks_identity
 from polydistill.models.extract import extract_student
 from polydistill.models.features import output_layer
@@ -20,9 +19,9 @@ from polydistill.models.load import load_masked_lm
 from polydistill.models.precision import resolve_dtype
 from polydistill.models.trim import prove_logits, trim_model
 from polydistill.pipelines.extract.state import Extract, load_teacher, resolve_student
-from polydistill.pipelines.extract.tokenizer import corpus_of, held_out_texts
+from polydistill.pipelines.extract.tokenizer import held_out_texts
 from polydistill.pipelines.stages.tokenizer import copy_tokenizer
-from polydistill.pipelines.stages.training import train_into
+from polydistill.pipelines.stages.training import Training, train_into
 from polydistill.processes import leads
 from polydistill.reports.card import model_card
 from polydistill.store.reader import Store
@@ -35,49 +34,50 @@ from polydistill.training.stored import StoredTrainer
 from polydistill.training.trainer import DistillationTrainer
 
 
-def train_student(state: Extract, arguments: dict[str, Any]) -> None:
+def train_student(state: Extract) -> None:
     """Train the student, and write it as a Hugging Face folder; with `trim.when: after`, cut then."""
     run, after = state.run, state.recipe.trim.when == "after"
-    made = training_inputs(state, arguments)
-    trained = run.path / "student" / ("untrimmed" if after else "final")
-    if not is_current(trained, made):
-        _train(state, arguments, made, trained)
+    made = training_inputs(state)
+    name = "student/untrimmed" if after else "student/final"
+    trained = train_into(
+        run, name, made, lambda: student_training(state), seed=state.recipe.seed, stage="train"
+    )
     if not after or not leads():
         return
     inputs = {
         "stage": "trimmed",
-        "student": fingerprint(made),
+        "student": trained.fingerprint,
         "tokenizer": read_json(run.path / "tokenizer" / "stamp.json")["fingerprint"],
     }
-    target = run.path / "student" / "final"
-    if is_current(target, inputs):
-        return
-    with run.stage("trim"), artefact(target, inputs) as folder:
-        student = load_masked_lm(str(trained), name="student")
+
+    def write(folder: Path) -> None:
+        student = load_masked_lm(str(trained.path), name="student")
         smaller, proof = cut(state, student)
         smaller.save_pretrained(folder)
-        record = read_json(trained / "initialisation.json") | {"trim": proof}
+        record = read_json(trained.path / "initialisation.json") | {"trim": proof}
         record["models"]["student"] = model_size(smaller)
         _write_beside(state, folder, record)
-    run.say(
-        f"student: {student.num_parameters():,} parameters before the trim, {smaller.num_parameters():,} after"
-    )
+        run.say(
+            f"student: {student.num_parameters():,} parameters before the trim, {smaller.num_parameters():,} after"
+        )
+
+    run.make("student/final", inputs, write, stage="trim")
 
 
-def training_inputs(state: Extract, arguments: dict[str, Any]) -> dict[str, Any]:
+def training_inputs(state: Extract) -> dict[str, Any]:
     """What the trained student is made from."""
     recipe = state.recipe
     return {
         "stage": "extracted",
         "steps": STEPS_VERSION,
-        "corpus": fingerprint(corpus_of(state)[1]),
+        "corpus": state.corpus.fingerprint,
         "teacher": state.weights,
         "tokenizer": state.trained_tokenizer.fingerprint,
         "student": recipe.student.model_dump(mode="json"),
         "losses": recipe.losses.model_dump(mode="json"),
-        "store": fingerprint(Store(state.store).identity) if state.store else None,
+        "store": state.store.fingerprint if state.store else None,
         "masking": masks_identity(recipe.masking),
-        "training": portable(arguments),
+        "training": portable(state.arguments),
         "seed": recipe.seed,
     }
 
@@ -107,7 +107,7 @@ def make_models(state: Extract) -> tuple[Any, dict[str, Any], Callable[..., Dist
 
 
 def model_size(model: Any) -> dict[str, int]:
-    """Layers, parameters, those of them that hang on the vocabulary's rows, and the rows."""
+    """Layers, parameters, those of them that depend on the vocabulary's rows, and the rows."""
     tables = {
         id(table): table.numel() for table in (model.get_input_embeddings().weight, output_layer(model)[0])
     }
@@ -123,7 +123,7 @@ def cut(state: Extract, model: Any) -> tuple[Any, dict[str, Any]]:
     assert kept is not None
     trimmed = trim_model(model, kept)
     selection = Selection(kept, {})
-    texts = held_out_texts(corpus_of(state)[0])
+    texts = held_out_texts(state.corpus.path)
     _, held, _ = compare_trimmed(state.original, state.tokenizer.backend, selection, texts)
     if not held:
         return trimmed, {"texts": 0}
@@ -134,21 +134,22 @@ def cut(state: Extract, model: Any) -> tuple[Any, dict[str, Any]]:
 def training_data(state: Extract) -> MaskedTexts | StoredExamples:
     """The language's examples: masked anew in every epoch, or as their store has them."""
     if state.store is not None:
-        store = Store(state.store)
+        store = Store(state.store.path)
         # The teacher that scored has the student's ids.
         same = np.arange(state.trained_tokenizer.size)
         return StoredExamples([store], [same], choose_copies([store], "all", ["teacher"]))
-    examples = Examples(corpus_of(state)[0] / "train.arrow")
+    examples = Examples(state.corpus.path / "train.arrow")
     masker = Masker(state.recipe, state.trained_tokenizer, examples)
     return MaskedTexts(examples.num_tokens.astype(np.int64), masker, ids=examples.ids)
 
 
-def _train(state: Extract, arguments: dict[str, Any], inputs: dict[str, Any], target: Path) -> None:
-    recipe, run = state.recipe, state.run
+def student_training(state: Extract) -> Training:
+    """What the student's training is given."""
+    recipe = state.recipe
     student, record, make_trainer = make_models(state)
     layers = "random weights" if state.layers is None else f"layers {' '.join(map(str, state.layers))}"
     models = record["models"]
-    run.say(
+    state.run.say(
         f"student: {state.depth} of {models['teacher']['layers']} layers from {layers}, "
         f"{models['student']['parameters']:,} of {models['teacher']['parameters']:,} parameters"
     )
@@ -159,11 +160,9 @@ def _train(state: Extract, arguments: dict[str, Any], inputs: dict[str, Any], ta
         else:
             _write_beside(state, folder, record)
 
-    train_into(
-        run, target, inputs, stage="train", model=student, data={recipe.language: training_data(state)},
-        probabilities={recipe.language: 1.0}, distillation=Distillation(labels="gold"), write_beside=write_beside,
-        arguments=arguments, pad_id=state.trained_tokenizer.special_ids["pad"],
-        max_length=recipe.corpora.max_length, seed=recipe.seed, make_trainer=make_trainer,
+    return Training(
+        student, {recipe.language: training_data(state)}, {recipe.language: 1.0}, Distillation(labels="gold"),
+        state.arguments, state.trained_tokenizer.special_ids["pad"], recipe.corpora.max_length, write_beside, options={"make_trainer": make_trainer},
     )  # fmt: skip
 
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-from polydistill.artefacts import artefact, is_current
 from polydistill.corpora.examples import Examples
-from polydistill.disk import fingerprint, write_json
+from polydistill.disk import write_json
 from polydistill.errors import TokenizerError
-from polydistill.models.load import model_config
-from polydistill.pipelines.extract.state import KEPT, Extract, of_the_trim, trim_choice
+from polydistill.pipelines.extract.state import KEPT, TRIM_FIELDS, Extract, teacher_config, trim_choice
 from polydistill.tokenization.build import save_tokenizer, special_strings
 from polydistill.tokenization.load import LoadedTokenizer
 from polydistill.tokenization.selection import Selection, document_frequency, select
@@ -26,41 +24,40 @@ BATCH = 1000
 def build_tokenizer(state: Extract) -> None:
     """The student's tokenizer in tokenizer/, with kept.json (its ids → the teacher's) if pieces are dropped."""
     recipe, run = state.recipe, state.run
-    corpus, made_from = corpus_of(state)
-    target = run.path / "tokenizer"
     inputs = {
         "stage": "tokenizer",
         "teacher": state.original.fingerprint,
         "trim": trim_choice(recipe) if state.trims else None,
         # Text decides what stays, and nothing else of it matters here.
-        "corpus": fingerprint(made_from) if state.trims else None,
+        "corpus": state.corpus.fingerprint if state.trims else None,
     }
-    if is_current(target, inputs):
-        return
-    with run.stage("tokenizer"), artefact(target, inputs) as folder:
-        if not state.trims:
-            _save(state.original, folder)
-            write_json(
-                folder / "vocabulary.json", {"teacher": state.original.size, "size": state.original.size}
-            )
-            return
-        frequency = document_frequency(
-            state.original.backend, _lines(Examples(corpus / "train.arrow")), state.original.size
-        )
-        teacher = model_config(recipe.teacher.model, revision=recipe.teacher.revision)
-        with of_the_trim():
-            selection = select(
-                state.original, {recipe.language: frequency}, **trim_choice(recipe), fixed_id=teacher.pad_token_id
-            )  # fmt: skip
-        trimmed = trim_tokenizer(state.original, selection)
-        _save(trimmed, folder)
-        write_json(folder / KEPT, selection.kept.tolist())
-        agreement = _compare(state, trimmed, selection, held_out_texts(corpus))
-        write_json(
-            folder / "vocabulary.json",
-            {"teacher": state.original.size, "size": len(selection.kept), "reasons": selection.reasons,
-             "lines": frequency.num_documents, "held_out": agreement},
-        )  # fmt: skip
+    run.make("tokenizer", inputs, partial(_write_trimmed if state.trims else _write_whole, state))
+
+
+def _write_whole(state: Extract, folder: Path) -> None:
+    _save(state.original, folder)
+    write_json(folder / "vocabulary.json", {"teacher": state.original.size, "size": state.original.size})
+
+
+def _write_trimmed(state: Extract, folder: Path) -> None:
+    recipe, run, corpus = state.recipe, state.run, state.corpus.path
+    frequency = document_frequency(
+        state.original.backend, _lines(Examples(corpus / "train.arrow")), state.original.size
+    )
+    teacher = teacher_config(recipe)
+    selection = select(
+        state.original, {recipe.language: frequency}, **trim_choice(recipe), fixed_id=teacher.pad_token_id,
+        fields=TRIM_FIELDS,
+    )  # fmt: skip
+    trimmed = trim_tokenizer(state.original, selection)
+    _save(trimmed, folder)
+    write_json(folder / KEPT, selection.kept.tolist())
+    agreement = _compare(state, trimmed, selection, held_out_texts(corpus))
+    vocabulary = {
+        "teacher": state.original.size, "size": len(selection.kept), "reasons": selection.reasons,
+        "lines": frequency.num_documents, "held_out": agreement,
+    }  # fmt: skip
+    write_json(folder / "vocabulary.json", vocabulary)
     run.say(
         f"tokenizer: {len(selection.kept):,} of {state.original.size:,} pieces stay ("
         + ", ".join(f"{count:,} {reason}" for reason, count in selection.reasons.items())
@@ -71,12 +68,6 @@ def build_tokenizer(state: Extract) -> None:
         f"{agreement['trimmed_fertility']:.3f} tokens a word, unknown {agreement['unknown_share']:.4%} → "
         f"{agreement['trimmed_unknown_share']:.4%}"
     )
-
-
-def corpus_of(state: Extract) -> tuple[Path, dict[str, Any]]:
-    """The corpus' folder and what it was made from; the corpora stage comes first."""
-    assert state.corpus is not None
-    return state.corpus
 
 
 def held_out_texts(corpus: Path) -> list[str]:

@@ -12,10 +12,9 @@ from typing import Any
 
 import torch
 
-from polydistill.artefacts import artefact
 from polydistill.config.finetune import FinetunedModel, FinetuneRecipe
 from polydistill.disk import fingerprint, read_json, read_record, require_space, write_json, write_text
-from polydistill.errors import RecipeError, UserError
+from polydistill.errors import RecipeError
 from polydistill.models.load import model_config, weights_fingerprint
 from polydistill.models.memory import return_freed_memory
 from polydistill.models.precision import device
@@ -52,10 +51,7 @@ class Model:
     @cached_property
     def config(self) -> Any:
         """Its configuration."""
-        try:
-            return model_config(self.settings.model, revision=self.settings.revision)
-        except UserError as error:
-            raise type(error)(self.field, error.value, error.reason, error.remedy) from error
+        return model_config(self.settings.model, revision=self.settings.revision, field=self.field)
 
     @cached_property
     def weights(self) -> str:
@@ -87,10 +83,7 @@ class Model:
     def tokenizer(self, language: str) -> LoadedTokenizer:
         """What it reads a language by."""
         if language not in self._tokenizers:
-            try:
-                self._tokenizers[language] = probed_tokenizer(self.settings, language)
-            except UserError as error:
-                raise type(error)(self.field, error.value, error.reason, error.remedy) from error
+            self._tokenizers[language] = probed_tokenizer(self.settings, language, field=self.field)
         return self._tokenizers[language]
 
 
@@ -236,12 +229,11 @@ class Job:
 def task_arguments(recipe: FinetuneRecipe, name: str) -> dict[str, Any]:
     """A task's arguments of TrainingArguments, checked; RecipeError names the task where it is the task that sets them."""
     task = recipe.tasks[name]
-    try:
-        return check_finetuning(recipe.arguments(task))
-    except RecipeError as error:
-        if error.field.removeprefix("training.") not in task.training:
-            raise
-        raise RecipeError(f"tasks.{name}.{error.field}", error.value, error.reason, error.remedy) from error
+
+    def place(argument: str) -> str:
+        return f"tasks.{name}.training" if argument in task.training else "training"
+
+    return check_finetuning(recipe.arguments(task), place)
 
 
 def all_jobs(recipe: FinetuneRecipe, texts: dict[str, TaskTexts]) -> list[Job]:
@@ -297,14 +289,8 @@ def notes_of(jobs: Sequence[Job]) -> list[str]:
 
 def run_job(job: Job, run: Run) -> Path:
     """Train and test, from where an interrupted run left it; returns the folder with scores.json and predictions/."""
-    found = run.find(job.place, job.inputs)
-    if found is not None:
-        return found
-    target = run.path / job.place
-    with (
-        run.stage(f"{job.texts.name}/{job.model.name}"),
-        artefact(target, job.inputs, keep_partial=True) as folder,
-    ):
+
+    def write(folder: Path) -> None:
         # A record that is damaged is as good as none: what it says is made again.
         if not read_record(folder / "training.json"):
             _train(job, run, folder)
@@ -312,8 +298,10 @@ def run_job(job: Job, run: Run) -> Path:
             _test(job, folder)
         # Weights are many times what a job's results take.
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
-    return_freed_memory()
-    return target
+        return_freed_memory()
+
+    stage = f"{job.texts.name}/{job.model.name}"
+    return run.make(job.place, job.inputs, write, reuse=True, stage=stage, keep_partial=True).path
 
 
 def _train(job: Job, run: Run, folder: Path) -> None:

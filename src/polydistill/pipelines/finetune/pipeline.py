@@ -2,42 +2,73 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import NamedTuple
 
 from polydistill.config.finetune import FinetuneRecipe
 from polydistill.disk import read_json
-from polydistill.pipelines.finetune.jobs import all_jobs, notes_of, run_job
+from polydistill.pipelines.finetune.jobs import Job, all_jobs, notes_of, run_job, task_arguments
+from polydistill.pipelines.finetune.plan import plan_finetune
 from polydistill.pipelines.finetune.results import Results
+from polydistill.pipelines.pipeline import Command, Pipeline, Stage
 from polydistill.pipelines.run_folder import Run
-from polydistill.reports.page import report_run
+from polydistill.pipelines.stages.evaluation import write_page
 from polydistill.tasks.scores import METRICS
-from polydistill.tasks.splits import read_tasks
-
-STAGES = ("evaluate", "report")
+from polydistill.tasks.splits import TaskTexts, read_tasks
 
 
-def run_finetune(recipe: FinetuneRecipe, run: Run, *, until: str = "report") -> Path:
-    """Run the queue; returns the run's folder. Scores are in evaluation/finetune.json, which grows with every job."""
-    with run.claim():
-        texts = read_tasks(recipe)
-        jobs = all_jobs(recipe, texts)
-        run.record_recipe()
-        notes = [*(note for one in texts.values() for note in one.notes()), *notes_of(jobs)]
-        for note in notes:
-            run.say(note)
-        results = Results(recipe, len(jobs), notes)
-        for number, job in enumerate(jobs, start=1):
-            folder = run_job(job, run)
-            results.add(job, run.use(job.place, folder))
-            scores = read_json(folder / "scores.json")["scores"]
-            metric = METRICS[job.texts.task.kind][0]
-            shown = ", ".join(f"{language} {found[metric]:.3f}" for language, found in scores.items())
-            run.say(
-                f"{number}/{len(jobs)} {job.texts.name}/{job.model.name} from {job.source}, seed {job.seed}: {shown} ({metric})"
-            )
-            results.write(run.path)
-        with run.stage("intervals"):
-            results.write(run.path, summarised=True)
-        if until == "report":
-            report_run(run.path)
-    return run.path
+class Finetuning(NamedTuple):
+    """A queue under way: what the stages share."""
+
+    recipe: FinetuneRecipe
+    run: Run
+    texts: dict[str, TaskTexts]
+    jobs: list[Job]
+
+
+def check(recipe: FinetuneRecipe, _: Command) -> None:
+    """Raise what a run would be refused for that needs no model: its trainings' arguments."""
+    for task in recipe.tasks:
+        task_arguments(recipe, task)
+
+
+def prepare(recipe: FinetuneRecipe, run: Run, _: Command) -> Finetuning:
+    """Read the tasks' data, and check every job."""
+    texts = read_tasks(recipe)
+    return Finetuning(recipe, run, texts, all_jobs(recipe, texts))
+
+
+def evaluate(state: Finetuning) -> None:
+    """Run the queue. Scores are in evaluation/finetune.json, which grows with every job."""
+    run, jobs = state.run, state.jobs
+    notes = [*(note for one in state.texts.values() for note in one.notes()), *notes_of(jobs)]
+    for note in notes:
+        run.say(note)
+    results = Results(state.recipe, len(jobs), notes)
+    for number, job in enumerate(jobs, start=1):
+        folder = run_job(job, run)
+        results.add(job, folder)
+        scores = read_json(folder / "scores.json")["scores"]
+        metric = METRICS[job.texts.task.kind][0]
+        shown = ", ".join(f"{language} {found[metric]:.3f}" for language, found in scores.items())
+        run.say(
+            f"{number}/{len(jobs)} {job.texts.name}/{job.model.name} from {job.source}, seed {job.seed}: {shown} ({metric})"
+        )
+        results.write(run.path)
+    with run.stage("intervals"):
+        results.write(run.path, summarised=True)
+
+
+def write_report(state: Finetuning) -> None:
+    """The report's page."""
+    with state.run.stage("report"):
+        write_page(state.run)
+
+
+PIPELINE = Pipeline(
+    FinetuneRecipe,
+    check,
+    prepare,
+    (Stage("evaluate", evaluate), Stage("report", write_report)),
+    plan_finetune,
+    distributed=False,
+)

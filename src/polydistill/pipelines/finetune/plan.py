@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-import yaml
 from rich import box
 from rich.console import Console
 from rich.markup import escape
@@ -19,12 +18,14 @@ from polydistill.errors import UserError
 from polydistill.models.attention import attention_for
 from polydistill.models.precision import device
 from polydistill.pipelines.finetune.jobs import Job, all_jobs, notes_of, task_arguments
-from polydistill.pipelines.probe.plan import LARGE_UNKNOWN
-from polydistill.pipelines.stages.conflicts import Conflict, collect, refusal
+from polydistill.pipelines.pipeline import Pipeline
+from polydistill.pipelines.stages.conflicts import Conflict, collect, refusal, report_conflicts
+from polydistill.pipelines.stages.planning import print_settings
 from polydistill.tasks.heads import Feature, collate, num_tokens
 from polydistill.tasks.labelled import Example
 from polydistill.tasks.splits import TaskTexts
 from polydistill.tasks.training import steps_of
+from polydistill.tasks.words import LARGE_UNKNOWN
 from polydistill.training.progress import clock
 
 TIMED_STEPS = 2
@@ -34,10 +35,10 @@ TIMED_BATCH = 4
 SHOWN_LABELS = 8
 
 
-def plan_finetune(recipe: FinetuneRecipe, console: Console) -> list[Conflict]:
+def plan_finetune(recipe: FinetuneRecipe, console: Console, _: Mapping[str, Pipeline]) -> list[Conflict]:
     """Print settings, sizes, labels, jobs and times; returns the conflicts."""
     found: list[Conflict] = []
-    console.print(escape(yaml.safe_dump(_resolved(recipe, found), allow_unicode=True, sort_keys=False)))
+    print_settings(recipe, console, tasks=_resolved_tasks(recipe, found))
     table = Table(box=box.SIMPLE)
     for heading in ("task", "language", "train", "dev", "test", "labels"):
         table.add_column(heading, justify="right" if heading in ("train", "dev", "test") else "left")
@@ -64,17 +65,17 @@ def plan_finetune(recipe: FinetuneRecipe, console: Console) -> list[Conflict]:
             found += _times(jobs, console)
         except UserError as error:
             found.append(refusal(error))
-    return found
+    return report_conflicts(found, console)
 
 
-def _resolved(recipe: FinetuneRecipe, found: list[Conflict]) -> dict[str, Any]:
-    """The recipe with each task's hyper-parameters as they come out of preset, recipe and task; refused ones as they are."""
-    values = recipe.model_dump(mode="json")
+def _resolved_tasks(recipe: FinetuneRecipe, found: list[Conflict]) -> dict[str, Any]:
+    """The recipe's tasks with their hyper-parameters as they come out of preset, recipe and task; refused ones as they are."""
+    tasks: dict[str, Any] = recipe.model_dump(mode="json")["tasks"]
     arguments = collect(recipe.tasks, lambda name, _: task_arguments(recipe, name), found)
     for name, task in recipe.tasks.items():
-        values["tasks"][name]["max_length"] = recipe.max_length(task)
-        values["tasks"][name]["training"] = arguments.get(name, recipe.arguments(task))
-    return values
+        tasks[name]["max_length"] = recipe.max_length(task)
+        tasks[name]["training"] = arguments.get(name, recipe.arguments(task))
+    return tasks
 
 
 def _add_row(table: Table, texts: TaskTexts, language: str) -> None:

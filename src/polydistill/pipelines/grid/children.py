@@ -6,26 +6,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from polydistill.config.balance import BalanceRecipe
-from polydistill.config.extract import ExtractRecipe
-from polydistill.config.finetune import FinetuneRecipe
 from polydistill.config.grid import GridRecipe
-from polydistill.config.load import AnyRecipe, grid_values, parse_recipe
-from polydistill.config.merge import MergeRecipe
-from polydistill.config.pretrain import PretrainRecipe
-from polydistill.corpora.sources import list_files
-from polydistill.errors import RecipeError, UserError
-from polydistill.pipelines.finetune.jobs import task_arguments
-from polydistill.tasks.splits import read_tasks
-from polydistill.training.arguments import check_arguments
+from polydistill.config.load import grid_values, parse_recipe
+from polydistill.config.shared import RunRecipe
+from polydistill.errors import RecipeError, within
 
 # At the beginning of a path: the grid's own folder, wherever it is.
 GRID = "$grid"
 
 
-def children_of(recipe: GridRecipe) -> dict[str, AnyRecipe]:
+def children_of(recipe: GridRecipe) -> dict[str, RunRecipe]:
     """Name → recipe of every run, in order; RecipeError names the run whose recipe cannot be used."""
-    folder = Path(recipe.output or f"runs/{recipe.name}")
+    folder = recipe.folder
     changes = {
         name if variant is None else f"{name}-{variant}": (
             of_run,
@@ -35,7 +27,7 @@ def children_of(recipe: GridRecipe) -> dict[str, AnyRecipe]:
         for variant in (recipe.variants or [None])
     }
     whole = {name: grid_values(recipe.base, *of_run) for name, of_run in changes.items()} | recipe.after
-    children: dict[str, AnyRecipe] = {}
+    children: dict[str, RunRecipe] = {}
     for name, raw in whole.items():
         values = _placed(raw, folder)
         place = f"{'after' if name in recipe.after else 'runs'}.{name}"
@@ -43,12 +35,9 @@ def children_of(recipe: GridRecipe) -> dict[str, AnyRecipe]:
         values = values | {
             "name": name, "output": str(folder / name), "reuse": [*earlier, *recipe.reuse, *values.get("reuse", [])],
         }  # fmt: skip
-        try:
-            child = parse_recipe(values, origin=place)
-        except RecipeError as error:
-            # Of the recipe's own file they say the file; here it is a place in the grid.
-            raise RecipeError(place, error.value, f"{error.field}: {error.reason}", error.remedy) from error
-        if isinstance(child, GridRecipe):
+        with within(place):
+            child = parse_recipe(values, origin="of this run")
+        if child.recipe == recipe.recipe:
             raise RecipeError(f"{place}.recipe", "grid", "a grid holds no grid", "write its runs here")
         _check_models(place, child, recipe, folder, children)
         children[name] = child
@@ -67,14 +56,14 @@ def _placed(values: Any, folder: Path) -> Any:
 
 
 def _check_models(
-    place: str, child: AnyRecipe, grid: GridRecipe, folder: Path, earlier: Mapping[str, AnyRecipe]
+    place: str, child: RunRecipe, grid: GridRecipe, folder: Path, earlier: Mapping[str, RunRecipe]
 ) -> None:
     """Raise RecipeError for a model within the grid's folder that is not there and that no earlier run makes, and for one
     of another folder that the grid had before.
     """
-    made = [one for run in earlier.values() for one in made_by(run)]
+    made = [one for run in earlier.values() for one in run.models_made]
     usual = Path("runs") / grid.name
-    for model in models_of(child):
+    for model in child.models_read:
         if folder != usual and Path(model).is_relative_to(usual):
             within = Path(model).relative_to(usual)
             if folder / within in made:
@@ -91,66 +80,10 @@ def _check_models(
             )
 
 
-def models_of(child: AnyRecipe) -> list[str]:
-    """Names and folders of the models that a recipe reads."""
-    settings = child.model_dump()
-    named = [settings.get("teacher")]
-    for key in ("models", "teachers", "languages"):
-        for one in (settings.get(key) or {}).values():
-            named += [one.get("model"), one.get("teacher")] if isinstance(one, dict) else []
-    models = [one.get("model") if isinstance(one, dict) else one for one in named]
-    return list(dict.fromkeys(model for model in models if isinstance(model, str)))
-
-
-def made_by(child: AnyRecipe) -> list[Path]:
-    """Folders of the models that a run makes."""
-    folder = Path(child.output)
-    if isinstance(child, BalanceRecipe):
-        taught = [language for language, one in child.languages.items() if one.teacher is None]
-        return [
-            *(folder / "students" / name / "final" for name in child.students),
-            *(folder / "teachers" / language / "final" for language in taught),
-        ]
-    return (
-        [folder / "student" / "final"]
-        if isinstance(child, MergeRecipe | ExtractRecipe | PretrainRecipe)
-        else []
-    )
-
-
-def awaited(child: AnyRecipe, earlier: Mapping[str, AnyRecipe]) -> list[str]:
+def awaited(child: RunRecipe, earlier: Mapping[str, RunRecipe]) -> list[str]:
     """Folders of models that a run of a grid is to read, and that earlier runs of it have yet to make.
 
     earlier  the runs before it
     """
-    made = {one for run in earlier.values() for one in made_by(run)}
-    return [model for model in models_of(child) if Path(model) in made and not Path(model).exists()]
-
-
-def check_children(children: Mapping[str, AnyRecipe]) -> None:
-    """Raise what any run of a grid would be refused for, as far as it can be known before the first of them."""
-    for name, child in children.items():
-        try:
-            check_child(child)
-        except UserError as error:
-            raise type(error)(f"{name}: {error.field}", error.value, error.reason, error.remedy) from error
-
-
-def check_child(child: AnyRecipe) -> None:
-    """Raise what a run would be refused for that does not hang on models: its arguments and its files."""
-    if isinstance(child, FinetuneRecipe):
-        for task in child.tasks:
-            task_arguments(child, task)
-        read_tasks(child)
-    elif isinstance(child, MergeRecipe | ExtractRecipe | PretrainRecipe | BalanceRecipe):
-        check_arguments(child.training)
-        for field, sources in _texts(child):
-            for index, source in enumerate(sources):
-                if source.path is not None:
-                    list_files(source, f"{field}[{index}]")
-
-
-def _texts(child: MergeRecipe | ExtractRecipe | PretrainRecipe | BalanceRecipe) -> list[tuple[str, Any]]:
-    if isinstance(child, ExtractRecipe):
-        return [("text", child.text)]
-    return [(f"languages.{language}.text", one.text) for language, one in child.languages.items()]
+    made = {one for run in earlier.values() for one in run.models_made}
+    return [model for model in child.models_read if Path(model) in made and not Path(model).exists()]

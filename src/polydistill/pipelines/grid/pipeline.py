@@ -3,51 +3,79 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+from rich.console import Console
+from rich.markup import escape
 
 from polydistill.config.grid import GridRecipe
-from polydistill.config.load import AnyRecipe
+from polydistill.config.shared import RunRecipe
 from polydistill.disk import hash_file, read_json, write_json
+from polydistill.errors import within
 from polydistill.evaluation.convergence import Curve, compared, loss_curve
-from polydistill.pipelines.grid.children import check_children, children_of
+from polydistill.pipelines.grid.children import awaited, children_of
+from polydistill.pipelines.pipeline import Command, Pipeline, Stage, run_pipeline
 from polydistill.pipelines.run_folder import Run
-from polydistill.reports.page import report_run
+from polydistill.pipelines.stages.conflicts import Conflict, collect, counted, report_conflicts
+from polydistill.pipelines.stages.engine import check_engine
+from polydistill.pipelines.stages.evaluation import write_page
 
-STAGES = ("evaluate", "report")
 
+class Grid(NamedTuple):
+    """A grid under way: what the stages share.
 
-def run_grid(
-    recipe: GridRecipe, run: Run, run_one: Callable[[AnyRecipe, Callable[[str], None]], Path], *, until: str
-) -> Path:
-    """Run every recipe of a grid; returns its folder, which holds each run's by its name and evaluation/grid.json.
-
-    run_one  runs a recipe to its end; gets the recipe and where its lines go
-    A run that is done is not done again, so the same command goes on after a crash.
+    children  name → recipe of every run, in order
     """
-    children = children_of(recipe)
-    check_children(children)
-    with run.claim():
-        run.record_recipe()
-        for number, (name, child) in enumerate(children.items(), 1):
-            run.say(f"{name} ({number} of {len(children)}, {child.recipe})")
-            with run.stage(name):
-                run_one(child, lambda line, name=name: run.say(f"{name}: {line}"))  # type: ignore[misc]
-        rows = [row for name in children for row in grid_rows(Path(children[name].output), name)]
-        curves = {
-            name: curve for name, child in children.items() if (curve := loss_curve(Path(child.output)))
-        }
-        found = {
-            "rows": rows, "runs": list(children), "sooner": sooner(children, curves),
-            "losses": {name: curve._asdict() for name, curve in curves.items()},
-        }  # fmt: skip
-        write_json(run.path / "evaluation" / "grid.json", found, sealed=True)
-        if until == "report":
-            with run.stage("report"):
-                path = report_run(run.path)
-            run.say(f"report: {path}")
-    return run.path
+
+    recipe: GridRecipe
+    run: Run
+    children: dict[str, RunRecipe]
+    command: Command
+
+
+def check(recipe: GridRecipe, command: Command) -> None:
+    """Raise what any run of a grid would be refused for, as far as it can be known before the first of them."""
+    for name, child in children_of(recipe).items():
+        with within(name):
+            check_engine(child)
+            command.pipelines[child.recipe].check(child, Command(command.pipelines))
+
+
+def prepare(recipe: GridRecipe, run: Run, command: Command) -> Grid:
+    """The grid's runs."""
+    return Grid(recipe, run, children_of(recipe), command)
+
+
+def evaluate(state: Grid) -> None:
+    """Run every recipe in a folder of its own; a run that is done is not done again. Their table is in
+    evaluation/grid.json.
+    """
+    run, children = state.run, state.children
+    for number, (name, child) in enumerate(children.items(), 1):
+        run.say(f"{name} ({number} of {len(children)}, {child.recipe})")
+        with run.stage(name):
+            say = partial(_say, run, name)
+            run_pipeline(child, state.command.pipelines, update=run.update, show=say)
+    rows = [row for name in children for row in grid_rows(children[name].folder, name)]
+    curves = {name: curve for name, child in children.items() if (curve := loss_curve(child.folder))}
+    table = {
+        "rows": rows, "runs": list(children), "sooner": sooner(children, curves),
+        "losses": {name: curve._asdict() for name, curve in curves.items()},
+    }  # fmt: skip
+    write_json(run.path / "evaluation" / "grid.json", table, sealed=True)
+
+
+def _say(run: Run, name: str, line: str) -> None:
+    run.say(f"{name}: {line}")
+
+
+def write_report(state: Grid) -> None:
+    """The report's page."""
+    with state.run.stage("report"):
+        write_page(state.run)
 
 
 def grid_rows(folder: Path, name: str) -> list[dict[str, Any]]:
@@ -85,7 +113,7 @@ def grid_rows(folder: Path, name: str) -> list[dict[str, Any]]:
     return rows
 
 
-def sooner(children: Mapping[str, AnyRecipe], curves: Mapping[str, Curve]) -> list[dict[str, Any]]:
+def sooner(children: Mapping[str, RunRecipe], curves: Mapping[str, Curve]) -> list[dict[str, Any]]:
     """Where each run's student reaches the loss at which another's ends: see `evaluation.convergence.reached`.
 
     curves  of the runs that trained one
@@ -102,14 +130,51 @@ def sooner(children: Mapping[str, AnyRecipe], curves: Mapping[str, Curve]) -> li
     ]
 
 
-def _what_is_guessed(child: AnyRecipe) -> str:
+def _what_is_guessed(child: RunRecipe) -> str:
     """Equal for runs whose losses can be compared."""
     settings = child.model_dump(mode="json")
     texts = settings.get("text") or {
         language: one["text"] for language, one in (settings.get("languages") or {}).items()
     }
-    tokenizer = Path(child.output) / "student" / "final" / "tokenizer.json"
+    tokenizer = child.folder / "student" / "final" / "tokenizer.json"
     return json.dumps(
         [texts, settings.get("corpora"), settings.get("masking"), hash_file(tokenizer) if tokenizer.is_file() else None],
         sort_keys=True,
     )  # fmt: skip
+
+
+def plan_grid(recipe: GridRecipe, console: Console, pipelines: Mapping[str, Pipeline]) -> list[Conflict]:
+    """Plan each run; of one that reads models which earlier ones make, what does not depend on them."""
+    children = children_of(recipe)
+    own: dict[str, list[Conflict]] = {}
+    for number, (name, child) in enumerate(children.items()):
+        console.rule(escape(name))
+        earlier = dict(list(children.items())[:number])
+        pipeline = pipelines[child.recipe]
+        refused: list[Conflict] = []
+        collect({name: child}, lambda _, one: pipeline.check(one, Command(pipelines)), refused)  # noqa: B023
+        if refused:
+            own[name] = report_conflicts(refused, console)
+        elif waits := awaited(child, earlier):
+            own[name] = []
+            console.print(f"planned when there are {', '.join(waits)}", markup=False)
+        else:
+            own[name] = pipeline.plan(child, console, pipelines)
+    console.rule(escape(recipe.name))
+    for name, conflicts in own.items():
+        console.print(f"{name}: {counted(conflicts)}", markup=False)
+    return [
+        Conflict(f"{name}: {conflict.what}", conflict.remedy, conflict.level)
+        for name, conflicts in own.items()
+        for conflict in conflicts
+    ]
+
+
+PIPELINE = Pipeline(
+    GridRecipe,
+    check,
+    prepare,
+    (Stage("evaluate", evaluate), Stage("report", write_report)),
+    plan_grid,
+    distributed=False,
+)

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
 
-from polydistill.artefacts import artefact, is_current
 from polydistill.corpora.examples import Examples
-from polydistill.disk import fingerprint, hash_folder, read_json, write_json
-from polydistill.evaluation.readers import Reader, evaluate_language, sample_guesses, text_files
-from polydistill.evaluation.summaries import summarise
+from polydistill.disk import hash_folder, read_json
+from polydistill.evaluation.mlm import mean_reciprocal_rank
+from polydistill.evaluation.readers import Reader, text_files
+from polydistill.evaluation.summaries import TEACHER, HeldOut, summarise
 from polydistill.masking import masks_identity
 from polydistill.models.load import load_masked_lm
-from polydistill.models.precision import device, resolve_dtype
-from polydistill.pipelines.merge.state import Merge, corpora_fingerprints
-from polydistill.store.reader import Store
+from polydistill.models.precision import device
+from polydistill.pipelines.merge.state import Merge
+from polydistill.pipelines.run_folder import fingerprints
+from polydistill.pipelines.stages.evaluation import Measured, Reading, evaluate
 from polydistill.tokenization.build import readable
 from polydistill.tokenization.load import LoadedTokenizer
 
@@ -24,7 +26,6 @@ from polydistill.tokenization.load import LoadedTokenizer
 def evaluate_models(merge: Merge) -> None:
     """Student and teachers on held-out and further texts, to evaluation/mlm.json, samples.json and ranks.npz."""
     recipe, run = merge.recipe, merge.run
-    target = run.path / "evaluation"
     inputs = {
         "stage": "evaluation",
         "student": hash_folder(run.path / "student" / "final", pattern="*.safetensors"),
@@ -32,60 +33,57 @@ def evaluate_models(merge: Merge) -> None:
         "settings": recipe.evaluation.model_dump(mode="json"),
         "masking": masks_identity(recipe.masking),
         "seed": recipe.seed,
-        "corpora": corpora_fingerprints(merge),
-        "stores": {
-            "/".join(key): fingerprint(Store(folder).identity) for key, folder in merge.stores.items()
-        },
+        "corpora": fingerprints(merge.corpora),
+        "stores": merge.store_fingerprints,
     }
-    if is_current(target, inputs):
-        return
-    with run.stage("evaluate"), artefact(target, inputs) as folder:
-        dtype = resolve_dtype(recipe.evaluation.precision)
-        student = load_masked_lm(str(run.path / "student" / "final"), name="student").to(device())
-        union_backend = Tokenizer.from_file(str(run.path / "tokenizer" / "tokenizer.json"))
-        union_view = LoadedTokenizer("union", union_backend, merge.union.special_ids, 10**9)
-        teachers = _TeacherCache(merge)
-        strings = merge.union.strings()
-        rows: dict[str, list[dict[str, Any]]] = {}
-        samples: dict[str, list[dict[str, Any]]] = {}
-        ranks: dict[str, Any] = {}
-        for language, settings in recipe.languages.items():
-            run.say(f"evaluating {language}")
-            corpus = merge.corpora[language][0]
-            readers = [Reader("student", student, union_view, "union")]
-            for name in settings.teachers:
-                pieces = np.zeros(merge.union.size, dtype=bool)
-                pieces[merge.maps[name]] = True
-                tokenizer = merge.tokenizers[name]
-                readers.append(Reader(name, teachers.load(name), tokenizer, "own", name))
-                readers.append(Reader("student", student, tokenizer, "own", name, merge.maps[name], pieces))
-            common: dict[str, Any] = {
-                "masking": recipe.masking,
-                "max_length": recipe.corpora.max_length,
-                "seed": recipe.seed,
-            }
-            of_language: dict[str, Any] = {}
-            rows[language] = evaluate_language(
-                readers, training=Examples(corpus / "train.arrow"), texts=text_files(corpus),
-                settings=recipe.evaluation, dtype=dtype, ranks=of_language, **common,
-            )  # fmt: skip
-            ranks |= {f"{language}/{key}": value for key, value in of_language.items()}
+    evaluate(run, "evaluation", inputs, recipe, lambda: _readings(merge), _summary)
 
-            def decode(index: int, reader: Reader) -> str:
-                if reader.mapping is not None or reader.view == "union":
-                    return readable(strings[index])
-                return str(reader.tokenizer.backend.id_to_token(index))
 
-            samples[language] = sample_guesses(
-                readers[1:3],
-                text_files(corpus)["held_out"],
-                settings=recipe.evaluation,
-                decode=decode,
-                **common,
-            )
-        write_json(folder / "mlm.json", {"languages": rows, "summary": summarise(rows), "ties": "mean rank"})
-        write_json(folder / "samples.json", samples)
-        np.savez_compressed(folder / "ranks.npz", **ranks)
+def _readings(merge: Merge) -> Iterator[Reading]:
+    """Each language by the union tokenizer and by those of its teachers."""
+    student = load_masked_lm(str(merge.run.path / "student" / "final"), name="student").to(device())
+    union_backend = Tokenizer.from_file(str(merge.run.path / "tokenizer" / "tokenizer.json"))
+    union_view = LoadedTokenizer("union", union_backend, merge.union.special_ids, 10**9)
+    teachers = _TeacherCache(merge)
+    strings = merge.union.strings()
+
+    def decode(index: int, reader: Reader) -> str:
+        if reader.mapping is not None or reader.view == "union":
+            return readable(strings[index])
+        return str(reader.tokenizer.backend.id_to_token(index))
+
+    for language, settings in merge.recipe.languages.items():
+        corpus = merge.corpora[language].path
+        readers = [Reader("student", student, union_view, "union")]
+        for name in settings.teachers:
+            pieces = np.zeros(merge.union.size, dtype=bool)
+            pieces[merge.maps[name]] = True
+            tokenizer = merge.tokenizers[name]
+            readers.append(Reader(name, teachers.load(name), tokenizer, "own", name))
+            readers.append(Reader("student", student, tokenizer, "own", name, merge.maps[name], pieces))
+        training = Examples(corpus / "train.arrow")
+        yield Reading(language, readers, training, text_files(corpus), readers[1:3], decode)
+
+
+def _summary(measured: Measured) -> dict[str, Any]:
+    """Each language's student beside its best teacher, by that teacher's tokenizer, so that both guess the same tokens
+    (balanced-2022, section 4).
+    """
+    languages = {}
+    for language, found in measured.items():
+        # `held_out/own/teacher/model`
+        places = [place.split("/") for place in found if place.startswith("held_out/own/")]
+        teachers = {
+            model: found["/".join(("held_out", "own", of, model))]
+            for _, _, of, model in places
+            if of == model
+        }
+        if teachers:
+            best = max(teachers, key=lambda name: mean_reciprocal_rank(teachers[name].ranks))
+            student = found[f"held_out/own/{best}/student"]
+            reciprocal = {TEACHER: 1.0 / teachers[best].ranks, "student": 1.0 / student.ranks}
+            languages[language] = HeldOut(reciprocal, student.counts)
+    return summarise(languages, {language: [language] for language in languages})
 
 
 class _TeacherCache:

@@ -1,7 +1,8 @@
-"""Preflight: what a recipe would do and cost, and the conflicts that it has."""
+"""Preflight of a merge: what it would do and cost, and the conflicts that it has."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
@@ -11,20 +12,61 @@ from polydistill.config.merge import MergeRecipe
 from polydistill.models.load import load_masked_lm
 from polydistill.models.precision import device, resolve_dtype
 from polydistill.models.student import build_student
-from polydistill.pipelines.merge.pipeline import check_teacher
+from polydistill.pipelines.merge.state import check_teacher
 from polydistill.pipelines.merge.student import resolve_student
-from polydistill.pipelines.stages.conflicts import Conflict, collect
-from polydistill.pipelines.stages.planning import LanguageSize, scoring_speed, step_seconds
+from polydistill.pipelines.pipeline import Pipeline
+from polydistill.pipelines.stages.conflicts import Conflict, collect, report_conflicts
+from polydistill.pipelines.stages.engine import plan_engine
+from polydistill.pipelines.stages.planning import (
+    LanguageSize,
+    measure_text,
+    print_settings,
+    scoring_speed,
+    step_seconds,
+)
 from polydistill.pipelines.stages.scoring import estimated_store
 from polydistill.tokenization.build import language_tokenizer, union_tokenizer
 from polydistill.tokenization.drift import segmentation
-from polydistill.tokenization.load import LoadedTokenizer
-from polydistill.tokenization.union import Union
+from polydistill.tokenization.load import LoadedTokenizer, load_tokenizer
+from polydistill.tokenization.union import Union, unite
+from polydistill.training.arguments import check_arguments
 from polydistill.training.progress import clock
 
 LARGE_VOCABULARY = 300_000
 LARGE_DRIFT = 0.10
 LARGE_UNKNOWN = 0.02
+
+
+def plan_merge(recipe: MergeRecipe, console: Console, _: Mapping[str, Pipeline]) -> list[Conflict]:
+    """Print settings, sizes and times of a merge; returns its conflicts. What depends on what is missing is left out."""
+    arguments = check_arguments(recipe.training)
+    print_settings(recipe, console, training=arguments)
+    found = plan_engine(recipe, console)
+    tokenizers = collect(
+        recipe.teachers,
+        lambda name, t: load_tokenizer(t.model, name=name, tokenizer=t.tokenizer, revision=t.revision),
+        found,
+    )
+    sizes = collect(
+        recipe.languages,
+        lambda language, s: measure_text(
+            s.text, f"languages.{language}.text", [tokenizers[t] for t in s.teachers if t in tokenizers]
+        ),
+        found,
+    )
+    if len(tokenizers) == len(recipe.teachers) and len(sizes) == len(recipe.languages):
+        union = unite(list(tokenizers.values()))
+        _print_languages(recipe, sizes, tokenizers, console)
+        students = collect({"student": recipe}, lambda _, r: _print_student(r, union, console), found)
+        refused: list[Conflict] = []
+        collect(tokenizers, lambda _, tokenizer: check_teacher(recipe, tokenizer), refused)
+        # A run would end before it scores, and so would its timing.
+        if students and not refused:
+            timed = {"times": students["student"]}
+            collect(timed, lambda _, s: _print_times(recipe, tokenizers, sizes, s, arguments, console), found)
+        texts = {language: size.texts for language, size in sizes.items()}
+        found += conflicts(recipe, tokenizers, union, texts)
+    return report_conflicts(found, console)
 
 
 def conflicts(

@@ -2,41 +2,60 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from polydistill.config.merge import MergeRecipe
-from polydistill.disk import fingerprint
-from polydistill.pipelines.run_folder import Run
+from polydistill.errors import RecipeError
+from polydistill.pipelines.run_folder import Artefact, Run
 from polydistill.tokenization.load import LoadedTokenizer
 from polydistill.tokenization.union import Union
 
 
 @dataclass
 class Merge:
-    """A merge under way: what the stages hand on.
+    """A merge under way: what the stages share.
 
-    corpora  language → (folder, what it was made from)
-    stores   (language, teacher) → folder
+    arguments  of TrainingArguments, checked
+    corpora    language → its corpus
+    stores     (language, teacher) → the store of the teacher's predictions
     """
 
     recipe: MergeRecipe
     run: Run
+    arguments: dict[str, Any]
     tokenizers: dict[str, LoadedTokenizer]
     union: Union
-    corpora: dict[str, tuple[Path, dict[str, Any]]]
-    stores: dict[tuple[str, str], Path]
+    corpora: dict[str, Artefact] = field(default_factory=dict)
+    stores: dict[tuple[str, str], Artefact] = field(default_factory=dict)
 
     @property
     def maps(self) -> dict[str, npt.NDArray[np.int64]]:
         """Teacher → its ids in the student's vocabulary."""
         return dict(zip(self.recipe.teachers, self.union.maps, strict=True))
 
+    @property
+    def store_fingerprints(self) -> dict[str, str]:
+        """`language/teacher` → the fingerprint of its store."""
+        return {"/".join(key): store.fingerprint for key, store in self.stores.items()}
 
-def corpora_fingerprints(merge: Merge) -> dict[str, str]:
-    """Language → the fingerprint of what its corpus was made from."""
-    return {language: fingerprint(inputs) for language, (_, inputs) in merge.corpora.items()}
+
+def check_teacher(recipe: MergeRecipe, tokenizer: LoadedTokenizer) -> None:
+    """Raise RecipeError for a teacher that cannot take the recipe's sequences or give its k."""
+    if tokenizer.max_length < recipe.corpora.max_length:
+        raise RecipeError(
+            "corpora.max_length",
+            recipe.corpora.max_length,
+            f"teacher {tokenizer.name} takes at most {tokenizer.max_length} tokens",
+            f"set corpora.max_length to {tokenizer.max_length} or less",
+        )
+    if recipe.scoring.top_k > tokenizer.size:
+        raise RecipeError(
+            "scoring.top_k",
+            recipe.scoring.top_k,
+            f"larger than the vocabulary of teacher {tokenizer.name} ({tokenizer.size} pieces)",
+            "choose a smaller k",
+        )

@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from polydistill.artefacts import is_current
 from polydistill.config.merge import MergeRecipe
 from polydistill.config.shared import MODEL_TYPE
 from polydistill.corpora.sampling import smoothed_probabilities
-from polydistill.disk import fingerprint, links_in, read_json, write_json, write_text
+from polydistill.disk import links_in, read_json, write_json, write_text
 from polydistill.models.load import load_masked_lm, model_config, weights_fingerprint
 from polydistill.models.student import (
     TeacherRows,
@@ -23,7 +22,7 @@ from polydistill.models.student import (
     student_config,
 )
 from polydistill.pipelines.merge.state import Merge
-from polydistill.pipelines.stages.training import train_into
+from polydistill.pipelines.stages.training import Training, train_into
 from polydistill.reports.card import model_card
 from polydistill.store.reader import Store
 from polydistill.tokenization.union import Union
@@ -31,16 +30,13 @@ from polydistill.training.arguments import portable
 from polydistill.training.data import STEPS_VERSION, StoredExamples, choose_copies
 
 
-def train_student(merge: Merge, arguments: dict[str, Any]) -> None:
+def train_student(merge: Merge) -> None:
     """Train the student on the stores, and write it as a Hugging Face folder."""
     recipe, run = merge.recipe, merge.run
-    target = run.path / "student" / "final"
     inputs = {
         "stage": "student",
         "steps": STEPS_VERSION,
-        "stores": {
-            "/".join(key): fingerprint(Store(folder).identity) for key, folder in merge.stores.items()
-        },
+        "stores": merge.store_fingerprints,
         "tokenizer": read_json(run.path / "tokenizer" / "stamp.json")["fingerprint"],
         # Earlier versions wrote the architecture where it was not said: their students are not trained again for that.
         "student": recipe.student.model_dump(mode="json")
@@ -50,12 +46,16 @@ def train_student(merge: Merge, arguments: dict[str, Any]) -> None:
         "use": [[language, settings.use] for language, settings in recipe.languages.items()],
         "labels": language_labels(recipe),
         "smoothing_alpha": recipe.corpora.smoothing_alpha,
-        "training": portable(arguments),
+        "training": portable(merge.arguments),
         "seed": recipe.seed,
         "encoder": _encoder_weights(merge),
     }
-    if is_current(target, inputs):
-        return
+    train_into(run, "student/final", inputs, lambda: student_training(merge), seed=recipe.seed, stage="train")
+
+
+def student_training(merge: Merge) -> Training:
+    """What the student's training is given."""
+    recipe, run = merge.recipe, merge.run
     model, record = initial_student(merge)
     run.say(
         "training from "
@@ -77,11 +77,9 @@ def train_student(merge: Merge, arguments: dict[str, Any]) -> None:
         write_text(folder / "README.md", model_card(recipe, record))
         write_json(folder / "initialisation.json", record)
 
-    train_into(
-        run, target, inputs, stage="train", model=model, data=data, probabilities=probabilities,
-        distillation=recipe.distillation, write_beside=write_beside, arguments=arguments,
-        pad_id=merge.union.special_ids["pad"], max_length=recipe.corpora.max_length, seed=recipe.seed,
-        labels=language_labels(recipe),
+    return Training(
+        model, data, probabilities, recipe.distillation, merge.arguments, merge.union.special_ids["pad"], recipe.corpora.max_length, write_beside,
+        options={"labels": language_labels(recipe)},
     )  # fmt: skip
 
 
@@ -90,7 +88,7 @@ def training_data(merge: Merge) -> tuple[dict[str, StoredExamples], dict[str, fl
     recipe = merge.recipe
     data = {language: stored_examples(merge, language) for language in recipe.languages}
     sizes = {
-        language: len(Store(merge.stores[language, s.teachers[0]]))
+        language: len(Store(merge.stores[language, s.teachers[0]].path))
         for language, s in recipe.languages.items()
     }
     return data, smoothed_probabilities(sizes, recipe.corpora.smoothing_alpha)
@@ -153,7 +151,7 @@ def resolve_student(recipe: MergeRecipe, union: Union) -> tuple[Any, str | None]
 def stored_examples(merge: Merge, language: str) -> StoredExamples:
     """A language's training examples, by its `use` of its teachers."""
     settings = merge.recipe.languages[language]
-    stores = [Store(merge.stores[language, name]) for name in settings.teachers]
+    stores = [Store(merge.stores[language, name].path) for name in settings.teachers]
     weights = None
     if settings.use == "best" and merge.recipe.compares_characters:
         # Copies mask the same words, thus the same characters: the total loss orders them as the loss a

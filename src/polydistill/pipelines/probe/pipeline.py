@@ -5,36 +5,42 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from polydistill.artefacts import artefact, is_current
 from polydistill.config.probe import ProbedModel, ProbeRecipe
 from polydistill.disk import fingerprint, read_json, write_json
 from polydistill.models.load import load_masked_lm, weights_fingerprint
 from polydistill.models.memory import keep_freed_memory
 from polydistill.models.precision import device, resolve_dtype
+from polydistill.pipelines.pipeline import Command, Pipeline, Stage
+from polydistill.pipelines.probe.plan import plan_probe
 from polydistill.pipelines.run_folder import Run
-from polydistill.reports.page import report_run
+from polydistill.pipelines.stages.evaluation import write_page
 from polydistill.tasks.probes import METRICS, fit_probe, score_tags, summarise
 from polydistill.tasks.tagged import TaggedText, Texts, read_tasks
 from polydistill.tasks.words import split_into_windows, word_features
 from polydistill.tokenization.load import probed_tokenizer
 
-STAGES = ("evaluate", "report")
+
+class Probing(NamedTuple):
+    """Probes under way: what the stages share."""
+
+    recipe: ProbeRecipe
+    run: Run
+    texts: Texts
 
 
-def run_probe(recipe: ProbeRecipe, run: Run, *, until: str = "report") -> Path:
-    """Probe every model on every task; returns the run's folder. Scores are in evaluation/probes.json."""
-    with run.claim():
-        texts = read_tasks(recipe.tasks)
-        run.record_recipe()
-        probe_models(recipe, run, texts)
-        if until == "report":
-            report_run(run.path)
-    return run.path
+def prepare(recipe: ProbeRecipe, run: Run, _: Command) -> Probing:
+    """Read the tagged text."""
+    return Probing(recipe, run, read_tasks(recipe.tasks))
+
+
+def evaluate(state: Probing) -> None:
+    """Probe every model on every task."""
+    probe_models(state.recipe, state.run, state.texts)
 
 
 def probe_models(recipe: ProbeRecipe, run: Run, texts: Texts) -> None:
@@ -84,27 +90,29 @@ class _Probed:
 
     def features(self, text: TaggedText, split: str) -> npt.NDArray[np.float16]:
         """[words, H] of all words of a split, in order, from disk where they are there."""
-        place = f"features/{text.task}/{self.name}/{text.language}-{split}"
-        target = self.run.path / place
         inputs = {"stage": "features", "split": split, **self.identity(text)}
-        found = self.run.find(place, inputs)
-        if found is None:
+
+        def write(folder: Path) -> None:
             tokenizer = probed_tokenizer(self.settings, text.language)
             words = [sentence.words for sentence in text.sentences[split]]
             windows = split_into_windows(words, tokenizer, min(self.probing.max_length, tokenizer.max_length))
             starts = np.cumsum([0, *(len(window.words) for window in windows)])
-            with self.run.stage(f"features/{text.task}/{self.name}"), artefact(target, inputs) as folder:
-                rows = np.lib.format.open_memmap(
-                    folder / "features.npy", mode="w+", dtype=np.float16,
-                    shape=(int(starts[-1]), self.encoder.config.hidden_size),
-                )  # fmt: skip
-                for index, states in word_features(
-                    self.encoder, windows, tokenizer.special_ids["pad"],
-                    batch_tokens=self.probing.batch_tokens, dtype=self.dtype,
-                ):  # fmt: skip
-                    rows[starts[index] : starts[index + 1]] = states
-                rows.flush()
-        loaded: npt.NDArray[np.float16] = np.load((found or target) / "features.npy", mmap_mode="r")
+            rows = np.lib.format.open_memmap(
+                folder / "features.npy", mode="w+", dtype=np.float16,
+                shape=(int(starts[-1]), self.encoder.config.hidden_size),
+            )  # fmt: skip
+            for index, states in word_features(
+                self.encoder, windows, tokenizer.special_ids["pad"],
+                batch_tokens=self.probing.batch_tokens, dtype=self.dtype,
+            ):  # fmt: skip
+                rows[starts[index] : starts[index + 1]] = states
+            rows.flush()
+
+        features = self.run.make(
+            f"features/{text.task}/{self.name}/{text.language}-{split}", inputs, write, reuse=True,
+            stage=f"features/{text.task}/{self.name}",
+        )  # fmt: skip
+        loaded: npt.NDArray[np.float16] = np.load(features.path / "features.npy", mmap_mode="r")
         return loaded
 
 
@@ -112,36 +120,36 @@ def _probe(
     recipe: ProbeRecipe, run: Run, model: _Probed, task: str, languages: dict[str, TaggedText]
 ) -> dict[str, Any]:
     """source → target → metric → one score a seed."""
-    target = run.path / "probes" / task / model.name
     inputs = {
         "stage": "probes",
         "features": {language: fingerprint(model.identity(text)) for language, text in languages.items()},
         "probing": recipe.probing.model_dump(mode="json"),
         "seed": recipe.seed,
     }
-    if not is_current(target, inputs):
-        tags = sorted({tag for text in languages.values() for s in text.sentences["train"] for tag in s.tags})
-        with artefact(target, inputs) as folder:
-            scores = {}
-            for source, text in languages.items():
-                features = model.features(text, "train")
-                classes = np.array([tags.index(tag) for s in text.sentences["train"] for tag in s.tags])
-                with run.stage(f"probe/{task}/{model.name}"):
-                    probes = [
-                        fit_probe(
-                            features, classes, len(tags), seed=recipe.seed + index,
-                            epochs=recipe.probing.epochs, batch_size=recipe.probing.batch_size,
-                        ).predict
-                        for index in range(recipe.probing.num_seeds)
-                    ]  # fmt: skip
-                    scores[source] = _transfer(probes, model, languages, tags)
-                first = METRICS[task][0]
-                run.say(f"{task}/{model.name}: from {source} " + ", ".join(
-                    f"{name} {np.mean(found[first]):.3f}" for name, found in scores[source].items()
-                ))  # fmt: skip
-            write_json(folder / "scores.json", scores)
-    found: dict[str, Any] = read_json(target / "scores.json", dict)
-    return found
+    tags = sorted({tag for text in languages.values() for s in text.sentences["train"] for tag in s.tags})
+
+    def write(folder: Path) -> None:
+        scores = {}
+        for source, text in languages.items():
+            features = model.features(text, "train")
+            classes = np.array([tags.index(tag) for s in text.sentences["train"] for tag in s.tags])
+            probes = [
+                fit_probe(
+                    features, classes, len(tags), seed=recipe.seed + index,
+                    epochs=recipe.probing.epochs, batch_size=recipe.probing.batch_size,
+                ).predict
+                for index in range(recipe.probing.num_seeds)
+            ]  # fmt: skip
+            scores[source] = _transfer(probes, model, languages, tags)
+            first = METRICS[task][0]
+            run.say(f"{task}/{model.name}: from {source} " + ", ".join(
+                f"{name} {np.mean(found[first]):.3f}" for name, found in scores[source].items()
+            ))  # fmt: skip
+        write_json(folder / "scores.json", scores)
+
+    made = run.make(f"probes/{task}/{model.name}", inputs, write, stage=f"probe/{task}/{model.name}")
+    scores: dict[str, Any] = read_json(made.path / "scores.json", dict)
+    return scores
 
 
 def _transfer(
@@ -162,3 +170,19 @@ def _transfer(
             for metric, value in score_tags(gold, predicted, text.task).items():
                 found[target].setdefault(metric, []).append(value)
     return found
+
+
+def write_report(state: Probing) -> None:
+    """The report's page."""
+    with state.run.stage("report"):
+        write_page(state.run)
+
+
+PIPELINE = Pipeline(
+    ProbeRecipe,
+    lambda recipe, command: None,
+    prepare,
+    (Stage("evaluate", evaluate), Stage("report", write_report)),
+    plan_probe,
+    distributed=False,
+)

@@ -13,18 +13,19 @@ from rich.table import Table
 from polydistill.config.probe import ProbedModel, ProbeRecipe, TaggedData
 from polydistill.errors import UserError
 from polydistill.models.load import model_config
-from polydistill.pipelines.stages.conflicts import Conflict, refusal
+from polydistill.pipelines.pipeline import Pipeline
+from polydistill.pipelines.stages.conflicts import Conflict, refusal, report_conflicts
+from polydistill.pipelines.stages.planning import print_settings
 from polydistill.tasks.tagged import TaggedSentence, TaggedText
-from polydistill.tasks.words import split_into_windows
+from polydistill.tasks.words import LARGE_UNKNOWN, split_into_windows
 from polydistill.tokenization.load import probed_tokenizer
 
-# Words whose first token is unknown have features that say nothing of them.
-LARGE_UNKNOWN = 0.05
 SAMPLE_SENTENCES = 300
 
 
-def plan_probe(recipe: ProbeRecipe, console: Console) -> list[Conflict]:
-    """Print sentences, words and tags of every file and what the features take on disk; returns the conflicts."""
+def plan_probe(recipe: ProbeRecipe, console: Console, _: Mapping[str, Pipeline]) -> list[Conflict]:
+    """Print settings, sentences, words and tags of every file and what the features take on disk; returns the conflicts."""
+    print_settings(recipe, console)
     samples, words, found = plan_tasks(recipe.tasks, console)
     for name, settings in recipe.models.items():
         try:
@@ -40,7 +41,7 @@ def plan_probe(recipe: ProbeRecipe, console: Console) -> list[Conflict]:
             ]
         except UserError as error:
             found.append(refusal(error))
-    return found
+    return report_conflicts(found, console)
 
 
 def plan_tasks(

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from polydistill.artefacts import artefact, partial_folder
 from polydistill.config.balance import BalanceRecipe
 from polydistill.config.pretrain import PretrainRecipe
 from polydistill.config.shared import Corpora, Source
-from polydistill.corpora.corpus import build_corpus
+from polydistill.corpora.corpus import CorpusFields, build_corpus
 from polydistill.corpora.packing import PACKING_VERSION
 from polydistill.corpora.sources import source_bytes, source_identity
-from polydistill.disk import require_space
-from polydistill.pipelines.run_folder import Run
+from polydistill.pipelines.run_folder import Artefact, Run
 from polydistill.tokenization.encode import count_tokens
 from polydistill.tokenization.load import LoadedTokenizer
 
@@ -25,60 +22,61 @@ def prepare_corpus(
     language: str,
     *,
     text: Sequence[Source],
-    evaluation: dict[str, list[Source]],
+    evaluation: Mapping[str, Sequence[Source]],
     settings: Corpora,
     tokenizers: Sequence[LoadedTokenizer],
-    field: str | None = None,
-) -> tuple[Path, dict[str, Any]]:
-    """Build a language's corpus, or find it; returns its folder and what it was made from.
+    text_field: str | None = None,
+    evaluation_field: str | None = None,
+) -> Artefact:
+    """Build a language's corpus, or find it.
 
     tokenizers  those that must be able to take every example within `settings.max_length` tokens
-    field       where the recipe has the language, for messages; by default under `languages`
+    text_field, evaluation_field  where the recipe has the texts, for messages; by default under `languages`
     """
-    field = field or f"languages.{language}"
+    fields = CorpusFields(
+        text_field or f"languages.{language}.text", evaluation_field or f"languages.{language}.evaluation"
+    )
     inputs = {
         "stage": "corpus",
         "packing": PACKING_VERSION,
         "language": language,
-        "text": source_identity(text, field=f"{field}.text"),
+        "text": source_identity(text, field=fields.text),
         "evaluation": {
-            name: source_identity(sources, field=f"{field}.evaluation.{name}")
+            name: source_identity(sources, field=fields.evaluation_text(name))
             for name, sources in evaluation.items()
         },
         # How languages are weighed against each other changes no language's examples.
         "settings": settings.model_dump(mode="json", exclude={"smoothing_alpha"}),
         "tokenizers": [tokenizer.fingerprint for tokenizer in tokenizers],
     }
-    found = run.find(f"corpora/{language}", inputs)
-    if found is not None:
-        return run.use(f"corpora/{language}", found), inputs
-    target = run.path / "corpora" / language
-    size = sum(source_bytes(sources, field=field) for sources in (text, *evaluation.values()))
-    require_space(partial_folder(target), size, stage=f"corpora/{language}")
-    specials = max(tokenizer.backend.num_special_tokens_to_add(False) for tokenizer in tokenizers)
-    room = settings.max_length - specials
-    with run.stage(f"corpora/{language}"), artefact(target, inputs) as folder:
+
+    def write(folder: Path) -> None:
+        specials = max(tokenizer.backend.num_special_tokens_to_add(False) for tokenizer in tokenizers)
         statistics = build_corpus(
             folder,
             sources=text,
             evaluation=evaluation,
             settings=settings,
             count_tokens=partial(count_tokens, [tokenizer.backend for tokenizer in tokenizers]),
-            max_tokens=room,
-            field=field,
+            max_tokens=settings.max_length - specials,
+            fields=fields,
         )
-    train, held_out = statistics["splits"]["train"], statistics["splits"]["held_out"]
-    run.say(
-        f"corpora/{language}: {train['examples']:,} examples, {train['characters']:,} characters, "
-        f"{held_out['examples']:,} held out, {train['fill']:.0%} full"
-    )
-    return run.use(f"corpora/{language}", target), inputs
+        train, held_out = statistics["splits"]["train"], statistics["splits"]["held_out"]
+        run.say(
+            f"corpora/{language}: {train['examples']:,} examples, {train['characters']:,} characters, "
+            f"{held_out['examples']:,} held out, {train['fill']:.0%} full"
+        )
+
+    def needs_bytes() -> float:
+        return sum(source_bytes(sources, field=fields.text) for sources in (text, *evaluation.values()))
+
+    return run.make(f"corpora/{language}", inputs, write, reuse=True, needs_bytes=needs_bytes)
 
 
 def prepare_corpora(
     recipe: PretrainRecipe | BalanceRecipe, run: Run, tokenizer: LoadedTokenizer
-) -> dict[str, tuple[Path, dict[str, Any]]]:
-    """Each language's corpus: its folder, and what it was made from."""
+) -> dict[str, Artefact]:
+    """Each language's corpus."""
     return {
         language: prepare_corpus(
             run, language, text=settings.text, evaluation=settings.evaluation,

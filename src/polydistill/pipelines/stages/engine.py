@@ -6,48 +6,25 @@ from collections.abc import Callable
 
 from rich.console import Console
 
-from polydistill.config.balance import BalanceRecipe
-from polydistill.config.extract import ExtractRecipe
-from polydistill.config.grid import GridRecipe
-from polydistill.config.load import AnyRecipe
-from polydistill.config.merge import MergeRecipe
 from polydistill.config.scoring import Scoring
+from polydistill.config.shared import RunRecipe
 from polydistill.errors import RecipeError, UserError
-from polydistill.pipelines.grid.children import children_of
 from polydistill.pipelines.stages.conflicts import Conflict, refusal
 from polydistill.scoring.ray_session import address_of, check_address, require_ray
 from polydistill.scoring.storage import ShardStorage
 
 
-def scoring_of(recipe: AnyRecipe) -> Scoring | None:
-    """How a recipe scores; None if it stores no predictions."""
-    if isinstance(recipe, MergeRecipe):
-        return recipe.scoring
-    if isinstance(recipe, ExtractRecipe):
-        return recipe.scoring if recipe.losses.predictions == "stored" else None
-    if isinstance(recipe, BalanceRecipe):
-        stored = any(
-            student.labels != "gold" and student.predictions == "stored"
-            for student in recipe.students.values()
-        )
-        return recipe.scoring if stored else None
-    return None
-
-
-def check_engine(recipe: AnyRecipe) -> None:
+def check_engine(recipe: RunRecipe) -> None:
     """Raise UserError if Ray is asked for and not installed, or its address or storage is of no use."""
-    if isinstance(recipe, GridRecipe):
-        for child in children_of(recipe).values():
-            check_engine(child)
-    scoring = scoring_of(recipe)
+    scoring = recipe.stored_scoring
     if scoring is not None and scoring.engine == "ray":
         for check in _checks(scoring):
             check()
 
 
-def plan_engine(recipe: AnyRecipe, console: Console) -> list[Conflict]:
+def plan_engine(recipe: RunRecipe, console: Console) -> list[Conflict]:
     """Print where a recipe's teachers score; returns its conflicts."""
-    scoring = scoring_of(recipe)
+    scoring = recipe.stored_scoring
     if scoring is None:
         return []
     if scoring.engine == "local":

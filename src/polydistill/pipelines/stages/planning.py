@@ -10,11 +10,14 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
+from rich.console import Console
+from rich.markup import escape
 
 from polydistill.config.balance import BalanceRecipe
 from polydistill.config.extract import ExtractRecipe
 from polydistill.config.merge import MergeRecipe
-from polydistill.config.shared import Source
+from polydistill.config.shared import RunRecipe, Source
 from polydistill.corpora.corpus import sample_texts
 from polydistill.losses.sparse import sparse_soft_cross_entropy
 from polydistill.masking import mask_texts
@@ -123,3 +126,9 @@ def measure_text(
     counted = sum(count_tokens(backends, texts)) if backends else 0
     sampled = max(1, sum(map(len, texts)))
     return LanguageSize(characters, round(counted * characters / sampled), texts)
+
+
+def print_settings(recipe: RunRecipe, console: Console, **resolved: Any) -> None:
+    """Print a recipe with every setting; `resolved` are those that come out of several places."""
+    values = recipe.model_dump(mode="json") | resolved
+    console.print(escape(yaml.safe_dump(values, allow_unicode=True, sort_keys=False)))

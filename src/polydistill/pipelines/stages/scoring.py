@@ -13,15 +13,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from polydistill.artefacts import artefact, partial_folder
 from polydistill.config.balance import BalanceRecipe
 from polydistill.config.extract import ExtractRecipe
 from polydistill.config.merge import MergeRecipe
 from polydistill.corpora.examples import Examples
-from polydistill.disk import fingerprint, require_space
+from polydistill.disk import fingerprint
 from polydistill.masking import masks_identity
 from polydistill.models.precision import resolve_dtype
-from polydistill.pipelines.run_folder import Run
+from polydistill.pipelines.run_folder import Artefact, Run
 from polydistill.scoring.local import score
 from polydistill.scoring.shards import HasTexts, Job
 from polydistill.store.reader import Store
@@ -64,55 +63,49 @@ def scored_store(
     teacher: str,
     weights: str,
     tokenizer: LoadedTokenizer,
-    corpus: tuple[Path, dict[str, Any]],
+    corpus: Artefact,
     load: Callable[[], Any],
     score: Score,
     rows: npt.NDArray[np.int64] | None = None,
     beside: Sequence[LoadedTokenizer] = (),
-) -> Path:
-    """The folder of the store, scored if neither this run nor one that it may reuse has it.
+) -> Artefact:
+    """The store, scored if neither this run nor one that it may reuse has it.
 
     weights  the fingerprint of the teacher's
-    corpus   (folder, what it was made from)
     load     gives the model, on the processor; called only if something is left to score
     score    of `scoring_engine`
     rows     [n] the examples to score; by default all
     beside   the tokenizers of the language's other teachers, whose copies mask the same words
     """
     place = f"store/{language}/{teacher}"
-    made_from: Any = corpus[1] if rows is None else [corpus[1], rows.tolist()]
-    identity, found = _find(recipe, run, place, language, teacher, weights, tokenizer, made_from, beside)
-    if found is not None:
-        Store(found).check_identity(identity, field=f"languages.{language}")
-        return run.use(place, found)
-    examples = Examples(corpus[0] / "train.arrow")
+    made_from: Any = corpus.inputs if rows is None else [corpus.inputs, rows.tolist()]
+    identities = _identities(recipe, language, teacher, weights, tokenizer, made_from, beside)
+    identity = next((one for one in identities if run.find(place, one) is not None), identities[0])
+    name = f"score/{language}/{teacher}"
+    examples = Examples(corpus.path / "train.arrow")
     if rows is not None:
         examples = examples.take(rows)
-    target = run.path / "store" / language / teacher
-    size = estimated_store(recipe, float(examples.num_tokens.sum()), tokenizer.size)
-    require_space(partial_folder(target), size, stage=f"score/{language}/{teacher}")
-    model = load()
-    with (
-        run.stage(f"score/{language}/{teacher}"),
-        artefact(target, identity, keep_partial=True) as folder,
-    ):
+
+    def needs_bytes() -> float:
+        return estimated_store(recipe, float(examples.num_tokens.sum()), tokenizer.size)
+
+    def write(folder: Path) -> None:
         job = Job(
             identity, tokenizer, recipe.scoring, recipe.masking, max_length=recipe.corpora.max_length,
             dtype=resolve_dtype(recipe.scoring.precision), seed=recipe.seed, beside=tuple(beside),
         )  # fmt: skip
-        result = score(
-            folder,
-            job,
-            examples,
-            model,
-            progress=_counter(run, f"score/{language}/{teacher}", len(examples)),
+        result = score(folder, job, examples, load(), progress=_counter(run, name, len(examples)))
+        store = Store(folder)
+        speed = result["tokens_scored"] / result["seconds"] if result["seconds"] else 0
+        run.say(
+            f"{place}: {store.num_masked:,} masked positions, {store.num_bytes / 2**20:.1f} MiB, {speed:,.0f} tokens/s"
         )
-    store = Store(target)
-    speed = result["tokens_scored"] / result["seconds"] if result["seconds"] else 0
-    run.say(
-        f"{place}: {store.num_masked:,} masked positions, {store.num_bytes / 2**20:.1f} MiB, {speed:,.0f} tokens/s"
+
+    made = run.make(
+        place, identity, write, reuse=True, stage=name, needs_bytes=needs_bytes, keep_partial=True
     )
-    return run.use(place, target)
+    Store(made.path).check_identity(identity, field=f"languages.{language}")
+    return made
 
 
 def estimated_store(
@@ -125,18 +118,16 @@ def estimated_store(
     )  # fmt: skip
 
 
-def _find(
+def _identities(
     recipe: MergeRecipe | ExtractRecipe | BalanceRecipe,
-    run: Run,
-    place: str,
     language: str,
     teacher: str,
     weights: str,
     tokenizer: LoadedTokenizer,
     made_from: Any,
     beside: Sequence[LoadedTokenizer],
-) -> tuple[dict[str, Any], Path | None]:
-    """(what the store has to be, its folder if it is there).
+) -> list[dict[str, Any]]:
+    """What the store has to be, the preferred one first.
 
     With `precision: auto` a store that another machine computed in the other precision is as good.
     """
@@ -158,15 +149,10 @@ def _find(
     }
     wanted = resolve_dtype(recipe.scoring.precision)
     others = [dtype for dtype in (torch.bfloat16, torch.float32) if dtype != wanted]
-    identities = [
+    return [
         same | {"precision": str(dtype).removeprefix("torch.")}
         for dtype in (wanted, *(others if recipe.scoring.precision == "auto" else []))
     ]
-    for identity in identities:
-        found = run.find(place, identity)
-        if found is not None:
-            return identity, found
-    return identities[0], None
 
 
 def _counter(run: Run, name: str, total: int) -> Any:

@@ -1,4 +1,4 @@
-"""TODO"""
+"""The tokenizer stage of recipes that train a vocabulary on their text."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from polydistill.artefacts import artefact, is_current, partial_folder, unlisted_files
+from polydistill.artefacts import unlisted_files
 from polydistill.config.balance import BalanceRecipe
 from polydistill.config.pretrain import PretrainRecipe
-from polydistill.corpora.corpus import build_corpus
+from polydistill.corpora.corpus import CorpusFields, build_corpus
 from polydistill.corpora.examples import Examples
 from polydistill.corpora.sampling import smoothed_probabilities
 from polydistill.corpora.sources import source_bytes, source_identity
-from polydistill.disk import require_space
 from polydistill.pipelines.run_folder import Run
 from polydistill.tokenization.build import save_tokenizer, train_wordpiece
 from polydistill.tokenization.load import LoadedTokenizer
@@ -28,7 +27,6 @@ MAX_VOCABULARY_CHARACTERS = 200_000_000
 
 def build_tokenizer(recipe: PretrainRecipe | BalanceRecipe, run: Run) -> LoadedTokenizer:
     """The WordPiece of all languages' text, held-out text left out."""
-    target = run.path / "tokenizer"
     inputs = {
         "stage": "wordpiece",
         "settings": recipe.tokenizer.model_dump(mode="json"),
@@ -39,33 +37,41 @@ def build_tokenizer(recipe: PretrainRecipe | BalanceRecipe, run: Run) -> LoadedT
             for language, settings in recipe.languages.items()
         },
     }
-    if not is_current(target, inputs):
-        texts = {f"languages.{language}": settings.text for language, settings in recipe.languages.items()}
-        size = sum(source_bytes(sources, field=field) for field, sources in texts.items())
-        require_space(partial_folder(target), size, stage="tokenizer")
-        with run.stage("tokenizer"), artefact(target, inputs) as folder:
-            raw = {}
-            for language, settings in recipe.languages.items():
-                # Text has to be cleaned and split before there is a tokenizer to pack it by: characters stand
-                # for tokens here, and the examples of training are packed anew afterwards.
-                raw[language] = folder / "raw" / language
-                raw[language].mkdir(parents=True)
-                build_corpus(
-                    raw[language], sources=settings.text, evaluation={}, settings=recipe.corpora,
-                    count_tokens=lambda texts: [len(text) for text in texts], max_tokens=4096,
-                    field=f"languages.{language}",
-                )  # fmt: skip
-            wordpiece = recipe.tokenizer
-            examples = {language: Examples(path / "train.arrow") for language, path in raw.items()}
-            trained = train_wordpiece(
-                partial(_balanced, examples, recipe.corpora.smoothing_alpha),
-                size=wordpiece.size, lowercase=wordpiece.lowercase, strip_accents=wordpiece.strip_accents,
-                min_frequency=wordpiece.min_frequency, limit_alphabet=wordpiece.limit_alphabet,
-            )  # fmt: skip
-            shutil.rmtree(folder / "raw")
-            save_tokenizer(trained, folder, specials=STUDENT_SPECIALS, max_length=recipe.corpora.max_length)
+
+    def needs_bytes() -> float:
+        return sum(source_bytes(sources, field=field) for field, sources in recipe.texts.items())
+
+    def write(folder: Path) -> None:
+        trained = _train_vocabulary(recipe, folder / "raw")
+        shutil.rmtree(folder / "raw")
+        save_tokenizer(trained, folder, specials=STUDENT_SPECIALS, max_length=recipe.corpora.max_length)
         run.say(f"tokenizer: WordPiece of {trained.get_vocab_size():,} pieces")
-    return shared_tokenizer(recipe, target)
+
+    return shared_tokenizer(recipe, run.make("tokenizer", inputs, write, needs_bytes=needs_bytes).path)
+
+
+def _train_vocabulary(recipe: PretrainRecipe | BalanceRecipe, raw: Path) -> Tokenizer:
+    """The WordPiece of the languages' text, which is cleaned and split into `raw` before it is read.
+
+    There is no tokenizer to pack text by yet: characters stand for tokens here, and the examples of training are packed
+    anew afterwards.
+    """
+    examples = {}
+    for language, settings in recipe.languages.items():
+        folder = raw / language
+        folder.mkdir(parents=True)
+        build_corpus(
+            folder, sources=settings.text, evaluation={}, settings=recipe.corpora,
+            count_tokens=lambda texts: [len(text) for text in texts], max_tokens=4096,
+            fields=CorpusFields(f"languages.{language}.text", f"languages.{language}.evaluation"),
+        )  # fmt: skip
+        examples[language] = Examples(folder / "train.arrow")
+    wordpiece = recipe.tokenizer
+    return train_wordpiece(
+        partial(_balanced, examples, recipe.corpora.smoothing_alpha),
+        size=wordpiece.size, lowercase=wordpiece.lowercase, strip_accents=wordpiece.strip_accents,
+        min_frequency=wordpiece.min_frequency, limit_alphabet=wordpiece.limit_alphabet,
+    )  # fmt: skip
 
 
 def shared_tokenizer(recipe: PretrainRecipe | BalanceRecipe, folder: Path) -> LoadedTokenizer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ from polydistill.artefacts import (
     artefact,
     clear_unless_current,
     copy_artefact,
+    is_current,
 )
 from polydistill.config.balance import BalanceRecipe
 from polydistill.config.pretrain import PretrainRecipe
-from polydistill.config.shared import Distillation
+from polydistill.config.shared import Distillation, TextRecipe
+from polydistill.corpora.sources import list_files
 from polydistill.disk import (
     bytes_below,
     explain_disk_errors,
@@ -25,68 +28,93 @@ from polydistill.disk import (
 )
 from polydistill.models.memory import return_freed_memory
 from polydistill.models.student import build_student, student_config
-from polydistill.pipelines.run_folder import Run
+from polydistill.pipelines.run_folder import Artefact, Run
 from polydistill.processes import leads, wait_for_all
 from polydistill.reports.records import LOG
 from polydistill.tokenization.load import LoadedTokenizer
+from polydistill.training.arguments import check_arguments
 from polydistill.training.checkpoints import checkpoints_bytes
 from polydistill.training.run import train
 
 
-def train_into(
-    run: Run,
-    target: Path,
-    inputs: Any,
-    *,
-    stage: str,
-    model: Any,
-    data: Mapping[str, Any],
-    probabilities: Mapping[str, float],
-    distillation: Distillation,
-    write_beside: Callable[[Path], None],
-    facts: Mapping[str, Any] | None = None,
-    **settings: Any,
-) -> None:
-    """Train `model` in place and write it into `target`; checkpoints and log.json lie beside that folder. A run that may be
-    reused and has the same model gives a copy of it.
+@dataclass(frozen=True)
+class Training:
+    """What a training is given.
 
-    inputs        what the model is made from
-    stage         its name in timing.json
-    probabilities of each language of `data`
-    write_beside  writes the tokenizer, the card and what else belongs to the model into its folder
-    facts         more for log.json
-    settings      the rest of `train`'s
+    model          before training
+    data           language → its examples
+    probabilities  language → the share of examples that are drawn from it
+    pad_id         of the tokenizer that the examples are read by
+    max_length     of a sequence
+    write_beside   writes the tokenizer, the card and what else belongs to the model into its folder
+    facts          more for log.json
+    options        further arguments of `training.run.train`
     """
+
+    model: Any
+    data: Mapping[str, Any]
+    probabilities: Mapping[str, float]
+    distillation: Distillation
+    arguments: Mapping[str, Any]
+    pad_id: int
+    max_length: int
+    write_beside: Callable[[Path], None]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def run(self, folder: Path, **more: Any) -> list[dict[str, float]]:
+        """Train the model in place, with checkpoints in `folder`; returns the log. `more` goes before the options."""
+        settings = {"arguments": dict(self.arguments), **self.options, **more}
+        return train(
+            self.model, self.data, [self.probabilities[language] for language in self.data], folder=folder,
+            distillation=self.distillation, pad_id=self.pad_id, max_length=self.max_length, **settings,
+        )  # fmt: skip
+
+
+def train_into(
+    run: Run, name: str, inputs: Any, begin: Callable[[], Training], *, seed: int, stage: str
+) -> Artefact:
+    """Find the model that was made from just these inputs, or train it; checkpoints and log.json are beside its folder.
+    A run that may be reused and has the same model gives a copy of it.
+
+    name   the model's folder within the run's
+    begin  makes what the training is given; called only if there is something to train or to copy
+    stage  its name in timing.json
+    """
+    target = run.path / name
+    if is_current(target, inputs):
+        return Artefact(target, inputs)
+    training = begin()
     checkpoints = target.parent / "checkpoints"
     found = _equal_model(run, target, inputs)
     # Nothing may change before all processes have looked, here and at what their recipe found before.
     wait_for_all()
     if found is not None:
         if leads():
-            _copy(run, found, target, inputs, write_beside)
+            _copy(run, found, target, inputs, training.write_beside)
         wait_for_all()
-        return
+        return Artefact(target, inputs)
     if leads():
         # Checkpoints of other settings must not be gone on from.
         clear_unless_current(checkpoints, inputs)
-        require_space(checkpoints, checkpoints_bytes(model, settings["arguments"], checkpoints), stage=stage)
+        require_space(
+            checkpoints, checkpoints_bytes(training.model, dict(training.arguments), checkpoints), stage=stage
+        )
     wait_for_all()
     with run.stage(stage), explain_disk_errors(checkpoints):
-        log = train(
-            model, data, [probabilities[language] for language in data], folder=checkpoints,
-            distillation=distillation, say=run.say, **settings,
-        )  # fmt: skip
+        log = training.run(checkpoints, seed=seed, say=run.say)
     # The optimizer is gone with its trainer.
-    model.zero_grad(set_to_none=True)
+    training.model.zero_grad(set_to_none=True)
     return_freed_memory()
     if leads():
         # Before the model: whoever finds the model whole finds its log too.
-        record = {"log": log, "probabilities": dict(probabilities), **(facts or {})}
+        record = {"log": log, "probabilities": dict(training.probabilities), **training.facts}
         write_json(target.parent / LOG, record, sealed=True)
         with artefact(target, inputs) as folder:
-            model.save_pretrained(folder)
-            write_beside(folder)
+            training.model.save_pretrained(folder)
+            training.write_beside(folder)
     wait_for_all()
+    return Artefact(target, inputs)
 
 
 def _equal_model(run: Run, target: Path, inputs: Any) -> Path | None:
@@ -122,3 +150,17 @@ def initial_model(recipe: PretrainRecipe | BalanceRecipe, tokenizer: LoadedToken
         special_ids=tokenizer.special_ids, max_length=recipe.corpora.max_length,
     )  # fmt: skip
     return build_student(config, seed=recipe.seed, field="model.model_type")
+
+
+def check_training(recipe: TextRecipe, _: object = None) -> None:
+    """Raise what a run would be refused for that needs no model: its training's arguments and its files of text."""
+    check_arguments(recipe.training)
+    check_texts(recipe)
+
+
+def check_texts(recipe: TextRecipe) -> None:
+    """Raise CorpusError for a file of text that is not there."""
+    for place, sources in recipe.texts.items():
+        for index, source in enumerate(sources):
+            if source.path is not None:
+                list_files(source, f"{place}[{index}]")

@@ -1,0 +1,22 @@
+"""The table of kinds: a new kind of recipe is a folder, its settings in `config`, and a line here."""
+
+from __future__ import annotations
+
+from polydistill.pipelines import pretrain
+from polydistill.pipelines.balance import pipeline as balance
+from polydistill.pipelines.extract import pipeline as extract
+from polydistill.pipelines.finetune import pipeline as finetune
+from polydistill.pipelines.grid import pipeline as grid
+from polydistill.pipelines.merge import pipeline as merge
+from polydistill.pipelines.pipeline import Pipeline
+from polydistill.pipelines.probe import pipeline as probe
+
+PIPELINES: dict[str, Pipeline] = {
+    "merge": merge.PIPELINE,
+    "extract": extract.PIPELINE,
+    "balance": balance.PIPELINE,
+    "pretrain": pretrain.PIPELINE,
+    "probe": probe.PIPELINE,
+    "finetune": finetune.PIPELINE,
+    "grid": grid.PIPELINE,
+}

@@ -1,0 +1,33 @@
+"""Running a recipe of any kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from polydistill.config.load import load_recipe
+from polydistill.config.shared import RunRecipe
+from polydistill.pipelines.kinds import PIPELINES
+from polydistill.pipelines.pipeline import run_pipeline
+
+
+def run_recipe(
+    recipe: str | Path | RunRecipe,
+    overrides: Sequence[str] = (),
+    *,
+    until: str = "report",
+    update: bool = False,
+    probe: Sequence[str] | None = None,
+    show: Callable[[str], None] = print,
+) -> Path:
+    """Run a recipe up to a stage (`corpora`, `tokenizer`, `score`, `train`, `evaluate`, `report`).
+
+    recipe     a YAML file, a preset's name, or a recipe that is loaded already
+    overrides  `a.b=c` strings
+    update     let the recipe of an existing folder change; what depends on the change is done again
+    probe      tasks of a balance recipe's probes to run; by default all
+    show       where lines for people go
+    Returns the run's folder; what is done there already is not done again.
+    """
+    loaded = load_recipe(recipe, overrides) if isinstance(recipe, str | Path) else recipe
+    return run_pipeline(loaded, PIPELINES, until=until, update=update, probe=probe, show=show)

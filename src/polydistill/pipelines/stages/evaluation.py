@@ -1,0 +1,93 @@
+"""The evaluation stage that recipes share: models on every language's texts, a summary, samples and ranks; and the report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from polydistill.config.shared import TextRecipe
+from polydistill.corpora.examples import Examples
+from polydistill.disk import write_json
+from polydistill.evaluation.mlm import Measures
+from polydistill.evaluation.readers import Reader, evaluate_language, sample_guesses
+from polydistill.models.precision import resolve_dtype
+from polydistill.pipelines.run_folder import Artefact, Run
+from polydistill.reports.page import report_run
+
+
+class Reading(NamedTuple):
+    """What a language is evaluated by.
+
+    training  the training text, whose pieces are counted
+    texts     name → evaluation text
+    shown     the readers, of one tokenizer, whose guesses the report shows
+    decode    (a model's id, its reader) → the piece as people read it
+    """
+
+    language: str
+    readers: Sequence[Reader]
+    training: Examples
+    texts: Mapping[str, Examples]
+    shown: Sequence[Reader] = ()
+    decode: Callable[[int, Reader], str] | None = None
+
+
+# Language → `text/view/teacher/model` → what was measured.
+Measured = dict[str, dict[str, Measures]]
+
+
+def evaluate(
+    run: Run,
+    name: str,
+    inputs: Any,
+    recipe: TextRecipe,
+    readings: Callable[[], Iterable[Reading]],
+    summarise: Callable[[Measured], dict[str, Any]],
+) -> Artefact:
+    """Evaluate, into the folder `name`: mlm.json, ranks.npz and, where guesses are shown, samples.json.
+
+    readings   loads models; called only if there is something to evaluate
+    summarise  the summary of mlm.json, see `evaluation.summaries.summarise`
+    """
+
+    def write(folder: Path) -> None:
+        rows: dict[str, list[dict[str, Any]]] = {}
+        samples: dict[str, list[dict[str, Any]]] = {}
+        measured: Measured = {}
+        common: dict[str, Any] = {
+            "settings": recipe.evaluation, "masking": recipe.masking, "max_length": recipe.corpora.max_length,
+            "seed": recipe.seed,
+        }  # fmt: skip
+        for reading in readings():
+            run.say(f"evaluating {reading.language}")
+            measured[reading.language] = {}
+            rows[reading.language] = evaluate_language(
+                reading.readers, training=reading.training, texts=reading.texts,
+                dtype=resolve_dtype(recipe.evaluation.precision), measured=measured[reading.language], **common,
+            )  # fmt: skip
+            if reading.shown:
+                samples[reading.language] = sample_guesses(
+                    reading.shown, reading.texts["held_out"], decode=reading.decode, **common
+                )
+        write_json(
+            folder / "mlm.json", {"languages": rows, "summary": summarise(measured), "ties": "mean rank"}
+        )
+        if samples:
+            write_json(folder / "samples.json", samples)
+        ranks: dict[str, Any] = {}
+        for language, found in measured.items():
+            for place, measures in found.items():
+                ranks[f"{language}/{place}"] = measures.ranks.astype(np.float32)
+                ranks[f"{language}/{place.rpartition('/')[0]}/counts"] = measures.counts
+        np.savez_compressed(folder / "ranks.npz", **ranks)
+
+    return run.make(name, inputs, write, stage="evaluate")
+
+
+def write_page(run: Run) -> None:
+    """The report's page of a run."""
+    path = report_run(run.path)
+    run.say(f"report: {path}")
