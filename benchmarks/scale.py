@@ -115,7 +115,7 @@ def stages(text: str, folder: str) -> None:
 
     from polydistill.config.scoring import Scoring
     from polydistill.config.shared import Corpora, Masking, Source
-    from polydistill.corpora.corpus import build_corpus
+    from polydistill.corpora.corpus import CorpusFields, build_corpus
     from polydistill.corpora.examples import Examples
     from polydistill.models.precision import resolve_dtype
     from polydistill.scoring.local import score
@@ -143,7 +143,7 @@ def stages(text: str, folder: str) -> None:
     with watched(found, "corpora"):
         build_corpus(
             place / "corpus", sources=[Source(path=text)], evaluation={}, settings=Corpora(max_length=64),
-            count_tokens=partial(count_tokens, [backend]), max_tokens=62, field="languages.xx",
+            count_tokens=partial(count_tokens, [backend]), max_tokens=62, fields=CorpusFields("languages.xx.text", "languages.xx.evaluation"),
         )  # fmt: skip
     found["corpora_characters_per_second"] = round(
         Path(text).stat().st_size / (time.perf_counter() - started)

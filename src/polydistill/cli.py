@@ -330,7 +330,7 @@ def vocab_trim(
     )  # fmt: skip
 
 
-def _explain_thread(failed: threading.ExceptHookArgs) -> None:
+def explain_thread(failed: threading.ExceptHookArgs) -> None:
     """A full disk meets the thread that writes TensorBoard's file too: a line of it, for the run itself says the rest."""
     if isinstance(failed.exc_value, OSError) and failed.exc_value.errno in (errno.ENOSPC, errno.EDQUOT):
         print(f"polydistill: a log is no longer written ({failed.exc_value.strerror})", file=sys.stderr)
@@ -338,7 +338,7 @@ def _explain_thread(failed: threading.ExceptHookArgs) -> None:
         threading.__excepthook__(failed)
 
 
-def _with_home(argument: str) -> str:
+def with_home_argument(argument: str) -> str:
     """An argument whose path begins with `~`, also behind `--option=`, where shells leave it."""
     from polydistill.config.paths import expand_home
 
@@ -354,12 +354,12 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    threading.excepthook = _explain_thread
+    threading.excepthook = explain_thread
     # A library in Rust that gives up writes its stack before anybody can catch it.
     os.environ.setdefault("RUST_BACKTRACE", "0")
     try:
         with explain_limits():
-            app([_with_home(argument) for argument in sys.argv[1:]])
+            app([with_home_argument(argument) for argument in sys.argv[1:]])
     except UserError as error:
         print(f"polydistill: {error}", file=sys.stderr)
         raise SystemExit(2) from None

@@ -52,7 +52,7 @@ def test_models_take_turns_and_rows_are_medians(models, monkeypatch) -> None:
         asked.append((model, arguments[-1]))
         return {"seconds": 9.0 if len(seen) == 2 else 1.0, "peak_bytes": float(len(seen))}
 
-    monkeypatch.setattr("polydistill.evaluation.cost._in_a_process", measured)
+    monkeypatch.setattr("polydistill.evaluation.cost.in_a_process", measured)
     loading = {models[1]: {"revision": None, "allow_pickle": True}}
     rows = compare_cost(models, shapes=[(1, 8)], rounds=3, calls=1, loading=loading)
     # What a model needs to be loaded reaches the process that measures it.
@@ -65,7 +65,7 @@ def test_models_take_turns_and_rows_are_medians(models, monkeypatch) -> None:
 def test_logits_that_do_not_fit_are_left_out(models, monkeypatch) -> None:
     monkeypatch.setattr("polydistill.evaluation.cost.MEMORY_SHARE", 0.0)
     monkeypatch.setattr(
-        "polydistill.evaluation.cost._in_a_process", lambda *_: {"seconds": 1.0, "peak_bytes": 1.0}
+        "polydistill.evaluation.cost.in_a_process", lambda *_: {"seconds": 1.0, "peak_bytes": 1.0}
     )
     rows = compare_cost(models[1:], shapes=[(1, 8)], rounds=1, calls=1)
     assert [row["seconds"] is None for row in rows] == [False, True]

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from polydistill.reports.grid_tables import _lines
 from tests.end_to_end.test_merge import polydistill, write_recipe
 from tests.finetuning import recipe_values as tuning_values
 from tests.finetuning import task
@@ -15,11 +14,18 @@ from polydistill.config.load import load_recipe, parse_recipe
 from polydistill.disk import write_json
 from polydistill.errors import RecipeError, UserError
 from polydistill.evaluation.convergence import loss_curve
-from polydistill.pipelines.grid.children import awaited, check_children, children_of
+from polydistill.pipelines.grid.children import awaited, children_of
 from polydistill.pipelines.grid.pipeline import grid_rows, sooner
+from polydistill.pipelines.kinds import PIPELINES
+from polydistill.pipelines.pipeline import Command
 from polydistill.pipelines.run import run_recipe
+from polydistill.reports.tables import grid_lines
 
 MERGE = {"teachers": {"a": "x"}, "languages": {"ko": {"text": "a.txt", "teachers": "a"}}}
+
+
+def check_grid(recipe: GridRecipe) -> None:
+    PIPELINES["grid"].check(recipe, Command(PIPELINES))
 
 
 def grid(**values) -> GridRecipe:
@@ -222,7 +228,7 @@ def test_what_any_run_would_be_refused_for_is_known_before_the_first(tmp_path, t
     good = {"teachers": {"a": "x"}, "languages": text}
     tasks = {"t": {"kind": "pos", "data": {"ko": {"train": "none.conllu", "test": "none.conllu"}}}}
     tuned = {"recipe": "finetune", "models": {"m": "$grid/one/student/final"}, "tasks": tasks}
-    check_children(children_of(grid(base=good)))
+    check_grid(grid(base=good))
     with pytest.raises(UserError, match=r"two: training\.learning_rte"):
         run_recipe(
             grid(
@@ -240,7 +246,7 @@ def test_what_any_run_would_be_refused_for_is_known_before_the_first(tmp_path, t
         ({"after": {"tasks": tuned | {"training": {"optim": "adamx"}}}}, "tasks: training"),
     ):
         with pytest.raises(UserError) as caught:
-            check_children(children_of(grid(base=good, **values)))
+            check_grid(grid(base=good, **values))
         assert str(caught.value).startswith(wanted), str(caught.value)
 
 
@@ -260,7 +266,7 @@ def test_lines_are_named_as_far_as_they_have_to_be() -> None:
         row("a", "student", "union", None, 0.4), row("b", "student", "own", "x", 0.5), row("b", "x", "own", "x", 0.3),
         row("b", "ours", "own", "b", 0.6),
     ]  # fmt: skip
-    assert {line: cells["en"] for line, cells in _lines(rows).items() if cells} == {
+    assert {line: cells["en"] for line, cells in grid_lines(rows).items() if cells} == {
         "a": 0.1, "a, y's tokenizer": 0.2, "teacher": 0.3, "a, union tokenizer": 0.4, "b": 0.5, "b: ours": 0.6,
     }  # fmt: skip
 

@@ -14,7 +14,7 @@ from polydistill.config.yaml_text import MAX_DEPTH, RefusedYamlError, parse_yaml
 from polydistill.errors import RecipeError, RunFolderError, StoreError
 from polydistill.pipelines.run_folder import open_run
 from polydistill.tools.compare import compare_runs
-from polydistill.tools.inspect import _teacher_tokenizer
+from polydistill.tools.inspect import teacher_tokenizer
 
 BASE = "name: x\nteachers: {a: org/a}\nlanguages: {en: {text: a.txt, teachers: a}}\n"
 
@@ -173,7 +173,7 @@ def test_a_runs_own_recipe_is_refused(tmp_path, name) -> None:
         compare_runs([folder, folder], None)
     store = folder / "store" / "en" / "a"
     with pytest.raises(StoreError, match="names no teacher") as caught:
-        _teacher_tokenizer(store, "a", "")
+        teacher_tokenizer(store, "a", "")
     assert "--tokenizer" in caught.value.remedy
     assert (folder / "recipe.yaml").read_text("utf-8") == text
 

@@ -22,7 +22,7 @@ from polydistill.config.finetune import Columns, LabelledSource
 from polydistill.config.load import load_recipe, parse_recipe
 from polydistill.config.settings import Settings
 from polydistill.config.shared import Corpora, Source
-from polydistill.corpora.corpus import build_corpus
+from polydistill.corpora.corpus import CorpusFields, build_corpus
 from polydistill.corpora.examples import Examples
 from polydistill.errors import UserError
 from polydistill.masking import mask
@@ -186,7 +186,7 @@ def test_text(tokenizer, data, name) -> None:
         for index, content in enumerate(data):
             (root / "text" / f"{index}{name}").write_bytes(content)
         build_corpus(
-            root / "corpus", sources=[Source(path=str(root / "text"))], evaluation={}, field="languages.x",
+            root / "corpus", sources=[Source(path=str(root / "text"))], evaluation={}, fields=CorpusFields("languages.x.text", "languages.x.evaluation"),
             settings=Corpora(block_lines=2, held_out_share=0.4), count_tokens=count, max_tokens=20,
         )  # fmt: skip
         assert {path.name for path in root.iterdir()} == {"text", "corpus"}

@@ -19,7 +19,7 @@ from polydistill.config.yaml_text import MAX_VALUES, parse_yaml, read_resolved
 from polydistill.corpora.encodings import likely_encoding
 from polydistill.corpora.sources import read_documents
 from polydistill.errors import UserError
-from polydistill.training.arguments import check, check_finetuning
+from polydistill.training.arguments import check_arguments, check_finetuning
 
 BASE = {"name": "x", "teachers": {"a": "org/a"}, "languages": {"en": {"text": "a.txt", "teachers": "a"}}}
 MERGED = "name: x\nteachers: {a: org/a}\nlanguages: {en: {text: a.txt, teachers: a}}\n"
@@ -163,7 +163,7 @@ trained = st.one_of(
 @given(st.dictionaries(st.sampled_from(ARGUMENTS), trained, min_size=1, max_size=3), st.booleans())
 def test_training_values(values, finetuning) -> None:
     with said():
-        (check_finetuning if finetuning else check)(
+        (check_finetuning if finetuning else check_arguments)(
             {"per_device_train_batch_size": 8, "learning_rate": 1e-4} | values if finetuning else values
         )
 

@@ -144,7 +144,7 @@ class Counting:
 def counted(monkeypatch) -> list[Counting]:
     """Every file that lines are read of, and limits that are quickly reached: 64 KiB a line, 512 KiB a file."""
     made: list[Counting] = []
-    original = lines._open
+    original = lines.open_text
 
     def opened(path: Path) -> Counting:
         made.append(Counting(original(path)))
@@ -218,7 +218,7 @@ def test_data_that_is_packed_as_text_is_read_to_its_end(tmp_path) -> None:
 
 def test_a_bomb_of_text_is_read_in_parts(tmp_path, monkeypatch) -> None:
     held: list[int] = []
-    original = lines._decode
+    original = lines.decode_line
     monkeypatch.setattr(lines, "_decode", lambda raw: held.append(len(raw)) or original(raw))
     path = bomb(tmp_path / "a.txt.xz", b"a")
     documents = read_documents(

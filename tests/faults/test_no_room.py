@@ -87,7 +87,7 @@ def test_a_thread_that_meets_a_full_disk_says_a_line_of_it(monkeypatch, capsys, 
     def fail() -> None:
         raise error
 
-    monkeypatch.setattr(threading, "excepthook", cli._explain_thread)
+    monkeypatch.setattr(threading, "excepthook", cli.explain_thread)
     thread = threading.Thread(target=fail)
     thread.start()
     thread.join()

@@ -47,7 +47,7 @@ def shared(pool, monkeypatch):
     """Runs of a test take the workers of the module."""
 
     def take(settings, say):
-        pool.settings, pool._say = settings, say
+        pool.settings, pool.say = settings, say
         return pool
 
     monkeypatch.setattr(ray_engine, "Workers", take)
@@ -295,17 +295,17 @@ def test_workers_that_had_worked_are_lost_with_their_machine(monkeypatch) -> Non
     monkeypatch.setattr("ray.kill", lambda actor: None)
     said: list[str] = []
     pool = ray_engine.Workers(ray_engine.Ray(), said.append)
-    work = ray_engine._Work(deque())
-    pool._pool = [ray_engine._Worker(object(), new=False) for _ in range(8)]
-    for worker in list(pool._pool):
-        pool._lose(work, worker, None, RuntimeError("gone"))
+    work = ray_engine.Work(deque())
+    pool.pool = [ray_engine.Worker(object(), new=False) for _ in range(8)]
+    for worker in list(pool.pool):
+        pool.lose(work, worker, None, RuntimeError("gone"))
     assert len(said) == 8
-    new = [ray_engine._Worker(object()) for _ in range(3)]
-    pool._pool = list(new)
+    new = [ray_engine.Worker(object()) for _ in range(3)]
+    pool.pool = list(new)
     for worker in new[:2]:
-        pool._lose(work, worker, None, RuntimeError("gone"))
+        pool.lose(work, worker, None, RuntimeError("gone"))
     with pytest.raises(ClusterError, match="workers were lost before they began, 3 times, last: gone"):
-        pool._lose(work, new[2], None, RuntimeError("gone"))
+        pool.lose(work, new[2], None, RuntimeError("gone"))
 
 
 def test_a_worker_that_fits_nowhere(values, tmp_path, address) -> None:

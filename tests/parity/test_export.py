@@ -289,7 +289,7 @@ def test_an_exported_model_is_timed_like_any_other(bert, monkeypatch) -> None:
     assert measured["peak_bytes"] >= 0
     asked = []
     monkeypatch.setattr(
-        "polydistill.evaluation.cost._in_a_process",
+        "polydistill.evaluation.cost.in_a_process",
         lambda *arguments: asked.append(arguments) or {"seconds": 1.0, "peak_bytes": 1.0},
     )
     facts = {"torch": {"pieces": ROWS, "max_tokens": 80}, path: {"pieces": ROWS, "max_tokens": 80}}

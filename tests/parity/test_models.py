@@ -153,13 +153,13 @@ def test_a_student_that_starts_from_a_teacher_predicts_what_it_predicts(parts, r
 
 
 def test_least_squares_finds_a_map_that_is_there() -> None:
-    from polydistill.models.student import _fit
+    from polydistill.models.student import fit_map
 
     torch.manual_seed(0)
     source = torch.randn(400, 12, dtype=torch.float64)
     rotation = torch.linalg.qr(torch.randn(20, 12, dtype=torch.float64))[0].t()
     for row_map in ("orthogonal", "least_squares"):
-        mapped, fit = _fit(source[:300], 3 * source[:300] @ rotation + 1, source[300:], row_map)
+        mapped, fit = fit_map(source[:300], 3 * source[:300] @ rotation + 1, source[300:], row_map)
         assert fit["held_out_cosine"] > 0.95
         assert torch.nn.functional.cosine_similarity(mapped - 1, source[300:] @ rotation, dim=-1).min() > 0.9
 

@@ -11,7 +11,7 @@ from tests.conftest import half_scored
 from polydistill.config.load import parse_recipe
 from polydistill.models.load import load_masked_lm
 from polydistill.pipelines.run import run_recipe
-from polydistill.scoring.predict import _draw
+from polydistill.scoring.predict import draw_pieces
 from polydistill.store.reader import Store
 
 
@@ -69,7 +69,7 @@ def test_draws_estimate_the_distribution_without_bias() -> None:
     logprobs = torch.log_softmax(torch.randn(1, 6) * 2, -1)
     total = torch.zeros(6)
     rounds = 4000
-    ids, weights = _draw(logprobs.expand(rounds, -1), torch.rand(rounds, 4))
+    ids, weights = draw_pieces(logprobs.expand(rounds, -1), torch.rand(rounds, 4))
     total.index_add_(0, ids.reshape(-1), weights.exp().reshape(-1))
     torch.testing.assert_close(total / rounds, logprobs[0].exp(), atol=0.02, rtol=0)
     torch.testing.assert_close(weights.exp().sum(-1), torch.ones(rounds))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from polydistill.config.shared import Corpora, Source
 from polydistill.corpora.cleaning import clean_line
-from polydistill.corpora.corpus import build_corpus
+from polydistill.corpora.corpus import CorpusFields, build_corpus
 from polydistill.corpora.examples import Examples
 from polydistill.corpora.packing import pack
 from polydistill.errors import CorpusError
@@ -31,7 +31,7 @@ def split(files: list[list[str]]) -> tuple[set[str], set[str]]:
         with contextlib.suppress(CorpusError):
             build_corpus(
                 root / "c", sources=[Source(path=str(root / f"{index}.txt")) for index in range(len(files))], evaluation={},
-                settings=Corpora(block_lines=4, held_out_share=0.3), field="x", max_tokens=7,
+                settings=Corpora(block_lines=4, held_out_share=0.3), fields=CorpusFields("x.text", "x.evaluation"), max_tokens=7,
                 count_tokens=lambda texts: [len(text.split()) for text in texts],
             )  # fmt: skip
         return tuple(  # type: ignore[return-value]

@@ -4,7 +4,7 @@ import hypothesis.strategies as st
 import torch
 from hypothesis import given
 
-from polydistill.scoring.predict import GROUP, _likeliest, _read_rows
+from polydistill.scoring.predict import GROUP, likeliest, read_rows
 
 
 @given(
@@ -18,7 +18,7 @@ def test_rows_are_read_as_by_topk(rows, size, top_k, levels, seed, biased, spare
     logits = torch.randint(levels, (rows, size + spare), generator=draw).float() / 7
     bias = torch.randn(size + spare, generator=draw) if biased else None
     gold = torch.randint(size, (rows,), generator=draw)
-    gold_logprobs, ids, values = _read_rows(logits, bias, gold, size, top_k)
+    gold_logprobs, ids, values = read_rows(logits, bias, gold, size, top_k)
     expected = (logits if bias is None else logits + bias).double().log_softmax(-1)
     torch.testing.assert_close(
         values.double(), expected[:, :size].topk(top_k, dim=-1).values, atol=1e-5, rtol=1e-5
@@ -38,7 +38,7 @@ def test_many_groups() -> None:
     together[0, 5 * GROUP : 5 * GROUP + 8] = torch.arange(8.0) + 1
     apart[0, :: 8 * GROUP] = torch.arange(8.0) + 1
     for logits in (together, apart):
-        ids, values = _likeliest(logits, 8)
+        ids, values = likeliest(logits, 8)
         expected = logits.topk(8, dim=-1)
         assert torch.equal(ids, expected.indices)
         assert torch.equal(values, expected.values)

@@ -139,7 +139,7 @@ def test_null_takes_away_what_was_given_in_short(tmp_path) -> None:
 
 @pytest.mark.parametrize(("sizes", "drawn"), [([1, 2, 3], True), ([1, 2, 2], False)])
 def test_the_figure_of_sizes_needs_three_of_one_kind(sizes, drawn) -> None:
-    from polydistill.reports.balance_page import _size_figure
+    from polydistill.reports.balance_page import size_figure
 
     names = [f"s{index}" for index in range(3)]
     settings = {"labels": "soft", "predictions": "live"}
@@ -149,6 +149,6 @@ def test_the_figure_of_sizes_needs_three_of_one_kind(sizes, drawn) -> None:
     logs = {name: {"characters": {"en": size * 1_000_000}} for name, size in zip(names, sizes, strict=True)}
     logs["gold"] = {"characters": {"en": 9_000_000}}
     models = {name: {"mrr": 0.2} for name in (*names, "gold", "teacher")}
-    figure = _size_figure(recipe, logs, models, "en")
+    figure = size_figure(recipe, logs, models, "en")
     assert (figure is not None) == drawn
     assert figure is None or ("soft labels" in figure and "gold labels" not in figure)

@@ -10,7 +10,7 @@ from polydistill.config.load import parse_recipe
 from polydistill.config.shared import Card
 from polydistill.disk import write_json
 from polydistill.errors import RecipeError
-from polydistill.reports.card import _front, export_card, metadata, model_card, with_results
+from polydistill.reports.card import export_card, front_matter, metadata, model_card, with_results
 from polydistill.reports.tables import results_table
 
 MERGE = {
@@ -108,7 +108,7 @@ def test_a_licence_of_two_lines_is_refused(key, end) -> None:
 def test_no_value_adds_to_the_metadata(value, tmp_path) -> None:
     """Whatever YAML means by it, it is that value of that key, here and where the card is read again."""
     card = Card.model_construct(license=value, datasets=[value])
-    lines = _front(["no", "ko"], card, [f"org/{value}"])
+    lines = front_matter(["no", "ko"], card, [f"org/{value}"])
     assert (lines[0], lines[-2]) == ("---", "---")
     found = yaml.safe_load("\n".join(lines[1:-2]))
     assert found == {

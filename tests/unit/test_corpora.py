@@ -15,7 +15,7 @@ from tests.conftest import bundled_lines
 
 from polydistill.config.shared import Corpora, Source
 from polydistill.corpora.cleaning import clean_line
-from polydistill.corpora.corpus import build_corpus
+from polydistill.corpora.corpus import CorpusFields, build_corpus
 from polydistill.corpora.dedup import HELD_OUT, TRAIN, Spool
 from polydistill.corpora.examples import Examples
 from polydistill.corpora.lines import read_lines
@@ -160,7 +160,7 @@ def build(tmp_path: Path, sources: list[Source], **settings) -> dict:
     folder = tmp_path / "corpus"
     folder.mkdir(exist_ok=True)
     return build_corpus(
-        folder, sources=sources, evaluation={}, count_tokens=words, max_tokens=30, field="languages.en",
+        folder, sources=sources, evaluation={}, count_tokens=words, max_tokens=30, fields=CorpusFields("languages.en.text", "languages.en.evaluation"),
         settings=Corpora(**{"block_lines": 16, "held_out_share": 0.1} | settings),
     )  # fmt: skip
 

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from polydistill.config.shared import Corpora, Source
 from polydistill.corpora import lines as line_reader
 from polydistill.corpora import sources as source_reader
-from polydistill.corpora.corpus import build_corpus
+from polydistill.corpora.corpus import CorpusFields, build_corpus
 from polydistill.corpora.examples import Examples, drop_repeated, write_examples
 from polydistill.corpora.packing import pack, split_line
 from polydistill.corpora.sources import Document, read_documents, source_identity
@@ -221,7 +221,7 @@ def build(
     (folder / "corpus").mkdir()
     return build_corpus(
         folder / "corpus", sources=sources, evaluation=evaluation or {}, count_tokens=words, max_tokens=8,
-        settings=Corpora(**{"block_lines": 4, "held_out_share": 0.2} | settings), field="languages.sw",
+        settings=Corpora(**{"block_lines": 4, "held_out_share": 0.2} | settings), fields=CorpusFields("languages.sw.text", "languages.sw.evaluation"),
     )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from polydistill.config.finetune import Columns, FinetuneRecipe
 from polydistill.config.load import parse_recipe
 from polydistill.errors import RecipeError
 from polydistill.pipelines.finetune.jobs import Job
-from polydistill.pipelines.finetune.plan import _timed
+from polydistill.pipelines.finetune.plan import timed_features
 from polydistill.tasks.splits import read_tasks
 from polydistill.tasks.training import steps_of
 from polydistill.training.arguments import check_arguments, check_finetuning
@@ -115,7 +115,8 @@ def test_a_plan_times_the_examples_that_a_batch_is_made_of(tmp_path) -> None:
     """Padded to the longest of the batch, unless texts of like length come together."""
     features = [{"input_ids": [7] * length} for length in (2, 3, 40, 4, 5, 12, 6, 14, 7, 13)]
     drawn, alike = (
-        [len(one["input_ids"]) for one in _timed(features, 3, grouped=grouped)] for grouped in (False, True)
+        [len(one["input_ids"]) for one in timed_features(features, 3, grouped=grouped)]
+        for grouped in (False, True)
     )
     assert drawn == [2, 4, 6]
     assert sorted(alike) == [12, 13, 14]

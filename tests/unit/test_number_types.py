@@ -13,7 +13,7 @@ benchmarks = pytest.importorskip("benchmarks.step", reason="benchmarks are in th
 @pytest.mark.parametrize("capability", ["default", "avx2"])
 def test_a_processor_without_bfloat16_computes_in_float32(capability) -> None:
     """As PyTorch is told to compute, whatever this machine's processor could do."""
-    code = "from polydistill.models import resolve_dtype; print(resolve_dtype('auto'))"
+    code = "from polydistill.models.precision import resolve_dtype; print(resolve_dtype('auto'))"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True,
         env=os.environ | {"ATEN_CPU_CAPABILITY": capability, "CUDA_VISIBLE_DEVICES": ""},

@@ -45,10 +45,10 @@ def test_overrides_and_what_is_extended_are_too(home) -> None:
 
 
 def test_arguments_of_commands(home) -> None:
-    from polydistill.cli import _with_home
+    from polydistill.cli import with_home_argument
 
-    assert _with_home("~/x") == f"{home}/x"
-    assert _with_home("--output=~/x") == f"{home}/x".join(["--output=", ""])
+    assert with_home_argument("~/x") == f"{home}/x"
+    assert with_home_argument("--output=~/x") == f"{home}/x".join(["--output=", ""])
     for kept in ("--set", "output=~/x", "a~b", "--set=training.max_steps=3", "-x"):
-        assert _with_home(kept) == kept
-    assert Path(_with_home("~")) == home
+        assert with_home_argument(kept) == kept
+    assert Path(with_home_argument("~")) == home

@@ -15,6 +15,7 @@ from polydistill.errors import UserError
 from polydistill.models.features import masked_features
 from polydistill.models.student import TeacherRows, build_student, start_from_teachers, student_config
 from polydistill.pipelines.run import run_recipe
+from polydistill.reports.merge_page import gather_merge
 from polydistill.tokenization.load import load_tokenizer
 from polydistill.tokenization.union import unite
 
@@ -170,13 +171,12 @@ def test_a_run_that_reuses_another_reports_its_own_figures(recipe_values, tmp_pa
         "score",
     )
     path = run(recipe_values | {"reuse": [str(other)]}, "report")
-    from polydistill.reports.page import gather
 
-    shown = gather(path)
+    shown = gather_merge(path)
     assert {store["identity"]["max_length"] for store in shown["stores"]} == {32}
     again = run(recipe_values | {"output": str(tmp_path / "third"), "reuse": [str(path)]}, "report")
     assert not list(again.glob("store/*/*/*.arrow"))
-    assert gather(again)["stores"] == shown["stores"]
+    assert gather_merge(again)["stores"] == shown["stores"]
 
 
 def test_a_student_of_a_run_that_is_reused_is_not_trained_again(recipe_values, tmp_path) -> None:
@@ -316,7 +316,7 @@ def test_languages_in_another_order_are_another_model(tmp_path) -> None:
     from polydistill.artefacts import artefact
     from polydistill.disk import write_json
     from polydistill.pipelines.run_folder import Run
-    from polydistill.pipelines.stages.training import _equal_model
+    from polydistill.pipelines.stages.training import equal_model
 
     inputs = {"texts": {"de": 1, "en": 2}, "seed": 0}
     made = tmp_path / "made" / "student" / "final"
@@ -324,6 +324,6 @@ def test_languages_in_another_order_are_another_model(tmp_path) -> None:
         (folder / "weights").write_text("w")
     write_json(made.parent / "log.json", {"log": []}, sealed=True)
     own = Run(tmp_path / "own", [tmp_path / "made"], print, {}, False)
-    assert _equal_model(own, own.path / "student" / "final", inputs) == made
+    assert equal_model(own, own.path / "student" / "final", inputs) == made
     turned = {"texts": {"en": 2, "de": 1}, "seed": 0}
-    assert _equal_model(own, own.path / "student" / "final", turned) is None
+    assert equal_model(own, own.path / "student" / "final", turned) is None

@@ -12,7 +12,7 @@ from polydistill.errors import RecipeError, TokenizerError
 from polydistill.tokenization.load import LoadedTokenizer
 from polydistill.tokenization.selection import Entries, document_frequency, select
 from polydistill.tokenization.trim import compare_trimmed, trim_tokenizer
-from polydistill.tools.trim import HELD_APART_ONE_IN, _hold_apart
+from polydistill.tools.trim import HELD_APART_ONE_IN, hold_apart
 
 SPECIALS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
 ROLES = dict(zip(("cls", "pad", "sep", "unk", "mask"), SPECIALS, strict=True))
@@ -262,7 +262,7 @@ def test_byte_pieces_and_the_unknown_stay() -> None:
 def test_lines_are_held_apart_by_content_alone() -> None:
     lines = [f"line {number}" for number in range(2000)]
     held: list[tuple[int, str]] = []
-    left = list(_hold_apart(lines, held, 30))
+    left = list(hold_apart(lines, held, 30))
     apart = {text for _, text in held}
     assert len(apart) == 30
     # No order of a hash table: the same lines in every process.
@@ -271,5 +271,5 @@ def test_lines_are_held_apart_by_content_alone() -> None:
     assert not apart & set(left)
     # Another order, and lines that stand there twice, change nothing.
     again: list[tuple[int, str]] = []
-    assert sorted(set(_hold_apart([*reversed(lines), *lines], again, 30))) == sorted(left)
+    assert sorted(set(hold_apart([*reversed(lines), *lines], again, 30))) == sorted(left)
     assert {text for _, text in again} == apart

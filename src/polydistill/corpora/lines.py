@@ -42,7 +42,7 @@ def read_lines(
     seen = bad = size = 0
     limit = MAX_JSON_BYTES if whole else MAX_LINE_BYTES
     try:
-        with explain_unreadable(path, field), _open(path) as handle:
+        with explain_unreadable(path, field), open_text(path) as handle:
             pending = b""
             while part := handle.readline(limit):
                 size += len(part)
@@ -63,7 +63,7 @@ def read_lines(
                 seen += 1
                 if seen == 1:
                     raw = raw.removeprefix(b"\xef\xbb\xbf")
-                line = _decode(raw)
+                line = decode_line(raw)
                 # Much of UTF-16 is valid UTF-8, full of NULs.
                 bad += line is None or "\0" in line
                 if bad * 2 > PROBE_LINES and seen <= PROBE_LINES:
@@ -100,7 +100,7 @@ def _check_size(path: Path, field: str, size: int, most: int, *, unended: bool) 
 
 
 def _not_utf8(path: Path, field: str) -> CorpusError:
-    with _open(path) as handle:
+    with open_text(path) as handle:
         seeming, remedy = conversion(handle.read(SAMPLE_BYTES))
     return CorpusError(field, str(path), f"most of its lines are not UTF-8: {seeming}", remedy)
 
@@ -129,7 +129,7 @@ def hash_text_file(path: Path, field: str) -> str:
         return hash_file(path)
 
 
-def _open(path: Path) -> IO[bytes]:
+def open_text(path: Path) -> IO[bytes]:
     if path.suffix == ".gz":
         return cast(IO[bytes], gzip.open(path, "rb"))
     if path.suffix == ".xz":
@@ -142,7 +142,7 @@ def _open(path: Path) -> IO[bytes]:
     return path.open("rb")
 
 
-def _decode(raw: bytes) -> str | None:
+def decode_line(raw: bytes) -> str | None:
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError:

@@ -79,7 +79,7 @@ def measure_in_turns(
                 for model in facts:
                     tokens = min(length, facts[model]["max_tokens"])
                     if part == "encoder" or _fits(facts[model], batch, tokens):
-                        found[model].append(_in_a_process(model, batch, tokens, part, calls, options[model]))
+                        found[model].append(in_a_process(model, batch, tokens, part, calls, options[model]))
             for model, each in found.items():
                 medians = {
                     name: statistics.median(one[name] for one in each) if each else None
@@ -109,7 +109,7 @@ def _fits(facts: Mapping[str, Any], batch: int, length: int) -> bool:
     return float(batch * length * facts["pieces"] * 4) < MEMORY_SHARE * psutil.virtual_memory().available
 
 
-def _in_a_process(
+def in_a_process(
     model: str, batch: int, length: int, part: str, calls: int, options: Mapping[str, Any]
 ) -> dict[str, float]:
     what = [str(batch), str(length), part, str(calls), json.dumps(options)]

@@ -263,7 +263,7 @@ def _bring_rows(
     shared = have[where]
     record: dict[str, Any] = {"shared": int(shared.sum()), "new": int((~shared).sum())}
     if row_map != "mean" and int(shared.sum()) >= MIN_SHARED_PIECES:
-        mapped, record["fit"] = _fit(
+        mapped, record["fit"] = fit_map(
             rows[source_ids[shared]].double(),
             table[where[shared]].double(),
             rows[source_ids].double(),
@@ -279,7 +279,7 @@ def _bring_rows(
     return record
 
 
-def _fit(source: Tensor, target: Tensor, rows: Tensor, row_map: RowMap) -> tuple[Tensor, dict[str, float]]:
+def fit_map(source: Tensor, target: Tensor, rows: Tensor, row_map: RowMap) -> tuple[Tensor, dict[str, float]]:
     """Map rows by a fit of source → target; returns the rows and how well the fit holds on a tenth left out.
 
     orthogonal     the rotation nearest in least squares (Procrustes; Schönemann 1966), scaled

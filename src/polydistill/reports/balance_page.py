@@ -47,7 +47,7 @@ def gather_balance(run: Path) -> dict[str, Any]:
         "size_figures": [
             (language, Markup(figure))
             for language in held_out
-            if (figure := _size_figure(recipe, logs, held_out[language], language))
+            if (figure := size_figure(recipe, logs, held_out[language], language))
         ],
         "loss_figure": Markup(
             curves(
@@ -134,7 +134,7 @@ def _language_figure(held_out: dict[str, dict[str, Any]], students: list[str]) -
     return grouped_bars(list(held_out), series, ylabel="MRR")
 
 
-def _size_figure(
+def size_figure(
     recipe: dict[str, Any], logs: dict[str, Any], models: dict[str, Any], language: str
 ) -> str | None:
     """The paper's figure 3: MRR against the characters that students saw, a line for each kind of labels; None unless

@@ -18,7 +18,7 @@ from polydistill.config.shared import Card
 from polydistill.config.yaml_text import parse_yaml
 
 
-def _front(languages: Sequence[str], card: Card, teachers: Sequence[str]) -> list[str]:
+def front_matter(languages: Sequence[str], card: Card, teachers: Sequence[str]) -> list[str]:
     """The hub's metadata block."""
     public = [teacher for teacher in teachers if not _is_local(teacher)]
     found: dict[str, Any] = {"language": list(languages)}
@@ -55,7 +55,7 @@ def extract_card(recipe: ExtractRecipe, record: dict[str, Any]) -> str:
     record  what initialisation.json holds
     """
     local = _is_local(recipe.teacher.model)
-    lines = _front([recipe.language], recipe.card, [recipe.teacher.model])
+    lines = front_matter([recipe.language], recipe.card, [recipe.teacher.model])
     name = Path(recipe.teacher.model).name if local else recipe.teacher.model
     teacher, student = record["models"]["teacher"], record["models"]["student"]
     layers = (
@@ -99,7 +99,7 @@ def model_card(recipe: MergeRecipe | ExtractRecipe | PretrainRecipe, record: dic
         return extract_card(recipe, record)
     languages = list(recipe.languages)
     teachers = [one.model for one in recipe.teachers.values()] if isinstance(recipe, MergeRecipe) else []
-    lines = [*_front(languages, recipe.card, teachers), f"# {recipe.name}", ""]
+    lines = [*front_matter(languages, recipe.card, teachers), f"# {recipe.name}", ""]
     if isinstance(recipe, MergeRecipe):
         lines.append(
             f"A multilingual masked language model for {', '.join(languages)}, merged from "
@@ -139,7 +139,7 @@ def balance_card(
 
     characters  language → characters of the text that the model saw
     """
-    lines = _front(languages, recipe.card, [])
+    lines = front_matter(languages, recipe.card, [])
     lines += [
         f"# {recipe.name}: {what}", "",
         f"A masked language model for {', '.join(languages)}, made by polydistill {__version__} (after Limisiewicz et al., "
@@ -162,7 +162,7 @@ def trim_card(record: dict[str, Any]) -> str:
     """
     languages = record["languages"]
     logits = record["logits"]
-    lines = _front(list(languages), Card(), [record["model"]])
+    lines = front_matter(list(languages), Card(), [record["model"]])
     name = Path(record["model"]).name if _is_local(record["model"]) else record["model"]
     lines += [
         f"# {name}, trimmed to {', '.join(languages)}", "",

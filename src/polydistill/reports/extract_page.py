@@ -11,6 +11,7 @@ from polydistill.artefacts import artefact_places
 from polydistill.config.yaml_text import read_resolved
 from polydistill.disk import read_json
 from polydistill.reports.figures import curves, grouped_bars
+from polydistill.reports.records import summary_of
 
 LOSSES = {"kd_loss": "KD", "mlm_loss": "MLM", "cosine_loss": "cosine", "relation_loss": "relation"}
 
@@ -23,10 +24,10 @@ def gather_extract(run: Path) -> dict[str, Any]:
     rows = evaluation["languages"][recipe["language"]]
     corpus = artefact_places(run)[f"corpora/{recipe['language']}"]
     return {
-        # The first two rows guess the same tokens: see recipes.extract_evaluation.
+        # The first two rows guess the same tokens: see pipelines.extract.evaluation.
         "teacher": rows[0],
         "student": rows[1],
-        "difference": evaluation["summary"]["D"],
+        "difference": summary_of(evaluation)["D"]["student"]["all"],
         "results": rows,
         "mrr_figure": Markup(_mrr_figure(rows)),
         # Apart, as in the paper's figure 1: they are of different size.

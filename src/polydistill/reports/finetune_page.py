@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from polydistill.disk import read_json
+from polydistill.errors import RunFolderError
 
 KINDS = {
     "ner": "Entities", "pos": "Parts of speech", "classification": "Classes of texts", "pairs": "Pairs of texts",
@@ -29,6 +30,10 @@ VERDICTS = {"within": "yes", "below": "no", "open": "open"}
 def gather_finetune(run: Path) -> dict[str, Any]:
     """Tables of our models, and the published ones of the same kinds of tasks."""
     results = read_json(run / "evaluation" / "finetune.json")
+    if "summary" not in results:
+        raise RunFolderError(
+            "folder", str(run), f"has done {results['done']} of {results['jobs']} jobs", "run the recipe to its end"
+        )  # fmt: skip
     tasks = []
     for task, metrics in results["summary"].items():
         about = results["tasks"][task]

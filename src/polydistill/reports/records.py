@@ -91,6 +91,22 @@ def check_records(run: Path) -> list[str]:
     return found + [path.relative_to(run).as_posix() for path in check_logs(run)]
 
 
+def summary_of(evaluation: dict[str, Any]) -> dict[str, Any]:
+    """The summary in mlm.json (see `evaluation.summaries.summarise`), whichever version wrote it.
+
+    Earlier versions wrote D of a merge and an extraction as a number, without its interval, and none of a pre-training.
+    """
+    summary: dict[str, Any] = evaluation["summary"]
+    if isinstance(summary.get("D"), dict):
+        return summary
+    cells = {
+        group: {"value": value}
+        for group, value in {"all": summary.get("D"), **summary.get("differences", {})}.items()
+        if value is not None
+    }
+    return {"mrr": {}, "D": {"student": cells} if cells else {}, "differences": {}, "first": "student"}
+
+
 def check_evaluation(path: Path, keys: tuple[str, ...] | None = None) -> dict[str, Any]:
     """What an evaluation's file holds; RunFolderError if tables cannot be made of it."""
     found: dict[str, Any] = read_json(path, dict)

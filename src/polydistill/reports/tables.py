@@ -15,7 +15,7 @@ from rich.table import Table
 from polydistill.disk import read_json
 from polydistill.reports.card import FEW_MASKED, with_error
 from polydistill.reports.finetune_page import joined
-from polydistill.reports.records import check_evaluation
+from polydistill.reports.records import check_evaluation, summary_of
 
 CAPTION = """MRR: mean of 1/rank of the masked token ± its standard error over examples. MRR*: ranked among the pieces that both have.
 Unigram: MRR of pieces ranked by their frequency, context unread."""
@@ -32,10 +32,15 @@ def results_table(path: Path) -> Table | Group:
     if (path / "evaluation" / "finetune.json").is_file():
         return Group(*finetune_tables(path))
     results = check_evaluation(path / "evaluation" / "mlm.json")
-    difference = results["summary"].get("D")
+    difference = summary_of(results)["D"]
     caption = CAPTION
-    if isinstance(difference, float):
-        caption += f"\nD, mean over languages of student - best teacher on held-out text: {difference:+.3f}"
+    if list(difference) == ["student"] and "all" in difference["student"]:
+        cell = difference["student"]["all"]
+        caption += (
+            f"\nD, mean over languages of student - best teacher on held-out text: {cell['value']:+.3f}"
+        )
+        if "low" in cell:
+            caption += f" ({cell['low']:+.3f} to {cell['high']:+.3f})"
     few = [
         f"{language} {row['text']} ({row['num_masked']:,})"
         for language, rows in results["languages"].items()
@@ -69,7 +74,7 @@ def results_table(path: Path) -> Table | Group:
                 f"{row['unigram_mrr']:.3f}",
             )
         table.add_section()
-    if isinstance(difference, dict):
+    if difference and list(difference) != ["student"]:
         probes = probe_tables(path) if (path / "evaluation" / "probes.json").is_file() else []
         return Group(table, _balance_table(difference), *probes)
     cost = path / "cost" / "cost.json"
@@ -222,7 +227,7 @@ def grid_tables(folder: Path) -> list[Table]:
 def _mrr_table(title: str, rows: list[dict[str, Any]]) -> Table:
     table = Table(box=box.SIMPLE, title=title, padding=(0, 1, 0, 0))
     languages = list(dict.fromkeys(row["language"] for row in rows))
-    lines = _lines(rows)
+    lines = grid_lines(rows)
     if any(", " in line for line in lines):
         table.caption = "Each language is read by its teacher's tokenizer where none is named; other tokenizers guess other tokens."
         table.caption_justify = "left"
@@ -235,7 +240,7 @@ def _mrr_table(title: str, rows: list[dict[str, Any]]) -> Table:
     return table
 
 
-def _lines(rows: Iterable[dict[str, Any]]) -> dict[str, dict[str, float]]:
+def grid_lines(rows: Iterable[dict[str, Any]]) -> dict[str, dict[str, float]]:
     """Line → language → MRR. A line is named after its run, and further as far as it has to be."""
     lines: dict[str, dict[str, float]] = {}
     for row in rows:

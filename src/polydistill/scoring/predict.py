@@ -83,7 +83,7 @@ def predict(
         for first in range(0, len(products), block):
             rows_of = slice(start + first, start + min(len(products), first + block))
             parts.append(
-                _read_rows(
+                read_rows(
                     products[first : first + block], offset, gold[rows_of], vocabulary_size,
                     top_k if draws is None else draws[rows_of],
                 )
@@ -121,7 +121,7 @@ def _features(model: Any, examples: Sequence[Masked], pad_id: int, dtype: torch.
     return features.to(dtype)
 
 
-def _read_rows(
+def read_rows(
     products: Tensor, bias: Tensor | None, gold: Tensor, vocabulary_size: int, wanted: int | Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Of some rows: the gold pieces' log-probabilities [n], ids [n, K] and their log-probabilities [n, K].
@@ -139,12 +139,12 @@ def _read_rows(
     logprobs = torch.log_softmax(logprobs, -1)
     gold_logprobs = logprobs.gather(1, gold[:, None])[:, 0]
     if isinstance(wanted, Tensor):
-        return gold_logprobs, *_draw(logprobs[:, :vocabulary_size], wanted)
+        return gold_logprobs, *draw_pieces(logprobs[:, :vocabulary_size], wanted)
     logprobs[:, vocabulary_size:] = -torch.inf
-    return gold_logprobs, *_likeliest(logprobs, wanted)
+    return gold_logprobs, *likeliest(logprobs, wanted)
 
 
-def _likeliest(logprobs: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+def likeliest(logprobs: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
     """The K largest of each row, ids [N, K] and values [N, K], in descending order.
 
     They lie in the K groups whose maxima are largest, so most columns are looked at by one vectorised pass:
@@ -159,7 +159,7 @@ def _likeliest(logprobs: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
     return groups.gather(1, places // GROUP) * GROUP + places % GROUP, values
 
 
-def _draw(logprobs: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
+def draw_pieces(logprobs: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
     """K draws with replacement from each row's distribution, as distinct ids with log(times / K), -inf elsewhere.
 
     Importance sampling with the teacher itself as the proposal: every draw weighs 1 / K, and the expected

@@ -85,7 +85,7 @@ def _fetch(
 
 
 @dataclass(eq=False)
-class _Worker:
+class Worker:
     """An actor; `ready` when it has taken on the job, `new` until its first."""
 
     actor: Any
@@ -94,12 +94,12 @@ class _Worker:
 
 
 @dataclass
-class _Work:
+class Work:
     """A job under way: shards that wait, how often each was tried, and calls under way with their shard (None: begin)."""
 
     waiting: deque[int]
     tries: Counter[int] = field(default_factory=Counter)
-    calls: dict[Any, tuple[_Worker, int | None]] = field(default_factory=dict)
+    calls: dict[Any, tuple[Worker, int | None]] = field(default_factory=dict)
     lost_at_start: int = 0
 
     @property
@@ -107,11 +107,11 @@ class _Work:
         """Shards that wait or are under way."""
         return len(self.waiting) + sum(index is not None for _, index in self.calls.values())
 
-    def under_way(self, worker: _Worker) -> int:
+    def under_way(self, worker: Worker) -> int:
         """Calls that a worker has."""
         return sum(one is worker for one, _ in self.calls.values())
 
-    def drop(self, worker: _Worker) -> list[int]:
+    def drop(self, worker: Worker) -> list[int]:
         """Forget a worker's calls; returns their shards."""
         calls = [call for call, (one, _) in self.calls.items() if one is worker]
         shards = [self.calls.pop(call)[1] for call in calls]
@@ -127,10 +127,10 @@ class Workers:
     """
 
     def __init__(self, settings: Ray, say: Callable[[str], None] = lambda line: None) -> None:
-        self.settings, self._say = settings, say
+        self.settings, self.say = settings, say
         self.ready_at = 0.0
         self._started = self._ours = False
-        self._pool: list[_Worker] = []
+        self.pool: list[Worker] = []
         self._teacher: tuple[int, Any, Any] = (-1, None, None)
         self._num_gpus, self._num_workers, self._num_jobs = 0.0, 0, 0
 
@@ -143,8 +143,8 @@ class Workers:
 
         self._start()
         begin = self._begin(job, model)
-        work = _Work(deque(todo))
-        for worker in self._pool:
+        work = Work(deque(todo))
+        for worker in self.pool:
             worker.ready = False
             work.calls[begin(worker)] = (worker, None)
         self.ready_at = time.perf_counter()
@@ -153,9 +153,9 @@ class Workers:
                 self._fill(work, begin, lambda index: job.read(index, examples))
                 done, _ = ray.wait(list(work.calls), timeout=WAITING_SECONDS)
                 if not done:
-                    if not any(worker.ready for worker in self._pool):
+                    if not any(worker.ready for worker in self.pool):
                         free = ray.available_resources()
-                        self._say(
+                        self.say(
                             f"scoring on Ray: waiting for workers, {_shown(ray_session.resources())}; free are "
                             f"{free.get('CPU', 0):g} cores, {free.get('GPU', 0):g} GPUs"
                         )
@@ -169,7 +169,7 @@ class Workers:
                     # What the user can mend is said as it is without Ray; the rest is a bug, with the worker's traceback.
                     raise error.cause if isinstance(error.cause, UserError) else error from None
                 except RayError as error:
-                    self._lose(work, worker, index, error)
+                    self.lose(work, worker, index, error)
                     continue
                 del work.calls[done[0]]
                 if isinstance(result, ScoredShard) and index is not None:
@@ -195,16 +195,16 @@ class Workers:
     def _stop(self) -> None:
         import ray
 
-        for worker in self._pool:
+        for worker in self.pool:
             ray.kill(worker.actor)
-        self._pool = []
+        self.pool = []
 
-    def _welcome(self, work: _Work, worker: _Worker, where: str) -> None:
+    def _welcome(self, work: Work, worker: Worker, where: str) -> None:
         """A worker has taken on the job."""
-        if not any(one.ready for one in self._pool):
+        if not any(one.ready for one in self.pool):
             self.ready_at = time.perf_counter()
         if worker.new:
-            self._say(f"scoring on Ray: a worker is ready, {where}")
+            self.say(f"scoring on Ray: a worker is ready, {where}")
         worker.ready, worker.new, work.lost_at_start = True, False, 0
 
     def _start(self) -> None:
@@ -213,12 +213,12 @@ class Workers:
         self._ours = ray_session.start(self.settings)
         self._started = True
         self._num_gpus, self._num_workers = ray_session.needs(self.settings)
-        self._say(
+        self.say(
             f"scoring on Ray: {self._num_workers} workers at most, {self.settings.num_cpus} threads and "
             f"{self._num_gpus:g} GPUs each, {_shown(ray_session.resources())}"
         )
 
-    def _begin(self, job: Job, model: Any) -> Callable[[_Worker], Any]:
+    def _begin(self, job: Job, model: Any) -> Callable[[Worker], Any]:
         """What tells a worker to take on a job. A teacher's weights go to a machine once, however many workers it has."""
         import ray
 
@@ -235,38 +235,38 @@ class Workers:
         given = (versions(), self._num_jobs, packed, self.settings.storage, number, parcel)
         return lambda worker: worker.actor.begin.remote(*given)
 
-    def _new_worker(self) -> _Worker:
+    def _new_worker(self) -> Worker:
         import ray
 
         actor = ray.remote(ShardWorker).options(
             num_cpus=self.settings.num_cpus, num_gpus=self._num_gpus, max_concurrency=AHEAD, max_restarts=0
         )  # fmt: skip
-        return _Worker(actor.remote(self.settings.num_cpus, self._num_gpus > 0))
+        return Worker(actor.remote(self.settings.num_cpus, self._num_gpus > 0))
 
     def _fill(
         self,
-        work: _Work,
-        begin: Callable[[_Worker], Any],
+        work: Work,
+        begin: Callable[[Worker], Any],
         read: Callable[[int], tuple[list[int], list[str]]],
     ) -> None:
         """Give every ready worker shards to do, and make the workers that are missing."""
-        while len(self._pool) < min(self._num_workers, work.unfinished):
+        while len(self.pool) < min(self._num_workers, work.unfinished):
             worker = self._new_worker()
-            self._pool.append(worker)
+            self.pool.append(worker)
             work.calls[begin(worker)] = (worker, None)
         # A round for each place, so that the last shards are spread over the workers.
         for place in range(AHEAD):
-            for worker in self._pool:
+            for worker in self.pool:
                 if work.waiting and worker.ready and work.under_way(worker) == place:
                     index = work.waiting.popleft()
                     work.calls[worker.actor.score.remote(index, *read(index))] = (worker, index)
 
-    def _lose(self, work: _Work, worker: _Worker, index: int | None, error: Exception) -> None:
+    def lose(self, work: Work, worker: Worker, index: int | None, error: Exception) -> None:
         """Take a worker out and its shards back; ClusterError for a shard, or a start, that failed MAX_TRIES times."""
         import ray
 
         ray.kill(worker.actor)
-        self._pool.remove(worker)
+        self.pool.remove(worker)
         shards = work.drop(worker)
         work.waiting.extendleft(reversed(shards))
         work.tries.update(shards)
@@ -285,7 +285,7 @@ class Workers:
         again = (
             f"shards {', '.join(map(str, shards))} are scored again" if shards else "another takes its place"
         )
-        self._say(f"scoring on Ray: a worker was lost, {again} ({reason[:120]})")
+        self.say(f"scoring on Ray: a worker was lost, {again} ({reason[:120]})")
 
 
 def _shown(machines: list[dict[str, float]]) -> str:

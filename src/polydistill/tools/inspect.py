@@ -45,7 +45,7 @@ def inspect_store(folder: Path, num_examples: int, tokenizer: str, console: Cons
     for key, value in facts.items():
         table.add_row(key, escape(str(value)))
     console.print(table)
-    words = _teacher_tokenizer(folder, identity["teacher"], tokenizer).backend
+    words = teacher_tokenizer(folder, identity["teacher"], tokenizer).backend
     for index in range(min(num_examples, len(store))):
         row = store.row(index)
         text = words.decode([int(token) for token in row.input_ids], skip_special_tokens=False)
@@ -120,7 +120,7 @@ def inspect_vocabulary(model: str, console: Console) -> None:
     console.print(table)
 
 
-def _teacher_tokenizer(folder: Path, teacher: str, tokenizer: str) -> LoadedTokenizer:
+def teacher_tokenizer(folder: Path, teacher: str, tokenizer: str) -> LoadedTokenizer:
     if tokenizer:
         return load_tokenizer(tokenizer, name=teacher)
     recipe = folder.parent.parent.parent / "recipe.yaml"

@@ -122,7 +122,7 @@ def _read(
     frequencies, apart = {}, {}
     for language, found in sources.items():
         held: list[tuple[int, str]] = []
-        documents = _hold_apart(read_texts(found, f"text.{language}"), held, verify_lines)
+        documents = hold_apart(read_texts(found, f"text.{language}"), held, verify_lines)
         frequencies[language] = document_frequency(tokenizer.backend, documents, tokenizer.size)
         apart[language] = sorted({text for _, text in held})
         if not frequencies[language].num_documents or not apart[language]:
@@ -135,7 +135,7 @@ def _read(
     return frequencies, apart
 
 
-def _hold_apart(texts: Iterable[str], held: list[tuple[int, str]], limit: int) -> Iterator[str]:
+def hold_apart(texts: Iterable[str], held: list[tuple[int, str]], limit: int) -> Iterator[str]:
     """The texts to select on; of the others those with the highest hashes go to `held`, whatever their order.
 
     A text's content alone decides: none stands on both sides.

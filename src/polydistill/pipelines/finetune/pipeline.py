@@ -26,9 +26,10 @@ class Finetuning(NamedTuple):
 
 
 def check(recipe: FinetuneRecipe, _: Command) -> None:
-    """Raise what a run would be refused for that needs no model: its trainings' arguments."""
+    """Raise what a run would be refused for that needs no model: its trainings' arguments and its files."""
     for task in recipe.tasks:
         task_arguments(recipe, task)
+    read_tasks(recipe)
 
 
 def prepare(recipe: FinetuneRecipe, run: Run, _: Command) -> Finetuning:

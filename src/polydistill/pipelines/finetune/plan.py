@@ -177,7 +177,7 @@ def _measure(job: Job) -> tuple[float, float]:
     features = coder.encode(sample, training=True)
     model = job.load()
     size = job.recipe_arguments["per_device_train_batch_size"]
-    chosen = _timed(features, min(size, TIMED_BATCH), grouped=job.groups_by_length)
+    chosen = timed_features(features, min(size, TIMED_BATCH), grouped=job.groups_by_length)
     batch = collate(chosen, pad_id=coder.tokenizer.special_ids["pad"])
     inputs = {name: tensor.to(device()) for name, tensor in batch.items()}
     halves = bool(job.recipe_arguments.get("bf16"))
@@ -196,7 +196,7 @@ def _measure(job: Job) -> tuple[float, float]:
     return training, testing
 
 
-def _timed(features: Sequence[Feature], number: int, *, grouped: bool) -> Sequence[Feature]:
+def timed_features(features: Sequence[Feature], number: int, *, grouped: bool) -> Sequence[Feature]:
     """Features that stand for a batch's: of all lengths, padded to the longest, or all about as long as the mean."""
     if not grouped:
         return features[:: max(1, len(features) // number)][:number]

@@ -86,7 +86,7 @@ def train_into(
         return Artefact(target, inputs)
     training = begin()
     checkpoints = target.parent / "checkpoints"
-    found = _equal_model(run, target, inputs)
+    found = equal_model(run, target, inputs)
     # Nothing may change before all processes have looked, here and at what their recipe found before.
     wait_for_all()
     if found is not None:
@@ -117,7 +117,7 @@ def train_into(
     return Artefact(target, inputs)
 
 
-def _equal_model(run: Run, target: Path, inputs: Any) -> Path | None:
+def equal_model(run: Run, target: Path, inputs: Any) -> Path | None:
     """A reused run's model that was made from just these inputs."""
     found = run.find(target.relative_to(run.path).as_posix(), inputs)
     if found is None or found == target:

@@ -1,0 +1,124 @@
+"""The page of a merge: every language's student beside its teachers, the vocabulary and the stores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from polydistill.artefacts import (
+    artefact_places,
+)
+from polydistill.config.yaml_text import read_resolved
+from polydistill.disk import read_json
+from polydistill.reports.figures import curves, grouped_bars
+from polydistill.reports.records import summary_of
+
+
+def gather_merge(run: Path) -> dict[str, Any]:
+    """Everything that the page shows, read from the run's JSON files."""
+    recipe = read_resolved(run / "recipe.yaml")
+    evaluation = read_json(run / "evaluation" / "mlm.json")
+    log = read_json(run / "student" / "log.json")
+    vocabulary = read_json(run / "tokenizer" / "vocabulary.json")
+    initialisation = read_json(run / "student" / "final" / "initialisation.json")
+    return {
+        "headline": _headline(evaluation),
+        "languages": _languages(run, recipe, log),
+        "vocabulary": vocabulary,
+        "segmentation": vocabulary["segmentation"],
+        "mrr_figure": Markup(_mrr_figure(evaluation)),
+        "loss_figure": Markup(_loss_figure(log["log"], ("kd_loss", "mlm_loss"))),
+        "language_figure": Markup(
+            _loss_figure(log["log"], tuple(f"loss_{name}" for name in recipe["languages"]))
+        ),
+        "results": evaluation["languages"],
+        "D": summary_of(evaluation)["D"].get("student", {}).get("all"),
+        "samples": read_json(run / "evaluation" / "samples.json"),
+        "initialisation": initialisation,
+        "stores": _stores(run, recipe),
+    }
+
+
+def _headline(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
+    """For each language: the student beside its best teacher and the baseline, on the teacher's own tokenizer."""
+    found = []
+    for language, rows in evaluation["languages"].items():
+        own = [row for row in rows if row["text"] == "held_out" and row["tokenizer"] == "own"]
+        teachers = [row for row in own if row["model"] != "student"]
+        best = max(teachers, key=lambda row: row["mrr"])
+        student = next(row for row in own if row["model"] == "student" and row["teacher"] == best["teacher"])
+        found.append(
+            {
+                "language": language,
+                "teacher": best["model"],
+                "teacher_mrr": best["mrr"],
+                "student_mrr": student["mrr"],
+                "unigram_mrr": student["unigram_mrr"],
+            }
+        )
+    return found
+
+
+def _languages(run: Path, recipe: dict[str, Any], log: dict[str, Any]) -> list[dict[str, Any]]:
+    places = artefact_places(run)
+    found = []
+    for language, settings in recipe["languages"].items():
+        path = places[f"corpora/{language}"] / "statistics.json"
+        found.append(
+            {
+                "name": language,
+                "teachers": settings["teachers"],
+                "use": settings["use"],
+                "share": log["probabilities"][language],
+                "statistics": read_json(path),
+            }
+        )
+    return found
+
+
+def _stores(run: Path, recipe: dict[str, Any]) -> list[dict[str, Any]]:
+    places = artefact_places(run)
+    found = []
+    for language, settings in recipe["languages"].items():
+        for teacher in settings["teachers"]:
+            manifest = read_json(places[f"store/{language}/{teacher}"] / "manifest.json")
+            shards = manifest["shards"]
+            total = {key: sum(s[key] for s in shards) for key in ("bytes", "examples", "masked", "tokens")}
+            width = 2 if manifest["identity"]["vocabulary_size"] <= 1 << 16 else 4
+            found.append(
+                {"language": language, "teacher": teacher, "identity": manifest["identity"]}
+                | total
+                | {"bytes_a_position": (total["bytes"] - width * total["tokens"]) / max(1, total["masked"])}
+            )
+    return found
+
+
+def _mrr_figure(evaluation: dict[str, Any]) -> str:
+    languages = list(evaluation["languages"])
+    series: dict[str, list[float | None]] = {}
+    for place, rows in enumerate(evaluation["languages"].values()):
+        for row in rows:
+            if row["text"] != "held_out":
+                continue
+            if row["model"] != "student":
+                names = [("teacher", row["mrr"]), ("unigram", row["unigram_mrr"])]
+            else:
+                names = [(f"student, {row['tokenizer']} tokenizer", row["mrr"])]
+            for name, value in names:
+                values = series.setdefault(name, [None] * len(languages))
+                # With several teachers, the best one's row stands.
+                values[place] = value if values[place] is None else max(value, values[place] or 0.0)
+    order = ["unigram", "teacher", *sorted(name for name in series if name.startswith("student"))]
+    return grouped_bars(languages, {name: series[name] for name in order if name in series}, ylabel="MRR")
+
+
+def _loss_figure(log: list[dict[str, float]], names: tuple[str, ...]) -> str:
+    series = {}
+    for name in names:
+        points = [(entry["step"], entry[name]) for entry in log if name in entry]
+        if points:
+            label = {"kd_loss": "KD", "mlm_loss": "MLM"}.get(name, name.removeprefix("loss_"))
+            series[label] = ([x for x, _ in points], [y for _, y in points])
+    return curves(series, xlabel="step", ylabel="nats a masked token")
