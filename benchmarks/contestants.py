@@ -32,6 +32,8 @@ from transformers import (
     TrainingArguments,
 )
 
+from polydistill.training.objectives import StoredLabels
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -237,7 +239,7 @@ def ours(shape: Shape, dtype: str, steps: int, folder: str, *, labels: str) -> d
     clock = Clock()
     log = train(
         shape.student(), {"xx": data}, [1.0], folder=Path(folder) / "checkpoints", arguments=values,
-        distillation=Distillation(labels=labels), pad_id=0, max_length=shape.length, seed=0, say=said.append,
+        objective=StoredLabels(Distillation(labels=labels), ["xx"]), pad_id=0, max_length=shape.length, seed=0, say=said.append,
         callbacks=[clock],
     )  # fmt: skip
     waited = [entry["waiting_share"] for entry in log if "waiting_share" in entry]

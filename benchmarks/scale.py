@@ -23,6 +23,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from polydistill.training.objectives import StoredLabels
+
 BASE_CHARACTERS = 1_000_000
 BATCH = 32
 
@@ -186,7 +188,8 @@ def _train(model: Any, tokenizer: Any, place: Path) -> float:
     )
     ticks = Clock()
     train(
-        model, {"xx": data}, [1.0], folder=place / "checkpoints", arguments=values, distillation=Distillation(),
+        model, {"xx": data}, [1.0], folder=place / "checkpoints", arguments=values,
+        objective=StoredLabels(Distillation(), ["xx"]),
         pad_id=0, max_length=64, seed=0, say=lambda line: None, callbacks=[ticks],
     )  # fmt: skip
     each = float(data.lengths.mean()) * BATCH

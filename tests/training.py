@@ -9,8 +9,8 @@ from transformers import AutoConfig, AutoModelForMaskedLM
 from polydistill.config.shared import Distillation
 from polydistill.training.arguments import check_arguments
 from polydistill.training.data import LanguageSampler, StepSize, TrainingExample, collate
+from polydistill.training.objectives import StoredLabels
 from polydistill.training.run import train
-from polydistill.training.trainer import DistillationTrainer
 
 SMALL = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16,
          "max_position_embeddings": 32, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}  # fmt: skip
@@ -60,9 +60,7 @@ def make_model():
     return AutoModelForMaskedLM.from_config(AutoConfig.for_model("bert", **SMALL))
 
 
-def trained(
-    folder, *, steps=6, distillation=None, labels=None, make_trainer=DistillationTrainer, **arguments
-):
+def trained(folder, *, steps=6, distillation=None, labels=None, **arguments):
     model = make_model()
     values = check_arguments(
         {"max_steps": steps, "per_device_train_batch_size": 8, "logging_steps": 1, "save_steps": 100, "report_to": [],
@@ -70,8 +68,8 @@ def trained(
     )  # fmt: skip
     log = train(
         model, {"a": Rows(40, 1), "b": Rows(10, 2)}, [0.75, 0.25], folder=folder, arguments=values,
-        distillation=distillation or Distillation(), pad_id=0, max_length=64, seed=7, say=lambda line: None, labels=labels,
-        make_trainer=make_trainer,
+        objective=StoredLabels(distillation or Distillation(), ["a", "b"], labels), pad_id=0, max_length=64, seed=7,
+        say=lambda line: None,
     )  # fmt: skip
     return model, log
 

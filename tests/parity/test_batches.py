@@ -13,6 +13,7 @@ import torch
 from tests.training import Rows, difference, make_model
 
 from polydistill.config.shared import Distillation
+from polydistill.losses.sparse import SparseLoss
 from polydistill.models.inputs import length_parts
 from polydistill.training.arguments import check_arguments
 from polydistill.training.data import (
@@ -23,8 +24,8 @@ from polydistill.training.data import (
     choose_copies,
     collate_parts,
 )
+from polydistill.training.objectives import StoredLabels
 from polydistill.training.run import train
-from polydistill.training.trainer import DistillationTrainer
 
 
 def test_languages_are_mixed_within_batches_and_rows_do_not_repeat() -> None:
@@ -72,33 +73,41 @@ class Lengths:
         )  # fmt: skip
 
 
-def test_every_token_weighs_the_same_in_texts_of_all_lengths(tmp_path) -> None:
-    """The mean weight of a token by quartile of its text's length, 1 being average, read off the trainer's own loss.
-
-    With a loss of 1 a position, a step's loss is its positions times their weight; its own tokens are known.
-    """
+def test_every_token_weighs_the_same_in_texts_of_all_lengths(tmp_path, monkeypatch) -> None:
+    """The mean weight of a token by quartile of its text's length, 1 being average, read off what the loss is given."""
     data = Lengths(articles())
     quartiles = np.searchsorted(np.quantile(data.lengths, [0.25, 0.5, 0.75]), data.lengths)
     weights, tokens = np.zeros(4), np.zeros(4)
 
-    class Recorded(DistillationTrainer):
-        """Takes the weight of each part's positions in place of computing anything."""
+    batches = []
 
-        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-            rows = inputs["positions"] // inputs["input_ids"].shape[1]
-            of_row = torch.bincount(rows, minlength=len(inputs["keys"])).numpy()
-            each = float(self.position_weight(model, len(rows)))
-            quartile = quartiles[inputs["keys"][:, 1].numpy()]
-            np.add.at(weights, quartile, of_row * each)
-            np.add.at(tokens, quartile, of_row)
-            return next(model.parameters()).sum() * 0.0
+    class Recorded(StoredLabels):
+        """Notes the batch that the loss below is of."""
 
+        def __call__(self, model, head, batch, counts, progress):
+            batches.append(batch)
+            return super().__call__(model, head, batch, counts, progress)
+
+    def features_of(model, inputs, positions):
+        return model.get_input_embeddings().weight[:1].expand(len(positions), -1)
+
+    def loss_of(features, weight, bias, ids, target, **more):
+        """Takes each position's weight in place of computing anything."""
+        batch = batches[-1]
+        rows = batch["positions"] // batch["input_ids"].shape[1]
+        quartile = quartiles[batch["keys"][rows, 1].numpy()]
+        np.add.at(weights, quartile, target.sum(1).numpy())
+        np.add.at(tokens, quartile, 1)
+        return SparseLoss(features.sum() * 0.0, torch.zeros(len(ids), 1), torch.zeros(len(ids)))
+
+    monkeypatch.setattr("polydistill.training.objectives.masked_features", features_of)
+    monkeypatch.setattr("polydistill.training.objectives.sparse_soft_cross_entropy", loss_of)
     values = check_arguments(
         {"max_steps": 200, "per_device_train_batch_size": 32, "report_to": [], "save_strategy": "no"}
     )
     train(
-        make_model(), {"a": data}, [1.0], folder=tmp_path, arguments=values, distillation=Distillation(), pad_id=0,
-        max_length=512, seed=0, say=lambda line: None, make_trainer=Recorded,
+        make_model(), {"a": data}, [1.0], folder=tmp_path, arguments=values,
+        objective=Recorded(Distillation(labels="gold"), ["a"]), pad_id=0, max_length=512, seed=0, say=lambda line: None,
     )  # fmt: skip
     relative = weights / tokens / (weights.sum() / tokens.sum())
     assert np.all((relative > 0.95) & (relative < 1.05)), relative
@@ -166,7 +175,7 @@ def test_a_step_without_a_masked_token_changes_nothing(tmp_path) -> None:
         {"max_steps": 2, "per_device_train_batch_size": 4, "report_to": [], "weight_decay": 0, "bf16": False}
     )
     log = train(
-        model, {"a": Bare(8, 1)}, [1.0], folder=tmp_path, arguments=values, distillation=Distillation(), pad_id=0,
+        model, {"a": Bare(8, 1)}, [1.0], folder=tmp_path, arguments=values, objective=StoredLabels(Distillation(), ["a"]), pad_id=0,
         max_length=64, seed=7, say=lambda line: None,
     )  # fmt: skip
     assert log[0]["loss"] == 0

@@ -1,7 +1,5 @@
 """Training with a live teacher: what it minimises, and that stopping changes nothing."""
 
-from functools import partial
-
 import pytest
 import torch
 from tests.training import SMALL, Rows, difference, make_model, stop_at
@@ -9,11 +7,10 @@ from torch.nn import functional
 from transformers import AutoConfig, AutoModelForMaskedLM
 
 from polydistill.config.extract import Losses, LossWeight
-from polydistill.config.shared import Distillation
 from polydistill.errors import NumericsError
 from polydistill.training.arguments import check_arguments
 from polydistill.training.data import LanguageSampler, collate, expected_size
-from polydistill.training.live import LiveTeacher, LiveTrainer, weight_at
+from polydistill.training.objectives import LiveTeacher, weight_at
 from polydistill.training.run import train
 
 TEACHER = SMALL | {"num_hidden_layers": 2, "hidden_dropout_prob": 0.1}
@@ -37,8 +34,8 @@ def trained(folder, *, steps=1, teacher=None, losses=None, student=None, **argum
     )  # fmt: skip
     live = LiveTeacher(teacher or make_teacher(), Losses.model_validate(losses or {}), torch.float32)
     log = train(
-        model, {"a": ROWS[0]}, [1.0], folder=folder, arguments=values, distillation=Distillation(labels="gold"),
-        pad_id=0, max_length=64, seed=7, say=lambda line: None, make_trainer=partial(LiveTrainer, teacher=live),
+        model, {"a": ROWS[0]}, [1.0], folder=folder, arguments=values, objective=live, pad_id=0, max_length=64, seed=7,
+        say=lambda line: None,
     )  # fmt: skip
     return model, log
 

@@ -1,6 +1,5 @@
 """Training an extraction's student on stored predictions: what it minimises."""
 
-from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -9,11 +8,10 @@ import torch
 from tests.training import Rows, make_model
 
 from polydistill.config.extract import Losses
-from polydistill.config.shared import Distillation
 from polydistill.training.arguments import check_arguments
 from polydistill.training.data import LanguageSampler, collate, expected_size
+from polydistill.training.objectives import WeightedLabels
 from polydistill.training.run import train
-from polydistill.training.stored import StoredTrainer
 
 ROWS = Rows(40, 1)
 
@@ -25,8 +23,8 @@ def trained(folder, losses, *, steps=1):
     )  # fmt: skip
     chosen = Losses.model_validate({"predictions": "stored"} | losses)
     return train(
-        make_model(), {"a": ROWS}, [1.0], folder=folder, arguments=values, distillation=Distillation(labels="gold"),
-        pad_id=0, max_length=64, seed=7, say=lambda line: None, make_trainer=partial(StoredTrainer, losses=chosen),
+        make_model(), {"a": ROWS}, [1.0], folder=folder, arguments=values, objective=WeightedLabels(chosen, "a"),
+        pad_id=0, max_length=64, seed=7, say=lambda line: None,
     )  # fmt: skip
 
 

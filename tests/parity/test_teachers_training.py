@@ -1,7 +1,5 @@
 """Training with a teacher a language, and early stopping: what is minimised, what is kept."""
 
-from functools import partial
-
 import pytest
 import torch
 from tests.training import SMALL, Rows, difference, make_model, stop_at
@@ -12,8 +10,8 @@ from polydistill.config.shared import Distillation
 from polydistill.errors import RunFolderError
 from polydistill.training.arguments import check_arguments
 from polydistill.training.data import LanguageSampler, collate, expected_size
+from polydistill.training.objectives import LiveTeachers, StoredLabels
 from polydistill.training.run import EarlyStopping, train
-from polydistill.training.teachers import TeachersTrainer
 from polydistill.training.trainer import DistillationTrainer
 
 ROWS = {"a": Rows(40, 1, teacher=False), "b": Rows(30, 2, teacher=False)}
@@ -36,16 +34,16 @@ def trained(
         {"max_steps": steps, "per_device_train_batch_size": 8, "logging_steps": 1, "save_steps": 100, "report_to": [],
          "bf16": False, "learning_rate": 1e-2} | arguments
     )  # fmt: skip
-    make = partial(
-        TeachersTrainer,
-        teachers=[make_teacher(5), make_teacher(6)],
-        temperature=temperature,
-        dtype=torch.float32,
-    )
+    settings = Distillation(labels=labels, teacher_weight=weight, schedule="constant")
+    objective = StoredLabels(settings, list(ROWS))
+    if teachers:
+        objective = LiveTeachers(
+            settings, list(ROWS), teachers=[make_teacher(5), make_teacher(6)], temperature=temperature,
+            dtype=torch.float32,
+        )  # fmt: skip
     log = train(
         model, ROWS, [0.5, 0.5], folder=folder, arguments=values, pad_id=0, max_length=64, seed=7,
-        distillation=Distillation(labels=labels, teacher_weight=weight, schedule="constant"), say=lambda line: None,
-        make_trainer=make if teachers else DistillationTrainer, stopping=stopping,
+        objective=objective, say=lambda line: None, stopping=stopping,
     )  # fmt: skip
     return model, log
 

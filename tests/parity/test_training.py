@@ -149,7 +149,7 @@ def test_every_reading_of_the_tail_trains(tmp_path, tail) -> None:
     assert np.mean(losses[-16:]) < np.mean(losses[:16])
 
 
-def test_a_trainer_is_gone_when_its_training_is_over(tmp_path) -> None:
+def test_a_trainer_is_gone_when_its_training_is_over(tmp_path, monkeypatch) -> None:
     """With its optimizer: two moments of every weight. A collector may come much later, or not before memory is out."""
     seen = []
 
@@ -161,7 +161,8 @@ def test_a_trainer_is_gone_when_its_training_is_over(tmp_path) -> None:
     gc.collect()
     gc.disable()
     try:
-        trained(tmp_path, steps=2, make_trainer=make)
+        monkeypatch.setattr("polydistill.training.run.DistillationTrainer", make)
+        trained(tmp_path, steps=2)
         assert len(seen) == 1
         assert seen[0]() is None
     finally:

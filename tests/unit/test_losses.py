@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from polydistill.losses.schedules import teacher_weight
+from polydistill.losses.schedules import scheduled_weight
 from polydistill.losses.sparse import sparse_soft_cross_entropy
 from polydistill.losses.targets import soft_targets
 
@@ -154,7 +154,7 @@ def test_empty_slots_of_a_draw_weigh_nothing() -> None:
     ("schedule", "middle"), [("linear", 0.25 * 3), ("cosine", 0.8535534 * 1.0), ("constant", 1.0)]
 )
 def test_schedules(schedule, middle) -> None:
-    weight = [teacher_weight(p, first=1.0, last=0.0, schedule=schedule) for p in (0.0, 0.25, 1.0)]
+    weight = [scheduled_weight(p, first=1.0, last=0.0, schedule=schedule) for p in (0.0, 0.25, 1.0)]
     assert weight[0] == 1.0
     assert weight[1] == pytest.approx(middle)
     assert weight[2] == pytest.approx(1.0 if schedule == "constant" else 0.0)

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, model_validator
 from polydistill.config.probe import Probing, TaggedData
 from polydistill.config.scoring import Scoring
 from polydistill.config.settings import Name, Settings, Share, TextName, check_names
-from polydistill.config.shared import Model, Source, Sources, Tail, TextRecipe, WordPiece, as_script
+from polydistill.config.shared import TAIL, Model, Source, Sources, Tail, TextRecipe, WordPiece, as_script
 
 Epochs = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -93,8 +93,8 @@ class BalancedStudent(Settings):
     )
     tail: Tail | None = Field(
         None,
-        description="With stored predictions of the likeliest pieces: what becomes of the rest of the probability, see "
-        "`distillation.tail`; empty: `renormalise`. With `scoring.sampling: random`, which says more in as many bytes, there is no rest.",
+        description=f"With stored predictions of the likeliest pieces; empty: `renormalise`. {TAIL} With `scoring.sampling: random` "
+        "there is no rest.",
     )
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
         1.0,

@@ -9,26 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from polydistill.config.scoring import Scoring
 from polydistill.config.settings import Name, Settings, Share, TextName
-from polydistill.config.shared import Source, Sources, Tail, Teacher, TextRecipe, as_model
-
-Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-
-
-class LossWeight(Settings):
-    """A loss's weight over training. A plain number stands for a weight that stays."""
-
-    first: Weight = Field(description="Weight at the first step.")
-    last: Weight | None = Field(None, description="Weight at the last step; empty: as the first.")
-    schedule: Literal["linear", "cosine", "constant"] = Field(
-        "linear", description="How the weight goes from the first to the last; `constant` keeps the first."
-    )
-
-    @property
-    def highest(self) -> float:
-        """The largest weight of any step: with 0 the loss is never computed."""
-        if self.last is None or self.schedule == "constant":
-            return self.first
-        return max(self.first, self.last)
+from polydistill.config.shared import TAIL, LossWeight, Source, Sources, Tail, Teacher, TextRecipe, as_model
 
 
 def _as_weight(value: Any) -> Any:
@@ -60,11 +41,7 @@ class Losses(Settings):
         "masks in every epoch. There are no hidden states then: `cosine` and `relation` become 0, `temperature` 1, "
         "`positions` masked, and cannot be else.",
     )
-    tail: Tail = Field(
-        "bucket",
-        description="With stored predictions: what becomes of the probability outside the stored pieces, see "
-        "`distillation.tail`.",
-    )
+    tail: Tail = Field("bucket", description=f"With stored predictions. {TAIL}")
     kd: ScheduledWeight = Field(
         default_factory=_constant(5.0),
         description="Weight of the teacher's predictions: temperature² times KL(teacher ‖ student), both softmaxes at "

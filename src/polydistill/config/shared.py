@@ -33,6 +33,10 @@ def as_model(value: Any) -> Any:
 
 # What becomes of the probability outside the stored pieces: see `losses.targets.soft_targets`.
 Tail = Literal["renormalise", "bucket", "raw", "gold"]
+TAIL = (
+    "What becomes of the probability outside the stored pieces. `renormalise`: the stored ones are scaled to sum to 1 (the "
+    "paper); `bucket`: one extra class stands for all other pieces; `raw`: left out; `gold`: given to the text's own token."
+)
 
 
 class Source(Settings):
@@ -111,6 +115,27 @@ class Masking(Settings):
         return self
 
 
+# How a weight goes over training: see `losses.schedules.scheduled_weight`.
+Schedule = Literal["linear", "cosine", "constant"]
+SCHEDULE = "How the weight goes from the first step to the last; `constant` keeps the first."
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class LossWeight(Settings):
+    """A loss's weight over training. A plain number stands for a weight that stays."""
+
+    first: Weight = Field(description="Weight at the first step.")
+    last: Weight | None = Field(None, description="Weight at the last step; empty: as the first.")
+    schedule: Schedule = Field("linear", description=SCHEDULE)
+
+    @property
+    def highest(self) -> float:
+        """The largest weight of any step: with 0 the loss is never computed."""
+        if self.last is None or self.schedule == "constant":
+            return self.first
+        return max(self.first, self.last)
+
+
 class Distillation(Settings):
     """What the student learns from."""
 
@@ -121,18 +146,11 @@ class Distillation(Settings):
         1.0, description="Weight of the teachers' labels at the first step (lambda)."
     )
     final_teacher_weight: Share = Field(0.0, description="Weight of the teachers' labels at the last step.")
-    schedule: Literal["linear", "cosine", "constant"] = Field(
-        "linear", description="How lambda goes from the first to the last; `constant` keeps the first."
-    )
+    schedule: Schedule = Field("linear", description=SCHEDULE)
     annealing_share: Annotated[float, Field(gt=0, le=1)] = Field(
         1.0, description="Share of the steps in which lambda reaches its last value, which it keeps then."
     )
-    tail: Tail = Field(
-        "renormalise",
-        description="What becomes of the probability outside the stored top k. `renormalise`: the k are scaled "
-        "to sum to 1 (the paper); `bucket`: one extra class stands for all other pieces; `raw`: left out; "
-        "`gold`: given to the text's own token.",
-    )
+    tail: Tail = Field("renormalise", description=TAIL)
     temperature: Annotated[float, Field(gt=0)] = Field(
         1.0,
         description="1, the only value: a store lacks the logits outside its k, which a softmax at another temperature "
@@ -144,6 +162,11 @@ class Distillation(Settings):
         "paper), which favours tokenizers that cut words into more pieces. Empty: `character`, or `token` with "
         "`masking.unit: tokens`.",
     )
+
+    @property
+    def weight(self) -> LossWeight:
+        """Lambda over the training."""
+        return LossWeight(first=self.teacher_weight, last=self.final_teacher_weight, schedule=self.schedule)
 
     @field_validator("temperature")
     @classmethod

@@ -1,4 +1,4 @@
-"""How the weight of the teachers' labels goes over training."""
+"""How a weight changes over training."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import math
 from typing import Literal
 
 
-def teacher_weight(
+def scheduled_weight(
     progress: float, *, first: float, last: float, schedule: Literal["linear", "cosine", "constant"]
 ) -> float:
-    """Lambda at a share of the training steps: teacher annealing (Clark et al. 2019, section 3.2).
+    """A weight at a share of the training steps; of the teachers' labels: teacher annealing (Clark et al. 2019, section 3.2).
 
     progress  steps done / all steps, in [0, 1]
     """

@@ -33,6 +33,7 @@ from polydistill.reports.card import model_card, with_results
 from polydistill.tokenization.load import LoadedTokenizer
 from polydistill.training.arguments import check_arguments, portable, training_arguments
 from polydistill.training.data import STEPS_VERSION, MaskedTexts, Masker
+from polydistill.training.objectives import StoredLabels
 
 
 @dataclass
@@ -108,9 +109,10 @@ def model_training(state: Pretraining) -> Training:
         copy_tokenizer(run.path / "tokenizer", folder)
         write_text(folder / "README.md", model_card(recipe, {"init": "random"}))
 
+    objective = StoredLabels(Distillation(labels="gold"), list(data))
     return Training(
-        model, data, smoothed_probabilities(sizes, recipe.corpora.smoothing_alpha), Distillation(labels="gold"),
-        state.arguments, state.tokenizer.special_ids["pad"], recipe.corpora.max_length, write_beside,
+        model, data, smoothed_probabilities(sizes, recipe.corpora.smoothing_alpha), objective, state.arguments,
+        state.tokenizer.special_ids["pad"], recipe.corpora.max_length, write_beside,
     )  # fmt: skip
 
 

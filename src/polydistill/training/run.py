@@ -19,7 +19,6 @@ from transformers import (
     TrainingArguments,
 )
 
-from polydistill.config.shared import Distillation
 from polydistill.errors import RunFolderError
 from polydistill.models.attention import attention_for
 from polydistill.models.memory import keep_freed_memory
@@ -34,6 +33,7 @@ from polydistill.training.data import (
     collate_parts,
     expected_size,
 )
+from polydistill.training.objectives import Objective
 from polydistill.training.progress import Progress
 from polydistill.training.trainer import DistillationTrainer
 
@@ -73,14 +73,12 @@ def train(
     *,
     folder: Path,
     arguments: dict[str, Any],
-    distillation: Distillation,
+    objective: Objective,
     pad_id: int,
     max_length: int,
     seed: int,
     say: Callable[[str], None],
-    labels: Mapping[str, str] | None = None,
     callbacks: Sequence[TrainerCallback] = (),
-    make_trainer: Callable[..., DistillationTrainer] = DistillationTrainer,
     stopping: EarlyStopping | None = None,
 ) -> list[dict[str, float]]:
     """Train `model` in place; return the log, a dictionary for each logged step.
@@ -88,10 +86,9 @@ def train(
     languages      name → examples, in the order of `probabilities`
     folder         holds the checkpoints; the same call with the same folder goes on after the last whole one
     arguments      of TrainingArguments, checked
+    objective      what the model minimises
     max_length     tokens of the longest sequence
-    labels         of languages that learn from other labels than `distillation.labels`
     callbacks      more of transformers' callbacks
-    make_trainer   what makes the trainer of DistillationTrainer's arguments
     stopping       when to stop before `max_steps`
     """
     if stopping is not None:
@@ -104,10 +101,9 @@ def train(
     # Several GPUs are for torchrun: Trainer would wrap the model in DataParallel by itself.
     settings._n_gpu = min(1, settings.n_gpu)
     sampler = _sampler(languages, probabilities, settings)
-    trainer = make_trainer(
-        distillation=distillation,
+    trainer = DistillationTrainer(
+        objective=objective,
         languages=list(languages),
-        labels=labels,
         train_sampler=sampler,
         model=model,
         args=settings,

@@ -31,8 +31,8 @@ from polydistill.store.reader import Store
 from polydistill.tokenization.load import load_tokenizer
 from polydistill.training.arguments import check_arguments, portable
 from polydistill.training.data import STEPS_VERSION, MaskedTexts, Masker, StoredExamples, TrainingExample
+from polydistill.training.objectives import LiveTeachers, Objective, StoredLabels
 from polydistill.training.run import EarlyStopping
-from polydistill.training.teachers import TeachersTrainer
 
 # Held-out examples that early stopping goes by, and the seed of their masks.
 STOPPING_EXAMPLES, STOPPING_SEED = 500, 2_000_003
@@ -68,7 +68,7 @@ def _teacher_training(state: Balance, language: str, arguments: dict[str, Any]) 
     return _training(
         state, {language: _masked_texts(state, text)}, {language: 1.0},
         arguments | {"max_steps": steps_of(recipe.teachers.epochs, text.taken, arguments)},
-        Distillation(labels="gold"), options={"stopping": stopping},
+        StoredLabels(Distillation(labels="gold"), [language]), options={"stopping": stopping},
         card=balance_card(recipe, [language], f"the teacher of {language}", {language: text.total}),
     )  # fmt: skip
 
@@ -116,7 +116,7 @@ def _student_training(
         tail=settings.tail or "renormalise",
     )
     data: dict[str, Any]
-    options: dict[str, Any] = {}
+    objective: Objective = StoredLabels(distillation, list(texts))
     if soft and stored:
         with leader_first():
             score_teachers(state)
@@ -125,17 +125,15 @@ def _student_training(
         data = {language: _masked_texts(state, text) for language, text in texts.items()}
         if soft:
             teachers = [load_masked_lm(str(state.teachers[language]), name=language) for language in texts]
-            options["make_trainer"] = partial(
-                TeachersTrainer,
-                teachers=teachers,
-                temperature=settings.temperature,
+            objective = LiveTeachers(
+                distillation, list(texts), teachers=teachers, temperature=settings.temperature,
                 dtype=resolve_dtype("auto"),
-            )
+            )  # fmt: skip
     taken = {language: text.taken for language, text in texts.items()}
     characters = {language: text.total for language, text in texts.items()}
     return _training(
         state, data, smoothed_probabilities(taken, _alpha(recipe, settings)),
-        arguments | {"max_steps": steps_of(settings.epochs, examples, arguments)}, distillation, options=options,
+        arguments | {"max_steps": steps_of(settings.epochs, examples, arguments)}, objective,
         card=balance_card(recipe, list(texts), f"the student {name} ({settings.labels} labels)", characters),
         facts={"characters": characters},
     )  # fmt: skip
@@ -179,10 +177,10 @@ def _training(
     data: dict[str, Any],
     probabilities: dict[str, float],
     arguments: dict[str, Any],
-    distillation: Distillation,
+    objective: Objective,
     *,
     card: str,
-    options: dict[str, Any],
+    options: dict[str, Any] | None = None,
     facts: dict[str, Any] | None = None,
 ) -> Training:
     """What one model's training is given."""
@@ -193,9 +191,9 @@ def _training(
         write_text(folder / "README.md", card)
 
     return Training(
-        initial_model(state.recipe, state.tokenizer), data, probabilities, distillation, arguments,
+        initial_model(state.recipe, state.tokenizer), data, probabilities, objective, arguments,
         state.tokenizer.special_ids["pad"], state.recipe.corpora.max_length, write_beside,
-        facts={"examples": {language: len(found) for language, found in data.items()}, **(facts or {})}, options=options,
+        facts={"examples": {language: len(found) for language, found in data.items()}, **(facts or {})}, options=options or {},
     )  # fmt: skip
 
 

@@ -48,8 +48,7 @@ from polydistill.tokenization.load import LoadedTokenizer
 from polydistill.tokenization.selection import Selection, document_frequency, select
 from polydistill.tokenization.trim import trim_tokenizer
 from polydistill.training.arguments import check_arguments
-from polydistill.training.live import LiveTeacher
-from polydistill.training.live import run as run_model
+from polydistill.training.objectives import LiveTeacher, read_model
 from polydistill.training.progress import clock
 
 LARGE_UNKNOWN = 0.02
@@ -185,7 +184,8 @@ def _print_scoring(
 def _live_step_seconds(recipe: ExtractRecipe, student: Any, teacher: Any, arguments: dict[str, Any]) -> float:
     """Seconds of a micro-batch: both forward passes, the predictions' loss, the backward pass, the optimizer."""
     where = device()
-    live = LiveTeacher(teacher, recipe.losses, resolve_dtype("auto")).to(where)
+    live = LiveTeacher(teacher, recipe.losses, resolve_dtype("auto"))
+    live.to(where)
     model = student.to(where).train()
     shape = (arguments["per_device_train_batch_size"], recipe.corpora.max_length)
     ids, attention = pad_batch(list(np.random.default_rng(0).integers(5, 50, shape)), 0)
@@ -198,7 +198,7 @@ def _live_step_seconds(recipe: ExtractRecipe, student: Any, teacher: Any, argume
 
     def step() -> None:
         with torch.autocast(where.type, torch.bfloat16, enabled=bool(arguments["bf16"])):
-            features, _, _ = run_model(model, inputs, positions, relations=False)
+            features, _, _ = read_model(model, inputs, positions, relations=False)
         theirs, _, _ = live.read(inputs, positions)
         ours = OutputLayer(features, *output_layer(model))
         temperature = recipe.losses.temperature

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from polydistill.config.shared import Distillation
 from polydistill.corpora.examples import Examples
 from polydistill.disk import read_json, write_json, write_text
 from polydistill.masking import masks_identity
@@ -29,9 +26,7 @@ from polydistill.tokenization.selection import Selection
 from polydistill.tokenization.trim import compare_trimmed
 from polydistill.training.arguments import portable
 from polydistill.training.data import STEPS_VERSION, MaskedTexts, Masker, StoredExamples, choose_copies
-from polydistill.training.live import LiveTeacher, LiveTrainer
-from polydistill.training.stored import StoredTrainer
-from polydistill.training.trainer import DistillationTrainer
+from polydistill.training.objectives import LiveTeacher, Objective, WeightedLabels
 
 
 def train_student(state: Extract) -> None:
@@ -97,13 +92,13 @@ def initial_models(state: Extract) -> tuple[Any, Any, dict[str, Any]]:
     return teacher, student, record | ({} if proof is None else {"trim": proof})
 
 
-def make_models(state: Extract) -> tuple[Any, dict[str, Any], Callable[..., DistillationTrainer]]:
-    """(student before training, record of where its weights came from, what makes its trainer)."""
+def make_models(state: Extract) -> tuple[Any, dict[str, Any], Objective]:
+    """(student before training, record of where its weights came from, what it minimises)."""
     teacher, student, record = initial_models(state)
     losses = state.recipe.losses
     if state.store is not None:
-        return student, record, partial(StoredTrainer, losses=losses)
-    return student, record, partial(LiveTrainer, teacher=LiveTeacher(teacher, losses, resolve_dtype("auto")))
+        return student, record, WeightedLabels(losses, state.recipe.language)
+    return student, record, LiveTeacher(teacher, losses, resolve_dtype("auto"))
 
 
 def model_size(model: Any) -> dict[str, int]:
@@ -146,7 +141,7 @@ def training_data(state: Extract) -> MaskedTexts | StoredExamples:
 def student_training(state: Extract) -> Training:
     """What the student's training is given."""
     recipe = state.recipe
-    student, record, make_trainer = make_models(state)
+    student, record, objective = make_models(state)
     layers = "random weights" if state.layers is None else f"layers {' '.join(map(str, state.layers))}"
     models = record["models"]
     state.run.say(
@@ -161,8 +156,8 @@ def student_training(state: Extract) -> Training:
             _write_beside(state, folder, record)
 
     return Training(
-        student, {recipe.language: training_data(state)}, {recipe.language: 1.0}, Distillation(labels="gold"),
-        state.arguments, state.trained_tokenizer.special_ids["pad"], recipe.corpora.max_length, write_beside, options={"make_trainer": make_trainer},
+        student, {recipe.language: training_data(state)}, {recipe.language: 1.0}, objective, state.arguments,
+        state.trained_tokenizer.special_ids["pad"], recipe.corpora.max_length, write_beside,
     )  # fmt: skip
 
 

@@ -28,6 +28,7 @@ from polydistill.store.reader import Store
 from polydistill.tokenization.union import Union
 from polydistill.training.arguments import portable
 from polydistill.training.data import STEPS_VERSION, StoredExamples, choose_copies
+from polydistill.training.objectives import StoredLabels
 
 
 def train_student(merge: Merge) -> None:
@@ -77,9 +78,10 @@ def student_training(merge: Merge) -> Training:
         write_text(folder / "README.md", model_card(recipe, record))
         write_json(folder / "initialisation.json", record)
 
+    objective = StoredLabels(recipe.distillation, list(data), language_labels(recipe))
     return Training(
-        model, data, probabilities, recipe.distillation, merge.arguments, merge.union.special_ids["pad"], recipe.corpora.max_length, write_beside,
-        options={"labels": language_labels(recipe)},
+        model, data, probabilities, objective, merge.arguments, merge.union.special_ids["pad"], recipe.corpora.max_length,
+        write_beside,
     )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from polydistill.artefacts import (
 )
 from polydistill.config.balance import BalanceRecipe
 from polydistill.config.pretrain import PretrainRecipe
-from polydistill.config.shared import Distillation, TextRecipe
+from polydistill.config.shared import TextRecipe
 from polydistill.corpora.sources import list_files
 from polydistill.disk import (
     bytes_below,
@@ -34,6 +34,7 @@ from polydistill.reports.records import LOG
 from polydistill.tokenization.load import LoadedTokenizer
 from polydistill.training.arguments import check_arguments
 from polydistill.training.checkpoints import checkpoints_bytes
+from polydistill.training.objectives import Objective
 from polydistill.training.run import train
 
 
@@ -44,6 +45,7 @@ class Training:
     model          before training
     data           language → its examples
     probabilities  language → the share of examples that are drawn from it
+    objective      what the model minimises
     pad_id         of the tokenizer that the examples are read by
     max_length     of a sequence
     write_beside   writes the tokenizer, the card and what else belongs to the model into its folder
@@ -54,7 +56,7 @@ class Training:
     model: Any
     data: Mapping[str, Any]
     probabilities: Mapping[str, float]
-    distillation: Distillation
+    objective: Objective
     arguments: Mapping[str, Any]
     pad_id: int
     max_length: int
@@ -67,7 +69,7 @@ class Training:
         settings = {"arguments": dict(self.arguments), **self.options, **more}
         return train(
             self.model, self.data, [self.probabilities[language] for language in self.data], folder=folder,
-            distillation=self.distillation, pad_id=self.pad_id, max_length=self.max_length, **settings,
+            objective=self.objective, pad_id=self.pad_id, max_length=self.max_length, **settings,
         )  # fmt: skip
 
 

@@ -1,0 +1,440 @@
+"""What a student minimises: stored labels, a live teacher, or a live teacher for each language.
+
+An objective is what one trainer computes the loss of a part of a micro-batch with. Losses are sums over positions, divided
+by how many of them a whole step has on average: accumulation and data parallelism change nothing, and every position of
+the training weighs the same, in texts of all lengths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+from torch.profiler import record_function
+
+from polydistill.config.extract import Losses
+from polydistill.config.shared import Distillation, LossWeight
+from polydistill.errors import ModelError
+from polydistill.losses.live import OutputLayer, cosine_loss, live_distillation, relation_loss
+from polydistill.losses.schedules import scheduled_weight
+from polydistill.losses.sparse import sparse_soft_cross_entropy
+from polydistill.losses.targets import soft_targets
+from polydistill.models.extract import layer_list
+from polydistill.models.features import (
+    features_and_states,
+    masked_features,
+    output_layer,
+    queries_keys_values,
+)
+from polydistill.training.profile import FORWARD, LOSS
+
+Head = tuple[Tensor, Tensor | None]
+
+
+class Counts(NamedTuple):
+    """What the sums over a part's positions are divided by.
+
+    masked, attended  positions that a whole step has on average, over all micro-batches and processes
+    processes         that share a step: data parallelism averages gradients over them
+    """
+
+    masked: float
+    attended: float
+    processes: int = 1
+
+
+class Progress(NamedTuple):
+    """Where a training is: steps that are done, and all of them."""
+
+    step: int
+    total: int
+
+    def share(self, of: float = 1.0) -> float:
+        """The share of the first `of` (at most 1) of all steps that is done, in [0, 1]."""
+        return min(1.0, self.step / max(1.0, of * (self.total - 1)))
+
+
+class Objective(Protocol):
+    """What a student minimises."""
+
+    def to(self, device: torch.device) -> None:
+        """Move what it computes with."""
+
+    def __call__(
+        self, model: Any, head: Head, batch: Mapping[str, Tensor], counts: Counts, progress: Progress
+    ) -> tuple[Tensor, Tensor]:
+        """(the loss of a part of a micro-batch, what `means` makes of the sum over many parts), the second in float64 and
+        without gradients.
+
+        model  the student, as its trainer wraps it
+        head   (weight [V, E], bias [V] or None) of its output layer
+        batch  see `training.data.collate`
+        """
+
+    def means(self, sums: Sequence[float], progress: Progress) -> dict[str, float]:
+        """What is logged: losses in nats for a position, and weights that change."""
+
+
+class Labels:
+    """Shared by what learns from the text's tokens and from teachers' predictions at masked positions: lambda of each
+    language, and what is logged.
+
+    languages  in the order of their numbers in batches
+    labels     of languages that learn from other labels than `distillation.labels`
+    """
+
+    def __init__(
+        self, distillation: Distillation, languages: Sequence[str], labels: Mapping[str, str] | None = None
+    ) -> None:
+        self.distillation, self.languages = distillation, list(languages)
+        self.labels = [(labels or {}).get(language, distillation.labels) for language in languages]
+
+    def to(self, device: torch.device) -> None:
+        """Nothing to move."""
+
+    def annealed_weight(self, progress: Progress) -> float:
+        """Lambda at a step, for languages that learn from both kinds of labels."""
+        return weight_at(self.distillation.weight, progress.share(self.distillation.annealing_share))
+
+    def teacher_weights(self, progress: Progress) -> list[float]:
+        """Each language's lambda at a step."""
+        known = {"both": self.annealed_weight(progress), "soft": 1.0, "gold": 0.0}
+        return [known[labels] for labels in self.labels]
+
+    def sums(self, mlm: Tensor, kd: Tensor, loss: Tensor, language: Tensor) -> Tensor:
+        """[2 + 2 languages] sums of MLM [N] and KD [N]; of the loss [N] by language; and of positions by language."""
+        size = len(self.languages)
+        sums = torch.zeros(2 + 2 * size, dtype=torch.float64, device=loss.device)
+        sums[0], sums[1] = mlm.sum(), kd.sum()
+        sums[2 : 2 + size].index_add_(0, language, loss.double())
+        sums[2 + size :] = torch.bincount(language, minlength=size)
+        return sums
+
+    def means(self, sums: Sequence[float], progress: Progress) -> dict[str, float]:
+        """MLM and KD, lambda where it changes, and each language's loss."""
+        size = len(self.languages)
+        counts = sums[2 + size :]
+        total = max(1.0, sum(counts))
+        means = {"mlm_loss": sums[0] / total}
+        # Only where both kinds of labels are weighed is there a weight that changes.
+        if "both" in self.labels:
+            means["teacher_weight"] = self.annealed_weight(progress)
+        if sums[1]:
+            means["kd_loss"] = sums[1] / total
+        for name, loss, count in zip(self.languages, sums[2 : 2 + size], counts, strict=True):
+            if count:
+                means[f"loss_{name}"] = loss / count
+        return {name: round(value, 5) for name, value in means.items()}
+
+
+class StoredLabels(Labels):
+    """lambda * KD + (1 - lambda) * MLM at masked positions, KD the cross-entropy with stored predictions (MergeDistill,
+    L_ALL); MLM alone where there are none.
+    """
+
+    def scale(self, progress: Progress) -> float:
+        """What the whole loss is multiplied by at a step."""
+        return 1.0
+
+    def __call__(
+        self, model: Any, head: Head, batch: Mapping[str, Tensor], counts: Counts, progress: Progress
+    ) -> tuple[Tensor, Tensor]:
+        """See `Objective`."""
+        with record_function(FORWARD):
+            features = masked_features(
+                model,
+                {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]},
+                batch["positions"],
+            )
+        weight, bias = head
+        # [N, 1] lambda of each position's language.
+        weights = torch.tensor(self.teacher_weights(progress), device=features.device)
+        share = weights[batch["language"]][:, None]
+        logprobs, ids = batch["logprobs"], batch["ids"]
+        has_teacher = logprobs.shape[1] > 0
+        if has_teacher:
+            reading = self.distillation.tail
+            soft, tail = soft_targets(logprobs, tail=reading)
+            gold = 1.0 - share
+            if reading == "gold":
+                gold = gold + share * tail[:, None]
+            target = torch.cat([gold, share * soft], dim=1)
+        else:
+            soft = logprobs
+            target = torch.ones(len(ids), 1, device=ids.device)
+            tail = torch.zeros(len(ids), device=ids.device)
+        bucket = has_teacher and self.distillation.tail == "bucket" and bool(share.any())
+        # It multiplies the target rather than the loss, so that the gradient of [V, E] needs no pass of its own.
+        each = self.scale(progress) * counts.processes / counts.masked
+        with torch.autocast(features.device.type, enabled=False), record_function(LOSS):
+            result = sparse_soft_cross_entropy(
+                features, weight, bias, ids, target * each,
+                tail=share[:, 0] * tail * each if bucket else None, top=slice(1, None),
+            )  # fmt: skip
+            mlm = -result.logprobs[:, 0]
+            # An empty slot of a draw has probability zero, and its piece any log-probability.
+            kd = -(soft * result.logprobs[:, 1:]).sum(-1)
+            if bucket:
+                kd = kd + torch.where(tail > 0, tail * result.tail_loss, 0.0)
+            loss = share[:, 0] * kd + (1 - share[:, 0]) * mlm if has_teacher else mlm
+        return result.loss, self.sums(mlm, kd, loss, batch["language"])
+
+
+class WeightedLabels(StoredLabels):
+    """kd * KD + mlm * MLM at masked positions of one language, both weights by their schedules: an extraction's losses on
+    stored predictions.
+
+    KD is the cross-entropy with them, at temperature 1: the live teacher's KD and the teacher's entropy.
+    """
+
+    def __init__(self, losses: Losses, language: str) -> None:
+        super().__init__(Distillation(labels="both", tail=losses.tail), [language])
+        self.losses = losses
+
+    def scale(self, progress: Progress) -> float:
+        """The weights' sum: lambda shares it out."""
+        weights = loss_weights(self.losses, progress)
+        return weights["kd"] + weights["mlm"]
+
+    def teacher_weights(self, progress: Progress) -> list[float]:
+        """KD's share of the two weights."""
+        return [loss_weights(self.losses, progress)["kd"] / max(self.scale(progress), 1e-12)]
+
+    def means(self, sums: Sequence[float], progress: Progress) -> dict[str, float]:
+        """MLM and KD, and weights that change."""
+        means = super().means(sums, progress)
+        logged: dict[str, float] = {name: means[name] for name in means if name in ("kd_loss", "mlm_loss")}
+        return logged | changing_weights(self.losses, progress)
+
+
+class LiveTeachers(Labels):
+    """lambda * T² KL(teacher ‖ student) + (1 - lambda) * MLM at masked positions, the teacher being that of the example's
+    language, of the student's vocabulary (Limisiewicz et al. 2022).
+
+    teachers     one model a language, in the order of `languages`; they run without gradients
+    temperature  of both softmaxes
+    dtype        what the teachers' matrices are multiplied in (by autocast)
+    """
+
+    def __init__(
+        self,
+        distillation: Distillation,
+        languages: Sequence[str],
+        *,
+        teachers: Sequence[Any],
+        temperature: float,
+        dtype: torch.dtype,
+    ) -> None:
+        super().__init__(distillation, languages)
+        self.teachers = [teacher.eval().requires_grad_(False) for teacher in teachers]
+        self.temperature, self.dtype = temperature, dtype
+        self.heads: list[Head] = []
+
+    def to(self, device: torch.device) -> None:
+        """Move the teachers."""
+        for teacher in self.teachers:
+            teacher.to(device)
+        # In layers of its own precision once, not once a step: autocast keeps no copy of what has no gradient.
+        self.heads = [
+            (weight.detach().to(self.dtype), bias) for weight, bias in map(output_layer, self.teachers)
+        ]
+
+    def __call__(
+        self, model: Any, head: Head, batch: Mapping[str, Tensor], counts: Counts, progress: Progress
+    ) -> tuple[Tensor, Tensor]:
+        """See `Objective`."""
+        seen = {name: batch[name] for name in ("input_ids", "attention_mask")}
+        with record_function(FORWARD):
+            features = masked_features(model, seen, batch["positions"])
+        language, gold = batch["language"], batch["ids"][:, 0]
+        # One pass for all: by the teacher, for each of them reads its own examples.
+        order = language.argsort(stable=True)
+        language, gold, positions = (
+            tensor.index_select(0, order) for tensor in (language, gold, batch["positions"])
+        )
+        present, sizes = language.unique_consecutive(return_counts=True)
+        parts = positions.split(sizes.tolist())
+        theirs = [self._read(index, seen, part) for index, part in zip(present.tolist(), parts, strict=True)]
+        share = torch.tensor(self.teacher_weights(progress), device=features.device)[language]
+        each = counts.processes / counts.masked
+        with torch.autocast(features.device.type, enabled=False), record_function(LOSS):
+            result = live_distillation(
+                OutputLayer(features.index_select(0, order), *head), theirs, gold, share * each,
+                (1 - share) * each, temperature=self.temperature, masked=torch.ones_like(gold, dtype=torch.bool),
+            )  # fmt: skip
+        loss = share * result.kd + (1 - share) * result.mlm
+        return result.loss, self.sums(result.mlm, result.kd, loss, language)
+
+    @torch.no_grad()
+    def _read(self, index: int, inputs: dict[str, Tensor], positions: Tensor) -> OutputLayer:
+        """A teacher's output layer with its features at positions [N] of the flattened batch; it sees its rows alone."""
+        width = inputs["input_ids"].shape[1]
+        rows, within = (positions // width).unique(return_inverse=True)
+        of_teacher = {name: values.index_select(0, rows) for name, values in inputs.items()}
+        with torch.autocast(positions.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            features = masked_features(self.teachers[index], of_teacher, within * width + positions % width)
+        return OutputLayer(features.to(self.dtype), *self.heads[index])
+
+
+# The losses of a live teacher, in the order of their sums.
+NAMES = ("kd", "mlm", "cosine", "relation")
+
+
+class LiveTeacher:
+    """kd * KD + mlm * MLM + cosine + relation with a teacher that runs beside its student, without gradients
+    (Eliquare 2022, eq. 4).
+
+    Each loss is a sum over the positions that it sees (KD over attended or masked tokens, MLM over masked ones, cosine
+    and relation over attended ones), divided by how many of them a step has on average.
+
+    model   loaded, with the student's vocabulary
+    losses  what is learned from it
+    dtype   what its matrices are multiplied in (by autocast)
+    """
+
+    def __init__(self, model: Any, losses: Losses, dtype: torch.dtype) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.losses, self.dtype = losses, dtype
+        # In layers of its own precision once, not once a step: autocast keeps no copy of what has no gradient.
+        weight, self.bias = output_layer(model)
+        self.weight = weight.detach().to(dtype)
+        self.relation_heads = losses.relation_heads or model.config.num_attention_heads
+
+    def to(self, device: torch.device) -> None:
+        """Move the teacher."""
+        self.model.to(device)
+        self.weight = self.weight.to(device)
+        self.bias = output_layer(self.model)[1]
+
+    @torch.no_grad()
+    def read(
+        self, inputs: dict[str, Tensor], positions: Tensor
+    ) -> tuple[OutputLayer, Tensor | None, list[Tensor]]:
+        """(its output layer with features at positions, last hidden states [B, L, H], queries, keys and values)."""
+        with torch.autocast(positions.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            features, states, relations = read_model(
+                self.model, inputs, positions, relations=self.losses.relation.highest > 0
+            )
+        return OutputLayer(features.to(self.dtype), self.weight, self.bias), states, relations
+
+    def __call__(
+        self, model: Any, head: Head, batch: Mapping[str, Tensor], counts: Counts, progress: Progress
+    ) -> tuple[Tensor, Tensor]:
+        """See `Objective`."""
+        losses, weights = self.losses, loss_weights(self.losses, progress)
+        seen = {name: batch[name] for name in ("input_ids", "attention_mask")}
+        attended = seen["attention_mask"].flatten().nonzero()[:, 0]
+        with_kd = losses.kd.highest > 0
+        everywhere = with_kd and losses.positions == "attended"
+        chosen = attended if everywhere else batch["positions"]
+        with record_function(FORWARD):
+            features, states, relations = read_model(
+                model, seen, chosen, relations=losses.relation.highest > 0
+            )
+            theirs = their_states = None
+            their_relations: list[Tensor] = []
+            if with_kd or losses.cosine.highest or losses.relation.highest:
+                theirs, their_states, their_relations = self.read(seen, chosen)
+        sums = torch.zeros(len(NAMES), dtype=torch.float64, device=features.device)
+        with torch.autocast(features.device.type, enabled=False), record_function(LOSS):
+            share = {"kd": weights["kd"] / (counts.attended if everywhere else counts.masked),
+                     "mlm": weights["mlm"] / counts.masked}  # fmt: skip
+            total, sums[0], sums[1] = self._predictions(
+                OutputLayer(features, *head), theirs, batch, chosen, share, with_kd=with_kd
+            )
+            if losses.cosine.highest:
+                cosine = cosine_loss(*(_at(one, attended) for one in (states, their_states)))
+                total, sums[2] = total + weights["cosine"] / counts.attended * cosine, cosine.detach()
+            if losses.relation.highest:
+                relation = relation_loss(
+                    relations, their_relations, seen["attention_mask"], heads=self.relation_heads
+                )
+                total, sums[3] = total + weights["relation"] / counts.attended * relation, relation.detach()
+        numbers = [len(chosen), len(batch["positions"]), len(attended), len(attended)]
+        sums = torch.cat([sums, torch.tensor(numbers, dtype=torch.float64, device=sums.device)])
+        return total * counts.processes, sums
+
+    def _predictions(
+        self,
+        ours: OutputLayer,
+        theirs: OutputLayer | None,
+        batch: Mapping[str, Tensor],
+        chosen: Tensor,
+        share: dict[str, Any],
+        *,
+        with_kd: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(KD and MLM, weighted; the sums of KD and of MLM, detached).
+
+        share  weight of one position in each
+        """
+        positions, gold = batch["positions"], batch["ids"][:, 0]
+        if not with_kd or theirs is None:
+            target = torch.full((len(gold), 1), 1.0, device=gold.device) * share["mlm"]
+            result = sparse_soft_cross_entropy(*ours, gold[:, None], target)
+            return result.loss, torch.zeros(()), -result.logprobs.sum()
+        # Where text is masked, among the positions that are chosen.
+        golden = batch["input_ids"].flatten().clone()
+        golden[positions] = gold
+        masked = torch.zeros(len(golden), dtype=torch.bool, device=gold.device)
+        masked[positions] = True
+        masked = masked[chosen]
+        found = live_distillation(
+            ours, theirs, golden[chosen], torch.ones(len(chosen), device=gold.device) * share["kd"],
+            masked * share["mlm"], temperature=self.losses.temperature, masked=masked,
+        )  # fmt: skip
+        return found.loss, found.kd.sum(), found.mlm.sum()
+
+    def means(self, sums: Sequence[float], progress: Progress) -> dict[str, float]:
+        """Each loss that is learned from, and MLM; weights that change."""
+        means = {
+            f"{name}_loss": round(total / max(1.0, count), 5)
+            for name, total, count in zip(NAMES, sums[: len(NAMES)], sums[len(NAMES) :], strict=True)
+            if getattr(self.losses, name).highest or name == "mlm"
+        }
+        return means | changing_weights(self.losses, progress)
+
+
+def read_model(
+    model: Any, inputs: dict[str, Tensor], positions: Tensor, *, relations: bool
+) -> tuple[Tensor, Tensor | None, list[Tensor]]:
+    """(output layer's features [N, E] at positions, last hidden states [B, L, H], the last layer's Q, K, V if asked)."""
+    with ExitStack() as stack:
+        taken: list[Tensor] = []
+        if relations:
+            inner = model if hasattr(model, "get_output_embeddings") else model.module
+            taken = stack.enter_context(queries_keys_values(model, layer_list(inner)))
+        features, states = features_and_states(model, inputs, positions)
+    return features, states, taken
+
+
+def loss_weights(losses: Losses, progress: Progress) -> dict[str, float]:
+    """Each loss's weight at a step."""
+    return {name: weight_at(getattr(losses, name), progress.share()) for name in NAMES}
+
+
+def changing_weights(losses: Losses, progress: Progress) -> dict[str, float]:
+    """What is logged of the weights that change."""
+    return {
+        f"{name}_weight": round(weight, 5)
+        for name, weight in loss_weights(losses, progress).items()
+        if getattr(losses, name).schedule != "constant"
+    }
+
+
+def weight_at(weight: LossWeight, share: float) -> float:
+    """A weight at a share of the steps that it changes over."""
+    last = weight.first if weight.last is None else weight.last
+    return scheduled_weight(share, first=weight.first, last=last, schedule=weight.schedule)
+
+
+def _at(states: Tensor | None, positions: Tensor) -> Tensor:
+    """[N, H] hidden states at positions of the flattened batch."""
+    if states is None:
+        raise ModelError(
+            "losses.cosine", None, "the encoder's output is not a vector for each token", "set it to 0"
+        )
+    return states.flatten(0, 1).index_select(0, positions)
