@@ -220,6 +220,8 @@ def test_examples_are_named_as_their_corpus_names_them() -> None:
     assert [stored.identify(row)["example"] for row in range(2)] == [9, 8]
     assert stored.identify(0)["store"] == "store/en/t"
     ids = np.array([2**64 - 1, 5, 6], dtype=np.uint64)
-    texts = MaskedTexts(np.ones(3, dtype=np.int64), None, np.array([2, 0]), ids=ids)
+    examples = SimpleNamespace(ids=ids, num_tokens=np.ones(3, dtype=np.int32))
+    settings = {"tokenizer": None, "masking": None, "max_length": 8, "seed": 0}
+    texts = MaskedTexts(examples, rows=np.array([2, 0]), **settings)
     assert [texts.identify(row)["example"] for row in range(2)] == [6, 2**64 - 1]
-    assert MaskedTexts(np.ones(3, dtype=np.int64), None, ids=ids).identify(1) == {"example": 5}
+    assert MaskedTexts(examples, **settings).identify(1) == {"example": 5}

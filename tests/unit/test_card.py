@@ -10,7 +10,7 @@ from polydistill.config.load import parse_recipe
 from polydistill.config.shared import Card
 from polydistill.disk import write_json
 from polydistill.errors import RecipeError
-from polydistill.reports.card import export_card, front_matter, metadata, model_card, with_results
+from polydistill.reports.card import export_card, front_matter, merge_card, metadata, with_results
 from polydistill.reports.tables import results_table
 
 MERGE = {
@@ -32,7 +32,7 @@ def row(model: str, mrr: float, **more) -> dict:
 
 
 def test_the_metadata_block_has_languages_teachers_licence_and_data() -> None:
-    card = model_card(parse_recipe(MERGE), {"init": "random"})
+    card = merge_card(parse_recipe(MERGE), {"init": "random"})
     found = front(card)
     assert found["language"] == ["ko", "zh"]
     # A folder on somebody's machine is nobody else's business.
@@ -40,13 +40,13 @@ def test_the_metadata_block_has_languages_teachers_licence_and_data() -> None:
     assert "license" not in found
     assert "state them here" in card.lower()
     said = parse_recipe(MERGE | {"card": {"license": "cc-by-sa-4.0", "datasets": ["org/wiki"]}})
-    card = model_card(said, {"init": "random"})
+    card = merge_card(said, {"init": "random"})
     assert (front(card)["license"], front(card)["datasets"]) == ("cc-by-sa-4.0", ["org/wiki"])
     assert "Published under cc-by-sa-4.0" in card
 
 
 def test_results_stand_before_the_licence_and_once() -> None:
-    card = model_card(parse_recipe(MERGE), {"init": "random"})
+    card = merge_card(parse_recipe(MERGE), {"init": "random"})
     rows = {"ko": [row("a", 0.3, mrr_teacher_pieces=0.31), row("student", 0.25)]}
     once = with_results(card, rows, "student")
     assert "| ko | held_out | own | 0.250 | 0.310 | 0.100 | 0.200 | 1,234 |" in once
@@ -72,7 +72,7 @@ def test_a_figure_of_few_tokens_is_marked_on_the_card_and_in_the_terminal(tmp_pa
     """0.288 of 77 tokens beside 0.301 of 1,234: each with its standard error, the first with a warning."""
     few = row("student", 0.288, num_masked=77, mrr_error=0.041)
     many = row("student", 0.301, text="wiki", mrr_error=0.012)
-    card = model_card(parse_recipe(MERGE), {"init": "random"})
+    card = merge_card(parse_recipe(MERGE), {"init": "random"})
     warned, plain = (
         with_results(card, {"ko": [few, many]}, "student"),
         with_results(card, {"ko": [many]}, "student"),

@@ -8,7 +8,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 
 from polydistill.config.pretrain import PretrainRecipe
@@ -29,10 +28,10 @@ from polydistill.pipelines.stages.evaluation import Measured, Reading, evaluate,
 from polydistill.pipelines.stages.planning import print_settings
 from polydistill.pipelines.stages.tokenizer import build_tokenizer, copy_tokenizer
 from polydistill.pipelines.stages.training import Training, check_training, initial_model, train_into
-from polydistill.reports.card import model_card, with_results
+from polydistill.reports.card import pretrain_card, with_results
 from polydistill.tokenization.load import LoadedTokenizer
 from polydistill.training.arguments import check_arguments, portable, training_arguments
-from polydistill.training.data import STEPS_VERSION, MaskedTexts, Masker
+from polydistill.training.data import STEPS_VERSION, MaskedTexts
 from polydistill.training.objectives import StoredLabels
 
 
@@ -101,13 +100,13 @@ def model_training(state: Pretraining) -> Training:
         examples = Examples(corpus.path / "train.arrow")
         sizes[language] = len(examples)
         data[language] = MaskedTexts(
-            examples.num_tokens.astype(np.int64), Masker(recipe, state.tokenizer, examples), ids=examples.ids
+            examples, state.tokenizer, recipe.masking, max_length=recipe.corpora.max_length, seed=recipe.seed
         )
     run.say(f"model: {sum(p.numel() for p in model.parameters()):,} parameters")
 
     def write_beside(folder: Path) -> None:
         copy_tokenizer(run.path / "tokenizer", folder)
-        write_text(folder / "README.md", model_card(recipe, {"init": "random"}))
+        write_text(folder / "README.md", pretrain_card(recipe))
 
     objective = StoredLabels(Distillation(labels="gold"), list(data))
     return Training(
@@ -131,7 +130,7 @@ def evaluate_model(state: Pretraining) -> None:
     evaluate(run, "evaluation", inputs, recipe, lambda: _readings(state), _summary)
     # Each time: a model that was made anew has the card that it was made with.
     rows = read_json(run.path / "evaluation" / "mlm.json")["languages"]
-    card = with_results(model_card(recipe, {"init": "random"}), rows, "student")
+    card = with_results(pretrain_card(recipe), rows, "student")
     write_text(run.path / "student" / "final" / "README.md", card)
 
 

@@ -1,7 +1,6 @@
-"""What people read of a run: the page, its figures, the model card."""
+"""What people read of a run: the page, its figures, tables and model cards."""
 
-from polydistill.reports.card import model_card
 from polydistill.reports.page import report_run
 from polydistill.reports.tables import results_table
 
-__all__ = ["model_card", "report_run", "results_table"]
+__all__ = ["report_run", "results_table"]

@@ -89,47 +89,53 @@ def extract_card(recipe: ExtractRecipe, record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def model_card(recipe: MergeRecipe | ExtractRecipe | PretrainRecipe, record: dict[str, Any]) -> str:
-    """Markdown with the hub's metadata block.
+def merge_card(recipe: MergeRecipe, record: dict[str, Any]) -> str:
+    """Markdown of a merge's student, with the hub's metadata block.
 
     record  where the initial weights came from
     Nothing in it changes between two runs of the same recipe.
     """
-    if isinstance(recipe, ExtractRecipe):
-        return extract_card(recipe, record)
     languages = list(recipe.languages)
-    teachers = [one.model for one in recipe.teachers.values()] if isinstance(recipe, MergeRecipe) else []
-    lines = [*front_matter(languages, recipe.card, teachers), f"# {recipe.name}", ""]
-    if isinstance(recipe, MergeRecipe):
-        lines.append(
-            f"A multilingual masked language model for {', '.join(languages)}, merged from "
-            f"{len(recipe.teachers)} teachers by polydistill {__version__} (MergeDistill, Khanuja et al. 2021)."
-        )
-        lines += ["", "| language | teachers |", "|---|---|"]
-        lines += [f"| {language} | {', '.join(s.teachers)} |" for language, s in recipe.languages.items()]
-        lines += ["", f"Labels: {recipe.distillation.labels}; initial weights: {record['init']}."]
-    else:
-        lines.append(
-            f"A masked language model for {', '.join(languages)}, pre-trained by polydistill {__version__}."
-        )
-    lines += [
+    teachers = [teacher.model for teacher in recipe.teachers.values()]
+    rows = [f"| {language} | {', '.join(s.teachers)} |" for language, s in recipe.languages.items()]
+    return "\n".join([
+        *front_matter(languages, recipe.card, teachers), f"# {recipe.name}", "",
+        f"A multilingual masked language model for {', '.join(languages)}, merged from "
+        f"{len(recipe.teachers)} teachers by polydistill {__version__} (MergeDistill, Khanuja et al. 2021).",
+        "", "| language | teachers |", "|---|---|", *rows,
+        "", f"Labels: {recipe.distillation.labels}; initial weights: {record['init']}.",
+        *_loading(f'own = AutoTokenizer.from_pretrained("FOLDER/tokenizer/{languages[0]}")  '
+                  f"# splits {languages[0]} as its teacher does"),
+        *_licence(recipe.card, TERMS),
+    ])  # fmt: skip
+
+
+def pretrain_card(recipe: PretrainRecipe) -> str:
+    """Markdown of a pre-trained model, with the hub's metadata block."""
+    languages = list(recipe.languages)
+    return "\n".join([
+        *front_matter(languages, recipe.card, []), f"# {recipe.name}", "",
+        f"A masked language model for {', '.join(languages)}, pre-trained by polydistill {__version__}.",
+        *_loading(), *_licence(recipe.card, TERMS),
+    ])  # fmt: skip
+
+
+TERMS = "A student inherits the terms of its teachers' weights and of its training text."
+
+
+def _loading(*more: str) -> list[str]:
+    """How the model is loaded; `more` are further lines of code."""
+    return [
         "",
         "```python",
         "from transformers import AutoModelForMaskedLM, AutoTokenizer",
         "",
         'model = AutoModelForMaskedLM.from_pretrained("FOLDER")',
         'tokenizer = AutoTokenizer.from_pretrained("FOLDER")  # reads every language',
+        *more,
+        "```",
+        "",
     ]
-    if isinstance(recipe, MergeRecipe):
-        lines.append(
-            f'own = AutoTokenizer.from_pretrained("FOLDER/tokenizer/{languages[0]}")  '
-            f"# splits {languages[0]} as its teacher does"
-        )
-    lines += [
-        "```", "",
-        *_licence(recipe.card, "A student inherits the terms of its teachers' weights and of its training text."),
-    ]  # fmt: skip
-    return "\n".join(lines)
 
 
 def balance_card(

@@ -126,7 +126,7 @@ SPLITS = ("train", "test")
 Texts = dict[str, dict[str, "TaggedText"]]
 
 
-def read_tasks(tasks: Mapping[Any, Mapping[str, TaggedData]], *, field: str = "tasks") -> Texts:
+def read_tagged_tasks(tasks: Mapping[Any, Mapping[str, TaggedData]], *, field: str = "tasks") -> Texts:
     """Task → language → tagged sentences, all of them read: a file that cannot be used is a CorpusError before any work.
 
     field  where the tasks stand in the recipe

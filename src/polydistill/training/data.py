@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from polydistill.config.shared import TextRecipe
+from polydistill.config.shared import Masking
 from polydistill.corpora.examples import Examples
 from polydistill.masking import Masked, mask_texts
 from polydistill.models.inputs import length_parts, pad_batch
@@ -102,31 +102,43 @@ class StoredExamples:
 
 
 class MaskedTexts:
-    """A language's examples with gold labels only, masked anew in every epoch.
+    """A language's examples with gold labels only, tokenised and masked when they are drawn, anew in every epoch.
 
-    lengths  [N] tokens of each text
-    make     (row, epoch) → a masked text in the student's ids
-    rows     [n] the texts to train on; by default all
-    ids      [N] what the corpus calls each text
+    tokenizer   makes the student's ids
+    max_length  of a sequence in tokens
+    seed        of the masks
+    rows        [n] the texts to train on; by default all
     """
 
     def __init__(
         self,
-        lengths: npt.NDArray[np.int64],
-        make: Any,
-        rows: npt.NDArray[np.int64] | None = None,
+        examples: Examples,
+        tokenizer: LoadedTokenizer,
+        masking: Masking,
         *,
-        ids: npt.NDArray[np.uint64],
+        max_length: int,
+        seed: int,
+        rows: npt.NDArray[np.int64] | None = None,
     ) -> None:
+        lengths = examples.num_tokens.astype(np.int64)
         self.lengths = lengths if rows is None else lengths[rows]
-        self.make, self.rows, self.ids = make, rows, ids
+        self.examples, self.tokenizer, self.masking = examples, tokenizer, masking
+        self.max_length, self.seed, self.rows, self.ids = max_length, seed, rows, examples.ids
+
+    def masked(self, row: int, epoch: int) -> Masked:
+        """The text at a row of the examples, masked for an epoch."""
+        # A seed of its own for every epoch; far from those of other seeds.
+        return mask_texts(
+            self.examples.texts(np.array([row])), [int(self.ids[row])], self.tokenizer,
+            max_length=self.max_length, masking=self.masking, seed=self.seed + (epoch << 32),
+        )[0]  # fmt: skip
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     def example(self, row: int, epoch: int, language: int) -> TrainingExample:
         """The example at a row, masked for an epoch."""
-        masked: Masked = self.make(row if self.rows is None else int(self.rows[row]), epoch)
+        masked = self.masked(row if self.rows is None else int(self.rows[row]), epoch)
         none = np.zeros((len(masked.positions), 0))
         return TrainingExample(
             language,
@@ -300,20 +312,3 @@ def collate(examples: Sequence[TrainingExample], pad_id: int) -> dict[str, Tenso
         "logprobs": joined([example.top_logprobs for example in examples]),
         "keys": torch.tensor([[example.language, example.row, example.epoch] for example in examples]),
     }
-
-
-class Masker:
-    """Tokenises and masks a language's examples when they are drawn, with other masks in every epoch."""
-
-    def __init__(self, recipe: TextRecipe, tokenizer: LoadedTokenizer, examples: Examples) -> None:
-        self.recipe, self.tokenizer, self.examples = recipe, tokenizer, examples
-        self.ids = examples.ids
-
-    def __call__(self, row: int, epoch: int) -> Masked:
-        """The text at a row, masked for an epoch."""
-        # A seed of its own for every epoch; far from those of other seeds.
-        return mask_texts(
-            self.examples.texts(np.array([row])), [int(self.ids[row])], self.tokenizer,
-            max_length=self.recipe.corpora.max_length, masking=self.recipe.masking,
-            seed=self.recipe.seed + (epoch << 32),
-        )[0]  # fmt: skip

@@ -17,7 +17,7 @@ from polydistill.pipelines.balance.state import Balance
 from polydistill.pipelines.probe.pipeline import probe_models
 from polydistill.pipelines.run_folder import fingerprints
 from polydistill.pipelines.stages.evaluation import Reading, evaluate
-from polydistill.tasks.tagged import read_tasks
+from polydistill.tasks.tagged import read_tagged_tasks
 
 
 def evaluate_models(state: Balance) -> None:
@@ -93,5 +93,5 @@ def probe_students(state: Balance, tasks: Sequence[str] | None = None) -> None:
             "probing": recipe.probe.probing.model_dump(mode="json"),
         }),
         run,
-        read_tasks(chosen, field="probe.tasks"),
+        read_tagged_tasks(chosen, field="probe.tasks"),
     )  # fmt: skip

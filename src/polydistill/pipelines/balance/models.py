@@ -30,7 +30,7 @@ from polydistill.reports.card import balance_card
 from polydistill.store.reader import Store
 from polydistill.tokenization.load import load_tokenizer
 from polydistill.training.arguments import check_arguments, portable
-from polydistill.training.data import STEPS_VERSION, MaskedTexts, Masker, StoredExamples, TrainingExample
+from polydistill.training.data import STEPS_VERSION, MaskedTexts, StoredExamples, TrainingExample
 from polydistill.training.objectives import LiveTeachers, Objective, StoredLabels
 from polydistill.training.run import EarlyStopping
 
@@ -224,8 +224,11 @@ def _existing_teacher(state: Balance, language: str, folder: str) -> Path:
 
 
 def _masked_texts(state: Balance, text: LanguageText) -> MaskedTexts:
-    masker = Masker(state.recipe, state.tokenizer, text.examples)
-    return MaskedTexts(text.examples.num_tokens.astype(np.int64), masker, text.rows, ids=text.examples.ids)
+    recipe = state.recipe
+    return MaskedTexts(
+        text.examples, state.tokenizer, recipe.masking, max_length=recipe.corpora.max_length, seed=recipe.seed,
+        rows=text.rows,
+    )  # fmt: skip
 
 
 def _stored_examples(state: Balance, language: str, text: LanguageText) -> StoredExamples:
@@ -240,11 +243,10 @@ def _stopping_examples(state: Balance, language: str) -> list[TrainingExample]:
     """Held-out examples with masks that stay, every chosen token hidden."""
     part: Examples = state.held_out(language)[0]
     chosen = part.take(part.first(STOPPING_EXAMPLES))
-    settings = state.recipe.model_copy(
-        update={"masking": hidden(state.recipe.masking), "seed": state.recipe.seed + STOPPING_SEED}
-    )
+    recipe = state.recipe
     texts = MaskedTexts(
-        chosen.num_tokens.astype(np.int64), Masker(settings, state.tokenizer, chosen), ids=chosen.ids
-    )
+        chosen, state.tokenizer, hidden(recipe.masking), max_length=recipe.corpora.max_length,
+        seed=recipe.seed + STOPPING_SEED,
+    )  # fmt: skip
     examples = [texts.example(row, 0, 0) for row in range(len(texts))]
     return [example for example in examples if len(example.positions)]

@@ -21,7 +21,7 @@ from polydistill.pipelines.stages.corpora import prepare_corpora
 from polydistill.pipelines.stages.evaluation import write_page
 from polydistill.pipelines.stages.training import check_texts, initial_model
 from polydistill.reports.card import with_results
-from polydistill.tasks.tagged import read_tasks
+from polydistill.tasks.tagged import read_tagged_tasks
 from polydistill.training.arguments import check_arguments, training_arguments
 
 
@@ -40,7 +40,7 @@ def prepare(recipe: BalanceRecipe, run: Run, command: Command) -> Balance:
             check_arguments(recipe.training | arguments), run.path / "checkpoints", seed=recipe.seed
         )
     # All of it: a broken row is found now, and not when training is over.
-    read_tasks(recipe.probe.tasks, field="probe.tasks")
+    read_tagged_tasks(recipe.probe.tasks, field="probe.tasks")
     return Balance(recipe, run, command.until, command.probe)
 
 

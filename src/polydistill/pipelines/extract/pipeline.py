@@ -20,7 +20,7 @@ from polydistill.pipelines.stages.corpora import prepare_corpus
 from polydistill.pipelines.stages.evaluation import write_page
 from polydistill.pipelines.stages.scoring import scored_store, scoring_engine
 from polydistill.pipelines.stages.training import check_training
-from polydistill.reports.card import model_card, with_results
+from polydistill.reports.card import extract_card, with_results
 
 
 def build_corpus(state: Extract) -> None:
@@ -63,7 +63,7 @@ def write_report(state: Extract) -> None:
     run = state.run
     with run.stage("report"):
         final = run.path / "student" / "final"
-        card = model_card(state.recipe, read_json(final / "initialisation.json"))
+        card = extract_card(state.recipe, read_json(final / "initialisation.json"))
         languages = read_json(run.path / "evaluation" / "mlm.json")["languages"]
         write_text(final / "README.md", with_results(card, languages, "student"))
         write_page(run)

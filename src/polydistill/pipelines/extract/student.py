@@ -20,12 +20,12 @@ from polydistill.pipelines.extract.tokenizer import held_out_texts
 from polydistill.pipelines.stages.tokenizer import copy_tokenizer
 from polydistill.pipelines.stages.training import Training, train_into
 from polydistill.processes import leads
-from polydistill.reports.card import model_card
+from polydistill.reports.card import extract_card
 from polydistill.store.reader import Store
 from polydistill.tokenization.selection import Selection
 from polydistill.tokenization.trim import compare_trimmed
 from polydistill.training.arguments import portable
-from polydistill.training.data import STEPS_VERSION, MaskedTexts, Masker, StoredExamples, choose_copies
+from polydistill.training.data import STEPS_VERSION, MaskedTexts, StoredExamples, choose_copies
 from polydistill.training.objectives import LiveTeacher, Objective, WeightedLabels
 
 
@@ -134,8 +134,14 @@ def training_data(state: Extract) -> MaskedTexts | StoredExamples:
         same = np.arange(state.trained_tokenizer.size)
         return StoredExamples([store], [same], choose_copies([store], "all", ["teacher"]))
     examples = Examples(state.corpus.path / "train.arrow")
-    masker = Masker(state.recipe, state.trained_tokenizer, examples)
-    return MaskedTexts(examples.num_tokens.astype(np.int64), masker, ids=examples.ids)
+    recipe = state.recipe
+    return MaskedTexts(
+        examples,
+        state.trained_tokenizer,
+        recipe.masking,
+        max_length=recipe.corpora.max_length,
+        seed=recipe.seed,
+    )
 
 
 def student_training(state: Extract) -> Training:
@@ -165,4 +171,4 @@ def _write_beside(state: Extract, folder: Path, record: dict[str, Any]) -> None:
     """The tokenizer, the model card and the record of a finished student."""
     copy_tokenizer(state.run.path / "tokenizer", folder)
     write_json(folder / "initialisation.json", record)
-    write_text(folder / "README.md", model_card(state.recipe, record))
+    write_text(folder / "README.md", extract_card(state.recipe, record))

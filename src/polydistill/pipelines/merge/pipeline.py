@@ -25,7 +25,7 @@ from polydistill.pipelines.stages.corpora import prepare_corpus
 from polydistill.pipelines.stages.evaluation import write_page
 from polydistill.pipelines.stages.scoring import scored_store, scoring_engine
 from polydistill.pipelines.stages.training import check_training
-from polydistill.reports.card import model_card, with_results
+from polydistill.reports.card import merge_card, with_results
 from polydistill.tokenization.build import (
     language_tokenizer,
     save_tokenizer,
@@ -151,7 +151,7 @@ def write_report(merge: Merge) -> None:
     recipe, run = merge.recipe, merge.run
     with run.stage("report"):
         final = run.path / "student" / "final"
-        card = model_card(recipe, read_json(final / "initialisation.json"))
+        card = merge_card(recipe, read_json(final / "initialisation.json"))
         languages = read_json(run.path / "evaluation" / "mlm.json")["languages"]
         write_text(final / "README.md", with_results(card, languages, "student"))
         write_page(run)

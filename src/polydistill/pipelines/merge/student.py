@@ -23,7 +23,7 @@ from polydistill.models.student import (
 )
 from polydistill.pipelines.merge.state import Merge
 from polydistill.pipelines.stages.training import Training, train_into
-from polydistill.reports.card import model_card
+from polydistill.reports.card import merge_card
 from polydistill.store.reader import Store
 from polydistill.tokenization.union import Union
 from polydistill.training.arguments import portable
@@ -75,7 +75,7 @@ def student_training(merge: Merge) -> Training:
                 run.path / "tokenizer" / language, folder / "tokenizer" / language, dirs_exist_ok=True,
                 ignore=links_in,
             )  # fmt: skip
-        write_text(folder / "README.md", model_card(recipe, record))
+        write_text(folder / "README.md", merge_card(recipe, record))
         write_json(folder / "initialisation.json", record)
 
     objective = StoredLabels(recipe.distillation, list(data), language_labels(recipe))

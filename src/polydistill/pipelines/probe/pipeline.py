@@ -20,7 +20,7 @@ from polydistill.pipelines.probe.plan import plan_probe
 from polydistill.pipelines.run_folder import Run
 from polydistill.pipelines.stages.evaluation import write_page
 from polydistill.tasks.probes import METRICS, fit_probe, score_tags, summarise
-from polydistill.tasks.tagged import TaggedText, Texts, read_tasks
+from polydistill.tasks.tagged import TaggedText, Texts, read_tagged_tasks
 from polydistill.tasks.words import split_into_windows, word_features
 from polydistill.tokenization.load import probed_tokenizer
 
@@ -35,7 +35,7 @@ class Probing(NamedTuple):
 
 def prepare(recipe: ProbeRecipe, run: Run, _: Command) -> Probing:
     """Read the tagged text."""
-    return Probing(recipe, run, read_tasks(recipe.tasks))
+    return Probing(recipe, run, read_tagged_tasks(recipe.tasks))
 
 
 def evaluate(state: Probing) -> None:
