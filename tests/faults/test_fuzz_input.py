@@ -10,7 +10,7 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 from tests.faults.test_fuzz import folder, fuzzed, outcome, pieces, said
-from tests.unit.test_encodings import TEXTS
+from tests.unit.corpora.test_encodings import TEXTS
 
 from polydistill.config.load import load_recipe, parse_recipe
 from polydistill.config.settings import Settings

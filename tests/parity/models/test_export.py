@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from tests.parity.test_models import ARCHITECTURES, SMALL
+from tests.parity.models.test_models import ARCHITECTURES, SMALL
 from transformers import AutoConfig, AutoModelForMaskedLM
 
 from polydistill.errors import ModelError, RecipeError

@@ -9,7 +9,7 @@ import pytest
 import torch
 from rich.console import Console
 from tests.conftest import bundled_lines
-from tests.parity.test_tokenizers import bert, published, real_lines, sentencepiece_like
+from tests.parity.tokenization.test_tokenizers import bert, published, real_lines, sentencepiece_like
 from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer
 
