@@ -275,15 +275,14 @@ def test_parts_of_a_text_lie_within_larger_parts(finished) -> None:
 
 
 def test_what_stops_teachers_is_not_what_results_are_of(finished, texts) -> None:
-    from polydistill.pipelines.balance.pipeline import vocabulary
     from polydistill.pipelines.balance.state import Balance
     from polydistill.pipelines.run_folder import open_run
     from polydistill.pipelines.stages.corpora import prepare_corpora
 
     recipe = parse_recipe(balance_values(texts, finished))
     run = open_run(recipe, show=lambda line: None)
-    tokenizer = vocabulary(recipe, run)
-    state = Balance(recipe, run, tokenizer, prepare_corpora(recipe, run, tokenizer))
+    state = Balance(recipe, run)
+    state.corpora = prepare_corpora(recipe, run, state.tokenizer)
     for_stopping, for_results = (set(part.ids.tolist()) for part in state.held_out("en"))
     assert for_stopping.isdisjoint(for_results)
     assert len(for_stopping) + len(for_results) == len(

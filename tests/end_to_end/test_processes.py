@@ -96,7 +96,7 @@ def test_a_training_goes_on_with_another_number_of_processes(recipe, alone) -> N
     """Killed after the checkpoint of step 4 as one process, it goes on as two, and as one again after step 8."""
     path, run = recipe("resumed")
     script = (
-        "import os, sys\nfrom polydistill.training import watched\n"
+        "import os, sys\nfrom polydistill.training import nonfinite as watched\n"
         "mark = watched.mark_complete\n"
         "def stop(checkpoint):\n    mark(checkpoint)\n"
         "    if checkpoint.name == sys.argv[3]:\n        os.kill(os.getpid(), 9)\n"
@@ -125,12 +125,12 @@ def test_two_processes_take_a_reused_model_together(recipe, alone) -> None:
     path, run = recipe("copied")
     program = Path(path).parent / "late.py"
     program.write_text(
-        "import os, sys, time\nfrom polydistill.pipelines import pretrain, run_recipe\n"
-        "real = pretrain.is_current\n"
+        "import os, sys, time\nfrom polydistill.pipelines import run_recipe\nfrom polydistill.pipelines.stages import training\n"
+        "real = training.is_current\n"
         "def late(folder, inputs):\n"
         "    if os.environ['RANK'] == '1' and folder.name == 'final':\n        time.sleep(3)\n"
         "    return real(folder, inputs)\n"
-        "pretrain.is_current = late\n"
+        "training.is_current = late\n"
         "run_recipe(sys.argv[1], [f'reuse=[{sys.argv[2]}]'], until='train')\n",
         "utf-8",
     )

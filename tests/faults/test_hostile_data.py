@@ -150,7 +150,7 @@ def counted(monkeypatch) -> list[Counting]:
         made.append(Counting(original(path)))
         return made[-1]
 
-    monkeypatch.setattr(lines, "_open", opened)
+    monkeypatch.setattr(lines, "open_text", opened)
     monkeypatch.setattr(lines, "MAX_JSON_BYTES", 1 << 16)
     monkeypatch.setattr(lines, "BOMB_BYTES", 1 << 17)
     for module in (tagged, questions, labelled):
@@ -219,7 +219,7 @@ def test_data_that_is_packed_as_text_is_read_to_its_end(tmp_path) -> None:
 def test_a_bomb_of_text_is_read_in_parts(tmp_path, monkeypatch) -> None:
     held: list[int] = []
     original = lines.decode_line
-    monkeypatch.setattr(lines, "_decode", lambda raw: held.append(len(raw)) or original(raw))
+    monkeypatch.setattr(lines, "decode_line", lambda raw: held.append(len(raw)) or original(raw))
     path = bomb(tmp_path / "a.txt.xz", b"a")
     documents = read_documents(
         [Source(path=str(path), max_characters=8 << 20)], Counter(), field="x", block_lines=4

@@ -247,7 +247,7 @@ LIMITS: dict[str, Callable[[], object]] = {
 def test_no_memory_is_said_with_what_to_lower(merged, tmp_path, monkeypatch, kind) -> None:
     values, _ = merged
     # In the middle of a run, after the corpora.
-    monkeypatch.setattr(merge, "score_teachers", lambda merge: LIMITS[kind]())
+    monkeypatch.setattr(merge, "weights_fingerprint", lambda *_, **__: LIMITS[kind]())
     with pytest.raises(MemoryLimitError, match="there is no more for this process") as caught:
         run_recipe(parse_recipe(values | {"output": str(tmp_path / "run")}), show=lambda line: None)
     assert "batch_tokens" in caught.value.remedy

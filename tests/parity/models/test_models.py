@@ -175,7 +175,7 @@ def test_an_encoder_of_another_shape_is_refused(parts) -> None:
 FAULTS = """
 import resource, sys
 import torch
-from polydistill.models import keep_freed_memory
+from polydistill.models.memory import keep_freed_memory
 
 if sys.argv[1] == "keep" and not keep_freed_memory():
     print("cannot")
@@ -192,7 +192,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 RETURNED = """
 from pathlib import Path
 import torch
-from polydistill.models import keep_freed_memory, return_freed_memory
+from polydistill.models.memory import keep_freed_memory, return_freed_memory
 
 def held():
     status = Path("/proc/self/status").read_text()

@@ -138,7 +138,7 @@ def test_a_probe_run_finds_what_can_be_found_and_does_nothing_twice(probe_values
     assert min(scores["english"]["en"]["en"]["macro_f1"]) > 0.95
     assert min(scores["russian"]["ru"]["ru"]["entity_f1"]) > 0.95
     assert max(scores["english"]["ru"]["ru"]["macro_f1"]) < min(scores["russian"]["ru"]["ru"]["macro_f1"])
-    assert len(said) == 8
+    assert len(said) == 9
     across = [
         seeds
         for found in scores.values()
@@ -155,7 +155,7 @@ def test_a_probe_run_finds_what_can_be_found_and_does_nothing_twice(probe_values
     assert len(before) == 16
     said.clear()
     run_recipe(parse_recipe(probe_values), show=said.append)
-    assert said == []
+    assert said == [f"report: {folder}/report/index.html"]
     assert {path: path.stat().st_mtime_ns for path in before} == before
     # Another run takes them where it is told of them.
     other = probe_values | {"output": str(folder.with_name("other")), "reuse": [str(folder)]}
@@ -172,7 +172,7 @@ def test_a_probe_run_finds_what_can_be_found_and_does_nothing_twice(probe_values
     path = Path(probe_values["tasks"]["pos"]["ru"]["test"])
     path.write_text(path.read_text("utf-8") + "арбуз\tO\n", "utf-8")
     run_recipe(parse_recipe(more), show=said.append, update=True)
-    assert [line.split(":")[0] for line in said] == ["pos/english"] * 2 + ["pos/russian"] * 2
+    assert [line.split(":")[0] for line in said] == ["pos/english"] * 2 + ["pos/russian"] * 2 + ["report"]
 
 
 def test_bad_probes_are_refused_before_anything_is_written(probe_values, tmp_path) -> None:
