@@ -114,9 +114,13 @@ def run(
 def _teacher(layers: int, size: int) -> Any:
     torch.manual_seed(0)
     config = AutoConfig.for_model(
-        "bert", vocab_size=21128, hidden_size=size, num_hidden_layers=layers, num_attention_heads=12,
+        "bert",
+        vocab_size=21128,
+        hidden_size=size,
+        num_hidden_layers=layers,
+        num_attention_heads=12,
         intermediate_size=4 * size,
-    )  # fmt: skip
+    )
     return AutoModelForMaskedLM.from_config(config).eval()
 
 

@@ -89,9 +89,16 @@ SHAPES = {
 
 def _model(kind: str, vocabulary: int, layers: int, width: int, heads: int, **fields: Any) -> Any:
     config = AutoConfig.for_model(
-        kind, vocab_size=vocabulary, num_hidden_layers=layers, hidden_size=width, num_attention_heads=heads,
-        intermediate_size=4 * width, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, **fields,
-    )  # fmt: skip
+        kind,
+        vocab_size=vocabulary,
+        num_hidden_layers=layers,
+        hidden_size=width,
+        num_attention_heads=heads,
+        intermediate_size=4 * width,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        **fields,
+    )
     return AutoModelForMaskedLM.from_config(config)
 
 
@@ -125,8 +132,12 @@ def _tokenizer(shape: Shape) -> PreTrainedTokenizerFast:
     pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(shape.vocabulary - 5))]
     return PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer(WordLevel({p: i for i, p in enumerate(pieces)}, "[UNK]")),
-        pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]",
-    )  # fmt: skip
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+    )
 
 
 class OnlineTeacher(Trainer):
@@ -151,9 +162,16 @@ class OnlineTeacher(Trainer):
 
 def _arguments(shape: Shape, dtype: str, steps: int, folder: str) -> TrainingArguments:
     return TrainingArguments(
-        folder, per_device_train_batch_size=shape.sequences, max_steps=steps, report_to=[], save_strategy="no",
-        disable_tqdm=True, bf16=dtype == "bfloat16", use_cpu=not torch.cuda.is_available(), logging_steps=steps,
-    )  # fmt: skip
+        folder,
+        per_device_train_batch_size=shape.sequences,
+        max_steps=steps,
+        report_to=[],
+        save_strategy="no",
+        disable_tqdm=True,
+        bf16=dtype == "bfloat16",
+        use_cpu=not torch.cuda.is_available(),
+        logging_steps=steps,
+    )
 
 
 def trainer(shape: Shape, dtype: str, steps: int, folder: str, *, online_teacher: bool) -> dict[str, Any]:
@@ -161,9 +179,12 @@ def trainer(shape: Shape, dtype: str, steps: int, folder: str, *, online_teacher
     clock = Clock()
     make = OnlineTeacher if online_teacher else Trainer
     loop = make(
-        model=shape.student(), args=_arguments(shape, dtype, steps, folder), train_dataset=Texts(shape, 512),
-        data_collator=DataCollatorForLanguageModeling(_tokenizer(shape), mlm_probability=MASKED), callbacks=[clock],
-    )  # fmt: skip
+        model=shape.student(),
+        args=_arguments(shape, dtype, steps, folder),
+        train_dataset=Texts(shape, 512),
+        data_collator=DataCollatorForLanguageModeling(_tokenizer(shape), mlm_probability=MASKED),
+        callbacks=[clock],
+    )
     if isinstance(loop, OnlineTeacher):
         loop.teacher = shape.teacher()
     loop.train()
@@ -193,8 +214,11 @@ def textbrewer(shape: Shape, dtype: str, steps: int, folder: str) -> dict[str, A
     distiller = tb.GeneralDistiller(
         tb.TrainingConfig(output_dir=folder, log_dir=folder, device="cpu", ckpt_steps=10**9),
         tb.DistillationConfig(temperature=2, kd_loss_weight=5, hard_label_weight=2),
-        shape.teacher(), student, adaptor, adaptor,
-    )  # fmt: skip
+        shape.teacher(),
+        student,
+        adaptor,
+        adaptor,
+    )
     with distiller:
         # It takes a batch by name only where it is a plain dictionary.
         distiller.train(optimizer, loader, num_steps=steps, batch_postprocessor=dict)
@@ -232,16 +256,30 @@ def ours(shape: Shape, dtype: str, steps: int, folder: str, *, labels: str) -> d
     if labels == "gold":
         data = GoldOnly(data)
     values = check_arguments(
-        {"max_steps": steps, "per_device_train_batch_size": shape.sequences, "report_to": [], "save_strategy": "no",
-         "bf16": dtype == "bfloat16", "logging_steps": steps}
-    )  # fmt: skip
+        {
+            "max_steps": steps,
+            "per_device_train_batch_size": shape.sequences,
+            "report_to": [],
+            "save_strategy": "no",
+            "bf16": dtype == "bfloat16",
+            "logging_steps": steps,
+        }
+    )
     said: list[str] = []
     clock = Clock()
     log = train(
-        shape.student(), {"xx": data}, [1.0], folder=Path(folder) / "checkpoints", arguments=values,
-        objective=StoredLabels(Distillation(labels=labels), ["xx"]), pad_id=0, max_length=shape.length, seed=0, say=said.append,
+        shape.student(),
+        {"xx": data},
+        [1.0],
+        folder=Path(folder) / "checkpoints",
+        arguments=values,
+        objective=StoredLabels(Distillation(labels=labels), ["xx"]),
+        pad_id=0,
+        max_length=shape.length,
+        seed=0,
+        say=said.append,
         callbacks=[clock],
-    )  # fmt: skip
+    )
     waited = [entry["waiting_share"] for entry in log if "waiting_share" in entry]
     return {"times": clock.times, "waiting_share": waited[-1] if waited else None, "flops": shape.flops()}
 
@@ -253,8 +291,14 @@ def _write_store(shape: Shape, folder: Path, *, rows: int, top_k: int) -> None:
     draw = np.random.default_rng(0)
     writer = StoreWriter(
         folder,
-        {"vocabulary_size": shape.vocabulary, "max_length": shape.length, "top_k": top_k, "language": "xx", "teacher": "t"},
-    )  # fmt: skip
+        {
+            "vocabulary_size": shape.vocabulary,
+            "max_length": shape.length,
+            "top_k": top_k,
+            "language": "xx",
+            "teacher": "t",
+        },
+    )
     examples = []
     for row in range(rows):
         ids = draw.integers(5, shape.vocabulary, shape.length)

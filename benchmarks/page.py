@@ -42,10 +42,19 @@ ABOUT = {
         "The same texts with the same teacher, from texts to a store on disk, by the local engine and by workers on Ray that are started already and compute "
         "with one thread each. `bytes equal` compares the stores.",
     ),
-    "scale": ("A corpus that grows", "Preparing, scoring and training with a tiny teacher and student at 1 and 10 times the text, each size in a fresh process. The peak of a stage's last half beside that of its first one says whether it still grows."),
-    "vocab": ("Vocabulary algebra", "Published vocabularies: the union of eight with every map, and a trim of the largest, whole and in parts."),
-    "trim": ("Trimming published vocabularies", "What stays of a vocabulary when it is trimmed to text of one language, measured on lines held apart."),
-}  # fmt: skip
+    "scale": (
+        "A corpus that grows",
+        "Preparing, scoring and training with a tiny teacher and student at 1 and 10 times the text, each size in a fresh process. The peak of a stage's last half beside that of its first one says whether it still grows.",
+    ),
+    "vocab": (
+        "Vocabulary algebra",
+        "Published vocabularies: the union of eight with every map, and a trim of the largest, whole and in parts.",
+    ),
+    "trim": (
+        "Trimming published vocabularies",
+        "What stays of a vocabulary when it is trimmed to text of one language, measured on lines held apart.",
+    ),
+}
 
 
 def write_page() -> Path:

@@ -68,9 +68,15 @@ def run(
 def _model(layers: int, width: int, vocabulary: int) -> Any:
     torch.manual_seed(0)
     config = AutoConfig.for_model(
-        "modernbert", vocab_size=vocabulary, num_hidden_layers=layers, hidden_size=width, num_attention_heads=4,
-        intermediate_size=2 * width, pad_token_id=0, max_position_embeddings=512,
-    )  # fmt: skip
+        "modernbert",
+        vocab_size=vocabulary,
+        num_hidden_layers=layers,
+        hidden_size=width,
+        num_attention_heads=4,
+        intermediate_size=2 * width,
+        pad_token_id=0,
+        max_position_embeddings=512,
+    )
     return AutoModelForMaskedLM.from_config(config).train()
 
 
@@ -78,9 +84,13 @@ def _example(length: int, vocabulary: int, draw: np.random.Generator) -> Trainin
     positions = np.arange(1, length, MASKED_ONE_IN)
     none = np.zeros((len(positions), 0))
     return TrainingExample(
-        0, draw.integers(5, vocabulary, length), positions, draw.integers(5, vocabulary, len(positions)),
-        none.astype(np.int64), none.astype(np.float32),
-    )  # fmt: skip
+        0,
+        draw.integers(5, vocabulary, length),
+        positions,
+        draw.integers(5, vocabulary, len(positions)),
+        none.astype(np.int64),
+        none.astype(np.float32),
+    )
 
 
 def _train(model: Any, optimizer: Any, steps: list[list[dict[str, torch.Tensor]]]) -> None:

@@ -45,7 +45,7 @@ def run(base: str = str(BASE_CHARACTERS), *sizes: str) -> dict[str, object]:
             ]
             done = subprocess.run(
                 command, stdout=subprocess.PIPE, text=True, check=True, cwd=Path(__file__).parent.parent
-            )  # fmt: skip
+            )
             found = json.loads(done.stdout.strip().splitlines()[-1])
             measured[f"{size} x"] = {"characters": characters, **found}
             print(f"{size} x: {found}", file=sys.stderr, flush=True)
@@ -133,9 +133,15 @@ def stages(text: str, folder: str) -> None:
     roles = {role: backend.token_to_id(piece) for role, piece in STUDENT_SPECIALS.items()}
     tokenizer = LoadedTokenizer("t", backend, roles, 64)
     config = AutoConfig.for_model(
-        "bert", vocab_size=tokenizer.size, hidden_size=64, num_hidden_layers=2, num_attention_heads=2,
-        intermediate_size=256, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
-    )  # fmt: skip
+        "bert",
+        vocab_size=tokenizer.size,
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=256,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
     model = AutoModelForMaskedLM.from_config(config).eval()
     found: dict[str, Any] = {}
     place = Path(folder)
@@ -144,9 +150,14 @@ def stages(text: str, folder: str) -> None:
     started = time.perf_counter()
     with watched(found, "corpora"):
         build_corpus(
-            place / "corpus", sources=[Source(path=text)], evaluation={}, settings=Corpora(max_length=64),
-            count_tokens=partial(count_tokens, [backend]), max_tokens=62, fields=CorpusFields("languages.xx.text", "languages.xx.evaluation"),
-        )  # fmt: skip
+            place / "corpus",
+            sources=[Source(path=text)],
+            evaluation={},
+            settings=Corpora(max_length=64),
+            count_tokens=partial(count_tokens, [backend]),
+            max_tokens=62,
+            fields=CorpusFields("languages.xx.text", "languages.xx.evaluation"),
+        )
     found["corpora_characters_per_second"] = round(
         Path(text).stat().st_size / (time.perf_counter() - started)
     )
@@ -188,10 +199,18 @@ def _train(model: Any, tokenizer: Any, place: Path) -> float:
     )
     ticks = Clock()
     train(
-        model, {"xx": data}, [1.0], folder=place / "checkpoints", arguments=values,
+        model,
+        {"xx": data},
+        [1.0],
+        folder=place / "checkpoints",
+        arguments=values,
         objective=StoredLabels(Distillation(), ["xx"]),
-        pad_id=0, max_length=64, seed=0, say=lambda line: None, callbacks=[ticks],
-    )  # fmt: skip
+        pad_id=0,
+        max_length=64,
+        seed=0,
+        say=lambda line: None,
+        callbacks=[ticks],
+    )
     each = float(data.lengths.mean()) * BATCH
     return each * (len(ticks.times) - 1) / (ticks.times[-1] - ticks.times[0])
 

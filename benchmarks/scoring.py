@@ -78,8 +78,13 @@ def run(model: str = "", length: str = "64", batch: str = "64", rounds: str = "5
 
 def _small_teacher() -> Any:
     config = AutoConfig.for_model(
-        "bert", vocab_size=21128, hidden_size=312, num_hidden_layers=4, num_attention_heads=12, intermediate_size=1248
-    )  # fmt: skip
+        "bert",
+        vocab_size=21128,
+        hidden_size=312,
+        num_hidden_layers=4,
+        num_attention_heads=12,
+        intermediate_size=1248,
+    )
     return AutoModelForMaskedLM.from_config(config).eval()
 
 
@@ -109,10 +114,12 @@ def stored_bytes(
     tokens = sum(len(example.input_ids) for example in chosen)
     _write(chosen, found, folder / "shard", size, max(len(example.input_ids) for example in examples))
     ours = Store(folder / "shard").num_bytes - tokens * (2 if size <= 65536 else 4)
-    raw = Dataset.from_list([
-        {"input_ids": one.input_ids.tolist(), **_lists(one, two.top_ids, two.top_logprobs)}
-        for one, two in zip(chosen, found, strict=True)
-    ])  # fmt: skip
+    raw = Dataset.from_list(
+        [
+            {"input_ids": one.input_ids.tolist(), **_lists(one, two.top_ids, two.top_logprobs)}
+            for one, two in zip(chosen, found, strict=True)
+        ]
+    )
     raw.save_to_disk(str(folder / "lists"))
     # `datasets` keeps a column of that name in int32.
     lists = sum(path.stat().st_size for path in (folder / "lists").rglob("*.arrow")) - 4 * tokens
@@ -130,9 +137,16 @@ def _score(teacher: Any, examples: list[Masked], folder: Path, dtype: torch.dtyp
 
 def _predict(teacher: Any, examples: list[Masked], dtype: torch.dtype) -> list[Any]:
     return predict(
-        teacher, examples, ids=range(len(examples)), pad_id=0, vocabulary_size=teacher.config.vocab_size, top_k=TOP_K,
-        sampling="top_k", dtype=dtype, seed=0,
-    )  # fmt: skip
+        teacher,
+        examples,
+        ids=range(len(examples)),
+        pad_id=0,
+        vocabulary_size=teacher.config.vocab_size,
+        top_k=TOP_K,
+        sampling="top_k",
+        dtype=dtype,
+        seed=0,
+    )
 
 
 def _write(examples: list[Masked], predictions: list[Any], folder: Path, size: int, length: int) -> None:
@@ -149,12 +163,17 @@ def _write(examples: list[Masked], predictions: list[Any], folder: Path, size: i
         0,
         [
             ScoredExample(
-                row, example.input_ids, example.positions, example.gold, found.gold_logprobs,
-                found.top_ids, found.top_logprobs,
+                row,
+                example.input_ids,
+                example.positions,
+                example.gold,
+                found.gold_logprobs,
+                found.top_ids,
+                found.top_logprobs,
             )
             for row, (example, found) in enumerate(zip(examples, predictions, strict=True))
         ],
-    )  # fmt: skip
+    )
     writer.finish({})
 
 

@@ -15,9 +15,7 @@ from benchmarks.measure import peak_products
 from polydistill.models.precision import resolve_dtype
 
 # TextBrewer has no bfloat16 on a processor.
-CONTESTANTS = {
-    "ours": 2, "ours-gold": 2, "trainer-teacher": 2, "textbrewer": 1, "trainer-plain": 2,
-}  # fmt: skip
+CONTESTANTS = {"ours": 2, "ours-gold": 2, "trainer-teacher": 2, "textbrewer": 1, "trainer-plain": 2}
 
 
 def number_types() -> list[str]:

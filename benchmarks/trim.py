@@ -83,9 +83,15 @@ def measure(tokenizer: LoadedTokenizer, lines: list[str], width: int) -> list[di
         )
         found.append(
             {
-                "min_document_share": share, "pieces": tokenizer.size, "kept": len(selection.kept), **selection.reasons,
-                "idle_characters": idle, "idle_megabytes": round(idle * width * 4 / 1e6, 1), **measured.as_dict(),
-                "differing": len(differing), "holds": measured.holds,
+                "min_document_share": share,
+                "pieces": tokenizer.size,
+                "kept": len(selection.kept),
+                **selection.reasons,
+                "idle_characters": idle,
+                "idle_megabytes": round(idle * width * 4 / 1e6, 1),
+                **measured.as_dict(),
+                "differing": len(differing),
+                "holds": measured.holds,
             }
-        )  # fmt: skip
+        )
     return found

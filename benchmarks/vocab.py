@@ -19,9 +19,15 @@ from polydistill.tokenization.trim import trim_tokenizer
 from polydistill.tokenization.union import unite
 
 EIGHT = (
-    "mbert-cased", "labse-15lang-173k", "multilingual-e5-small", "koelectra-ko",
-    "beto-cased-es", "alephbert-he", "distilbert-jp", "ernie3-zh-40k",
-)  # fmt: skip
+    "mbert-cased",
+    "labse-15lang-173k",
+    "multilingual-e5-small",
+    "koelectra-ko",
+    "beto-cased-es",
+    "alephbert-he",
+    "distilbert-jp",
+    "ernie3-zh-40k",
+)
 LARGEST = "labse-cased-501k"
 FRACTIONS = (4, 2, 1)
 LINES = 5000
@@ -78,10 +84,14 @@ def run(rounds: str = "5") -> dict[str, Any]:
         "ids of the union": unions[1].size,
         "seconds": {
             step: round(seconds[step], 3)
-            for step in ("read the eight tokenizers' pieces", "build the union's tokenizer", "build the eight languages' tokenizers")
+            for step in (
+                "read the eight tokenizers' pieces",
+                "build the union's tokenizer",
+                "build the eight languages' tokenizers",
+            )
         },
         "growth": grown,
-    }  # fmt: skip
+    }
 
 
 def _fresh(teacher: LoadedTokenizer) -> LoadedTokenizer:

@@ -52,10 +52,14 @@ def make_teacher(
     torch.manual_seed(seed)
     model = BertForMaskedLM(
         BertConfig(
-            vocab_size=tokenizer.get_vocab_size(), hidden_size=32, num_hidden_layers=num_layers,
-            num_attention_heads=2, intermediate_size=64, max_position_embeddings=64,
+            vocab_size=tokenizer.get_vocab_size(),
+            hidden_size=32,
+            num_hidden_layers=num_layers,
+            num_attention_heads=2,
+            intermediate_size=64,
+            max_position_embeddings=64,
         )
-    )  # fmt: skip
+    )
     # Freshly made layers predict all pieces alike; spread them so that ranks mean something.
     with torch.no_grad():
         model.cls.predictions.decoder.weight.mul_(20)
@@ -115,13 +119,22 @@ def recipe_values(teachers: dict[str, Path], texts: dict[str, Path], tmp_path: P
         "scoring": {"shard_examples": 256, "precision": "float32"},
         "student": {
             "config": {
-                "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64,
+                "hidden_size": 32,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+                "intermediate_size": 64,
                 "max_position_embeddings": 64,
             }
         },
-        "training": {"max_steps": 8, "per_device_train_batch_size": 8, "logging_steps": 2, "save_steps": 4, "bf16": False},
+        "training": {
+            "max_steps": 8,
+            "per_device_train_batch_size": 8,
+            "logging_steps": 2,
+            "save_steps": 4,
+            "bf16": False,
+        },
         "evaluation": {"max_examples": 20, "precision": "float32", "num_samples": 2},
-    }  # fmt: skip
+    }
 
 
 @pytest.fixture(scope="session")
@@ -136,31 +149,54 @@ def multilingual_teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def extract_values(multilingual_teacher: Path, texts: dict[str, Path], tmp_path: Path) -> dict:
     """An extraction that runs in seconds."""
     return {
-        "recipe": "extract", "name": "russian", "output": str(tmp_path / "run"), "teacher": str(multilingual_teacher),
-        "language": "ru", "text": str(texts["ru"]), "cost": {"rounds": 0},
+        "recipe": "extract",
+        "name": "russian",
+        "output": str(tmp_path / "run"),
+        "teacher": str(multilingual_teacher),
+        "language": "ru",
+        "text": str(texts["ru"]),
+        "cost": {"rounds": 0},
         "corpora": {"max_length": 32, "block_lines": 16, "held_out_share": 0.1},
-        "training": {"max_steps": 6, "per_device_train_batch_size": 8, "logging_steps": 2, "save_steps": 3, "bf16": False},
+        "training": {
+            "max_steps": 6,
+            "per_device_train_batch_size": 8,
+            "logging_steps": 2,
+            "save_steps": 3,
+            "bf16": False,
+        },
         "evaluation": {"max_examples": 20, "precision": "float32", "num_samples": 2},
-    }  # fmt: skip
+    }
 
 
 def merge_of_one(root: Path, teacher: Path, *, lines: int, steps: int, shard_examples: int) -> dict:
     """A merge of one Russian teacher that runs in seconds, its text and its run in `root`."""
     (root / "ru.txt").write_text("\n".join(bundled_lines("ru", lines)) + "\n", "utf-8")
     return {
-        "name": root.name, "output": str(root / "run"), "teachers": {"ru": str(teacher)},
+        "name": root.name,
+        "output": str(root / "run"),
+        "teachers": {"ru": str(teacher)},
         "languages": {"ru": {"text": str(root / "ru.txt"), "teachers": ["ru"]}},
         "corpora": {"max_length": 32, "block_lines": 16, "held_out_share": 0.1},
         "scoring": {"shard_examples": shard_examples, "precision": "float32"},
-        "student": {"config": {
-            "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 16,
-            "max_position_embeddings": 64,
-        }},
+        "student": {
+            "config": {
+                "hidden_size": 16,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 1,
+                "intermediate_size": 16,
+                "max_position_embeddings": 64,
+            }
+        },
         "training": {
-            "max_steps": steps, "per_device_train_batch_size": 8, "logging_steps": 2, "save_steps": 2, "bf16": False, "report_to": [],
+            "max_steps": steps,
+            "per_device_train_batch_size": 8,
+            "logging_steps": 2,
+            "save_steps": 2,
+            "bf16": False,
+            "report_to": [],
         },
         "evaluation": {"max_examples": 20, "precision": "float32", "num_samples": 2},
-    }  # fmt: skip
+    }
 
 
 @pytest.fixture(scope="session")

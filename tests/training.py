@@ -12,8 +12,16 @@ from polydistill.training.data import LanguageSampler, StepSize, TrainingExample
 from polydistill.training.objectives import StoredLabels
 from polydistill.training.run import train
 
-SMALL = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16,
-         "max_position_embeddings": 32, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}  # fmt: skip
+SMALL = {
+    "vocab_size": 50,
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+    "max_position_embeddings": 32,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+}
 
 
 class Rows:
@@ -63,14 +71,29 @@ def make_model():
 def trained(folder, *, steps=6, distillation=None, labels=None, **arguments):
     model = make_model()
     values = check_arguments(
-        {"max_steps": steps, "per_device_train_batch_size": 8, "logging_steps": 1, "save_steps": 100, "report_to": [],
-         "bf16": False, "learning_rate": 1e-2} | arguments
-    )  # fmt: skip
+        {
+            "max_steps": steps,
+            "per_device_train_batch_size": 8,
+            "logging_steps": 1,
+            "save_steps": 100,
+            "report_to": [],
+            "bf16": False,
+            "learning_rate": 1e-2,
+        }
+        | arguments
+    )
     log = train(
-        model, {"a": Rows(40, 1), "b": Rows(10, 2)}, [0.75, 0.25], folder=folder, arguments=values,
-        objective=StoredLabels(distillation or Distillation(), ["a", "b"], labels), pad_id=0, max_length=64, seed=7,
+        model,
+        {"a": Rows(40, 1), "b": Rows(10, 2)},
+        [0.75, 0.25],
+        folder=folder,
+        arguments=values,
+        objective=StoredLabels(distillation or Distillation(), ["a", "b"], labels),
+        pad_id=0,
+        max_length=64,
+        seed=7,
         say=lambda line: None,
-    )  # fmt: skip
+    )
     return model, log
 
 

@@ -50,9 +50,11 @@ def artefact_places(run: Path) -> dict[str, Path]:
     found = read_json(run / ARTEFACTS, dict)
     if not all(isinstance(place, str) for place in found.values()):
         raise RunFolderError(
-            str(run / ARTEFACTS), None, "is damaged: a place in it is no path",
+            str(run / ARTEFACTS),
+            None,
+            "is damaged: a place in it is no path",
             "remove it and run the same command again: it is made anew",
-        )  # fmt: skip
+        )
     # A path within the folder counts from it, and an absolute one stays itself.
     return {name: run / place for name, place in found.items()}
 
@@ -136,9 +138,11 @@ def _read_stamp(folder: Path) -> dict[str, Any]:
     whole = files is None or (isinstance(files, dict) and (files or sealed))
     if not whole or not all(isinstance(one, str) for one in (files or {}).values()):
         raise RunFolderError(
-            str(folder / STAMP), None, "is damaged: its list of files is empty or no list of checksums",
+            str(folder / STAMP),
+            None,
+            "is damaged: its list of files is empty or no list of checksums",
             "remove that folder and run the same command again: it is made anew, and what is whole stays",
-        )  # fmt: skip
+        )
     return dict(found)
 
 
@@ -163,9 +167,11 @@ def _check_files(folder: Path, stamp: dict[str, Any]) -> int:
 
 def _damaged(folder: Path, name: str, how: str) -> RunFolderError:
     return RunFolderError(
-        str(folder), None, f"is damaged: its file {name} is {how}",
+        str(folder),
+        None,
+        f"is damaged: its file {name} is {how}",
         "remove that folder and run the same command again: it is made anew, and what is whole stays",
-    )  # fmt: skip
+    )
 
 
 def _checksum(path: Path) -> str:

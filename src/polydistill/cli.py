@@ -164,8 +164,7 @@ def export(
     output: Annotated[Path, typer.Option(help="Folder for the exported model and its tokenizer.")],
     int8: Annotated[bool, typer.Option("--int8", help="Write a model with int8 weights too.")] = False,
     int8_bits: Annotated[
-        int,
-        typer.Option(help="Of int8 weights: 7 is right on every processor, 8 needs VNNI (x86) or ARM."),
+        int, typer.Option(help="Of int8 weights: 7 is right on every processor, 8 needs VNNI (x86) or ARM.")
     ] = 7,
     text: Annotated[
         list[str],
@@ -190,9 +189,18 @@ def export(
     from polydistill.tools.export import Latency, export_model
 
     export_model(
-        model, output, console, int8=int8, int8_bits=int8_bits, texts=text, lines=lines, opset=opset,
-        latency=Latency(rounds, calls, threads) if latency else None, revision=revision, allow_pickle=allow_pickle,
-    )  # fmt: skip
+        model,
+        output,
+        console,
+        int8=int8,
+        int8_bits=int8_bits,
+        texts=text,
+        lines=lines,
+        opset=opset,
+        latency=Latency(rounds, calls, threads) if latency else None,
+        revision=revision,
+        allow_pickle=allow_pickle,
+    )
 
 
 @app.command()
@@ -325,9 +333,16 @@ def vocab_trim(
             )
         texts.setdefault(language, []).append(path)
     trim_vocabulary(
-        model, texts, output, console, min_document_share=min_document_share, size=size, verify_lines=verify_lines,
-        revision=revision, allow_pickle=allow_pickle,
-    )  # fmt: skip
+        model,
+        texts,
+        output,
+        console,
+        min_document_share=min_document_share,
+        size=size,
+        verify_lines=verify_lines,
+        revision=revision,
+        allow_pickle=allow_pickle,
+    )
 
 
 def explain_thread(failed: threading.ExceptHookArgs) -> None:

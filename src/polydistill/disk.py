@@ -88,25 +88,35 @@ def read_sealed(path: Path, kind: type | tuple[type, ...]) -> tuple[Any, bool]:
     except OSError as error:
         gone = isinstance(error, FileNotFoundError)
         raise RunFolderError(
-            str(path), None, "is gone" if gone else f"cannot be read ({error.strerror})",
+            str(path),
+            None,
+            "is gone" if gone else f"cannot be read ({error.strerror})",
             "remove the folder of the artefact that it belongs to, and run the same command again"
-            if gone else "check what lies there and who may read it",
-        ) from error  # fmt: skip
+            if gone
+            else "check what lies there and who may read it",
+        ) from error
     if reason is None and not isinstance(found, kind):
         wanted = " or ".join(_JSON_NAMES[one] for one in (kind if isinstance(kind, tuple) else (kind,)))
         reason = f"it holds {_JSON_NAMES.get(type(found), 'another value')} in place of {wanted}"
     if reason is not None:
         raise RunFolderError(
-            str(path), None, f"is damaged: {reason}",
+            str(path),
+            None,
+            f"is damaged: {reason}",
             "remove it, or the folder of the artefact that it belongs to, and run the same command again",
-        )  # fmt: skip
+        )
     return found, sealed
 
 
 _JSON_NAMES = {
-    dict: "an object", list: "a list", str: "a string", int: "a number", float: "a number", bool: "true or false",
+    dict: "an object",
+    list: "a list",
+    str: "a string",
+    int: "a number",
+    float: "a number",
+    bool: "true or false",
     type(None): "null",
-}  # fmt: skip
+}
 
 
 def _is_deep(value: Any) -> bool:
@@ -194,9 +204,11 @@ def refuse_links(folder: Path) -> None:
             path = Path(root) / name
             if path.is_symlink():
                 raise RunFolderError(
-                    str(path), None, f"is a link (to {path.readlink()}), and a run writes into its own folder alone",
+                    str(path),
+                    None,
+                    f"is a link (to {path.readlink()}), and a run writes into its own folder alone",
                     "remove the link, or let `output` name a folder where there is room",
-                )  # fmt: skip
+                )
 
 
 @contextmanager
@@ -221,9 +233,11 @@ def open_own(path: Path) -> Iterator[IO[str]]:
 
 def _not_own(path: Path, what: str) -> RunFolderError:
     return RunFolderError(
-        str(path), None, f"is {what}, and a run writes into files of its own alone",
+        str(path),
+        None,
+        f"is {what}, and a run writes into files of its own alone",
         "remove it and run the same command again",
-    )  # fmt: skip
+    )
 
 
 def replace_folder(source: Path, target: Path) -> None:
@@ -275,10 +289,11 @@ def require_space(path: Path, needed: float, *, stage: str) -> None:
     missing = needed - bytes_below(path)
     if SURE * missing > free:
         raise DiskError(
-            str(path), None,
+            str(path),
+            None,
             f"the stage {stage} needs about {missing / 2**20:,.1f} MiB, and {free / 2**20:,.1f} MiB are free there",
             "make room and run the same command again, or choose another `output`",
-        )  # fmt: skip
+        )
 
 
 def bytes_below(folder: Path) -> int:
@@ -301,9 +316,11 @@ def file_limit(path: Path | str) -> DiskError:
     limit = _largest_file()
     what = "the file system's limit" if limit is None else f"{limit / 2**20:,.1f} MiB, by ulimit -f"
     return DiskError(
-        str(path), None, f"a file there would be larger than a file may be ({what})",
+        str(path),
+        None,
+        f"a file there would be larger than a file may be ({what})",
         "raise that limit and run the same command again: what was whole stays",
-    )  # fmt: skip
+    )
 
 
 def _largest_file() -> int | None:

@@ -13,9 +13,14 @@ from polydistill.errors import MemoryLimitError, TokenizerError, UserError
 
 # How allocators say it: of PyTorch, of CUDA, of C++, of threads, of the loader of libraries.
 _NO_MEMORY = (
-    "can't allocate memory", "out of memory", "std::bad_alloc", "Cannot allocate memory", "can't start new thread",
-    "failed to map segment from shared object", "unable to mmap",
-)  # fmt: skip
+    "can't allocate memory",
+    "out of memory",
+    "std::bad_alloc",
+    "Cannot allocate memory",
+    "can't start new thread",
+    "failed to map segment from shared object",
+    "unable to mmap",
+)
 
 
 def is_panic(error: BaseException) -> bool:
@@ -38,16 +43,20 @@ def explained(error: BaseException) -> UserError | None:
     told = " ".join(str(error).split())[:160] or type(error).__name__
     if is_panic(error):
         return TokenizerError(
-            "tokenizer", None, f"the library `tokenizers` gave up on a text ({told})",
+            "tokenizer",
+            None,
+            f"the library `tokenizers` gave up on a text ({told})",
             "a model's tokenizer.json has a regular expression or a map that it cannot use: save that tokenizer anew, or name "
             "another in its `tokenizer`",
-        )  # fmt: skip
+        )
     if is_out_of_memory(error):
         return MemoryLimitError(
-            "memory", None, f"there is no more for this process ({told})",
+            "memory",
+            None,
+            f"there is no more for this process ({told})",
             "lower training.per_device_train_batch_size or a batch_tokens, raise the limit (ulimit -v), or take a larger "
             "machine; what was whole stays, and the same command goes on",
-        )  # fmt: skip
+        )
     if isinstance(error, OSError) and is_file_limit(error):
         return file_limit(str(error.filename or "a file"))
     return None

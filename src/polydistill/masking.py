@@ -135,10 +135,18 @@ def mask_texts(
         seen = encoded.cut(max_length)
         masked.append(
             mask(
-                seen.ids, np.where(seen.known, seen.starts, -1), units, maskable=maskable, example=example,
-                seed=seed, mask_id=tokenizer.special_ids["mask"], ordinary_ids=tokenizer.ordinary_ids,
-                unit=masking.unit, probability=masking.probability, mask_share=masking.mask_share,
+                seen.ids,
+                np.where(seen.known, seen.starts, -1),
+                units,
+                maskable=maskable,
+                example=example,
+                seed=seed,
+                mask_id=tokenizer.special_ids["mask"],
+                ordinary_ids=tokenizer.ordinary_ids,
+                unit=masking.unit,
+                probability=masking.probability,
+                mask_share=masking.mask_share,
                 random_share=masking.random_share,
             )
-        )  # fmt: skip
+        )
     return masked

@@ -34,17 +34,24 @@ def balance_values(texts: dict[str, Path], output: Path) -> dict:
         "model": {
             "model_type": "bert",
             "config": {
-                "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32,
+                "hidden_size": 32,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+                "intermediate_size": 32,
                 "max_position_embeddings": 64,
             },
         },
         "teachers": {"epochs": 1, "evaluations": 4, "patience": 1},
         "training": {
-            "max_steps": 12, "per_device_train_batch_size": 16, "learning_rate": 5e-3, "bf16": False, "logging_steps": 4,
+            "max_steps": 12,
+            "per_device_train_batch_size": 16,
+            "learning_rate": 5e-3,
+            "bf16": False,
+            "logging_steps": 4,
             "report_to": [],
         },
         "evaluation": {"max_examples": 30, "precision": "float32"},
-    }  # fmt: skip
+    }
 
 
 def treebank(path: Path, words: list[str]) -> str:

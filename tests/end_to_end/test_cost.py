@@ -16,8 +16,14 @@ def models(tmp_path_factory):
     root = tmp_path_factory.mktemp("models")
     for name, layers, size in (("large", 8, 20_000), ("small", 1, 1_000)):
         torch.manual_seed(0)
-        config = BertConfig(vocab_size=size, hidden_size=256, num_hidden_layers=layers, num_attention_heads=4,
-                            intermediate_size=256, max_position_embeddings=64)  # fmt: skip
+        config = BertConfig(
+            vocab_size=size,
+            hidden_size=256,
+            num_hidden_layers=layers,
+            num_attention_heads=4,
+            intermediate_size=256,
+            max_position_embeddings=64,
+        )
         BertForMaskedLM(config).save_pretrained(root / name)
     return str(root / "large"), str(root / "small")
 
@@ -34,8 +40,11 @@ def test_sizes_are_counted_by_hand(models) -> None:
 def test_the_large_model_is_slower_and_takes_more_memory(models) -> None:
     rows = compare_cost(models, shapes=[(16, 512)], rounds=1, calls=2)
     assert [(row["model"], row["part"], row["length"]) for row in rows] == [
-        (models[0], "encoder", 64), (models[1], "encoder", 64), (models[0], "model", 64), (models[1], "model", 64),
-    ]  # fmt: skip
+        (models[0], "encoder", 64),
+        (models[1], "encoder", 64),
+        (models[0], "model", 64),
+        (models[1], "model", 64),
+    ]
     large, small, large_head, _ = rows
     assert large["seconds"] > small["seconds"]
     # 16 x 64 x 20,000 logits in float32 are 78 MiB, which the encoder alone does not make.

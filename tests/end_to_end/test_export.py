@@ -44,9 +44,17 @@ def test_export_as_a_command(tmp_path, texts, teachers) -> None:
     (model / "tokenizer" / "xx" / "tokenizer.json").symlink_to(tmp_path / "secret")
     (model / "tokenizer" / "xx" / "own.json").write_text("{}", "utf-8")
     done = polydistill(
-        "export", str(model), "--int8", "--text", str(texts["en"]), "--lines", "60", "--output", str(output),
+        "export",
+        str(model),
+        "--int8",
+        "--text",
+        str(texts["en"]),
+        "--lines",
+        "60",
+        "--output",
+        str(output),
         "--no-latency",
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     for wanted in (
         "model.int8.onnx",

@@ -54,16 +54,20 @@ def test_run_makes_a_student_that_transformers_loads_and_a_second_run_does_nothi
     folder = Path(extract_values["output"])
     loaded = subprocess.run(
         [sys.executable, "-c", LOADS, str(folder / "student" / "final")],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert loaded.stdout == "loaded 2\n", loaded.stderr
     kept = json.loads((folder / "student" / "final" / "kept.json").read_text("utf-8"))
     assert 100 < len(kept) < 700
     results = json.loads((folder / "evaluation" / "mlm.json").read_text("utf-8"))
     rows = results["languages"]["ru"]
     assert [(row["model"], row["tokenizer"]) for row in rows] == [
-        ("teacher", "trimmed"), ("student", "trimmed"), ("teacher", "own"),
-    ]  # fmt: skip
+        ("teacher", "trimmed"),
+        ("student", "trimmed"),
+        ("teacher", "own"),
+    ]
     assert rows[0]["num_masked"] == rows[1]["num_masked"]
     # Nearly all tokens are kept ones, so the teacher does the same by either tokenizer.
     assert rows[0]["loss"] == pytest.approx(rows[2]["loss"], abs=0.05)
@@ -73,8 +77,11 @@ def test_run_makes_a_student_that_transformers_loads_and_a_second_run_does_nothi
     )
     measured = json.loads((folder / "cost" / "cost.json").read_text("utf-8"))
     assert [(row["model"], row["part"]) for row in measured] == [
-        ("teacher", "encoder"), ("student", "encoder"), ("teacher", "model"), ("student", "model"),
-    ]  # fmt: skip
+        ("teacher", "encoder"),
+        ("student", "encoder"),
+        ("teacher", "model"),
+        ("student", "model"),
+    ]
     assert all(row["seconds"] > 0 for row in measured)
     assert measured[1]["pieces"] == len(kept) < measured[0]["pieces"]
     page = (folder / "report" / "index.html").read_text("utf-8")
@@ -86,8 +93,12 @@ def test_run_makes_a_student_that_transformers_loads_and_a_second_run_does_nothi
     assert "2 of 4 layers" in card
     assert f"{rows[1]['mrr']:.3f}" in card
     assert str(tmp_path.parent) not in card
-    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")
-              if path.suffix in (".json", ".arrow", ".safetensors") and path.name not in ("environment.json", "timing.json")}  # fmt: skip
+    before = {
+        path: path.stat().st_mtime_ns
+        for path in folder.rglob("*")
+        if path.suffix in (".json", ".arrow", ".safetensors")
+        and path.name not in ("environment.json", "timing.json")
+    }
     second = polydistill("run", recipe)
     assert second.returncode == 0, second.stderr
     assert {path: path.stat().st_mtime_ns for path in before} == before
@@ -153,25 +164,32 @@ def test_stored_predictions_teach_without_the_teacher_beside(extract_values, tmp
     # Another run takes the store, whatever else it learns by.
     again = run(
         extract_values
-        | {"losses": {"predictions": "stored", "kd": 1}, "scoring": {"top_k": 4, "precision": "float32"}, "output": str(tmp_path / "again"),
-           "reuse": [str(folder)]}
-    )  # fmt: skip
+        | {
+            "losses": {"predictions": "stored", "kd": 1},
+            "scoring": {"top_k": 4, "precision": "float32"},
+            "output": str(tmp_path / "again"),
+            "reuse": [str(folder)],
+        }
+    )
     assert not (again / "store").exists()
     assert (again / "student" / "final" / "model.safetensors").is_file()
 
 
 def test_the_whole_vocabulary_and_random_weights(extract_values, texts) -> None:
     changes = {
-        "trim": {"when": "none"}, "student": {"init": "random", "num_layers": 1, "config": {"hidden_size": 16}},
+        "trim": {"when": "none"},
+        "student": {"init": "random", "num_layers": 1, "config": {"hidden_size": 16}},
         "losses": {"cosine": 0, "relation": {"first": 1, "last": 0}, "positions": "masked"},
         "evaluation_texts": {"other": str(texts["en"])},
-    }  # fmt: skip
+    }
     folder = run(extract_values | changes)
     rows = json.loads((folder / "evaluation" / "mlm.json").read_text("utf-8"))["languages"]["ru"]
     assert [(row["text"], row["model"], row["tokenizer"]) for row in rows] == [
-        ("held_out", "teacher", "own"), ("held_out", "student", "own"), ("other", "teacher", "own"),
+        ("held_out", "teacher", "own"),
+        ("held_out", "student", "own"),
+        ("other", "teacher", "own"),
         ("other", "student", "own"),
-    ]  # fmt: skip
+    ]
     log = json.loads((folder / "student" / "log.json").read_text("utf-8"))["log"]
     assert log[0].keys() >= {"kd_loss", "mlm_loss", "relation_loss", "relation_weight"}
     assert "cosine_loss" not in log[0]

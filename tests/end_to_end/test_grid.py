@@ -74,12 +74,18 @@ def test_runs_may_extend_files_and_be_of_other_kinds(tmp_path) -> None:
         ({"runs": {"a": {"output": "x"}}}, ["runs.a.output 'x'", "the grid names its runs"]),
         ({"variants": {"a": {"extends": "x"}}}, ["variants.a.extends", "only base, runs and after"]),
         ({"after": {"one": {}}}, ["after.one: a run has this name already"]),
-        ({"runs": {"a": {}, "a-b": {}}, "variants": {"b-c": {}, "c": {}}}, ["two runs come to the same name"]),
+        (
+            {"runs": {"a": {}, "a-b": {}}, "variants": {"b-c": {}, "c": {}}},
+            ["two runs come to the same name"],
+        ),
         ({"after": {"x": {"recipe": "probe"}}}, ["after.x", "models"]),
         ({"runs": {"a": {"trainin": {}}}}, ["runs.a", "trainin", "did you mean 'training'"]),
-        ({"runs": {"a": {"recipe": "grid", "runs": {"b": {}}}}, "base": {}}, ["runs.a.recipe", "a grid holds no grid"]),
+        (
+            {"runs": {"a": {"recipe": "grid", "runs": {"b": {}}}}, "base": {}},
+            ["runs.a.recipe", "a grid holds no grid"],
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_is_refused(change, wanted) -> None:
     with pytest.raises(RecipeError) as caught:
         children_of(grid(**change))
@@ -92,10 +98,13 @@ def test_a_grid_shares_stores_and_ends_in_a_table(tmp_path, recipe_values) -> No
     models = {name: tmp_path / "grid" / name / "student" / "final" for name in ("both", "gold")}
     tuned = tuning_values(tmp_path, models, {"tags": task(tmp_path, "pos")}, baseline="gold")
     values = {
-        "recipe": "grid", "name": "labels", "output": str(tmp_path / "grid"), "base": base,
+        "recipe": "grid",
+        "name": "labels",
+        "output": str(tmp_path / "grid"),
+        "base": base,
         "runs": {"both": {}, "gold": {"distillation": {"labels": "gold"}}},
         "after": {"tasks": {key: value for key, value in tuned.items() if key not in ("name", "output")}},
-    }  # fmt: skip
+    }
     recipe = write_recipe(tmp_path, values)
     planned = polydistill("plan", recipe)
     assert planned.returncode == 0, planned.stderr
@@ -157,10 +166,14 @@ def test_only_losses_on_the_same_text_and_pieces_are_compared(tmp_path) -> None:
     recipe = grid(
         output=str(tmp_path),
         runs={
-            "one": {}, "two": {}, "other-pieces": {}, "other-text": {"languages": {"ko": {"text": "b.txt", "teachers": "a"}}},
-            "other-masks": {"masking": {"probability": 0.3}}, "none-yet": {},
+            "one": {},
+            "two": {},
+            "other-pieces": {},
+            "other-text": {"languages": {"ko": {"text": "b.txt", "teachers": "a"}}},
+            "other-masks": {"masking": {"probability": 0.3}},
+            "none-yet": {},
         },
-    )  # fmt: skip
+    )
     for run in ("one", "other-text", "other-masks"):
         log(run, [4, 2], "x")
     log("two", [3, 1], "x")
@@ -176,9 +189,10 @@ def test_only_losses_on_the_same_text_and_pieces_are_compared(tmp_path) -> None:
 def test_a_plan_waits_for_models_that_earlier_runs_make(tmp_path) -> None:
     text = {"text": "a.txt"}
     balance = {
-        "recipe": "balance", "languages": {"ko": text | {"teacher": "runs/g/one/student/final"}, "de": text},
+        "recipe": "balance",
+        "languages": {"ko": text | {"teacher": "runs/g/one/student/final"}, "de": text},
         "tokenizer": {"vocabulary": "x"},
-    }  # fmt: skip
+    }
     extract = {"recipe": "extract", "teacher": "runs/g/one/student/final", "language": "ko", "text": "a.txt"}
     merge = MERGE | {"teachers": {"a": "runs/g/one/student/final"}}
     far = MERGE | {"teachers": {"a": "elsewhere/one/student/final"}}
@@ -187,8 +201,10 @@ def test_a_plan_waits_for_models_that_earlier_runs_make(tmp_path) -> None:
     )
     earlier = {"one": children["one"]}
     assert {name: awaited(child, earlier) for name, child in children.items()} == {
-        "one": [], "f": [], **{key: ["runs/g/one/student/final"] for key in ("b", "e", "m")},
-    }  # fmt: skip
+        "one": [],
+        "f": [],
+        **{key: ["runs/g/one/student/final"] for key in ("b", "e", "m")},
+    }
 
 
 def test_a_model_that_no_earlier_run_makes_is_refused_and_a_path_may_count_from_the_grid() -> None:
@@ -213,8 +229,9 @@ def test_a_model_that_no_earlier_run_makes_is_refused_and_a_path_may_count_from_
     for output in ("", "elsewhere"):
         child = children_of(grid(output=output, after={"tasks": good}))["tasks"]
         assert [one.model for one in child.models.values()] == [
-            f"{output or 'runs/g'}/one/student/final", "runs/other",
-        ]  # fmt: skip
+            f"{output or 'runs/g'}/one/student/final",
+            "runs/other",
+        ]
     # A grid that was sent elsewhere must not read what it made before, in its usual folder.
     stale = good | {"models": {"m": "runs/g/one/student/final"}}
     assert "tasks" in children_of(grid(after={"tasks": stale}))
@@ -262,13 +279,22 @@ def test_lines_are_named_as_far_as_they_have_to_be() -> None:
         }
 
     rows = [
-        row("a", "student", "own", "x", 0.1), row("a", "student", "own", "y", 0.2), row("a", "x", "own", "x", 0.3),
-        row("a", "student", "union", None, 0.4), row("b", "student", "own", "x", 0.5), row("b", "x", "own", "x", 0.3),
+        row("a", "student", "own", "x", 0.1),
+        row("a", "student", "own", "y", 0.2),
+        row("a", "x", "own", "x", 0.3),
+        row("a", "student", "union", None, 0.4),
+        row("b", "student", "own", "x", 0.5),
+        row("b", "x", "own", "x", 0.3),
         row("b", "ours", "own", "b", 0.6),
-    ]  # fmt: skip
+    ]
     assert {line: cells["en"] for line, cells in grid_lines(rows).items() if cells} == {
-        "a": 0.1, "a, y's tokenizer": 0.2, "teacher": 0.3, "a, union tokenizer": 0.4, "b": 0.5, "b: ours": 0.6,
-    }  # fmt: skip
+        "a": 0.1,
+        "a, y's tokenizer": 0.2,
+        "teacher": 0.3,
+        "a, union tokenizer": 0.4,
+        "b": 0.5,
+        "b: ours": 0.6,
+    }
 
 
 def test_rows_of_probes_and_of_fine_tuning(tmp_path) -> None:

@@ -12,8 +12,12 @@ import yaml
 def polydistill(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, "-m", "polydistill", *arguments],
-        capture_output=True, text=True, cwd=cwd, env=os.environ | {"COLUMNS": "200"}, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=os.environ | {"COLUMNS": "200"},
+        check=False,
+    )
 
 
 def write_recipe(folder: Path, values: dict) -> str:
@@ -46,8 +50,12 @@ def test_run_makes_a_student_that_transformers_loads_and_a_second_run_does_nothi
     run = Path(recipe_values["output"])
     results = json.loads((run / "evaluation" / "mlm.json").read_text("utf-8"))
     assert {(row["model"], row["tokenizer"], row["teacher"]) for row in results["languages"]["en"]} == {
-        ("student", "union", None), ("en", "own", "en"), ("student", "own", "en"), ("en2", "own", "en2"), ("student", "own", "en2"),
-    }  # fmt: skip
+        ("student", "union", None),
+        ("en", "own", "en"),
+        ("student", "own", "en"),
+        ("en2", "own", "en2"),
+        ("student", "own", "en2"),
+    }
     page = (run / "report" / "index.html").read_text("utf-8")
     for row in results["languages"]["en"]:
         assert f"{row['mrr']:.3f} <small>± {row['mrr_error']:.3f}</small>" in page
@@ -61,8 +69,11 @@ def test_run_makes_a_student_that_transformers_loads_and_a_second_run_does_nothi
     )
     assert loaded.stdout == "loaded\n", loaded.stderr
     weights = run / "student" / "final" / "model.safetensors"
-    before = {path: path.stat().st_mtime_ns for path in (weights, *run.rglob("shard-*.arrow"), *run.rglob("*.json"))
-              if path.name not in ("environment.json", "timing.json")}  # fmt: skip
+    before = {
+        path: path.stat().st_mtime_ns
+        for path in (weights, *run.rglob("shard-*.arrow"), *run.rglob("*.json"))
+        if path.name not in ("environment.json", "timing.json")
+    }
     second = polydistill("run", recipe)
     assert second.returncode == 0, second.stderr
     assert {path: path.stat().st_mtime_ns for path in before} == before

@@ -21,13 +21,21 @@ def pretrain_recipe(texts: dict, output: Path) -> dict:
         "model": {
             "model_type": "modernbert",
             "config": {
-                "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32,
+                "hidden_size": 32,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+                "intermediate_size": 32,
                 "max_position_embeddings": 64,
             },
         },
-        "training": {"max_steps": 60, "per_device_train_batch_size": 16, "learning_rate": 5e-3, "bf16": False},
+        "training": {
+            "max_steps": 60,
+            "per_device_train_batch_size": 16,
+            "learning_rate": 5e-3,
+            "bf16": False,
+        },
         "evaluation": {"max_examples": 50, "precision": "float32"},
-    }  # fmt: skip
+    }
 
 
 def test_pretraining_learns_and_repeats_its_bytes(tmp_path, texts) -> None:

@@ -18,16 +18,33 @@ from polydistill.pipelines.run import run_recipe
 TORCHRUN = "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"
 # Without `--num_machines`, `--mixed_precision` and so on it warns that it has no file of settings.
 ACCELERATE = (
-    "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision",
-    "no", "--dynamo_backend", "no", "--num_cpu_threads_per_process", "1", "--main_process_port", "0", "-m",
-)  # fmt: skip
+    "-m",
+    "accelerate.commands.launch",
+    "--cpu",
+    "--num_processes",
+    "2",
+    "--num_machines",
+    "1",
+    "--mixed_precision",
+    "no",
+    "--dynamo_backend",
+    "no",
+    "--num_cpu_threads_per_process",
+    "1",
+    "--main_process_port",
+    "0",
+    "-m",
+)
 
 
 def launched(launcher: tuple[str, ...], *arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, *launcher, "polydistill", *arguments],
-        capture_output=True, text=True, env=os.environ | {"COLUMNS": "200", "OMP_NUM_THREADS": "1"}, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        env=os.environ | {"COLUMNS": "200", "OMP_NUM_THREADS": "1"},
+        check=False,
+    )
 
 
 def losses(run: Path) -> list[list[float]]:
@@ -60,9 +77,13 @@ def recipe(tmp_path_factory, texts):
         values = pretrain_recipe(texts, folder / name)
         # Adam makes of a difference in the last bit one of a whole step where a gradient is nearly zero.
         values["training"] |= {
-            "max_steps": 12, "logging_steps": 2, "save_steps": 4, "report_to": [], "optim": "sgd",
+            "max_steps": 12,
+            "logging_steps": 2,
+            "save_steps": 4,
+            "report_to": [],
+            "optim": "sgd",
             "learning_rate": 0.5,
-        } | training  # fmt: skip
+        } | training
         (folder / f"recipe-{name}").mkdir(exist_ok=True)
         return write_recipe(folder / f"recipe-{name}", values), folder / name
 
@@ -109,8 +130,11 @@ def test_a_training_goes_on_with_another_number_of_processes(recipe, alone) -> N
     for launcher, last in (((), "checkpoint-4"), (TORCHRUN[:-1], "checkpoint-8")):
         stopped = subprocess.run(
             [sys.executable, *launcher, str(program), path, "train", last],
-            env=environment, capture_output=True, text=True, check=False,
-        )  # fmt: skip
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         assert stopped.returncode != 0
         assert (run / "student" / "checkpoints" / last / "complete.json").is_file(), stopped.stderr
     done = polydistill("train", path)
@@ -136,8 +160,12 @@ def test_two_processes_take_a_reused_model_together(recipe, alone) -> None:
     )
     done = subprocess.run(
         [sys.executable, *TORCHRUN[:-1], str(program), path, str(alone)],
-        env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False, timeout=300,
-    )  # fmt: skip
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr
     assert f"student: taken from {alone}" in done.stdout
     name = "student/final/model.safetensors"

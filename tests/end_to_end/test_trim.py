@@ -23,9 +23,18 @@ print(json.dumps(found))
 def test_trim_as_a_command(tmp_path, texts, teachers) -> None:
     output = tmp_path / "small"
     done = polydistill(
-        "vocab", "trim", str(teachers["en"]), "--text", f"en={texts['en']}", "--output", str(output), "--size", "250",
-        "--verify-lines", "30",
-    )  # fmt: skip
+        "vocab",
+        "trim",
+        str(teachers["en"]),
+        "--text",
+        f"en={texts['en']}",
+        "--output",
+        str(output),
+        "--size",
+        "250",
+        "--verify-lines",
+        "30",
+    )
     assert done.returncode == 0, done.stderr
     assert "400 pieces → 250" in done.stdout
     assert "en: chosen on" in done.stdout

@@ -34,12 +34,19 @@ NOT_COMPARED = (
     "recipe.yaml",
 )
 TRAINING = {
-    "max_steps": 12, "per_device_train_batch_size": 8, "logging_steps": 4, "save_steps": 4, "bf16": False,
-}  # fmt: skip
+    "max_steps": 12,
+    "per_device_train_batch_size": 8,
+    "logging_steps": 4,
+    "save_steps": 4,
+    "bf16": False,
+}
 MODEL = {
-    "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32,
+    "hidden_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
     "max_position_embeddings": 64,
-}  # fmt: skip
+}
 CORPORA = {"max_length": 32, "block_lines": 16, "held_out_share": 0.1}
 EVALUATION = {"max_examples": 20, "precision": "float32"}
 
@@ -65,33 +72,56 @@ def recipes(root: Path, teachers: dict, multilingual: Path) -> dict[str, dict]:
     scoring = {"shard_examples": 32, "precision": "float32", "batch_tokens": 1024}
     model = {"model_type": "modernbert", "config": MODEL}
     return {
-        "merge": common | {
-            "recipe": "merge", "teachers": {name: str(teachers[name]) for name in ("en", "ru")},
-            "languages": {name: both[name] | {"teachers": [name]} for name in both}, "scoring": scoring,
-            "student": {"config": MODEL}, "evaluation": EVALUATION | {"num_samples": 2},
+        "merge": common
+        | {
+            "recipe": "merge",
+            "teachers": {name: str(teachers[name]) for name in ("en", "ru")},
+            "languages": {name: both[name] | {"teachers": [name]} for name in both},
+            "scoring": scoring,
+            "student": {"config": MODEL},
+            "evaluation": EVALUATION | {"num_samples": 2},
         },
-        "extract": common | {
-            "recipe": "extract", "teacher": str(multilingual), "language": "ru", "text": str(texts["ru"]),
-            "cost": {"rounds": 0}, "evaluation": EVALUATION | {"num_samples": 2}, "trim": {"when": "after"},
+        "extract": common
+        | {
+            "recipe": "extract",
+            "teacher": str(multilingual),
+            "language": "ru",
+            "text": str(texts["ru"]),
+            "cost": {"rounds": 0},
+            "evaluation": EVALUATION | {"num_samples": 2},
+            "trim": {"when": "after"},
         },
-        "balance": common | {
-            "recipe": "balance", "languages": both, "tokenizer": {"size": 400}, "model": model,
-            "evaluation": EVALUATION, "scoring": scoring,
+        "balance": common
+        | {
+            "recipe": "balance",
+            "languages": both,
+            "tokenizer": {"size": 400},
+            "model": model,
+            "evaluation": EVALUATION,
+            "scoring": scoring,
             "teachers": {"epochs": None, "evaluations": 3, "patience": 1},
             "students": {
                 "ours": {"truncate": 20_000, "predictions": "stored", "epochs": None},
                 "HL": {"labels": "gold", "truncate": "none", "epochs": None},
             },
         },
-        "pretrain": common | {
-            "recipe": "pretrain", "languages": both, "tokenizer": {"size": 400}, "model": model, "evaluation": EVALUATION,
+        "pretrain": common
+        | {
+            "recipe": "pretrain",
+            "languages": both,
+            "tokenizer": {"size": 400},
+            "model": model,
+            "evaluation": EVALUATION,
         },
         "finetune": {
-            "recipe": "finetune", "models": {name: str(teachers[name]) for name in ("en", "ru")}, "num_seeds": 1,
-            "tasks": {kind: finetuning.task(root, kind) for kind in ("ner", "qa")}, "training": finetuning.SMALL,
+            "recipe": "finetune",
+            "models": {name: str(teachers[name]) for name in ("en", "ru")},
+            "num_seeds": 1,
+            "tasks": {kind: finetuning.task(root, kind) for kind in ("ner", "qa")},
+            "training": finetuning.SMALL,
             "bootstrap_samples": 100,
         },
-    }  # fmt: skip
+    }
 
 
 def content(run: Path) -> dict[str, bytes]:
@@ -200,7 +230,11 @@ def stage_of(folder: Path) -> str:
         return half[0].relative_to(folder).parts[0].removesuffix(".partial")
     if list(folder.rglob("checkpoints")) and not (folder / "evaluation").is_dir():
         return "training"
-    done = [name for name in ("corpora", "tokenizer", "store", "student", "students", "evaluation") if (folder / name).is_dir()]  # fmt: skip
+    done = [
+        name
+        for name in ("corpora", "tokenizer", "store", "student", "students", "evaluation")
+        if (folder / name).is_dir()
+    ]
     return f"after {done[-1]}" if done else "before anything"
 
 

@@ -68,9 +68,16 @@ def copy_of(teacher: Path, folder: Path) -> tuple[Path, dict]:
 def test_albert_shares_its_layers(extract_values, multilingual_teacher, tmp_path) -> None:
     folder, config = copy_of(multilingual_teacher, tmp_path / "albert")
     AlbertForMaskedLM(
-        AlbertConfig(vocab_size=config["vocab_size"], hidden_size=32, embedding_size=16, num_hidden_layers=4,
-                     num_attention_heads=2, intermediate_size=64, max_position_embeddings=64)
-    ).save_pretrained(folder)  # fmt: skip
+        AlbertConfig(
+            vocab_size=config["vocab_size"],
+            hidden_size=32,
+            embedding_size=16,
+            num_hidden_layers=4,
+            num_attention_heads=2,
+            intermediate_size=64,
+            max_position_embeddings=64,
+        )
+    ).save_pretrained(folder)
     values = extract_values | {"teacher": str(folder)}
     assert lacking(values, "teacher", "albert shares one layer", "vocab trim") == []
 

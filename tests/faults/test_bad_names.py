@@ -26,8 +26,11 @@ PRETRAIN = {"recipe": "pretrain", "name": "a", "languages": {"de": SOURCE}}
 TAGGED = {"train": "a", "test": "b"}
 PROBE = {"recipe": "probe", "name": "a", "models": {"m": "x"}, "tasks": {"pos": {"de": TAGGED}}}
 FINETUNE = {
-    "recipe": "finetune", "name": "a", "models": {"m": "x"}, "tasks": {"ner": {"kind": "ner", "data": {"de": TAGGED}}},
-}  # fmt: skip
+    "recipe": "finetune",
+    "name": "a",
+    "models": {"m": "x"},
+    "tasks": {"ner": {"kind": "ner", "data": {"de": TAGGED}}},
+}
 GRID = {"recipe": "grid", "name": "a", "runs": {"one": {}}}
 # What is in nobody's way.
 FREE = [
@@ -55,29 +58,62 @@ def refusal(values: dict) -> str:
 @pytest.mark.parametrize(
     ("values", "wanted"),
     [
-        (MERGE | {"teachers": {"x": "m", "student": "m"}}, "teachers.student: the name stands for the student in"),
-        (MERGE | {"teachers": {"x": "m", "union": "m"}}, "teachers.union: the name stands for the union tokenizer"),
-        (MERGE | {"teachers": {"x": "m", "counts": "m"}}, "teachers.counts: the name stands for the number of masked"),
-        (MERGE | {"teachers": {"x": "m", "best": "m"}}, "teachers.best: the name stands for a choice of teachers"),
+        (
+            MERGE | {"teachers": {"x": "m", "student": "m"}},
+            "teachers.student: the name stands for the student in",
+        ),
+        (
+            MERGE | {"teachers": {"x": "m", "union": "m"}},
+            "teachers.union: the name stands for the union tokenizer",
+        ),
+        (
+            MERGE | {"teachers": {"x": "m", "counts": "m"}},
+            "teachers.counts: the name stands for the number of masked",
+        ),
+        (
+            MERGE | {"teachers": {"x": "m", "best": "m"}},
+            "teachers.best: the name stands for a choice of teachers",
+        ),
         (MERGE | {"teachers": {"x": "m", "y.old": "m"}}, "teachers.y.old 'y.old': a name that ends in .old"),
         (MERGE | {"name": "a.partial"}, "name 'a.partial': a name that ends in .partial is kept"),
-        (EXTRACT | {"language": "tokenizer.json"}, "language 'tokenizer.json': a name that ends in .json is kept"),
-        (EXTRACT | {"evaluation_texts": {"held_out": "a"}}, "evaluation_texts.held_out 'held_out': the name held_out"),
-        (BALANCE | {"students": {"counts": {}}}, "students.counts: the name stands for the number of masked tokens"),
+        (
+            EXTRACT | {"language": "tokenizer.json"},
+            "language 'tokenizer.json': a name that ends in .json is kept",
+        ),
+        (
+            EXTRACT | {"evaluation_texts": {"held_out": "a"}},
+            "evaluation_texts.held_out 'held_out': the name held_out",
+        ),
+        (
+            BALANCE | {"students": {"counts": {}}},
+            "students.counts: the name stands for the number of masked tokens",
+        ),
         (BALANCE | {"students": {"unigram": {}}}, "students.unigram: the name stands for the baseline"),
         (BALANCE | {"students": {"teacher": {}}}, "students.teacher: the name stands for the teachers"),
         (BALANCE | {"groups": {"all": ["de"]}}, "groups.all: the name stands for all languages"),
         (PROBE | {"groups": {"all": ["de"]}}, "groups.all: the name stands for all languages"),
-        (PROBE | {"models": {"m.partial": "x"}}, "models.m.partial 'm.partial': a name that ends in .partial"),
-        (FINETUNE | {"tasks": {"ner.old": {"kind": "ner", "data": {"de": TAGGED}}}}, "tasks.ner.old 'ner.old'"),
-        (FINETUNE | {"tasks": {"ner": {"kind": "ner", "data": {"all": TAGGED}}}}, "tasks.ner.data.all: the name stands"),
-        (GRID | {"runs": {"evaluation": {}}}, "runs.evaluation: the name stands for a folder of the grid's own"),
+        (
+            PROBE | {"models": {"m.partial": "x"}},
+            "models.m.partial 'm.partial': a name that ends in .partial",
+        ),
+        (
+            FINETUNE | {"tasks": {"ner.old": {"kind": "ner", "data": {"de": TAGGED}}}},
+            "tasks.ner.old 'ner.old'",
+        ),
+        (
+            FINETUNE | {"tasks": {"ner": {"kind": "ner", "data": {"all": TAGGED}}}},
+            "tasks.ner.data.all: the name stands",
+        ),
+        (
+            GRID | {"runs": {"evaluation": {}}},
+            "runs.evaluation: the name stands for a folder of the grid's own",
+        ),
         (GRID | {"runs": {"report": {}}}, "runs.report: the name stands for a folder of the grid's own"),
         (GRID | {"runs": {"recipe.yaml": {}}}, "runs.recipe.yaml 'recipe.yaml': a name that ends in .yaml"),
         (GRID | {"variants": {"x.tmp": {}}}, "variants.x.tmp 'x.tmp': a name that ends in .tmp"),
         (GRID | {"after": {"report": {}}}, "after.report: the name stands for a folder of the grid's own"),
     ],
-)  # fmt: skip
+)
 def test_a_name_that_stands_for_something_else(values, wanted) -> None:
     message = refusal(values)
     assert wanted in message
@@ -194,5 +230,7 @@ def test_compared_runs_in_folders_of_a_columns_name(tmp_path, monkeypatch, capsy
     assert "de, held_out: 4 tokens of x" in shown
     figures = [line.split()[:2] for line in shown.splitlines() if line.startswith("    ") and "." in line]
     assert [(Path(one).name, value) for one, value in figures] == [
-        ("teacher", "1.000"), ("first", "0.250"), (name, "0.500"),
-    ]  # fmt: skip
+        ("teacher", "1.000"),
+        ("first", "0.250"),
+        (name, "0.500"),
+    ]

@@ -62,9 +62,14 @@ def test_what_a_trainer_takes_is_taken_and_nothing_is_drawn(tmp_path, monkeypatc
     expected = torch.rand(1)
     torch.manual_seed(7)
     for values in (
-        {}, {"optim": "adafactor"}, {"lr_scheduler_type": "cosine", "warmup_steps": 5}, {"save_steps": 3},
-        {"dataloader_num_workers": 2}, {"train_sampling_strategy": "group_by_length"}, {"torch_compile": True},
-    ):  # fmt: skip
+        {},
+        {"optim": "adafactor"},
+        {"lr_scheduler_type": "cosine", "warmup_steps": 5},
+        {"save_steps": 3},
+        {"dataloader_num_workers": 2},
+        {"train_sampling_strategy": "group_by_length"},
+        {"torch_compile": True},
+    ):
         assert check_arguments(values).items() >= values.items()
     assert torch.equal(torch.rand(1), expected)
     # Nor is anything left behind.

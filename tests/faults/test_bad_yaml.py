@@ -30,11 +30,17 @@ def grown(levels: int, times: int = 10) -> str:
 REFUSED = {
     "lists that grow": (grown(9), "more than 50,000 values"),
     "mappings that grow": (grown(9).replace("[", "{q: [").replace("]", "]}"), "more than 50,000 values"),
-    "long texts by aliases": ("x: &x '" + "y" * 10**5 + "'\nz: [" + "*x, " * 500 + "*x]", "more than 50,000 values"),
+    "long texts by aliases": (
+        "x: &x '" + "y" * 10**5 + "'\nz: [" + "*x, " * 500 + "*x]",
+        "more than 50,000 values",
+    ),
     "an anchor in itself": ("a: &a [*a]", "an anchor holds itself in line 1"),
     "an anchor in its mapping": ("name: x\na: &a {b: {c: *a}}", "an anchor holds itself in line 2"),
     "deep": ("a: " + "[" * 3000, f"nested more than {MAX_DEPTH} deep"),
-    "deep by aliases": ("\n".join(f"a{i}: &a{i} [{f'*a{i - 1}' if i else ''}]" for i in range(90)), "nested more than"),
+    "deep by aliases": (
+        "\n".join(f"a{i}: &a{i} [{f'*a{i - 1}' if i else ''}]" for i in range(90)),
+        "nested more than",
+    ),
     "a number that is none": ("seed: !!int abc", "'abc' is no value of the type int in line 1"),
     "an empty number": ("seed: !!int ''", "no value of the type int"),
     "a float that is none": ("seed: !!float abc", "no value of the type float"),
@@ -53,7 +59,7 @@ REFUSED = {
     "half a character": ('name: "\\ud800"', "half a character"),
     "NUL": ('output: "a\\0b"', "a text holds NUL"),
     "a key twice": ("name: x\nname: y", "the key 'name' is there twice, again in line 2"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -139,8 +145,10 @@ def test_plain_values_are_what_they_were() -> None:
     assert parse_yaml("") is None
     # A run may be named after its day.
     assert parse_yaml("[2024-01-02, 2024-13-45, 2024-01-02 10:11:12]") == [
-        "2024-01-02", "2024-13-45", "2024-01-02 10:11:12",
-    ]  # fmt: skip
+        "2024-01-02",
+        "2024-13-45",
+        "2024-01-02 10:11:12",
+    ]
 
 
 @pytest.mark.parametrize("key", ["studnet", "trainign", "use", "langauges"])
@@ -253,6 +261,9 @@ def test_growing_lists_end_at_once(tmp_path) -> None:
     path.write_text(grown(9) + BASE + "student: {config: {x: *a8}}\n", "utf-8")
     done = subprocess.run(
         [sys.executable, "-c", f"from polydistill.config import load_recipe; load_recipe({str(path)!r})"],
-        capture_output=True, text=True, check=False, timeout=120,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
     assert "RecipeError" in done.stderr

@@ -77,8 +77,14 @@ def test_a_log_that_is_damaged_or_gone_is_found_and_its_remedy_works(damaged, da
     else:
         whole = log.read_text("utf-8")
         log.write_text(
-            {"bits": whole.replace('"step": 2', '"step": 3', 1), "type": "[]", "deep": DEEP, "entries": '{"log": 3}'}[damage], "utf-8"
-        )  # fmt: skip
+            {
+                "bits": whole.replace('"step": 2', '"step": 3', 1),
+                "type": "[]",
+                "deep": DEEP,
+                "entries": '{"log": 3}',
+            }[damage],
+            "utf-8",
+        )
     said = []
     for look in (lambda: verify_run(folder), lambda: report_run(folder), lambda: run(values)):
         with pytest.raises(RunFolderError, match=r"student/log.json") as caught:

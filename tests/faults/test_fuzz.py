@@ -41,12 +41,69 @@ fuzzed = settings(max_examples=FUZZ, deadline=None, suppress_health_check=list(H
 # What breaks readers: mixed scripts, bidi and zero-width marks, NUL, other line ends, emoji of several code points,
 # combining marks without a base, characters outside of the first plane, what is no character, and separators.
 NASTY = [
-    "", " ", "\t", "\r", "\x0b", "\x0c", "\x1c", "\x85", "\u2028", "\x00", "\x1b[31m", "\u200b", "\u200d", "\ufeff",
-    "\u202e", "\u2066", "\u0301", "a\u0301\u0316", "👩‍👩‍👧‍👦", "🏴󠁧󠁢󠁥󠁮󠁧󠁿", "한국어", "中文", "ไทย", "العربية", "עברית", "हिन्दी", "ẞß", "ﬁ",
-    "İı", "𝔘𝔫𝔦", "\U0010ffff", "\ufffe", "!!!???", "...", "ab" * 700, "字" * 900, "-DOCSTART-", "# text", "\"", "'",
-    "\\", "{", "[", ":", "&a", "*a", "!!python/object:os.system", "../../x", "/etc/passwd", "<script>", "[MASK]", "[CLS]",
-    "1e999", "NaN", "-0", "B-", "I-PER", "O", "_", "1-2", "1.1", "NOUN",
-]  # fmt: skip
+    "",
+    " ",
+    "\t",
+    "\r",
+    "\x0b",
+    "\x0c",
+    "\x1c",
+    "\x85",
+    "\u2028",
+    "\x00",
+    "\x1b[31m",
+    "\u200b",
+    "\u200d",
+    "\ufeff",
+    "\u202e",
+    "\u2066",
+    "\u0301",
+    "a\u0301\u0316",
+    "👩‍👩‍👧‍👦",
+    "🏴󠁧󠁢󠁥󠁮󠁧󠁿",
+    "한국어",
+    "中文",
+    "ไทย",
+    "العربية",
+    "עברית",
+    "हिन्दी",
+    "ẞß",
+    "ﬁ",
+    "İı",
+    "𝔘𝔫𝔦",
+    "\U0010ffff",
+    "\ufffe",
+    "!!!???",
+    "...",
+    "ab" * 700,
+    "字" * 900,
+    "-DOCSTART-",
+    "# text",
+    '"',
+    "'",
+    "\\",
+    "{",
+    "[",
+    ":",
+    "&a",
+    "*a",
+    "!!python/object:os.system",
+    "../../x",
+    "/etc/passwd",
+    "<script>",
+    "[MASK]",
+    "[CLS]",
+    "1e999",
+    "NaN",
+    "-0",
+    "B-",
+    "I-PER",
+    "O",
+    "_",
+    "1-2",
+    "1.1",
+    "NOUN",
+]
 pieces = st.one_of(st.sampled_from(NASTY), st.text(max_size=12))
 lines = st.lists(pieces, max_size=8).map("".join)
 texts = st.lists(lines, max_size=30).map("\n".join)
@@ -59,8 +116,10 @@ scalars = st.one_of(
     st.sampled_from([10**30, -1, 0, float("inf")]),
 )
 values = st.recursive(
-    scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(pieces, inner, max_size=3), max_leaves=6
-)  # fmt: skip
+    scalars,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(pieces, inner, max_size=3),
+    max_leaves=6,
+)
 
 
 def surely_bytes(text: str) -> bytes:
@@ -118,22 +177,54 @@ def mutated(draw: st.DrawFn, value: object, depth: int = 0) -> object:
 
 RECIPES = {
     "merge": {
-        "name": "a", "teachers": {"x": "bert"}, "languages": {"en": {"text": ["a.txt"], "teachers": ["x"]}},
-        "training": {"max_steps": 5}, "scoring": {"top_k": 8}, "corpora": {"max_length": 32},
+        "name": "a",
+        "teachers": {"x": "bert"},
+        "languages": {"en": {"text": ["a.txt"], "teachers": ["x"]}},
+        "training": {"max_steps": 5},
+        "scoring": {"top_k": 8},
+        "corpora": {"max_length": 32},
     },
-    "extract": {"recipe": "extract", "name": "a", "teacher": "m", "language": "fr", "text": "a.txt", "losses": {"kd": 5}},
+    "extract": {
+        "recipe": "extract",
+        "name": "a",
+        "teacher": "m",
+        "language": "fr",
+        "text": "a.txt",
+        "losses": {"kd": 5},
+    },
     "balance": {
-        "recipe": "balance", "name": "a", "languages": {"en": {"text": "a.txt", "max_characters": 5}},
-        "students": {"ours": {"truncate": "smallest"}}, "groups": {"low": ["en"]},
+        "recipe": "balance",
+        "name": "a",
+        "languages": {"en": {"text": "a.txt", "max_characters": 5}},
+        "students": {"ours": {"truncate": "smallest"}},
+        "groups": {"low": ["en"]},
     },
-    "pretrain": {"recipe": "pretrain", "name": "a", "languages": {"en": {"text": "a.txt"}}, "model": {"config": {}}},
-    "grid": {"recipe": "grid", "name": "a", "base": {"seed": 1}, "runs": {"one": {"extends": "balanced-shared"}}},
-    "probe": {"recipe": "probe", "name": "a", "models": {"m": "x"}, "tasks": {"pos": {"en": {"train": "a", "test": "b"}}}},
+    "pretrain": {
+        "recipe": "pretrain",
+        "name": "a",
+        "languages": {"en": {"text": "a.txt"}},
+        "model": {"config": {}},
+    },
+    "grid": {
+        "recipe": "grid",
+        "name": "a",
+        "base": {"seed": 1},
+        "runs": {"one": {"extends": "balanced-shared"}},
+    },
+    "probe": {
+        "recipe": "probe",
+        "name": "a",
+        "models": {"m": "x"},
+        "tasks": {"pos": {"en": {"train": "a", "test": "b"}}},
+    },
     "finetune": {
-        "recipe": "finetune", "name": "a", "models": {"m": "x"}, "seeds": [0],
+        "recipe": "finetune",
+        "name": "a",
+        "models": {"m": "x"},
+        "seeds": [0],
         "tasks": {"ner": {"kind": "ner", "data": {"en": {"train": "a", "test": "b"}}}},
     },
-}  # fmt: skip
+}
 
 
 @st.composite
@@ -186,17 +277,31 @@ def test_text(tokenizer, data, name) -> None:
         for index, content in enumerate(data):
             (root / "text" / f"{index}{name}").write_bytes(content)
         build_corpus(
-            root / "corpus", sources=[Source(path=str(root / "text"))], evaluation={}, fields=CorpusFields("languages.x.text", "languages.x.evaluation"),
-            settings=Corpora(block_lines=2, held_out_share=0.4), count_tokens=count, max_tokens=20,
-        )  # fmt: skip
+            root / "corpus",
+            sources=[Source(path=str(root / "text"))],
+            evaluation={},
+            fields=CorpusFields("languages.x.text", "languages.x.evaluation"),
+            settings=Corpora(block_lines=2, held_out_share=0.4),
+            count_tokens=count,
+            max_tokens=20,
+        )
         assert {path.name for path in root.iterdir()} == {"text", "corpus"}
         examples = Examples(root / "corpus" / "train.arrow")
         found = examples.texts(slice(0, len(examples)))
         for text, encoded in zip(found, [one.cut(22) for one in encode(tokenizer, found)], strict=True):
             masked = mask(
-                encoded.ids, encoded.starts, word_starts(text), example=1, seed=0, mask_id=4,
-                ordinary_ids=tokenizer.ordinary_ids, unit="words", probability=0.5, mask_share=0.8, random_share=0.1,
-            )  # fmt: skip
+                encoded.ids,
+                encoded.starts,
+                word_starts(text),
+                example=1,
+                seed=0,
+                mask_id=4,
+                ordinary_ids=tokenizer.ordinary_ids,
+                unit="words",
+                probability=0.5,
+                mask_share=0.8,
+                random_share=0.1,
+            )
             assert len(encoded.ids) <= 22
             assert np.all(masked.positions < len(masked.input_ids))
             assert not any(unicodedata.category(character) == "Cs" for character in text)
@@ -222,9 +327,21 @@ def test_tagged_sentences(rows, name, other) -> None:
                 assert all(isinstance(part, str) for part in (*sentence.words, *sentence.tags))
 
 
-SQUAD = {"data": [{"title": "t", "paragraphs": [{"context": "a house stands there", "qas": [
-    {"id": "1", "question": "what?", "answers": [{"text": "house", "answer_start": 2}]}
-]}]}]}  # fmt: skip
+SQUAD = {
+    "data": [
+        {
+            "title": "t",
+            "paragraphs": [
+                {
+                    "context": "a house stands there",
+                    "qas": [
+                        {"id": "1", "question": "what?", "answers": [{"text": "house", "answer_start": 2}]}
+                    ],
+                }
+            ],
+        }
+    ]
+}
 
 
 @fuzzed
@@ -307,14 +424,27 @@ def store(tmp_path_factory, teachers) -> Path:
     root = tmp_path_factory.mktemp("stores")
     (root / "ru.txt").write_text("\n".join(bundled_lines("ru", 200)) + "\n", "utf-8")
     run = run_recipe(
-        parse_recipe({
-            "name": "s", "output": str(root / "run"), "teachers": {"ru": str(teachers["ru"])},
-            "languages": {"ru": {"text": str(root / "ru.txt"), "teachers": ["ru"]}},
-            "corpora": {"max_length": 32, "block_lines": 16, "held_out_share": 0.1},
-            "scoring": {"shard_examples": 32, "precision": "float32"},
-            "student": {"config": {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 16}},
-        }), until="score", show=lambda line: None,
-    )  # fmt: skip
+        parse_recipe(
+            {
+                "name": "s",
+                "output": str(root / "run"),
+                "teachers": {"ru": str(teachers["ru"])},
+                "languages": {"ru": {"text": str(root / "ru.txt"), "teachers": ["ru"]}},
+                "corpora": {"max_length": 32, "block_lines": 16, "held_out_share": 0.1},
+                "scoring": {"shard_examples": 32, "precision": "float32"},
+                "student": {
+                    "config": {
+                        "hidden_size": 16,
+                        "num_hidden_layers": 1,
+                        "num_attention_heads": 1,
+                        "intermediate_size": 16,
+                    }
+                },
+            }
+        ),
+        until="score",
+        show=lambda line: None,
+    )
     return run / "store" / "ru" / "ru"
 
 

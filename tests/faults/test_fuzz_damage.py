@@ -146,12 +146,24 @@ def test_a_run_whose_files_are_damaged_replaced_or_links(merged, data) -> None:
 
 
 ROWS = {
-    "classification": {"text": "a", "label": "b"}, "pairs": {"text": "a", "pair": "b", "label": 1},
+    "classification": {"text": "a", "label": "b"},
+    "pairs": {"text": "a", "pair": "b", "label": 1},
     "choice": {"premise": "p", "choice1": "a", "choice2": "b", "label": 0},
-}  # fmt: skip
-QUESTIONS = {"data": [{"paragraphs": [{"context": "a house", "qas": [
-    {"id": "1", "question": "what?", "answers": [{"text": "house", "answer_start": 2}]}
-]}]}]}  # fmt: skip
+}
+QUESTIONS = {
+    "data": [
+        {
+            "paragraphs": [
+                {
+                    "context": "a house",
+                    "qas": [
+                        {"id": "1", "question": "what?", "answers": [{"text": "house", "answer_start": 2}]}
+                    ],
+                }
+            ]
+        }
+    ]
+}
 HALF = ["\ud800", "a\udfffb", "\ud83d\ude00", "9" * 5000, "-" + "9" * 400, "\x00", ""]
 IDS = [
     "1",
@@ -267,8 +279,21 @@ def test_models_folders(teachers, data, name) -> None:
         shutil.copytree(teachers["ru"], model)
         if name == "config.json":
             config = json.loads((model / name).read_text("utf-8"))
-            key = draw(st.sampled_from(["num_hidden_layers", "max_position_embeddings", "vocab_size", "hidden_size", "num_attention_heads",
-                                        "type_vocab_size", "intermediate_size", "model_type", "hidden_act"]))  # fmt: skip
+            key = draw(
+                st.sampled_from(
+                    [
+                        "num_hidden_layers",
+                        "max_position_embeddings",
+                        "vocab_size",
+                        "hidden_size",
+                        "num_attention_heads",
+                        "type_vocab_size",
+                        "intermediate_size",
+                        "model_type",
+                        "hidden_act",
+                    ]
+                )
+            )
             (model / name).write_text(json.dumps(config | {key: draw(st.sampled_from(SIZES))}), "utf-8")
         elif name == "index":
             (model / "model.safetensors").rename(model / "part.safetensors")
@@ -281,12 +306,35 @@ def test_models_folders(teachers, data, name) -> None:
             path.write_bytes(draw(other_json(path)))
         elif name == "tokenizer.json":
             tokenizer = json.loads((model / name).read_text("utf-8"))
-            part = draw(st.sampled_from([
-                {"normalizer": {"type": "Precompiled", "precompiled_charsmap": draw(st.text("A/+Bz", max_size=24))}},
-                {"pre_tokenizer": {"type": "Split", "pattern": {"Regex": draw(st.text("(a+)*$|b[]?^", max_size=9))}, "behavior": "Isolated", "invert": False}},
-                {"normalizer": {"type": "Replace", "pattern": {"Regex": draw(st.text("(a+)*$|b.", max_size=9))}, "content": "x"}},
-                {"decoder": None, "post_processor": None}, {"model": tokenizer["model"] | {"unk_token": draw(st.sampled_from(["x", "", None]))}},
-            ]))  # fmt: skip
+            part = draw(
+                st.sampled_from(
+                    [
+                        {
+                            "normalizer": {
+                                "type": "Precompiled",
+                                "precompiled_charsmap": draw(st.text("A/+Bz", max_size=24)),
+                            }
+                        },
+                        {
+                            "pre_tokenizer": {
+                                "type": "Split",
+                                "pattern": {"Regex": draw(st.text("(a+)*$|b[]?^", max_size=9))},
+                                "behavior": "Isolated",
+                                "invert": False,
+                            }
+                        },
+                        {
+                            "normalizer": {
+                                "type": "Replace",
+                                "pattern": {"Regex": draw(st.text("(a+)*$|b.", max_size=9))},
+                                "content": "x",
+                            }
+                        },
+                        {"decoder": None, "post_processor": None},
+                        {"model": tokenizer["model"] | {"unk_token": draw(st.sampled_from(["x", "", None]))}},
+                    ]
+                )
+            )
             (model / name).write_text(json.dumps(tokenizer | part), "utf-8")
         else:
             path = model / name.split()[0]

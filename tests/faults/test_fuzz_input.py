@@ -25,16 +25,56 @@ BASE = {"name": "x", "teachers": {"a": "org/a"}, "languages": {"en": {"text": "a
 MERGED = "name: x\nteachers: {a: org/a}\nlanguages: {en: {text: a.txt, teachers: a}}\n"
 
 scalars = st.one_of(
-    st.sampled_from([
-        "!!int abc", "!!int ''", "!!float x", "!!bool x", "!!timestamp 2024-13-45", "!!binary x", "!!set {a}", "!!omap [a: 1]",
-        "!!python/object:os.system x", "!x y", "!!str", "!!null x", "2024-13-45", "9999-99-99 99:99:99", "0x" + "f" * 3000,
-        "9" * 5000, "1" + ":59" * 2000, "1e999", ".nan", "-.inf", "0o7", "0b" + "1" * 400, "=", "<<", "~", "no", "[]", "{}", "''",
-        '"\\ud800"', '"\\0"', '"\\U0010ffff"', "|\n  a", ">-\n  a\n\n  b", "? a", "- a", "&a", "*a", "%x", "@", "`", "\t",
-    ]),
+    st.sampled_from(
+        [
+            "!!int abc",
+            "!!int ''",
+            "!!float x",
+            "!!bool x",
+            "!!timestamp 2024-13-45",
+            "!!binary x",
+            "!!set {a}",
+            "!!omap [a: 1]",
+            "!!python/object:os.system x",
+            "!x y",
+            "!!str",
+            "!!null x",
+            "2024-13-45",
+            "9999-99-99 99:99:99",
+            "0x" + "f" * 3000,
+            "9" * 5000,
+            "1" + ":59" * 2000,
+            "1e999",
+            ".nan",
+            "-.inf",
+            "0o7",
+            "0b" + "1" * 400,
+            "=",
+            "<<",
+            "~",
+            "no",
+            "[]",
+            "{}",
+            "''",
+            '"\\ud800"',
+            '"\\0"',
+            '"\\U0010ffff"',
+            "|\n  a",
+            ">-\n  a\n\n  b",
+            "? a",
+            "- a",
+            "&a",
+            "*a",
+            "%x",
+            "@",
+            "`",
+            "\t",
+        ]
+    ),
     st.integers().map(str),
     st.floats().map(str),
     pieces,
-)  # fmt: skip
+)
 KEYS = [
     "name",
     "output",
@@ -135,28 +175,97 @@ def test_names(names, own) -> None:
     """Whatever names are taken, they name folders within the run's."""
     run, teacher, language, text = [name or "x" for name in names] if own else [*names[:2], "en", "news"]
     with said():
-        recipe = parse_recipe({
-            "name": run, "teachers": {teacher: "org/a"},
-            "languages": {language: {"text": "a.txt", "teachers": [teacher], "evaluation": {text: "b.txt"}}},
-        })  # fmt: skip
+        recipe = parse_recipe(
+            {
+                "name": run,
+                "teachers": {teacher: "org/a"},
+                "languages": {
+                    language: {"text": "a.txt", "teachers": [teacher], "evaluation": {text: "b.txt"}}
+                },
+            }
+        )
         for name in (recipe.name, *recipe.teachers, *recipe.languages):
             assert Path("run", name).resolve().parent == Path("run").resolve()
 
 
 ARGUMENTS = [
-    "max_steps", "save_steps", "logging_steps", "report_to", "optim", "fsdp", "dataloader_num_workers", "push_to_hub", "hub_token",
-    "resume_from_checkpoint", "learning_rate", "warmup_steps", "lr_scheduler_type", "per_device_train_batch_size", "deepspeed",
-    "gradient_accumulation_steps", "save_total_limit", "bf16", "fp16", "tf32", "max_grad_norm", "adam_beta1", "adam_epsilon",
-    "label_smoothing_factor", "seed", "output_dir", "run_name", "torch_compile", "gradient_checkpointing", "use_cpu", "neftune_noise_alpha",
-    "lr_scheduler_kwargs", "optim_args", "accelerator_config", "fsdp_config", "parallelism_config", "debug", "log_level", "num_train_epochs",
-]  # fmt: skip
+    "max_steps",
+    "save_steps",
+    "logging_steps",
+    "report_to",
+    "optim",
+    "fsdp",
+    "dataloader_num_workers",
+    "push_to_hub",
+    "hub_token",
+    "resume_from_checkpoint",
+    "learning_rate",
+    "warmup_steps",
+    "lr_scheduler_type",
+    "per_device_train_batch_size",
+    "deepspeed",
+    "gradient_accumulation_steps",
+    "save_total_limit",
+    "bf16",
+    "fp16",
+    "tf32",
+    "max_grad_norm",
+    "adam_beta1",
+    "adam_epsilon",
+    "label_smoothing_factor",
+    "seed",
+    "output_dir",
+    "run_name",
+    "torch_compile",
+    "gradient_checkpointing",
+    "use_cpu",
+    "neftune_noise_alpha",
+    "lr_scheduler_kwargs",
+    "optim_args",
+    "accelerator_config",
+    "fsdp_config",
+    "parallelism_config",
+    "debug",
+    "log_level",
+    "num_train_epochs",
+]
 trained = st.one_of(
-    st.sampled_from([
-        None, True, False, 0, -1, 1, 2, 10**6, 10**30, 0.5, -0.5, float("nan"), float("inf"), "", "x", "wandb", ["wandb"], [], {},
-        [None], {"a": 1}, {"x": [1]}, "full_shard", "adamw_bnb_8bit", "adamw_torch", "cosine", "linear", "no", "steps", "epoch",
-    ]),
+    st.sampled_from(
+        [
+            None,
+            True,
+            False,
+            0,
+            -1,
+            1,
+            2,
+            10**6,
+            10**30,
+            0.5,
+            -0.5,
+            float("nan"),
+            float("inf"),
+            "",
+            "x",
+            "wandb",
+            ["wandb"],
+            [],
+            {},
+            [None],
+            {"a": 1},
+            {"x": [1]},
+            "full_shard",
+            "adamw_bnb_8bit",
+            "adamw_torch",
+            "cosine",
+            "linear",
+            "no",
+            "steps",
+            "epoch",
+        ]
+    ),
     pieces,
-)  # fmt: skip
+)
 
 
 @fuzzed
@@ -168,15 +277,41 @@ def test_training_values(values, finetuning) -> None:
         )
 
 
-ENCODINGS = ["cp949", "euc_kr", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "cp932", "shift_jis", "euc_jp", "gb18030", "big5", "latin-1",
-             "cp1250", "cp1251", "koi8-r", "cp1252", "cp1253", "cp866", "iso8859-5", "cp874", "cp037", "utf-7"]  # fmt: skip
+ENCODINGS = [
+    "cp949",
+    "euc_kr",
+    "utf-16",
+    "utf-16-le",
+    "utf-16-be",
+    "utf-32",
+    "cp932",
+    "shift_jis",
+    "euc_jp",
+    "gb18030",
+    "big5",
+    "latin-1",
+    "cp1250",
+    "cp1251",
+    "koi8-r",
+    "cp1252",
+    "cp1253",
+    "cp866",
+    "iso8859-5",
+    "cp874",
+    "cp037",
+    "utf-7",
+]
 
 
 @fuzzed
 @given(
-    st.sampled_from(sorted(TEXTS)), st.sampled_from(ENCODINGS), st.integers(0, 400), st.binary(max_size=6), st.integers(1, 60),
+    st.sampled_from(sorted(TEXTS)),
+    st.sampled_from(ENCODINGS),
+    st.integers(0, 400),
+    st.binary(max_size=6),
+    st.integers(1, 60),
     st.sampled_from(["a.txt", "a.jsonl"]),
-)  # fmt: skip
+)
 def test_texts_in_other_encodings(language, encoding, start, damage, times, name) -> None:
     """Named by the encoding that they have, or by none that changes the text; half damaged ones too."""
     whole = TEXTS[language] * times

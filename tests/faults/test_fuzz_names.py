@@ -18,14 +18,53 @@ from polydistill.errors import UserError
 
 # Where recipes take names: keys of mappings, or values.
 PLACES: list[tuple[dict[str, Any], tuple[str, ...]]] = [
-    (MERGE, ("teachers",)), (MERGE, ("languages",)), (MERGE | {"languages": {"de": MERGE["languages"]["de"] | {"evaluation": {"news": "b"}}}},
-    ("languages", "de", "evaluation")), (EXTRACT | {"evaluation_texts": {"news": "b"}}, ("evaluation_texts",)), (PRETRAIN, ("languages",)),
-    (BALANCE, ("languages",)), (BALANCE | {"students": {"ours": {}}}, ("students",)), (BALANCE | {"groups": {"low": ["de"]}}, ("groups",)),
-    (PROBE, ("models",)), (PROBE, ("tasks", "pos")), (FINETUNE, ("models",)), (FINETUNE, ("tasks",)), (FINETUNE, ("tasks", "ner", "data")),
-    (GRID, ("runs",)), (GRID | {"variants": {"v": {}}}, ("variants",)), (GRID | {"after": {"last": {}}}, ("after",)),
-]  # fmt: skip
-STEMS = ["de", "a", "student", "union", "counts", "all", "best", "teacher", "unigram", "held_out", "train", "tokenizer", "stamp",
-         "vocabulary", "evaluation", "report", "checkpoints", "recipe", "run", "artefacts", "one", "m", "x", "ner", "De"]  # fmt: skip
+    (MERGE, ("teachers",)),
+    (MERGE, ("languages",)),
+    (
+        MERGE | {"languages": {"de": MERGE["languages"]["de"] | {"evaluation": {"news": "b"}}}},
+        ("languages", "de", "evaluation"),
+    ),
+    (EXTRACT | {"evaluation_texts": {"news": "b"}}, ("evaluation_texts",)),
+    (PRETRAIN, ("languages",)),
+    (BALANCE, ("languages",)),
+    (BALANCE | {"students": {"ours": {}}}, ("students",)),
+    (BALANCE | {"groups": {"low": ["de"]}}, ("groups",)),
+    (PROBE, ("models",)),
+    (PROBE, ("tasks", "pos")),
+    (FINETUNE, ("models",)),
+    (FINETUNE, ("tasks",)),
+    (FINETUNE, ("tasks", "ner", "data")),
+    (GRID, ("runs",)),
+    (GRID | {"variants": {"v": {}}}, ("variants",)),
+    (GRID | {"after": {"last": {}}}, ("after",)),
+]
+STEMS = [
+    "de",
+    "a",
+    "student",
+    "union",
+    "counts",
+    "all",
+    "best",
+    "teacher",
+    "unigram",
+    "held_out",
+    "train",
+    "tokenizer",
+    "stamp",
+    "vocabulary",
+    "evaluation",
+    "report",
+    "checkpoints",
+    "recipe",
+    "run",
+    "artefacts",
+    "one",
+    "m",
+    "x",
+    "ner",
+    "De",
+]
 ENDINGS = [
     "",
     ".old",
@@ -58,7 +97,7 @@ TAKEN = {
     "runs": {"evaluation", "report", "recipe.yaml", "artefacts.json", "timing.json", "run.log"},
     "after": {"evaluation", "report", "recipe.yaml", "artefacts.json", "timing.json", "run.log"},
     "languages": {"tokenizer.json", "stamp.json", "vocabulary.json", "checkpoints"},
-}  # fmt: skip
+}
 
 
 @fuzzed

@@ -188,10 +188,14 @@ def test_a_bomb_is_told_by_how_tightly_it_is_packed(tmp_path, counted) -> None:
 @pytest.mark.parametrize(
     ("kind", "name", "unit"),
     [
-        ("qa", "a.json.xz", b"[" * 1024 + b"\n"), ("qa", "a.json.gz", b" "), ("classification", "a.jsonl.xz", b'{"text":"a","label":"b"}\n'),
-        ("classification", "a.tsv.gz", b"text\tlabel\n"), ("classification", "a.csv.xz", b"a"), ("pos", "a.conllu.xz", b"1\ta\ta\tDET\t_\t_\t0\troot\t_\t_\n\n"),
+        ("qa", "a.json.xz", b"[" * 1024 + b"\n"),
+        ("qa", "a.json.gz", b" "),
+        ("classification", "a.jsonl.xz", b'{"text":"a","label":"b"}\n'),
+        ("classification", "a.tsv.gz", b"text\tlabel\n"),
+        ("classification", "a.csv.xz", b"a"),
+        ("pos", "a.conllu.xz", b"1\ta\ta\tDET\t_\t_\t0\troot\t_\t_\n\n"),
     ],
-)  # fmt: skip
+)
 def test_a_bomb_of_other_tasks_is_given_up_within_a_bound(tmp_path, counted, kind, name, unit) -> None:
     path = bomb(tmp_path / name, unit)
     with pytest.raises(CorpusError, match="MiB"):

@@ -228,8 +228,10 @@ def test_a_tokenizer_that_gives_up_on_a_text_later_ends_a_run_with_a_message(mer
     lines = [f"слово {index}" for index in range(200)]
     text.write_text("\n".join([*lines, "я" * 60 + "!"]) + "\n", "utf-8")
     values = values | {
-        "output": str(tmp_path / "run"), "teachers": {"ru": str(model)}, "languages": {"ru": {"text": str(text), "teachers": ["ru"]}},
-    }  # fmt: skip
+        "output": str(tmp_path / "run"),
+        "teachers": {"ru": str(model)},
+        "languages": {"ru": {"text": str(text), "teachers": ["ru"]}},
+    }
     with pytest.raises(TokenizerError, match="gave up on a text") as caught:
         run_recipe(parse_recipe(values), show=lambda line: None)
     assert is_panic(caught.value.__cause__)

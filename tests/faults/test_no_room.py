@@ -52,9 +52,13 @@ def test_a_stage_that_would_not_find_room_is_not_begun(recipe_values, monkeypatc
 def test_a_vocabulary_that_would_not_find_room_is_not_begun(texts, tmp_path, monkeypatch) -> None:
     folder = tmp_path / "run"
     values = {
-        "recipe": "pretrain", "name": "x", "output": str(folder), "languages": {"en": {"text": str(texts["en"])}},
-        "tokenizer": {"size": 500}, "model": {"model_type": "bert"},
-    }  # fmt: skip
+        "recipe": "pretrain",
+        "name": "x",
+        "output": str(folder),
+        "languages": {"en": {"text": str(texts["en"])}},
+        "tokenizer": {"size": 500},
+        "model": {"model_type": "bert"},
+    }
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1 << 10))
     expect_refusal(
@@ -74,10 +78,16 @@ def test_what_is_written_already_needs_no_room(tmp_path, monkeypatch) -> None:
     require_space(tmp_path, 4.3 * 2**20, stage="x")
 
 
-@pytest.mark.parametrize(("error", "said"), [
-    (OSError(errno.ENOSPC, "No space left on device"), "polydistill: a log is no longer written (No space left on device)\n"),
-    (ValueError("a bug"), "Traceback"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            OSError(errno.ENOSPC, "No space left on device"),
+            "polydistill: a log is no longer written (No space left on device)\n",
+        ),
+        (ValueError("a bug"), "Traceback"),
+    ],
+)
 def test_a_thread_that_meets_a_full_disk_says_a_line_of_it(monkeypatch, capsys, error, said) -> None:
     """TensorBoard writes in one."""
     import threading

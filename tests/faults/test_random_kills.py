@@ -35,7 +35,9 @@ def test_kills_at_random_moments_lose_nothing(tmp_path, teachers, multilingual_t
         shutil.rmtree(folder)
         ended += 1
     with capsys.disabled():
-        print(f"\n{sum(bed.killed.values())} kills {dict(bed.killed)}, {ended} runs ended whole; calm seconds "
-              f"{json.dumps({kind: round(value, 1) for kind, value in bed.seconds.items()})}")  # fmt: skip
+        print(
+            f"\n{sum(bed.killed.values())} kills {dict(bed.killed)}, {ended} runs ended whole; calm seconds "
+            f"{json.dumps({kind: round(value, 1) for kind, value in bed.seconds.items()})}"
+        )
         print("\n".join(f"  {number:3} {stage}" for stage, number in sorted(bed.stages.items())))
     assert len({stage.partition(":")[0] for stage in bed.stages}) == len(bed.values)

@@ -179,8 +179,10 @@ def test_a_killed_driver(values, tmp_path, address, shared, monkeypatch, joins) 
 def test_a_trimmed_teacher(extract_values, tmp_path, shared) -> None:
     """Extract scores with a teacher that is on no disk."""
     values = extract_values | {
-        "losses": {"predictions": "stored"}, "trim": {"when": "before"}, "scoring": {"precision": "float32", "shard_examples": 256},
-    }  # fmt: skip
+        "losses": {"predictions": "stored"},
+        "trim": {"when": "before"},
+        "scoring": {"precision": "float32", "shard_examples": 256},
+    }
     expected = content(scored(values, tmp_path / "local"))
     assert expected
     assert content(scored(values, tmp_path / "ray", engine="ray", ray={"workers": 2})) == expected
@@ -205,8 +207,9 @@ def test_what_is_wrong_in_a_worker_is_said_as_without_ray(values, teachers, tmp_
 
 
 @pytest.mark.parametrize(
-    "kind", ["dies", pytest.param("damages", marks=pytest.mark.slow), pytest.param("older", marks=pytest.mark.slow)]
-)  # fmt: skip
+    "kind",
+    ["dies", pytest.param("damages", marks=pytest.mark.slow), pytest.param("older", marks=pytest.mark.slow)],
+)
 def test_tries_are_bounded(values, tmp_path, address, monkeypatch, kind) -> None:
     """A shard that takes its worker with it, bytes that arrive damaged, a worker with other versions: an end, and why."""
     monkeypatch.setattr(ray_engine, "MAX_TRIES", 1)
@@ -267,11 +270,14 @@ def test_settings_of_no_use(values, tmp_path) -> None:
         refused(values, tmp_path, closed, "cannot be reached", engine="ray", ray={"address": closed})
     refused(values, tmp_path, "nosuch://x", "cannot be used", engine="ray", ray={"storage": "nosuch://x"})
     for settings, wanted in (
-        ({"address": "ray://head:10001"}, "scoring.ray.address 'ray://head:10001': neither `auto` nor host:port"),
+        (
+            {"address": "ray://head:10001"},
+            "scoring.ray.address 'ray://head:10001': neither `auto` nor host:port",
+        ),
         ({"storage": "shards"}, "scoring.ray.storage 'shards': neither a URL nor an absolute path"),
         ({"workers": 0}, "scoring.ray.workers 0"),
         ({"worker": 2}, "did you mean 'workers'"),
-    ):  # fmt: skip
+    ):
         with pytest.raises(RecipeError, match=r"scoring\.ray") as caught:
             parse_recipe(values | {"scoring": {"engine": "ray", "ray": settings}})
         assert wanted in str(caught.value)

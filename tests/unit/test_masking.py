@@ -101,22 +101,41 @@ def test_words_behind_the_cut_are_drawn_like_the_others(copies) -> None:
 def test_expected_number_is_the_probability() -> None:
     starts = np.arange(5)
     found = [
-        len(mask(starts + 9, starts, starts, example=e, seed=0, mask_id=4, ordinary_ids=np.array([9]), unit="tokens", probability=0.3).positions)
+        len(
+            mask(
+                starts + 9,
+                starts,
+                starts,
+                example=e,
+                seed=0,
+                mask_id=4,
+                ordinary_ids=np.array([9]),
+                unit="tokens",
+                probability=0.3,
+            ).positions
+        )
         for e in range(4000)
-    ]  # fmt: skip
+    ]
     assert abs(np.mean(found) - 1.5) < 0.05
 
 
 def test_words_of_any_script() -> None:
     assert [word_starts(text).tolist() for text in ("don't go", "日本 語", "नमस्ते दुनिया", "안녕 하세요!")] == [
-        [0, 3, 4, 6], [0, 1, 3], [0, 7], [0, 3, 6],
-    ]  # fmt: skip
+        [0, 3, 4, 6],
+        [0, 1, 3],
+        [0, 7],
+        [0, 3, 6],
+    ]
 
 
 CHINESE = [
-    "我们的朋友今天来到北京大学学习汉语和历史。", "今天天气很好，我们去公园散步吧！", "他说他明天早上八点钟坐火车去上海。",
-    "这本书是我最喜欢的一本小说，作者是中国人。", "学生们在图书馆里安静地看书写字。", "昨天晚上我和朋友一起吃饭聊天。",
-]  # fmt: skip
+    "我们的朋友今天来到北京大学学习汉语和历史。",
+    "今天天气很好，我们去公园散步吧！",
+    "他说他明天早上八点钟坐火车去上海。",
+    "这本书是我最喜欢的一本小说，作者是中国人。",
+    "学生们在图书馆里安静地看书写字。",
+    "昨天晚上我和朋友一起吃饭聊天。",
+]
 
 
 @pytest.fixture(scope="module")

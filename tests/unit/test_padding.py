@@ -26,10 +26,15 @@ class Products(TorchDispatchMode):
 def bert() -> torch.nn.Module:
     return AutoModelForMaskedLM.from_config(
         AutoConfig.for_model(
-            "bert", vocab_size=90, hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
-            intermediate_size=48, max_position_embeddings=40,
+            "bert",
+            vocab_size=90,
+            hidden_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=48,
+            max_position_embeddings=40,
         )
-    )  # fmt: skip
+    )
 
 
 def shapes_of_a_step(number: int) -> set[tuple]:

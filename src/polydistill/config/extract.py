@@ -118,8 +118,7 @@ class ExtractedStudent(Settings):
     """The student: the teacher's architecture with fewer layers."""
 
     num_layers: Annotated[int, Field(ge=1)] | None = Field(
-        None,
-        description="Layers of the student; empty: half the teacher's, or as many as `init` names.",
+        None, description="Layers of the student; empty: half the teacher's, or as many as `init` names."
     )
     init: Annotated[Init | list[int], BeforeValidator(_as_init)] = Field(
         "stride",

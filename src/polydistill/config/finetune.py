@@ -231,9 +231,7 @@ class FinetuneRecipe(RunRecipe):
         le=100,
         description="Trainings of each job, from other heads and in another order of the examples.",
     )
-    models: dict[Name, Annotated[FinetunedModel, BeforeValidator(as_model)]] = (
-        Field(min_length=1)
-    )  # fmt: skip
+    models: dict[Name, Annotated[FinetunedModel, BeforeValidator(as_model)]] = Field(min_length=1)
     teachers: dict[Name, Name] = Field(
         default_factory=dict,
         description="Language to the model that others are measured by (RDT), such as `{ko: bert-ko}`.",

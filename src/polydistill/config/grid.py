@@ -54,9 +54,11 @@ class GridRecipe(RunRecipe):
     @model_validator(mode="after")
     def _reserved(self) -> GridRecipe:
         for place, changes in {
-            "base": self.base, **{f"runs.{k}": v for k, v in self.runs.items()},
-            **{f"variants.{k}": v for k, v in self.variants.items()}, **{f"after.{k}": v for k, v in self.after.items()},
-        }.items():  # fmt: skip
+            "base": self.base,
+            **{f"runs.{k}": v for k, v in self.runs.items()},
+            **{f"variants.{k}": v for k, v in self.variants.items()},
+            **{f"after.{k}": v for k, v in self.after.items()},
+        }.items():
             for key in ("name", "output"):
                 if key in changes:
                     raise ValueError(f"{place}.{key} {changes[key]!r}: the grid names its runs; leave it out")

@@ -85,9 +85,11 @@ def parse_recipe(
             likely = [name for name, model in KINDS.items() if values.keys() <= model.model_fields.keys()]
             if likely and kind not in likely:
                 raise RecipeError(
-                    f"recipe {origin}", None, f"does not say of which kind it is; its keys are those of {' or '.join(likely)}",
+                    f"recipe {origin}",
+                    None,
+                    f"does not say of which kind it is; its keys are those of {' or '.join(likely)}",
                     f"add `recipe: {likely[0]}`",
-                ) from None  # fmt: skip
+                ) from None
         raise _explain(error, KINDS[kind], origin) from None
 
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import (
-    Field,
-)
+from pydantic import Field
 
 from polydistill.config.settings import Name, Settings, TextName
 from polydistill.config.shared import Model, Source, Sources, TextRecipe, WordPiece

@@ -44,8 +44,7 @@ class Ray(Settings):
     )
     num_cpus: int = Field(1, ge=1, description="Cores of a worker, which computes with as many threads.")
     num_gpus: Annotated[float, Field(ge=0, le=8, allow_inf_nan=False)] | None = Field(
-        None,
-        description="GPUs of a worker; 0.5: two share one. Empty: 1 where the cluster has any, else 0.",
+        None, description="GPUs of a worker; 0.5: two share one. Empty: 1 where the cluster has any, else 0."
     )
     storage: Annotated[str | None, AfterValidator(_as_place)] = Field(
         None,

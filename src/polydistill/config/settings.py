@@ -11,9 +11,24 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 # Endings of what a run puts beside a folder or a file while it writes it (`artefacts.artefact`), and of its files: the folder
 # `de.old` is removed as what is left of `de`, and a language `tokenizer.json` lies where that file belongs.
 RESERVED_ENDINGS = (
-    ".partial", ".old", ".tmp", ".lock", ".arrow", ".bin", ".html", ".json", ".jsonl", ".log", ".md", ".model", ".npy", ".npz",
-    ".safetensors", ".txt", ".yaml",
-)  # fmt: skip
+    ".partial",
+    ".old",
+    ".tmp",
+    ".lock",
+    ".arrow",
+    ".bin",
+    ".html",
+    ".json",
+    ".jsonl",
+    ".log",
+    ".md",
+    ".model",
+    ".npy",
+    ".npz",
+    ".safetensors",
+    ".txt",
+    ".yaml",
+)
 # Folders of this name hold checkpoints wherever they are, and are no artefacts.
 CHECKPOINTS = "checkpoints"
 

@@ -6,13 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import regex
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    Field,
-    field_validator,
-    model_validator,
-)
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from polydistill.config.scoring import Scoring
 from polydistill.config.settings import Line, Name, Settings, Share
@@ -284,8 +278,7 @@ class TextRecipe(RunRecipe):
     corpora: Corpora = Field(default_factory=Corpora)
     masking: Masking = Field(default_factory=Masking)
     training: dict[str, Any] = Field(
-        default_factory=dict,
-        description="Arguments of `transformers.TrainingArguments`, by their own names.",
+        default_factory=dict, description="Arguments of `transformers.TrainingArguments`, by their own names."
     )
     evaluation: Evaluation = Field(default_factory=Evaluation)
     card: Card = Field(default_factory=Card)

@@ -115,8 +115,10 @@ class _Loader(yaml.SafeLoader):
 
 _PLAIN = ("null", "bool", "int", "float", "str", "seq", "map")
 _Loader.yaml_constructors = {
-    tag: make for tag, make in yaml.SafeLoader.yaml_constructors.items() if tag in {_NAMESPACE + kind for kind in _PLAIN}
-}  # fmt: skip
+    tag: make
+    for tag, make in yaml.SafeLoader.yaml_constructors.items()
+    if tag in {_NAMESPACE + kind for kind in _PLAIN}
+}
 _Loader.add_constructor(None, _Loader.construct_refused)
 # Dates are names or texts here, and one that no calendar has would be an error.
 _Loader.yaml_implicit_resolvers = {
@@ -125,9 +127,7 @@ _Loader.yaml_implicit_resolvers = {
 }
 # YAML 1.1 reads 1e-4 as a string, and people mean a number.
 _Loader.add_implicit_resolver(
-    f"{_NAMESPACE}float",
-    re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9]*)?[eE][-+]?[0-9]+$"),
-    list("-+0123456789"),
+    f"{_NAMESPACE}float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
 )
 
 

@@ -21,8 +21,16 @@ from polydistill.disk import explain_disk_errors, write_json
 from polydistill.errors import CorpusError
 
 DROPPED = (
-    "empty", "too_short", "too_long", "not_utf8", "not_json", "not_text", "duplicate", "in_held_out", "in_training",
-)  # fmt: skip
+    "empty",
+    "too_short",
+    "too_long",
+    "not_utf8",
+    "not_json",
+    "not_text",
+    "duplicate",
+    "in_held_out",
+    "in_training",
+)
 
 
 @dataclass
@@ -184,17 +192,20 @@ def _refuse_empty(
         )
     if not splits["held_out"]["examples"]:
         raise CorpusError(
-            fields.text, None,
+            fields.text,
+            None,
             f"nothing was held out for evaluation of {splits['train']['examples']} examples "
             f"(held_out_share {settings.held_out_share}, blocks of about {settings.block_lines} lines)",
             "add text, lower corpora.block_lines or raise corpora.held_out_share",
-        )  # fmt: skip
+        )
     for name, counts in splits.items():
         if not counts["examples"]:
             raise CorpusError(
-                fields.evaluation_text(name.removeprefix("evaluation/")), None, f"no text is left (dropped lines: {reasons})",
+                fields.evaluation_text(name.removeprefix("evaluation/")),
+                None,
+                f"no text is left (dropped lines: {reasons})",
                 "give text that is not in the training text too",
-            )  # fmt: skip
+            )
 
 
 def _drop_repeated(folder: Path, splits: dict[str, dict[str, Any]]) -> None:

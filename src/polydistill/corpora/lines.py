@@ -112,9 +112,11 @@ def explain_unreadable(path: Path, field: str) -> Iterator[None]:
         yield
     except PermissionError as error:
         raise CorpusError(
-            field, str(path), f"cannot be read ({error.strerror or 'no permission'})",
+            field,
+            str(path),
+            f"cannot be read ({error.strerror or 'no permission'})",
             "this user has to be allowed to read it (`ls -l` shows who is), and to enter its folders; or name another text",
-        ) from error  # fmt: skip
+        ) from error
 
 
 def is_text_file(path: Path, field: str) -> bool:

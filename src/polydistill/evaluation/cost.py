@@ -100,9 +100,12 @@ def describe(model: str, *, revision: str | None = None, allow_pickle: bool = Fa
     rows = loaded.config.vocab_size
     tables = [p.numel() for p in loaded.parameters() if p.dim() == 2 and rows in p.shape]
     return {
-        "parameters": loaded.num_parameters(), "embedding_parameters": sum(tables), "file_bytes": weights_size(model, revision=revision),
-        "pieces": rows, "max_tokens": max_positions(loaded.config),
-    }  # fmt: skip
+        "parameters": loaded.num_parameters(),
+        "embedding_parameters": sum(tables),
+        "file_bytes": weights_size(model, revision=revision),
+        "pieces": rows,
+        "max_tokens": max_positions(loaded.config),
+    }
 
 
 def _fits(facts: Mapping[str, Any], batch: int, length: int) -> bool:
@@ -117,9 +120,11 @@ def in_a_process(
     done = subprocess.run(arguments, capture_output=True, text=True, check=False)
     if done.returncode:
         raise ModelError(
-            "model", model, f"could not be measured ({done.stderr.strip().splitlines()[-1:]})",
+            "model",
+            model,
+            f"could not be measured ({done.stderr.strip().splitlines()[-1:]})",
             "see whether the machine has the memory for it",
-        )  # fmt: skip
+        )
     measured: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return measured
 

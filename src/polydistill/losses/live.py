@@ -104,10 +104,14 @@ class _Live(torch.autograd.Function):
         offset = None if bias is None else bias.detach().to(compute)
         starts = list(accumulate((len(one.features) for one in teachers), initial=0))
         segments = [
-            _Segment(slice(*bounds), one.features.detach(), one.weight.detach().to(one.features.dtype),
-                     None if one.bias is None else one.bias.detach().to(compute))
+            _Segment(
+                slice(*bounds),
+                one.features.detach(),
+                one.weight.detach().to(one.features.dtype),
+                None if one.bias is None else one.bias.detach().to(compute),
+            )
             for bounds, one in zip(pairwise(starts), teachers, strict=True)
-        ]  # fmt: skip
+        ]
         # The text's token counts where it is masked alone.
         weighed = torch.where(masked, mlm_weight, 0.0).to(compute)
         targets = _Targets(gold, kd_weight.to(compute), weighed, masked, temperature)
@@ -122,8 +126,11 @@ class _Live(torch.autograd.Function):
                 return _loss_rows(
                     _logits(products, offset, compute),
                     logits[0] if len(logits) == 1 else torch.cat(logits),
-                    targets, part, kd, mlm,
-                )  # fmt: skip
+                    targets,
+                    part,
+                    kd,
+                    mlm,
+                )
 
             return read
 

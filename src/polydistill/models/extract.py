@@ -18,14 +18,18 @@ def check_extractable(config: Any, model: str, *, field: str = "teacher") -> Non
     """Raise ModelError for a teacher whose architecture has no layers of its own to take, or no MLM head."""
     if hasattr(config, "num_hidden_groups"):
         raise ModelError(
-            field, model, f"{config.model_type} shares one layer's weights among all its layers: none can be left out",
+            field,
+            model,
+            f"{config.model_type} shares one layer's weights among all its layers: none can be left out",
             "use a teacher whose layers have weights of their own; `polydistill vocab trim` makes this one smaller",
-        )  # fmt: skip
+        )
     if config.model_type == "electra" and "ElectraForPreTraining" in (config.architectures or ()):
         raise ModelError(
-            field, model, "is ELECTRA's discriminator, which predicts no tokens",
+            field,
+            model,
+            "is ELECTRA's discriminator, which predicts no tokens",
             "use the generator's checkpoint (ElectraForMaskedLM)",
-        )  # fmt: skip
+        )
 
 
 def choose_layers(
@@ -43,9 +47,11 @@ def choose_layers(
         for index in init:
             if not 0 <= index < depth:
                 raise ModelError(
-                    "student.init", str(list(init)), f"the teacher has no layer {index}: it has {depth}, from 0 to "
-                    f"{depth - 1}", "name layers that it has",
-                )  # fmt: skip
+                    "student.init",
+                    str(list(init)),
+                    f"the teacher has no layer {index}: it has {depth}, from 0 to {depth - 1}",
+                    "name layers that it has",
+                )
         return len(init), list(init)
     size = max(1, depth // 2) if num_layers is None else num_layers
     if size > depth:
@@ -83,9 +89,11 @@ def extracted_config(
     for name in ("num_hidden_layers", depth_name, "vocab_size"):
         if name in fields:
             raise ModelError(
-                f"student.config.{name}", fields[name], "is set by the run itself",
+                f"student.config.{name}",
+                fields[name],
+                "is set by the run itself",
                 "use student.num_layers for depth, trim for the vocabulary",
-            )  # fmt: skip
+            )
     values = {**fields, depth_name: num_layers}
     kinds = getattr(teacher, "layer_types", None)
     if kinds is not None and "layer_types" not in fields:
@@ -93,9 +101,13 @@ def extracted_config(
     if _single_type(teacher):
         values["type_vocab_size"] = 1
     return student_config(
-        teacher.model_type, values, vocabulary_size=teacher.vocab_size, special_ids=special_ids,
-        max_length=max_length, base=teacher,
-    )  # fmt: skip
+        teacher.model_type,
+        values,
+        vocabulary_size=teacher.vocab_size,
+        special_ids=special_ids,
+        max_length=max_length,
+        base=teacher,
+    )
 
 
 def check_extraction(config: Any, teacher: Any, layers: Sequence[int] | None) -> None:
@@ -178,9 +190,11 @@ def layer_list(model: Any) -> str:
         if isinstance(module, nn.ModuleList) and len(module) == depth:
             return str(name)
     raise ModelError(
-        "teacher", model.config.model_type, f"its {depth} layers do not stand in one list, so none can be left out",
+        "teacher",
+        model.config.model_type,
+        f"its {depth} layers do not stand in one list, so none can be left out",
         "use a teacher of BERT's, DistilBERT's, RoBERTa's, ELECTRA's or ModernBERT's kind",
-    )  # fmt: skip
+    )
 
 
 def _sources(student: Any, teacher: Any, layers: Sequence[int]) -> dict[str, str]:
@@ -200,11 +214,12 @@ def _sources(student: Any, teacher: Any, layers: Sequence[int]) -> dict[str, str
             theirs = theirs if len(tensor) > len(source[origin]) else tensor.shape[:1] + theirs[1:]
         if theirs != tensor.shape:
             raise ModelError(
-                "student.config", None,
+                "student.config",
+                None,
                 f"the teacher's {origin} is {None if theirs is None else tuple(theirs)} and the student's "
                 f"{tuple(tensor.shape)}",
                 "leave fields that change a weight's shape as the teacher's, or use `init: random`",
-            )  # fmt: skip
+            )
         names[name] = origin
     return names
 
@@ -222,10 +237,11 @@ def _check_layers(
         if ours[place] != theirs[index]:
             differing = ", ".join(sorted(ours[place] ^ theirs[index]))
             raise ModelError(
-                "student.init", str(list(layers)),
+                "student.init",
+                str(list(layers)),
                 f"{architecture}'s layer {index} cannot be the student's layer {place}: one of them has no {differing}",
                 "begin with layer 0 and use it nowhere else: `stride`, `distilbert`, `bottom` or such a list",
-            )  # fmt: skip
+            )
 
 
 def _by_layer(names: Iterable[str], prefix: str) -> dict[int, set[str]]:

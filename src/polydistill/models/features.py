@@ -13,9 +13,12 @@ from polydistill.padding import filled
 
 # How architectures name what makes a layer's queries, keys and values; one name for all three at once.
 QUERY_KEY_VALUE = (
-    ("query", "key", "value"), ("q_lin", "k_lin", "v_lin"), ("query_proj", "key_proj", "value_proj"),
-    ("q", "k", "v"), ("Wqkv",),
-)  # fmt: skip
+    ("query", "key", "value"),
+    ("q_lin", "k_lin", "v_lin"),
+    ("query_proj", "key_proj", "value_proj"),
+    ("q", "k", "v"),
+    ("Wqkv",),
+)
 
 
 def masked_features(model: nn.Module, inputs: dict[str, Tensor], positions: Tensor) -> Tensor:
@@ -87,10 +90,11 @@ def queries_keys_values(model: Any, layers: str) -> Iterator[list[Tensor]]:
     names = next((names for names in QUERY_KEY_VALUE if all(name in found for name in names)), None)
     if names is None:
         raise ModelError(
-            "losses.relation", None,
+            "losses.relation",
+            None,
             f"{unwrapped(model).config.model_type} has no queries, keys and values that can be read",
             "leave losses.relation at 0",
-        )  # fmt: skip
+        )
     made: list[Tensor] = []
 
     def take(_: nn.Module, __: Any, output: Tensor) -> None:

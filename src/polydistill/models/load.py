@@ -123,9 +123,11 @@ def check_sizes(config: Any, field: str, value: object = None) -> None:
         if (limit is not None and number > limit) or (least is not None and number < least):
             bounds = f"at least {least}" if limit is None else f"from {least} to {limit}"
             raise ModelError(
-                field, value, f"its configuration has {name} {number}, and a model has {bounds}",
+                field,
+                value,
+                f"its configuration has {name} {number}, and a model has {bounds}",
                 f"set {name} in config.json, or in the recipe",
-            )  # fmt: skip
+            )
 
 
 def refuse_code(error: Exception, model: str, field: str) -> None:
@@ -133,9 +135,11 @@ def refuse_code(error: Exception, model: str, field: str) -> None:
     if isinstance(error, pickle.UnpicklingError) or "Weights only load failed" in str(error):
         found = regex.search(r"Unsupported (?:global|class|operand)[^.\n]{0,100}", str(error))
         raise ModelError(
-            field, model, f"its pickle is refused: it holds more than weights, or is none ({found[0] if found else 'damaged'})",
+            field,
+            model,
+            f"its pickle is refused: it holds more than weights, or is none ({found[0] if found else 'damaged'})",
             "do not use it unless you know who made it; ask for safetensors",
-        ) from error  # fmt: skip
+        ) from error
 
 
 def check_weights(loaded: Any, info: dict[str, Any], model: str, field: str, revision: str | None) -> None:
@@ -145,13 +149,17 @@ def check_weights(loaded: Any, info: dict[str, Any], model: str, field: str, rev
     """
     shapes = {_numberless(key) for key in loaded.state_dict()}
     beyond = [
-        key for key in sorted(info["unexpected_keys"]) if _numberless(key) in shapes and _numberless(key) != key
-    ]  # fmt: skip
+        key
+        for key in sorted(info["unexpected_keys"])
+        if _numberless(key) in shapes and _numberless(key) != key
+    ]
     if beyond:
         raise ModelError(
-            field, model, f"its file holds layers that its configuration leaves out ({beyond[0]}, {len(beyond)} weights in all)",
+            field,
+            model,
+            f"its file holds layers that its configuration leaves out ({beyond[0]}, {len(beyond)} weights in all)",
             "mend the number of layers in config.json, or use the checkpoint that belongs to it",
-        )  # fmt: skip
+        )
     counts = COUNTS | {name.rpartition(".")[2] for name, _ in loaded.named_buffers()}
     for key, dtype in _dtypes(model, revision):
         if (
@@ -159,9 +167,11 @@ def check_weights(loaded: Any, info: dict[str, Any], model: str, field: str, rev
             and key.rpartition(".")[2] not in counts
         ):
             raise ModelError(
-                field, model, f"its weight {key} is of whole numbers ({dtype})",
+                field,
+                model,
+                f"its weight {key} is of whole numbers ({dtype})",
                 "use the checkpoint that was not quantised; distillation and fine-tuning need floating point",
-            )  # fmt: skip
+            )
 
 
 def _numberless(key: str) -> str:
@@ -252,8 +262,13 @@ def _find(model: str, file: str, revision: str | None) -> Path | None:
         path = Path(model) / file
         return path if path.is_file() else None
     try:
-        found = cached_file(model, file, revision=revision, _raise_exceptions_for_missing_entries=False,
-                            _raise_exceptions_for_connection_errors=False)  # fmt: skip
+        found = cached_file(
+            model,
+            file,
+            revision=revision,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
     except (OSError, ValueError):
         return None
     return Path(found) if found else None

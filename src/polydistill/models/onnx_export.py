@@ -66,9 +66,11 @@ def check_opset(opset: int) -> None:
     newest = onnx.defs.onnx_opset_version()
     if not OPSET <= opset <= newest:
         raise RecipeError(
-            "opset", opset, f"torch's exporter writes none below {OPSET}, and onnx has {newest} at most",
+            "opset",
+            opset,
+            f"torch's exporter writes none below {OPSET}, and onnx has {newest} at most",
             f"give {OPSET}, which every onnxruntime since 1.14 reads",
-        )  # fmt: skip
+        )
 
 
 def export_onnx(model: Any, path: Path, *, token_types: bool, opset: int = OPSET) -> None:
@@ -90,14 +92,22 @@ def export_onnx(model: Any, path: Path, *, token_types: bool, opset: int = OPSET
     try:
         with quiet(), torch.no_grad():
             program: Any = torch.onnx.export(
-                _Logits(model).eval(), tuple(arguments), dynamo=True, input_names=names, output_names=["logits"],
-                dynamic_shapes=tuple(axes for _ in names), opset_version=opset, verbose=False,
-            )  # fmt: skip
+                _Logits(model).eval(),
+                tuple(arguments),
+                dynamo=True,
+                input_names=names,
+                output_names=["logits"],
+                dynamic_shapes=tuple(axes for _ in names),
+                opset_version=opset,
+                verbose=False,
+            )
     except Exception as error:  # tracing raises kinds of its own, and so does whatever it traces
         raise ModelError(
-            "model", model.config.model_type, f"cannot be exported with opset {opset} ({_first_line(error)})",
+            "model",
+            model.config.model_type,
+            f"cannot be exported with opset {opset} ({_first_line(error)})",
             f"try opset {OPSET}, or report this architecture",
-        ) from error  # fmt: skip
+        ) from error
     found = program.model.opset_imports.get("")
     if found != opset:
         raise RecipeError("opset", opset, f"the graph came out in opset {found}", f"give {OPSET}")

@@ -43,9 +43,14 @@ def quantise_onnx(
         onnx.save_model(model, plain, save_as_external_data=big, location="plain.onnx.data")
         del model
         quantize_dynamic(
-            plain, quantised, op_types_to_quantize=["MatMul", "Gemm"], per_channel=True,
-            weight_type=QuantType.QInt8, reduce_range=bits == 7, use_external_data_format=big,
-        )  # fmt: skip
+            plain,
+            quantised,
+            op_types_to_quantize=["MatMul", "Gemm"],
+            per_channel=True,
+            weight_type=QuantType.QInt8,
+            reduce_range=bits == 7,
+            use_external_data_format=big,
+        )
         model = onnx.load(quantised)
         if tables:
             for name in _tables(model.graph, rows):
@@ -85,8 +90,11 @@ def _tables(graph: Any, rows: int) -> list[str]:
     """Names of float matrices of so many rows that tokens are looked up in."""
     from onnx import TensorProto
 
-    found = {w.name for w in graph.initializer
-             if len(w.dims) == 2 and w.dims[0] == rows and w.data_type == TensorProto.FLOAT}  # fmt: skip
+    found = {
+        w.name
+        for w in graph.initializer
+        if len(w.dims) == 2 and w.dims[0] == rows and w.data_type == TensorProto.FLOAT
+    }
     return sorted(found & {node.input[0] for node in graph.node if node.op_type == "Gather"})
 
 

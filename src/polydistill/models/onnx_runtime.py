@@ -48,9 +48,11 @@ class OnnxModel:
             )
         except Exception as error:  # onnxruntime raises kinds of its own
             raise ModelError(
-                "model", path.name, f"onnxruntime does not take it ({str(error).strip()[:200]})",
+                "model",
+                path.name,
+                f"onnxruntime does not take it ({str(error).strip()[:200]})",
                 "see whether the file is whole, or export it with another opset",
-            ) from error  # fmt: skip
+            ) from error
         self.inputs = [one.name for one in self._session.get_inputs()]
 
     def logits(self, input_ids: Tensor, attention: Tensor, token_types: Tensor | None = None) -> Tensor:

@@ -197,9 +197,17 @@ def start_from_teachers(
 
 
 _SHAPE_FIELDS = {
-    "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "embedding_size",
-    "max_position_embeddings", "dim", "n_layers", "n_heads", "hidden_dim",
-}  # fmt: skip
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "embedding_size",
+    "max_position_embeddings",
+    "dim",
+    "n_layers",
+    "n_heads",
+    "hidden_dim",
+}
 
 
 def _copy_encoder(student: Any, teacher: TeacherRows) -> int:

@@ -35,17 +35,20 @@ def trim_model(model: Any, kept: npt.NDArray[np.int64]) -> Any:
     rows = model.config.vocab_size
     if len(kept) == 0 or int(kept.max()) >= rows:
         raise ModelError(
-            "model", model.config.model_type, f"it has {rows:,} rows, too few for its tokenizer",
+            "model",
+            model.config.model_type,
+            f"it has {rows:,} rows, too few for its tokenizer",
             "check that the tokenizer is the model's",
-        )  # fmt: skip
+        )
     config = _trim_config(model.config, kept)
     if first_position(model.config) and config.pad_token_id != model.config.pad_token_id:
         raise ModelError(
-            "model", model.config.model_type,
+            "model",
+            model.config.model_type,
             f"it counts positions from its padding id, which would move from {model.config.pad_token_id} to "
             f"{config.pad_token_id}",
             "keep more pieces than the old padding id",
-        )  # fmt: skip
+        )
     trimmed = build_student(config, seed=0, field="model").to(model.dtype)
     vocabulary = _vocabulary_dimensions(model)
     index = torch.from_numpy(kept)
@@ -101,9 +104,11 @@ def _trim_config(config: Any, kept: npt.NDArray[np.int64]) -> Any:
                 setattr(trimmed, name, new_id.get(value))
         except Exception as error:  # huggingface_hub's validation raises kinds of its own
             raise ModelError(
-                f"model.config.{name}", value, "it must be set and is the id of a piece that is dropped",
+                f"model.config.{name}",
+                value,
+                "it must be set and is the id of a piece that is dropped",
                 "set it to the id of one of the tokenizer's special tokens",
-            ) from error  # fmt: skip
+            ) from error
     trimmed.vocab_size = len(kept)
     return trimmed
 
@@ -121,10 +126,11 @@ def _vocabulary_dimensions(model: Any) -> dict[str, int]:
             found[name] = changed[0]
         if len(changed) > 1 or any(tensor.shape[place] != model.config.vocab_size for place in changed):
             raise ModelError(
-                "model", model.config.model_type,
+                "model",
+                model.config.model_type,
                 f"its {name} of shape {tuple(tensor.shape)} does not follow the vocabulary's size alone",
                 "please report this architecture: its vocabulary cannot be trimmed yet",
-            )  # fmt: skip
+            )
     return found
 
 
@@ -154,14 +160,18 @@ def prove_logits(
     tolerance = LOGIT_TOLERANCE * max(1.0, largest)
     if not difference <= tolerance:
         raise ModelError(
-            "model", tokenizer.name,
+            "model",
+            tokenizer.name,
             f"the trimmed model's logits differ by {difference:.2g} (allowed: {tolerance:.2g})",
             "please report this architecture; nothing was written",
-        )  # fmt: skip
+        )
     return {
-        "texts": len(texts), "tokens": sum(map(len, sequences)), "max_difference": difference, "max_logit": largest,
+        "texts": len(texts),
+        "tokens": sum(map(len, sequences)),
+        "max_difference": difference,
+        "max_logit": largest,
         "tolerance": tolerance,
-    }  # fmt: skip
+    }
 
 
 def _masked(ids: npt.NDArray[np.int64], starts: npt.NDArray[np.int64], mask_id: int) -> npt.NDArray[np.int64]:

@@ -94,14 +94,18 @@ def run_pipeline(
     command = Command(pipelines, _last_stage(pipeline, until, recipe.recipe), probe)
     if probe is not None and not pipeline.probes:
         raise RecipeError(
-            "--probe", ", ".join(probe), f"a {recipe.recipe} has no probes of its own",
+            "--probe",
+            ", ".join(probe),
+            f"a {recipe.recipe} has no probes of its own",
             "write a recipe of kind probe, with the models' folders and the tasks",
-        )  # fmt: skip
+        )
     if num_processes() > 1 and not pipeline.distributed:
         raise RecipeError(
-            "recipe", recipe.recipe, f"this kind runs in one process, and {num_processes()} were started",
+            "recipe",
+            recipe.recipe,
+            f"this kind runs in one process, and {num_processes()} were started",
             "start it without torchrun or accelerate launch",
-        )  # fmt: skip
+        )
     if until not in BEFORE_SCORING:
         check_engine(recipe)
     pipeline.check(recipe, command)

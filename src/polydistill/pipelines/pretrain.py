@@ -110,9 +110,15 @@ def model_training(state: Pretraining) -> Training:
 
     objective = StoredLabels(Distillation(labels="gold"), list(data))
     return Training(
-        model, data, smoothed_probabilities(sizes, recipe.corpora.smoothing_alpha), objective, state.arguments,
-        state.tokenizer.special_ids["pad"], recipe.corpora.max_length, write_beside,
-    )  # fmt: skip
+        model,
+        data,
+        smoothed_probabilities(sizes, recipe.corpora.smoothing_alpha),
+        objective,
+        state.arguments,
+        state.tokenizer.special_ids["pad"],
+        recipe.corpora.max_length,
+        write_beside,
+    )
 
 
 def evaluate_model(state: Pretraining) -> None:

@@ -37,15 +37,19 @@ def profile_recipe(
     loaded = load_recipe(recipe, overrides)
     if num_processes() > 1:
         raise RecipeError(
-            "--profile", None, f"profiles one process, and {num_processes()} were started",
+            "--profile",
+            None,
+            f"profiles one process, and {num_processes()} were started",
             "start it without torchrun or accelerate launch",
-        )  # fmt: skip
+        )
     pipeline, command = PIPELINES[loaded.recipe], Command(PIPELINES)
     if pipeline.training is None:
         raise RecipeError(
-            "recipe", loaded.recipe, "this kind does not train just one model",
+            "recipe",
+            loaded.recipe,
+            "this kind does not train just one model",
             "profile a pre-training or a merge of the same architecture",
-        )  # fmt: skip
+        )
     pipeline.check(loaded, command)
     run = open_run(loaded, show=show, update=update)
     with run.claim():
@@ -54,14 +58,14 @@ def profile_recipe(
         training = pipeline.training(state)
         profiler = StepProfiler(steps)
         few = {
-            **training.arguments, "max_steps": steps + WARM_UP_STEPS, "save_strategy": "no", "report_to": [],
+            **training.arguments,
+            "max_steps": steps + WARM_UP_STEPS,
+            "save_strategy": "no",
+            "report_to": [],
             "logging_steps": 10**6,
-        }  # fmt: skip
+        }
         with tempfile.TemporaryDirectory() as folder:
-            training.run(
-                Path(folder), arguments=few, seed=loaded.seed, say=run.say,
-                callbacks=[profiler],
-            )  # fmt: skip
+            training.run(Path(folder), arguments=few, seed=loaded.seed, say=run.say, callbacks=[profiler])
         return _write(run, profiler)
 
 

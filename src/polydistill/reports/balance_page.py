@@ -52,12 +52,13 @@ def gather_balance(run: Path) -> dict[str, Any]:
         "loss_figure": Markup(
             curves(
                 {name: points for name in students if (points := _losses(logs[name]["log"]))},
-                xlabel="step", ylabel="MLM loss, nats",
+                xlabel="step",
+                ylabel="MLM loss, nats",
             )
         ),
         "probes": gather_probes(run)["tasks"] if probes else [],
         "published": published_beside(recipe, summary, probes),
-    }  # fmt: skip
+    }
 
 
 def published_beside(
@@ -88,10 +89,16 @@ def _beside(
     """What is measured, of which group → for each model (this run's, the paper's)."""
     rows = []
     for group in (*table["groups"], "all"):
-        rows.append({
-            "name": "D", "group": group,
-            "cells": [(100 * summary["D"][name][group]["value"], table["models"][name]["D"][group]) for name in models],
-        })  # fmt: skip
+        rows.append(
+            {
+                "name": "D",
+                "group": group,
+                "cells": [
+                    (100 * summary["D"][name][group]["value"], table["models"][name]["D"][group])
+                    for name in models
+                ],
+            }
+        )
     for task, metric in PUBLISHED_METRICS.items():
         found = probes.get(task, {}).get(metric, {})
         for index, kind in enumerate(("in_language", "zero_shot")):
@@ -99,13 +106,19 @@ def _beside(
                 if not all(found.get(name, {}).get(group, {}).get(kind) for name in models):
                     # Not all of the paper's languages were probed.
                     continue
-                rows.append({
-                    "name": f"{TASKS[task]}, {METRICS[metric][0]}, {kind.replace('_', ' ')}", "group": group,
-                    "cells": [
-                        (100 * found[name][group][kind]["mean"], table["models"][name][task][group][index])
-                        for name in models
-                    ],
-                })  # fmt: skip
+                rows.append(
+                    {
+                        "name": f"{TASKS[task]}, {METRICS[metric][0]}, {kind.replace('_', ' ')}",
+                        "group": group,
+                        "cells": [
+                            (
+                                100 * found[name][group][kind]["mean"],
+                                table["models"][name][task][group][index],
+                            )
+                            for name in models
+                        ],
+                    }
+                )
     return rows
 
 

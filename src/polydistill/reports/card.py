@@ -69,23 +69,30 @@ def extract_card(recipe: ExtractRecipe, record: dict[str, Any]) -> str:
         if getattr(recipe.losses, loss).highest
     )
     lines += [
-        f"# {recipe.name}", "",
+        f"# {recipe.name}",
+        "",
         f"A masked language model for {recipe.language}, extracted from {name} by polydistill {__version__} (after "
         f"Eliquare, 2022): {student['layers']} of {teacher['layers']} layers, {student['rows']:,} of {teacher['rows']:,} "
-        f"pieces, {student['parameters']:,} of {teacher['parameters']:,} parameters.", "",
+        f"pieces, {student['parameters']:,} of {teacher['parameters']:,} parameters.",
+        "",
         f"Started from {layers}; losses {weights}; temperature {recipe.losses.temperature:g}; vocabulary cut: "
-        f"{recipe.trim.when}.", "",
-    ]  # fmt: skip
+        f"{recipe.trim.when}.",
+        "",
+    ]
     if "token_types" in record:
         lines += ["It has one type of tokens: a pair of texts is told apart by its separator alone.", ""]
     lines += [
         "```python",
-        "from transformers import AutoModelForMaskedLM, AutoTokenizer", "",
+        "from transformers import AutoModelForMaskedLM, AutoTokenizer",
+        "",
         'model = AutoModelForMaskedLM.from_pretrained("FOLDER")',
         'tokenizer = AutoTokenizer.from_pretrained("FOLDER")',
-        "```", "",
-        *_licence(recipe.card, "A student inherits the terms of its teacher's weights and of its training text."),
-    ]  # fmt: skip
+        "```",
+        "",
+        *_licence(
+            recipe.card, "A student inherits the terms of its teacher's weights and of its training text."
+        ),
+    ]
     return "\n".join(lines)
 
 
@@ -98,26 +105,41 @@ def merge_card(recipe: MergeRecipe, record: dict[str, Any]) -> str:
     languages = list(recipe.languages)
     teachers = [teacher.model for teacher in recipe.teachers.values()]
     rows = [f"| {language} | {', '.join(s.teachers)} |" for language, s in recipe.languages.items()]
-    return "\n".join([
-        *front_matter(languages, recipe.card, teachers), f"# {recipe.name}", "",
-        f"A multilingual masked language model for {', '.join(languages)}, merged from "
-        f"{len(recipe.teachers)} teachers by polydistill {__version__} (MergeDistill, Khanuja et al. 2021).",
-        "", "| language | teachers |", "|---|---|", *rows,
-        "", f"Labels: {recipe.distillation.labels}; initial weights: {record['init']}.",
-        *_loading(f'own = AutoTokenizer.from_pretrained("FOLDER/tokenizer/{languages[0]}")  '
-                  f"# splits {languages[0]} as its teacher does"),
-        *_licence(recipe.card, TERMS),
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            *front_matter(languages, recipe.card, teachers),
+            f"# {recipe.name}",
+            "",
+            f"A multilingual masked language model for {', '.join(languages)}, merged from "
+            f"{len(recipe.teachers)} teachers by polydistill {__version__} (MergeDistill, Khanuja et al. 2021).",
+            "",
+            "| language | teachers |",
+            "|---|---|",
+            *rows,
+            "",
+            f"Labels: {recipe.distillation.labels}; initial weights: {record['init']}.",
+            *_loading(
+                f'own = AutoTokenizer.from_pretrained("FOLDER/tokenizer/{languages[0]}")  '
+                f"# splits {languages[0]} as its teacher does"
+            ),
+            *_licence(recipe.card, TERMS),
+        ]
+    )
 
 
 def pretrain_card(recipe: PretrainRecipe) -> str:
     """Markdown of a pre-trained model, with the hub's metadata block."""
     languages = list(recipe.languages)
-    return "\n".join([
-        *front_matter(languages, recipe.card, []), f"# {recipe.name}", "",
-        f"A masked language model for {', '.join(languages)}, pre-trained by polydistill {__version__}.",
-        *_loading(), *_licence(recipe.card, TERMS),
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            *front_matter(languages, recipe.card, []),
+            f"# {recipe.name}",
+            "",
+            f"A masked language model for {', '.join(languages)}, pre-trained by polydistill {__version__}.",
+            *_loading(),
+            *_licence(recipe.card, TERMS),
+        ]
+    )
 
 
 TERMS = "A student inherits the terms of its teachers' weights and of its training text."
@@ -147,17 +169,24 @@ def balance_card(
     """
     lines = front_matter(languages, recipe.card, [])
     lines += [
-        f"# {recipe.name}: {what}", "",
+        f"# {recipe.name}: {what}",
+        "",
         f"A masked language model for {', '.join(languages)}, made by polydistill {__version__} (after Limisiewicz et al., "
-        "2022).", "", "| language | characters of text |", "|---|---|",
-        *(f"| {language} | {characters[language]:,} |" for language in languages), "",
+        "2022).",
+        "",
+        "| language | characters of text |",
+        "|---|---|",
+        *(f"| {language} | {characters[language]:,} |" for language in languages),
+        "",
         "```python",
-        "from transformers import AutoModelForMaskedLM, AutoTokenizer", "",
+        "from transformers import AutoModelForMaskedLM, AutoTokenizer",
+        "",
         'model = AutoModelForMaskedLM.from_pretrained("FOLDER")',
         'tokenizer = AutoTokenizer.from_pretrained("FOLDER")',
-        "```", "",
+        "```",
+        "",
         *_licence(recipe.card, "A model inherits the terms of its training text."),
-    ]  # fmt: skip
+    ]
     return "\n".join(lines)
 
 
@@ -171,12 +200,15 @@ def trim_card(record: dict[str, Any]) -> str:
     lines = front_matter(list(languages), Card(), [record["model"]])
     name = Path(record["model"]).name if _is_local(record["model"]) else record["model"]
     lines += [
-        f"# {name}, trimmed to {', '.join(languages)}", "",
+        f"# {name}, trimmed to {', '.join(languages)}",
+        "",
         f"The weights of {name} with {record['pieces']:,} of its {record['original_pieces']:,} pieces, chosen on text by "
         f"polydistill {record['polydistill']}: {record['parameters']:,} of {record['original_parameters']:,} parameters. "
-        "Nothing was trained.", "",
+        "Nothing was trained.",
+        "",
         "Text whose pieces are all kept gets the same pieces and the same predictions among them. Lines that the "
-        "choice did not see:", "",
+        "choice did not see:",
+        "",
         "| language | lines | all pieces kept | of these the same | unknown tokens before | after | tokens a word before | after |",
         "|---|---|---|---|---|---|---|---|",
         *(
@@ -184,18 +216,24 @@ def trim_card(record: dict[str, Any]) -> str:
             f"{found['identical_texts']} | {found['unknown_share']:.4%} | {found['trimmed_unknown_share']:.4%} | "
             f"{found['fertility']:.3f} | {found['trimmed_fertility']:.3f} |"
             for language, found in languages.items()
-        ), "",
+        ),
+        "",
         f"Largest difference between the logits of kept pieces: {logits['max_difference']:.2g} on {logits['tokens']} tokens "
         f"(float32, largest logit {logits['max_logit']:.1f}). `trim.json` has all figures, `kept.json` the old id of each "
-        "new one.", "",
+        "new one.",
+        "",
         "```python",
-        "from transformers import AutoModelForMaskedLM, AutoTokenizer", "",
+        "from transformers import AutoModelForMaskedLM, AutoTokenizer",
+        "",
         'model = AutoModelForMaskedLM.from_pretrained("FOLDER")',
         'tokenizer = AutoTokenizer.from_pretrained("FOLDER")',
-        "```", "",
-        "## Licence", "",
-        f"The terms of {name} hold for this part of it: state them here before you publish it.", "",
-    ]  # fmt: skip
+        "```",
+        "",
+        "## Licence",
+        "",
+        f"The terms of {name} hold for this part of it: state them here before you publish it.",
+        "",
+    ]
     return "\n".join(lines)
 
 
@@ -237,10 +275,14 @@ def with_results(card: str, languages: Mapping[str, Sequence[Mapping[str, Any]]]
     end = len(card) if end < 0 else end
     before, after = card[: start if 0 <= start < end else end], card[end:]
     lines = [
-        RESULTS, "", "Mean reciprocal rank of masked tokens on held-out and further text, ± its standard error over examples; unigram: pieces ranked by their "
-        "frequency alone.", "", "| language | text | tokenizer | MRR | teacher | unigram | top-1 | masked tokens |",
+        RESULTS,
+        "",
+        "Mean reciprocal rank of masked tokens on held-out and further text, ± its standard error over examples; unigram: pieces ranked by their "
+        "frequency alone.",
+        "",
+        "| language | text | tokenizer | MRR | teacher | unigram | top-1 | masked tokens |",
         "|---|---|---|---|---|---|---|---|",
-    ]  # fmt: skip
+    ]
     few = False
     for language, rows in languages.items():
         for row in rows:
@@ -278,17 +320,23 @@ def export_card(record: dict[str, Any]) -> str:
     found |= {} if _is_local(name) else {"base_model": [name]}
     worst = max(row["onnx"]["relative_difference"] for row in record["logits"])
     lines = [
-        *_block(found), "", f"# {name}, as ONNX", "",
+        *_block(found),
+        "",
+        f"# {name}, as ONNX",
+        "",
         f"The weights of {name} ({record['architecture']}, {record['parameters']:,} parameters) as an ONNX graph of opset "
         f"{record['opset']}, exported by polydistill {record['versions']['polydistill']}. Takes {', '.join(record['inputs'])} "
-        "(int64, batch x tokens), gives logits (float32, batch x tokens x pieces).", "",
-        f"Logits differ from PyTorch's by {worst:.1g} of the largest one at most. `export.json` has all figures.", "",
-    ]  # fmt: skip
+        "(int64, batch x tokens), gives logits (float32, batch x tokens x pieces).",
+        "",
+        f"Logits differ from PyTorch's by {worst:.1g} of the largest one at most. `export.json` has all figures.",
+        "",
+    ]
     if "int8" in record["files"]:
         lines += [
             f"`model.int8.onnx` has int8 weights of {record['int8']['weight_bits']} bits; activations are quantised as they come, with one scale a batch, so "
-            "that a text's logits change slightly with the texts beside it.", "",
-        ]  # fmt: skip
+            "that a text's logits change slightly with the texts beside it.",
+            "",
+        ]
     if record["mrr"]:
         lines += ["| | MRR | top 1 | masked tokens |", "|---|---|---|---|"]
         lines += [
@@ -299,15 +347,19 @@ def export_card(record: dict[str, Any]) -> str:
     lines += [
         "```python",
         "import onnxruntime",
-        "from transformers import AutoTokenizer", "",
+        "from transformers import AutoTokenizer",
+        "",
         'tokenizer = AutoTokenizer.from_pretrained("FOLDER")',
         'session = onnxruntime.InferenceSession("FOLDER/model.onnx")',
         'batch = dict(tokenizer(["TEXT"], return_tensors="np", padding=True))',
         'logits = session.run(["logits"], {one.name: batch[one.name] for one in session.get_inputs()})[0]',
-        "```", "",
-        "## Licence", "",
-        f"The terms of {name} hold for this form of it: state them here before you publish it.", "",
-    ]  # fmt: skip
+        "```",
+        "",
+        "## Licence",
+        "",
+        f"The terms of {name} hold for this form of it: state them here before you publish it.",
+        "",
+    ]
     return "\n".join(lines)
 
 

@@ -43,9 +43,15 @@ def curves(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, xla
             marker = "o" if len(x) < 10 else None
             again, place = divmod(index, len(COLOURS))
             axes.plot(
-                x, y, label=name, color=COLOURS[place], linestyle=DASHES[again % len(DASHES)], linewidth=1.8,
-                marker=marker, markersize=4,
-            )  # fmt: skip
+                x,
+                y,
+                label=name,
+                color=COLOURS[place],
+                linestyle=DASHES[again % len(DASHES)],
+                linewidth=1.8,
+                marker=marker,
+                markersize=4,
+            )
         axes.set_xlabel(xlabel)
         axes.set_ylabel(ylabel)
         if len(series) > 1:
@@ -68,9 +74,15 @@ def grouped_bars(groups: Sequence[str], series: Mapping[str, Sequence[float | No
             places = [group + (index - (len(series) - 1) / 2) * width for group in range(len(groups))]
             heights = [0.0 if value is None else value for value in values]
             bars = axes.bar(
-                places, heights, width * 0.92, label=name, color=colour, hatch=HATCHES[again % len(HATCHES)],
-                edgecolor="white", linewidth=0,
-            )  # fmt: skip
+                places,
+                heights,
+                width * 0.92,
+                label=name,
+                color=colour,
+                hatch=HATCHES[again % len(HATCHES)],
+                edgecolor="white",
+                linewidth=0,
+            )
             axes.bar_label(bars, [_short(value) for value in values], fontsize=8, padding=1)
         axes.set_xticks(range(len(groups)), list(groups))
         axes.set_ylabel(ylabel)

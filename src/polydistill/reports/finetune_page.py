@@ -12,16 +12,23 @@ from polydistill.disk import read_json
 from polydistill.errors import RunFolderError
 
 KINDS = {
-    "ner": "Entities", "pos": "Parts of speech", "classification": "Classes of texts", "pairs": "Pairs of texts",
-    "choice": "Choices", "qa": "Questions",
-}  # fmt: skip
+    "ner": "Entities",
+    "pos": "Parts of speech",
+    "classification": "Classes of texts",
+    "pairs": "Pairs of texts",
+    "choice": "Choices",
+    "qa": "Questions",
+}
 METRICS = {
     "accuracy": ("accuracy", "Share of the items that are right."),
     "macro_f1": ("macro-F1", "Mean over labels of each label's F1: rare ones count as much as common ones."),
-    "entity_f1": ("entity F1", "An entity counts as found if all of its words and its kind are right, and nothing beside them."),
+    "entity_f1": (
+        "entity F1",
+        "An entity counts as found if all of its words and its kind are right, and nothing beside them.",
+    ),
     "f1": ("F1", "Words that a predicted and the best fitting right answer share."),
     "exact": ("exact match", "Share of the predicted answers that are equal to a right one."),
-}  # fmt: skip
+}
 # No model's name: those have no brackets.
 OWN_TEACHERS = "(teachers)"
 VERDICTS = {"within": "yes", "below": "no", "open": "open"}
@@ -32,8 +39,11 @@ def gather_finetune(run: Path) -> dict[str, Any]:
     results = read_json(run / "evaluation" / "finetune.json")
     if "summary" not in results:
         raise RunFolderError(
-            "folder", str(run), f"has done {results['done']} of {results['jobs']} jobs", "run the recipe to its end"
-        )  # fmt: skip
+            "folder",
+            str(run),
+            f"has done {results['done']} of {results['jobs']} jobs",
+            "run the recipe to its end",
+        )
     tasks = []
     for task, metrics in results["summary"].items():
         about = results["tasks"][task]
@@ -41,18 +51,24 @@ def gather_finetune(run: Path) -> dict[str, Any]:
             languages = list(dict.fromkeys(language for found in models.values() for language in found))
             rdt = results["rdt"][task][metric]
             rows = joined(models, results.get("teachers", {}))
-            tasks.append({
-                "name": f"{task}: {METRICS[metric][0]}",
-                "meaning": f"{KINDS[about['kind']]}, {about['setting'].replace('_', ' ')}. {METRICS[metric][1]}",
-                "languages": languages,
-                # One for each language, whichever model is measured by it.
-                "teachers": {
-                    language: next((one[language]["teacher"] for one in rdt.values() if language in one), None)
-                    for language in languages
-                },
-                "rows": {model: _row(found, rdt.get(model, {}), languages) for model, found in rows.items()},
-                "has_rdt": bool(rdt),
-            })  # fmt: skip
+            tasks.append(
+                {
+                    "name": f"{task}: {METRICS[metric][0]}",
+                    "meaning": f"{KINDS[about['kind']]}, {about['setting'].replace('_', ' ')}. {METRICS[metric][1]}",
+                    "languages": languages,
+                    # One for each language, whichever model is measured by it.
+                    "teachers": {
+                        language: next(
+                            (one[language]["teacher"] for one in rdt.values() if language in one), None
+                        )
+                        for language in languages
+                    },
+                    "rows": {
+                        model: _row(found, rdt.get(model, {}), languages) for model, found in rows.items()
+                    },
+                    "has_rdt": bool(rdt),
+                }
+            )
     kinds = {about["kind"] for about in results["tasks"].values()}
     return {
         "results": results,

@@ -29,13 +29,21 @@ def gather_grid(run: Path) -> dict[str, Any]:
         "columns": shown,
         "pages": {name for name in found["runs"] if (run / name / "report" / "index.html").is_file()},
         "places": [
-            {"place": place, "measure": measure, "model": model, "read_by": read_by, "cells": cells,
-             "best": max(values) if len(values := {cell["value"] for cell in cells.values()}) > 1 else None}
+            {
+                "place": place,
+                "measure": measure,
+                "model": model,
+                "read_by": read_by,
+                "cells": cells,
+                "best": max(values)
+                if len(values := {cell["value"] for cell in cells.values()}) > 1
+                else None,
+            }
             for (place, measure, model, read_by), cells in places.items()
         ],
         "sooner": _by_run(found.get("sooner", [])),
         "loss_figure": Markup(curves(losses, xlabel="step", ylabel="MLM loss, nats")) if losses else None,
-    }  # fmt: skip
+    }
 
 
 def _by_run(rows: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:

@@ -7,9 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from polydistill.artefacts import (
-    artefact_places,
-)
+from polydistill.artefacts import artefact_places
 from polydistill.config.yaml_text import read_resolved
 from polydistill.disk import read_json
 from polydistill.reports.figures import curves, grouped_bars

@@ -10,13 +10,7 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from polydistill import __version__
-from polydistill.artefacts import (
-    ARTEFACTS,
-    STAMP,
-    artefact_places,
-    artefacts_in,
-    check_artefact,
-)
+from polydistill.artefacts import ARTEFACTS, STAMP, artefact_places, artefacts_in, check_artefact
 from polydistill.config.yaml_text import read_resolved
 from polydistill.disk import read_json, read_record, refuse_links, write_text
 from polydistill.errors import RunFolderError
@@ -83,8 +77,11 @@ def report_run(run: Path) -> Path:
     page = PAGES.get(recipe["recipe"])
     if page is None:
         raise RunFolderError(
-            "folder", str(run), f"is a run of recipe {recipe['recipe']}, which has no report", "see evaluation/mlm.json"
-        )  # fmt: skip
+            "folder",
+            str(run),
+            f"is a run of recipe {recipe['recipe']}, which has no report",
+            "see evaluation/mlm.json",
+        )
     _check_places(run, page.places(recipe))
     if not (run / "evaluation" / page.evaluated).is_file():
         raise _not_evaluated(run, page.evaluated)
@@ -107,16 +104,21 @@ def _check_places(run: Path, needed: list[str]) -> None:
     for name in needed:
         if name not in places or not (places[name] / STAMP).is_file():
             raise RunFolderError(
-                str(run / ARTEFACTS), None, f"does not say where {name} is, or it is gone",
+                str(run / ARTEFACTS),
+                None,
+                f"does not say where {name} is, or it is gone",
                 "run the same command again: what is gone is made anew",
-            )  # fmt: skip
+            )
 
 
 def _write(run: Path, template: str, values: dict[str, Any]) -> Path:
     environment = Environment(
-        loader=PackageLoader("polydistill", "reports"), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
+        loader=PackageLoader("polydistill", "reports"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     environment.filters["percent"] = lambda value: f"{100 * value:.1f} %"
     environment.filters["duration"] = duration
     path = run / "report" / "index.html"

@@ -26,11 +26,14 @@ def gather_pretrain(run: Path) -> dict[str, Any]:
         "mrr_figure": Markup(_mrr_figure(results)),
         "loss_figure": Markup(_loss_figure(log["log"], list(recipe["languages"]))),
         "languages": [
-            {"name": language, "share": log["probabilities"][language],
-             "statistics": read_json(places[f"corpora/{language}"] / "statistics.json")}
+            {
+                "name": language,
+                "share": log["probabilities"][language],
+                "statistics": read_json(places[f"corpora/{language}"] / "statistics.json"),
+            }
             for language in recipe["languages"]
         ],
-    }  # fmt: skip
+    }
 
 
 def _mrr_figure(results: dict[str, list[dict[str, Any]]]) -> str:

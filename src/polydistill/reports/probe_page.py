@@ -13,9 +13,15 @@ from polydistill.reports.figures import heat_map
 TASKS = {"pos": "Parts of speech", "ner": "Entities"}
 METRICS = {
     "accuracy": ("accuracy", "Share of the words that get their tag."),
-    "macro_f1": ("token macro-F1", "Mean over tags, O among them, of each tag's F1 by word: rare tags count as much as common ones."),
-    "entity_f1": ("entity F1", "An entity counts as found if all of its words and its kind are right, and nothing beside them."),
-}  # fmt: skip
+    "macro_f1": (
+        "token macro-F1",
+        "Mean over tags, O among them, of each tag's F1 by word: rare tags count as much as common ones.",
+    ),
+    "entity_f1": (
+        "entity F1",
+        "An entity counts as found if all of its words and its kind are right, and nothing beside them.",
+    ),
+}
 
 
 def gather_probes(run: Path) -> dict[str, Any]:
@@ -26,17 +32,23 @@ def gather_probes(run: Path) -> dict[str, Any]:
         for metric, models in metrics.items():
             scores = results["scores"][task]
             groups = list(next(iter(models.values())))
-            tasks.append({
-                "name": f"{TASKS[task]}: {METRICS[metric][0]}",
-                "meaning": METRICS[metric][1],
-                "groups": groups,
-                "languages": len(results["scores"][task][next(iter(models))]),
-                "rows": {
-                    model: [found[group][kind] for group in groups for kind in ("in_language", "zero_shot")]
-                    for model, found in models.items()
-                },
-                "figures": {model: Markup(_transfer_figure(found, metric)) for model, found in scores.items()},
-            })  # fmt: skip
+            tasks.append(
+                {
+                    "name": f"{TASKS[task]}: {METRICS[metric][0]}",
+                    "meaning": METRICS[metric][1],
+                    "groups": groups,
+                    "languages": len(results["scores"][task][next(iter(models))]),
+                    "rows": {
+                        model: [
+                            found[group][kind] for group in groups for kind in ("in_language", "zero_shot")
+                        ]
+                        for model, found in models.items()
+                    },
+                    "figures": {
+                        model: Markup(_transfer_figure(found, metric)) for model, found in scores.items()
+                    },
+                }
+            )
     return {"tasks": tasks}
 
 

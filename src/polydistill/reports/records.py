@@ -19,9 +19,11 @@ ENVIRONMENT, TIMING = "environment.json", "timing.json"
 LOG = "log.json"
 # Of an evaluation's file, what tables and pages are made of.
 EVALUATED = {
-    "mlm.json": ("languages", "summary"), "probes.json": ("summary", "scores"), "grid.json": ("rows", "runs"),
+    "mlm.json": ("languages", "summary"),
+    "probes.json": ("summary", "scores"),
+    "grid.json": ("rows", "runs"),
     "finetune.json": ("done", "jobs", "scores"),
-}  # fmt: skip
+}
 
 
 def is_timing(found: Any) -> bool:
@@ -113,9 +115,11 @@ def check_evaluation(path: Path, keys: tuple[str, ...] | None = None) -> dict[st
     lacking = [key for key in keys or EVALUATED[path.name] if key not in found]
     if lacking:
         raise RunFolderError(
-            str(path), None, f"is damaged: it has no {lacking[0]!r}",
+            str(path),
+            None,
+            f"is damaged: it has no {lacking[0]!r}",
             f"remove the folder {path.parent} and run the same command again: it is made anew",
-        )  # fmt: skip
+        )
     return found
 
 
@@ -128,8 +132,11 @@ def check_recipe(run: Path) -> dict[str, Any]:
         raise _gone(path, "run the same command again") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise RunFolderError(
-            str(path), None, "is damaged: it is no longer YAML", "run the recipe again with --update, which writes it anew"
-        ) from error  # fmt: skip
+            str(path),
+            None,
+            "is damaged: it is no longer YAML",
+            "run the recipe again with --update, which writes it anew",
+        ) from error
     if not isinstance(found, Mapping) or not all(
         isinstance(found.get(key), str) for key in ("name", "recipe")
     ):

@@ -84,10 +84,11 @@ def results_table(path: Path) -> Table | Group:
 def _balance_table(difference: dict[str, dict[str, dict[str, float]]]) -> Table:
     """D of each student and group of languages, in hundredths of MRR."""
     table = Table(
-        box=box.SIMPLE, caption_justify="left",
+        box=box.SIMPLE,
+        caption_justify="left",
         caption="D: mean over languages of a student's MRR minus the language's teacher's, in hundredths; ± makes a "
         "95 % interval,\nwhich knows the chance of the texts, not of the seed.",
-    )  # fmt: skip
+    )
     table.add_column("D")
     for group in next(iter(difference.values())):
         table.add_column(group, justify="right")
@@ -176,9 +177,13 @@ def _sizes(rows: Sequence[dict[str, Any]]) -> Table:
         table.add_column(name, justify="left" if name in ("", "model") else "right", overflow="fold")
     for number, row in enumerate({row["model"]: row for row in rows}.values(), 1):
         table.add_row(
-            str(number), escape(row["model"]), f"{row['parameters']:,}", f"{row['parameters'] - row['embedding_parameters']:,}",
-            f"{row['pieces']:,}", f"{row['file_bytes'] / 2**20:,.1f} MiB",
-        )  # fmt: skip
+            str(number),
+            escape(row["model"]),
+            f"{row['parameters']:,}",
+            f"{row['parameters'] - row['embedding_parameters']:,}",
+            f"{row['pieces']:,}",
+            f"{row['file_bytes'] / 2**20:,.1f} MiB",
+        )
     return table
 
 

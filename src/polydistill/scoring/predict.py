@@ -84,10 +84,13 @@ def predict(
             rows_of = slice(start + first, start + min(len(products), first + block))
             parts.append(
                 read_rows(
-                    products[first : first + block], offset, gold[rows_of], vocabulary_size,
+                    products[first : first + block],
+                    offset,
+                    gold[rows_of],
+                    vocabulary_size,
                     top_k if draws is None else draws[rows_of],
                 )
-            )  # fmt: skip
+            )
     gold_all, ids_all, logprobs_all = (
         torch.cat(tensors).cpu().numpy() for tensors in zip(*parts, strict=True)
     )

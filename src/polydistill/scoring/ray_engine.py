@@ -240,14 +240,11 @@ class Workers:
 
         actor = ray.remote(ShardWorker).options(
             num_cpus=self.settings.num_cpus, num_gpus=self._num_gpus, max_concurrency=AHEAD, max_restarts=0
-        )  # fmt: skip
+        )
         return Worker(actor.remote(self.settings.num_cpus, self._num_gpus > 0))
 
     def _fill(
-        self,
-        work: Work,
-        begin: Callable[[Worker], Any],
-        read: Callable[[int], tuple[list[int], list[str]]],
+        self, work: Work, begin: Callable[[Worker], Any], read: Callable[[int], tuple[list[int], list[str]]]
     ) -> None:
         """Give every ready worker shards to do, and make the workers that are missing."""
         while len(self.pool) < min(self._num_workers, work.unfinished):
@@ -278,10 +275,12 @@ class Workers:
         if failed or work.lost_at_start >= MAX_TRIES:
             what = f"shard {failed[0]} lost its worker" if failed else "workers were lost before they began,"
             raise ClusterError(
-                "scoring.engine", "ray", f"{what} {MAX_TRIES} times, last: {reason}",
+                "scoring.engine",
+                "ray",
+                f"{what} {MAX_TRIES} times, last: {reason}",
                 "see Ray's logs on that machine; where memory is short, lower scoring.batch_tokens (which scores anew) or "
                 "scoring.ray.workers; the same command goes on",
-            )  # fmt: skip
+            )
         again = (
             f"shards {', '.join(map(str, shards))} are scored again" if shards else "another takes its place"
         )

@@ -27,9 +27,11 @@ def require_ray() -> None:
     """Raise RecipeError that says what to install, if Ray is not there."""
     if find_spec("ray") is None:
         raise RecipeError(
-            "scoring.engine", "ray", "the package ray is not installed",
+            "scoring.engine",
+            "ray",
+            "the package ray is not installed",
             "pip install 'polydistill[ray]', or set scoring.engine: local",
-        )  # fmt: skip
+        )
 
 
 def address_of(settings: Ray) -> str | None:
@@ -48,9 +50,11 @@ def check_address(settings: Ray) -> None:
         return
     if "://" in address:
         raise ClusterError(
-            field, address, "is an address for Ray's client, and the driver belongs on the cluster",
+            field,
+            address,
+            "is an address for Ray's client, and the driver belongs on the cluster",
             "run the command on a machine of the cluster, with host:port or `auto`",
-        )  # fmt: skip
+        )
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
@@ -123,9 +127,10 @@ def needs(settings: Ray) -> tuple[float, int]:
     if not fits and settings.workers is None:
         most = {name: max((m.get(name, 0) for m in machines), default=0) for name in ("CPU", "GPU")}
         raise ClusterError(
-            "scoring.ray", None,
+            "scoring.ray",
+            None,
             f"a worker takes num_cpus {settings.num_cpus} and num_gpus {num_gpus:g}, and no machine has so many (at most "
             f"{most['CPU']:g} and {most['GPU']:g})",
             "ask for fewer, or set scoring.ray.workers if the cluster will grow",
-        )  # fmt: skip
+        )
     return num_gpus, fits if settings.workers is None else settings.workers

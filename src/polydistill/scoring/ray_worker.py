@@ -87,9 +87,11 @@ class ShardWorker:
         ]
         if different:
             raise ClusterError(
-                "scoring.ray.address", None, f"machine {os.uname().nodename} has {', '.join(different)}",
+                "scoring.ray.address",
+                None,
+                f"machine {os.uname().nodename} has {', '.join(different)}",
                 "install the same versions on every machine: other code makes other numbers",
-            )  # fmt: skip
+            )
         with self._lock:
             if number > self._number:
                 self._number = number

@@ -64,9 +64,14 @@ class Job:
     def mask(self, ids: Sequence[int], texts: Sequence[str]) -> list[Masked]:
         """Tokenise and mask a shard's examples."""
         return mask_texts(
-            texts, ids, self.tokenizer, max_length=self.max_length, masking=self.masking, seed=self.seed,
+            texts,
+            ids,
+            self.tokenizer,
+            max_length=self.max_length,
+            masking=self.masking,
+            seed=self.seed,
             beside=self.beside,
-        )  # fmt: skip
+        )
 
     def score(
         self,
@@ -99,8 +104,13 @@ class Job:
                 for row, prediction in zip(chosen, predictions, strict=True):
                     example = masked[row]
                     found[row] = ScoredExample(
-                        ids[row], example.input_ids, example.positions, example.gold,
-                        prediction.gold_logprobs, prediction.top_ids, prediction.top_logprobs,
-                    )  # fmt: skip
+                        ids[row],
+                        example.input_ids,
+                        example.positions,
+                        example.gold,
+                        prediction.gold_logprobs,
+                        prediction.top_ids,
+                        prediction.top_logprobs,
+                    )
             progress(len(batch), sum(len(masked[row].input_ids) for row in batch))
         return [example for example in found if example is not None]

@@ -38,9 +38,11 @@ class ShardStorage:
             self._files, root = fsspec.core.url_to_fs(url)
         except (ImportError, ValueError) as error:
             raise RecipeError(
-                FIELD, url, f"cannot be used ({error})",
+                FIELD,
+                url,
+                f"cannot be used ({error})",
                 "install the package that it names, or give a URL that fsspec knows, such as s3://bucket/scoring",
-            ) from error  # fmt: skip
+            ) from error
         self._folder = f"{root.rstrip('/')}/{fingerprint(identity)}"
 
     def put(self, index: int, data: bytes) -> None:
@@ -79,9 +81,11 @@ class ShardStorage:
             yield
         except Exception as error:  # every storage has exceptions of its own
             raise ClusterError(
-                FIELD, self.url, f"cannot be {done} ({str(error).strip()[:200] or type(error).__name__})",
+                FIELD,
+                self.url,
+                f"cannot be {done} ({str(error).strip()[:200] or type(error).__name__})",
                 "check the URL and that every machine may read and write there; the same command goes on",
-            ) from error  # fmt: skip
+            ) from error
 
 
 def _name(index: int, digest: str) -> str:

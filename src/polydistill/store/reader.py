@@ -87,9 +87,11 @@ class Store:
         except ValidationError as error:
             first = error.errors()[0]
             raise StoreError(
-                "store", str(folder / MANIFEST),
-                f"is damaged ({'.'.join(map(str, first['loc']))}: {first['msg']})", self._remedy(),
-            ) from None  # fmt: skip
+                "store",
+                str(folder / MANIFEST),
+                f"is damaged ({'.'.join(map(str, first['loc']))}: {first['msg']})",
+                self._remedy(),
+            ) from None
         self.manifest: dict[str, Any] = manifest
         self.identity: dict[str, Any] = manifest["identity"]
         for shard in manifest["shards"]:
@@ -203,14 +205,20 @@ class Store:
             rows = sum(len(batch.examples) for batch in batches)
             if made_for != fingerprint(self.identity) or rows != shard["examples"]:
                 raise StoreError(
-                    "store", str(path), f"is not the manifest's: it holds {rows} examples of store {made_for}", self._remedy()
-                )  # fmt: skip
+                    "store",
+                    str(path),
+                    f"is not the manifest's: it holds {rows} examples of store {made_for}",
+                    self._remedy(),
+                )
             # Earlier versions gave shards no number, and say so by giving none in the manifest either.
             if number != (None if shard.get("number") is None and number is None else str(index).encode()):
                 found = "none" if number is None else number.decode("utf-8", "replace")[:20]
                 raise StoreError(
-                    "store", str(path), f"is another shard: its number is {found} in place of {index}", self._remedy()
-                )  # fmt: skip
+                    "store",
+                    str(path),
+                    f"is another shard: its number is {found} in place of {index}",
+                    self._remedy(),
+                )
             self._batches[index] = batches
         return self._batches[index]
 

@@ -121,9 +121,11 @@ class StoreWriter:
             if checksum != self._written(path):
                 path.unlink()
                 raise StoreError(
-                    "store", str(path), "was damaged after it was written, and has been removed",
+                    "store",
+                    str(path),
+                    "was damaged after it was written, and has been removed",
                     "run the same command again",
-                )  # fmt: skip
+                )
             table = pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
             number = (table.schema.metadata or {}).get(NUMBER.encode())
             counts = pa.compute.list_value_length(table["masked"])

@@ -80,10 +80,15 @@ class Coder:
             tags = sentences[window.sentence].tags
             for first, word in zip(window.firsts, window.words, strict=True):
                 targets[first] = places.get(tags[word], NO_LABEL)
-            made.append({
-                "item": window.sentence, "input_ids": window.ids, "labels": targets, "firsts": window.firsts,
-                "words": list(window.words),
-            })  # fmt: skip
+            made.append(
+                {
+                    "item": window.sentence,
+                    "input_ids": window.ids,
+                    "labels": targets,
+                    "firsts": window.firsts,
+                    "words": list(window.words),
+                }
+            )
         return made
 
     def _texts(self, examples: Sequence[LabelledText]) -> list[dict[str, Any]]:
@@ -100,9 +105,13 @@ class Coder:
         made = []
         for index, example in enumerate(examples):
             rows = [next(encoded) for _ in example.choices]
-            made.append({
-                "item": index, "labels": example.right, **{name: [row[name] for row in rows] for name in rows[0]}
-            })  # fmt: skip
+            made.append(
+                {
+                    "item": index,
+                    "labels": example.right,
+                    **{name: [row[name] for row in rows] for name in rows[0]},
+                }
+            )
         return made
 
     def _pairs(self, texts: Sequence[tuple[str, ...]]) -> list[dict[str, list[int]]]:

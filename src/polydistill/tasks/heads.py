@@ -97,17 +97,22 @@ def load_with_head(
             raise
         refuse_code(error, model, field)
         raise ModelError(
-            field, model, f"cannot be loaded with a head for {kind} ({first_line(error)})",
+            field,
+            model,
+            f"cannot be loaded with a head for {kind} ({first_line(error)})",
             "give a folder or a hub name of an encoder, such as a BERT",
-        ) from error  # fmt: skip
+        ) from error
     base = f"{loaded.base_model_prefix}."
     mismatched = [key if isinstance(key, str) else key[0] for key in info.get("mismatched_keys", [])]
     own = [*info["missing_keys"], *mismatched]
     missing = sorted(key for key in own if key.startswith(base) and "pooler" not in key)
     if missing:
         raise ModelError(
-            field, model, f"its file lacks weights of the encoder ({', '.join(missing[:3])})", "use a whole checkpoint"
-        )  # fmt: skip
+            field,
+            model,
+            f"its file lacks weights of the encoder ({', '.join(missing[:3])})",
+            "use a whole checkpoint",
+        )
     check_weights(loaded, info, model, field, revision)
     if fresh:
         _draw_labels_anew(loaded, kind, seed, drawn={*own})

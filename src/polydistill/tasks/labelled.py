@@ -81,9 +81,11 @@ def read_labelled(source: LabelledSource, kind: str, columns: Columns, *, field:
         examples = read_tagged(path, field=field, max_sentences=last)[first:]
     if not examples:
         raise CorpusError(
-            field, source.path or source.dataset, "holds no example" + (f" from {first + 1} on" if first else ""),
+            field,
+            source.path or source.dataset,
+            "holds no example" + (f" from {first + 1} on" if first else ""),
             "check that it is the right file",
-        )  # fmt: skip
+        )
     return examples
 
 
@@ -97,9 +99,11 @@ def _table(path: Path, columns: Columns, field: str) -> Iterator[_Row]:
         yield from _separated(path, columns, field, tabs=name.endswith(".tsv"))
     else:
         raise CorpusError(
-            field, str(path), "its ending names no format that this task reads",
+            field,
+            str(path),
+            "its ending names no format that this task reads",
             "give a .tsv, .csv or .jsonl file (.gz, .xz and .zst as well)",
-        )  # fmt: skip
+        )
 
 
 def _lines(path: Path, field: str) -> Iterator[str]:
@@ -134,9 +138,11 @@ def _separated(path: Path, columns: Columns, field: str, *, tabs: bool) -> Itera
     csv.field_size_limit(MAX_FIELD_CHARACTERS)
     reader = csv.reader(
         (line + "\n" for line in _lines(path, field)),
-        delimiter="\t" if tabs else ",", strict=True, doublequote=True,
+        delimiter="\t" if tabs else ",",
+        strict=True,
+        doublequote=True,
         quoting=csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE,
-    )  # fmt: skip
+    )
     header = list(columns.header)
     try:
         for row in reader:
@@ -147,27 +153,39 @@ def _separated(path: Path, columns: Columns, field: str, *, tabs: bool) -> Itera
                 continue
             if columns.header and [name.strip() for name in row] == header:
                 raise _bad(
-                    path, reader.line_num, field, "repeats `columns.header`, which is for files without a header line",
+                    path,
+                    reader.line_num,
+                    field,
+                    "repeats `columns.header`, which is for files without a header line",
                     "leave columns.header out",
-                )  # fmt: skip
+                )
             if len(row) != len(header):
                 raise _bad(
-                    path, reader.line_num, field, f"has {len(row)} fields and the header {len(header)}",
+                    path,
+                    reader.line_num,
+                    field,
+                    f"has {len(row)} fields and the header {len(header)}",
                     "mend the line, or set `columns.quotes`",
-                )  # fmt: skip
+                )
             yield _Row(f"{path}, line {reader.line_num}", dict(zip(header, row, strict=True)))
     except csv.Error as error:
         raise _bad(
-            path, reader.line_num, field, f"cannot be parted into fields ({error})", "mend it, or set `columns.quotes`"
-        ) from error  # fmt: skip
+            path,
+            reader.line_num,
+            field,
+            f"cannot be parted into fields ({error})",
+            "mend it, or set `columns.quotes`",
+        ) from error
 
 
 def _value(row: _Row, column: str, name: str, field: str) -> Any:
     if column not in row.values:
         raise CorpusError(
-            field, row.where, f"has no column {column!r} (it has {', '.join(map(str, row.values))})",
+            field,
+            row.where,
+            f"has no column {column!r} (it has {', '.join(map(str, row.values))})",
             f"name the right one in the task's `columns.{name}`",
-        )  # fmt: skip
+        )
     return row.values[column]
 
 
@@ -175,8 +193,11 @@ def _string(row: _Row, column: str, name: str, field: str) -> str:
     value = _value(row, column, name, field)
     if not isinstance(value, str):
         raise CorpusError(
-            field, row.where, f"column {column!r} holds no text but {value!r:.60}", "name another column, or mend it"
-        )  # fmt: skip
+            field,
+            row.where,
+            f"column {column!r} holds no text but {value!r:.60}",
+            "name another column, or mend it",
+        )
     return _whole(value, row, column, field)
 
 
@@ -211,9 +232,11 @@ def _choice(row: _Row, kind: str, columns: Columns, field: str) -> Choice:
     if not 0 <= right < len(choices):
         last = columns.first_choice + len(choices) - 1
         raise CorpusError(
-            field, row.where, f"label {label!r:.60} is none of {columns.first_choice} to {last}",
+            field,
+            row.where,
+            f"label {label!r:.60} is none of {columns.first_choice} to {last}",
             "mend it, or say in `columns.first_choice` which number the first choice has",
-        )  # fmt: skip
+        )
     return Choice(premise, choices, right)
 
 
@@ -235,8 +258,13 @@ def _tagged(row: _Row, kind: str, columns: Columns, field: str) -> TaggedSentenc
 
 
 _MAKERS: dict[str, Callable[[_Row, str, Columns, str], Example]] = {
-    "classification": _text, "pairs": _text, "choice": _choice, "qa": _question, "ner": _tagged, "pos": _tagged,
-}  # fmt: skip
+    "classification": _text,
+    "pairs": _text,
+    "choice": _choice,
+    "qa": _question,
+    "ner": _tagged,
+    "pos": _tagged,
+}
 
 
 def _data_set(source: LabelledSource, kind: str, columns: Columns, field: str) -> Iterator[_Row]:
@@ -260,9 +288,11 @@ def _data_set(source: LabelledSource, kind: str, columns: Columns, field: str) -
     except Exception as error:  # `datasets` raises many kinds, in loading and in reading
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CorpusError(
-            f"{field}.dataset", name, f"cannot be loaded ({first})",
+            f"{field}.dataset",
+            name,
+            f"cannot be loaded ({first})",
             "check name, config and split (and unset HF_HUB_OFFLINE)",
-        ) from error  # fmt: skip
+        ) from error
 
 
 def _class_names(feature: Any) -> list[str] | None:

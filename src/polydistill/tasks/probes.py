@@ -71,9 +71,7 @@ def fit_probe(
     return Probe(weight, np.asarray(_numpy(layer.bias) - weight @ mean, dtype=np.float32))
 
 
-def _moments(
-    features: npt.NDArray[np.floating],
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+def _moments(features: npt.NDArray[np.floating]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """([H] mean, [H] standard deviation) of rows, a part at a time: features may lie on disk in float16."""
     total = np.zeros(features.shape[1])
     squares = np.zeros(features.shape[1])

@@ -103,9 +103,11 @@ class TaskTexts:
             chosen = self._set_apart(source, examples)
             if not 0 < len(chosen) < len(examples):
                 raise CorpusError(
-                    self.field(source, "train"), None, f"{len(examples)} examples are too few to set a dev set apart",
+                    self.field(source, "train"),
+                    None,
+                    f"{len(examples)} examples are too few to set a dev set apart",
                     f"give more, or data.{source}.dev",
-                )  # fmt: skip
+                )
             found[source]["dev"] = [one for index, one in enumerate(examples) if index in chosen]
             found[source]["train"] = [one for index, one in enumerate(examples) if index not in chosen]
         return found
@@ -116,9 +118,11 @@ class TaskTexts:
         kept = [one for one in self._read[source][split] if _content(one) not in tested]
         if not kept:
             raise CorpusError(
-                self.field(source, split), None, "all of its examples stand in the test set too, and overlap: drop leaves them out",
+                self.field(source, split),
+                None,
+                "all of its examples stand in the test set too, and overlap: drop leaves them out",
                 "name another file, or set overlap: count",
-            )  # fmt: skip
+            )
         return kept
 
     def _set_apart(self, source: str, examples: Sequence[Example]) -> set[int]:
@@ -167,16 +171,20 @@ class TaskTexts:
             labels = self.labels(source)
             if len(labels) < 2:
                 raise CorpusError(
-                    field, None, f"all examples have the one label {labels[0]!r}", "give examples of at least two"
-                )  # fmt: skip
+                    field,
+                    None,
+                    f"all examples have the one label {labels[0]!r}",
+                    "give examples of at least two",
+                )
             for target in self.task.targets(source):
                 unseen = self.unseen(source, target)
                 if unseen and self.task.unseen_labels == "refuse":
                     raise CorpusError(
-                        self.field(target, "test"), None,
+                        self.field(target, "test"),
+                        None,
                         f"has labels that training on {source} never saw: {_named(unseen)}",
                         f"mend the files, or set tasks.{self.name}.unseen_labels: count, which counts them as wrong",
-                    )  # fmt: skip
+                    )
 
     def _check_entities(self, source: str) -> None:
         """Other tags are taken for entities too (seqeval reads NOUN as one of the kind OUN), and scored."""
@@ -194,9 +202,11 @@ class TaskTexts:
             )
             if other:
                 raise CorpusError(
-                    self.field(language, split), None, f"has tags that are not of entities: {_named(other)}",
+                    self.field(language, split),
+                    None,
+                    f"has tags that are not of entities: {_named(other)}",
                     "give O, B-KIND, I-KIND (IOB2), or E- and S- besides; for parts of speech set kind: pos",
-                )  # fmt: skip
+                )
 
     def _check_answers(self) -> None:
         """Published test sets often come without their answers."""
@@ -204,9 +214,11 @@ class TaskTexts:
             for split, examples in splits.items():
                 if not any(text for example in examples for text in gold_of(example)):
                     raise CorpusError(
-                        self.field(language, split), None, "none of its questions has an answer, so nothing can be scored",
+                        self.field(language, split),
+                        None,
+                        "none of its questions has an answer, so nothing can be scored",
                         "name a file with answers, or a part of another (`first_example`, `num_examples`)",
-                    )  # fmt: skip
+                    )
 
     def unseen(self, source: str, target: str, split: str = "test") -> Counter[str]:
         """How often labels that a source's training file lacks occur in a target's test file, or another of its splits."""

@@ -158,9 +158,11 @@ class TaggedText:
         tags = {tag for sentence in self.sentences["train"] for tag in sentence.tags}
         if len(tags) == 1:
             raise CorpusError(
-                self._field("train"), self.data.train, f"has a single tag ({tags.pop()}): there is nothing to tell apart",
+                self._field("train"),
+                self.data.train,
+                f"has a single tag ({tags.pop()}): there is nothing to tell apart",
                 "use a file with its tags, or leave the language out",
-            )  # fmt: skip
+            )
 
     @cached_property
     def sentences(self) -> dict[str, list[TaggedSentence]]:

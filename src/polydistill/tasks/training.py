@@ -9,12 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from transformers import (
-    EarlyStoppingCallback,
-    PrinterCallback,
-    ProgressCallback,
-    TrainerCallback,
-)
+from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, TrainerCallback
 
 from polydistill.models.attention import attention_for
 from polydistill.models.memory import keep_freed_memory
@@ -130,12 +125,21 @@ def fine_tune(
     settings = training_arguments(
         {name: value for name, value in arguments.items() if name != "num_train_epochs"}
         | {
-            "max_steps": total, "eval_strategy": "steps", "eval_steps": every, "save_strategy": "steps", "save_steps": every,
-            "logging_steps": every, "load_best_model_at_end": True, "metric_for_best_model": "eval_score",
-            "greater_is_better": True, "restore_callback_states_from_checkpoint": True, "save_total_limit": 2,
+            "max_steps": total,
+            "eval_strategy": "steps",
+            "eval_steps": every,
+            "save_strategy": "steps",
+            "save_steps": every,
+            "logging_steps": every,
+            "load_best_model_at_end": True,
+            "metric_for_best_model": "eval_score",
+            "greater_is_better": True,
+            "restore_callback_states_from_checkpoint": True,
+            "save_total_limit": 2,
         },
-        folder, seed=seed,
-    )  # fmt: skip
+        folder,
+        seed=seed,
+    )
     # Several GPUs are for torchrun: Trainer would wrap the model in DataParallel by itself.
     settings._n_gpu = min(1, settings.n_gpu)
     trainer = FineTuner(

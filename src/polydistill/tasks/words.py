@@ -60,12 +60,7 @@ def split_into_windows(
 
 
 def word_features(
-    model: Any,
-    windows: Sequence[Window],
-    pad_id: int,
-    *,
-    batch_tokens: int,
-    dtype: torch.dtype,
+    model: Any, windows: Sequence[Window], pad_id: int, *, batch_tokens: int, dtype: torch.dtype
 ) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
     """(index of the window, [words, H] last hidden states) of each window, in the order in which they are computed."""
     device = next(model.parameters()).device

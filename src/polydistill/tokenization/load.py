@@ -26,8 +26,12 @@ from polydistill.tokenization.pieces import CONTINUING, ROLES, Piece, canonical,
 # expression try again without end.
 PROBE = (
     "A sentence, with 1,234.5 numbers. Ñandú naïve ﬁ ½ … 한국어 조각 中文字 ไทย हिन्दी العربية עברית 👩‍👩‍👧 e\u0301 \u200b\t\n "
-    + "a" * 60 + "! " + "ab" * 40 + " " * 40 + "." * 40
-)  # fmt: skip
+    + "a" * 60
+    + "! "
+    + "ab" * 40
+    + " " * 40
+    + "." * 40
+)
 
 # Weights are often padded to a multiple of 64 or 128; more spare rows than this means that the tokenizer
 # is not the model's (a folder with half a tokenizer can load as five pieces without a word).
@@ -174,13 +178,7 @@ def load_tokenizer(
             "save it anew, or name another `tokenizer`",
         ) from error
     limit, rows = _limits(config, loaded, field, origin)
-    result = LoadedTokenizer(
-        name or Path(model).name,
-        backend,
-        special_ids,
-        limit,
-        _settings(loaded),
-    )
+    result = LoadedTokenizer(name or Path(model).name, backend, special_ids, limit, _settings(loaded))
     if rows is not None and not result.size <= rows <= max(result.size + MAX_SPARE_ROWS, result.size * 1.02):
         raise TokenizerError(
             field,
@@ -205,14 +203,18 @@ def _special_ids(loaded: Any, field: str, origin: str) -> dict[str, int]:
             # transformers looks a token that is not there up as the unknown token, without end if that is not there.
             unknown = loaded.special_tokens_map.get("unk_token")
             raise TokenizerError(
-                field, origin, f"its unknown token {unknown!r} is not in its vocabulary",
+                field,
+                origin,
+                f"its unknown token {unknown!r} is not in its vocabulary",
                 "set unk_token in tokenizer_config.json to the unknown token of tokenizer.json",
-            ) from None  # fmt: skip
+            ) from None
         if index is None:
             raise TokenizerError(
-                field, origin, f"its tokenizer has no {role} token",
+                field,
+                origin,
+                f"its tokenizer has no {role} token",
                 "a masked language model needs one: is this a decoder, or is tokenizer_config.json missing?",
-            )  # fmt: skip
+            )
         found[role] = int(index)
     return found
 
@@ -226,10 +228,12 @@ def _panics_explained(field: str, origin: str) -> Iterator[None]:
         if not is_panic(error):
             raise
         raise TokenizerError(
-            field, origin, f"the library `tokenizers` gives up on it ({_first_line(error)})",
+            field,
+            origin,
+            f"the library `tokenizers` gives up on it ({_first_line(error)})",
             "its tokenizer.json has a regular expression or a map that cannot be used: save it anew, or name another "
             "`tokenizer`",
-        ) from error  # fmt: skip
+        ) from error
 
 
 def _limits(config: Any, loaded: Any, field: str, origin: str) -> tuple[int, int | None]:
@@ -240,9 +244,11 @@ def _limits(config: Any, loaded: Any, field: str, origin: str) -> tuple[int, int
         return min(positions, int(loaded.model_max_length or positions)), None if rows is None else int(rows)
     except (TypeError, ValueError, OverflowError) as error:
         raise ModelError(
-            field, origin, f"has no number of positions or pieces where one must be ({_first_line(error)})",
+            field,
+            origin,
+            f"has no number of positions or pieces where one must be ({_first_line(error)})",
             "mend max_position_embeddings and vocab_size in config.json, and model_max_length in tokenizer_config.json",
-        ) from error  # fmt: skip
+        ) from error
 
 
 def max_positions(config: Any) -> int:

@@ -110,11 +110,12 @@ def select(
     reasons = {"special": len(entries.special), "characters": len(kept) - len(entries.special)}
     if size is not None and size < len(kept):
         raise RecipeError(
-            fields.size, size,
+            fields.size,
+            size,
             f"{tokenizer.name} keeps {len(kept):,} pieces at least ({reasons['special']:,} special tokens and "
             f"{reasons['characters']:,} characters, so that no text becomes unknown)",
             f"give {len(kept):,} or more",
-        )  # fmt: skip
+        )
     none = np.zeros(tokenizer.size)
     shares = np.max([none, *(frequency.shares for frequency in frequencies.values())], axis=0)
     shares[[index for index, piece in enumerate(tokenizer.pieces) if piece is None]] = 0
@@ -247,15 +248,19 @@ def _check(
         )
     if min_document_share is not None and not 0 < min_document_share <= 1:
         raise RecipeError(
-            fields.min_document_share, min_document_share, "is no share of documents",
+            fields.min_document_share,
+            min_document_share,
+            "is no share of documents",
             "give a number above 0, at most 1, such as 0.0005",
-        )  # fmt: skip
+        )
 
 
 def check_trimmable(tokenizer: LoadedTokenizer, *, field: str = "model") -> None:
     """Raise TokenizerError for a kind of tokenizer that cannot be trimmed."""
     if tokenizer.kind not in TRIMMABLE:
         raise TokenizerError(
-            field, tokenizer.name, f"a {tokenizer.kind} tokenizer cannot be trimmed",
+            field,
+            tokenizer.name,
+            f"a {tokenizer.kind} tokenizer cannot be trimmed",
             "words that are dropped from it would have no pieces: use a model with WordPiece, Unigram or BPE",
-        )  # fmt: skip
+        )

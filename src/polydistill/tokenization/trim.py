@@ -221,6 +221,8 @@ def _unknown(backend: Tokenizer, texts: Sequence[str], unk_id: int) -> tuple[int
 
 def _refused(tokenizer: LoadedTokenizer, reason: str) -> TokenizerError:
     return TokenizerError(
-        "model", tokenizer.name, f"its tokenizer cannot be trimmed ({reason})",
+        "model",
+        tokenizer.name,
+        f"its tokenizer cannot be trimmed ({reason})",
         "please report this with its tokenizer.json",
-    )  # fmt: skip
+    )

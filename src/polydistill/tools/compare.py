@@ -38,10 +38,11 @@ def compare_runs(folders: Sequence[Path], console: Console) -> None:
     if any(balance) and not all(balance):
         other = balance.index(not balance[0])
         raise RunFolderError(
-            "run", str(folders[other]),
+            "run",
+            str(folders[other]),
             f"is a run of the kind {recipes[other]['recipe']!r}, and {folders[0]} of the kind {recipes[0]['recipe']!r}",
             "compare balance runs with each other, and merges and extractions with each other",
-        )  # fmt: skip
+        )
     names = [folder.resolve().name for folder in folders]
     if not COLUMNS.isdisjoint(names):
         names = [str(folder.resolve()) for folder in folders]
@@ -71,8 +72,11 @@ def compare_merges(
         counts, first = found[0][f"{place}/counts"], 1.0 / found[0][key].astype(np.float64)
         row: dict[str, Any] = {
             # Keys of COLUMNS, beside which each run has its name's.
-            "language": language, "text": text, "tokenizer": teacher or view, "masked": len(first),
-        }  # fmt: skip
+            "language": language,
+            "text": text,
+            "tokenizer": teacher or view,
+            "masked": len(first),
+        }
         if teacher:
             theirs = found[0][f"{place}/{teacher}"].astype(np.float64)
             row["teacher"] = mean_reciprocal_rank(theirs)
@@ -81,9 +85,11 @@ def compare_merges(
             own = ranks.get(key)
             if own is None or not np.array_equal(ranks[f"{place}/counts"], counts):
                 raise RunFolderError(
-                    "run", str(folder), f"was not evaluated on the masked tokens of {folders[0]} ({place})",
+                    "run",
+                    str(folder),
+                    f"was not evaluated on the masked tokens of {folders[0]} ({place})",
                     "compare runs of the same text, teachers, masking and seed",
-                )  # fmt: skip
+                )
             row[name] = mean_reciprocal_rank(own.astype(np.float64))
             if folder != folders[0]:
                 row[f"{name} - {names[0]}"] = paired_difference(
@@ -111,15 +117,19 @@ def _recipe(folder: Path) -> dict[str, Any]:
         ) from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise RunFolderError(
-            "run", str(folder), f"its recipe.yaml is damaged ({type(error).__name__})",
+            "run",
+            str(folder),
+            f"its recipe.yaml is damaged ({type(error).__name__})",
             "run its recipe again with --update, which writes the file anew",
-        ) from error  # fmt: skip
+        ) from error
     kind = recipe.get("recipe") if isinstance(recipe, dict) else None
     if kind not in KINDS:
         raise RunFolderError(
-            "run", str(folder), f"cannot be compared: its recipe.yaml's kind is {kind!r}",
+            "run",
+            str(folder),
+            f"cannot be compared: its recipe.yaml's kind is {kind!r}",
             f"compare runs of the kinds {', '.join(KINDS)}",
-        )  # fmt: skip
+        )
     return dict(recipe)
 
 
@@ -133,9 +143,14 @@ def _evaluated(name: str, folder: Path, recipe: dict[str, Any]) -> Evaluated:
         name: [one for one in some if one in languages] for name, some in (recipe.get("groups") or {}).items()
     }
     return Evaluated(
-        name, str(folder), languages, list(results["summary"]["D"]), groups, ranks,
+        name,
+        str(folder),
+        languages,
+        list(results["summary"]["D"]),
+        groups,
+        ranks,
         check_evaluation(probes)["scores"] if probes.is_file() else {},
-    )  # fmt: skip
+    )
 
 
 def _ranks(folder: Path, place: str) -> dict[str, Any]:

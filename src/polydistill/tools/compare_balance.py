@@ -67,14 +67,20 @@ def compare_balance(runs: Sequence[Evaluated], console: Console) -> None:
     summary = summarise(languages, runs[0].groups)
     groups = list(summary["mrr"][TEACHER])
     _print(
-        console, "D, MRR minus the teacher's, in hundredths", groups,
+        console,
+        "D, MRR minus the teacher's, in hundredths",
+        groups,
         {student: [_plus_minus(found[group]) for group in groups] for student, found in summary["D"].items()},
-    )  # fmt: skip
+    )
     _print(
-        console, f"MRR of {summary['first']} minus that of the others, in hundredths", groups,
-        {student: [_plus_minus(found[group], star=True) for group in groups]
-         for student, found in summary["differences"].items()},
-    )  # fmt: skip
+        console,
+        f"MRR of {summary['first']} minus that of the others, in hundredths",
+        groups,
+        {
+            student: [_plus_minus(found[group], star=True) for group in groups]
+            for student, found in summary["differences"].items()
+        },
+    )
     _print_probes(runs, students, groups, console)
     console.print(
         "Means over the group's languages; ± is half of a 95 % interval by a paired bootstrap over examples, * where it "
@@ -90,18 +96,21 @@ def _joined(runs: Sequence[Evaluated]) -> dict[str, npt.NDArray[Any]]:
     for run in runs:
         if set(run.languages) != set(first.languages):
             raise RunFolderError(
-                "run", run.folder,
+                "run",
+                run.folder,
                 f"was evaluated on {', '.join(run.languages)}, and {first.folder} on {', '.join(first.languages)}",
                 "compare runs of the same languages",
-            )  # fmt: skip
+            )
         for language in first.languages:
             for name in ("counts", TEACHER):
                 key = f"{language}/held_out/shared//{name}"
                 if not np.array_equal(joined.setdefault(key, run.ranks[key]), run.ranks[key]):
                     raise RunFolderError(
-                        "run", run.folder, f"has other teachers or masked tokens than {first.folder} ({language})",
+                        "run",
+                        run.folder,
+                        f"has other teachers or masked tokens than {first.folder} ({language})",
                         "compare runs of the same text, teachers, masking and seed",
-                    )  # fmt: skip
+                    )
     return joined
 
 
@@ -121,9 +130,11 @@ def _print_probes(
         for metric in METRICS[task]:
             rows = {name: summarise_probes(scores, metric, runs[0].groups) for name, scores in alike.items()}
             _print(
-                console, f"{task}, {metric.replace('_', ' ')}: in language / zero-shot, in hundredths", groups,
+                console,
+                f"{task}, {metric.replace('_', ' ')}: in language / zero-shot, in hundredths",
+                groups,
                 {name: [_both(of_group[group]) for group in groups] for name, of_group in rows.items()},
-            )  # fmt: skip
+            )
         if left_out := [name for name in found if name not in alike]:
             console.print(f"{task} of other languages, left out: {', '.join(left_out)}", markup=False)
 

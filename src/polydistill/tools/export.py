@@ -82,9 +82,11 @@ def export_model(
     output = free_folder(output)
     if int8_bits not in (7, 8):
         raise RecipeError(
-            "int8_bits", int8_bits, "weights have 7 or 8 bits",
+            "int8_bits",
+            int8_bits,
+            "weights have 7 or 8 bits",
             "give 7, which is right on every processor; 8 needs VNNI or an ARM processor",
-        )  # fmt: skip
+        )
     if lines < 1:
         raise RecipeError("lines", lines, "leaves nothing to compare on", "give 1 or more")
     sources = [Source(path=path, documents="lines") for path in texts]
@@ -93,16 +95,24 @@ def export_model(
     original = load_masked_lm(model, revision=revision, allow_pickle=allow_pickle)
     chosen = choose_lines(texts, lines) if texts else []
     facts = {
-        "model": Path(model).name if Path(model).exists() else model, "revision": revision, "opset": opset,
-        "architecture": original.config.model_type, "parameters": original.num_parameters(),
-        "original_weight_bytes": weights_size(model, revision=revision), "lines": len(chosen),
+        "model": Path(model).name if Path(model).exists() else model,
+        "revision": revision,
+        "opset": opset,
+        "architecture": original.config.model_type,
+        "parameters": original.num_parameters(),
+        "original_weight_bytes": weights_size(model, revision=revision),
+        "lines": len(chosen),
         "versions": {"polydistill": __version__}
         | {name: version(name) for name in ("torch", "transformers", "onnx", "onnxruntime", "onnxscript")},
-    }  # fmt: skip
+    }
     inputs = {
-        **facts, "weights": weights_fingerprint(model, revision=revision), "tokenizer": tokenizer.fingerprint,
-        "text": identity, "int8": int8, "int8_bits": int8_bits,
-    }  # fmt: skip
+        **facts,
+        "weights": weights_fingerprint(model, revision=revision),
+        "tokenizer": tokenizer.fingerprint,
+        "text": identity,
+        "int8": int8,
+        "int8_bits": int8_bits,
+    }
     with artefact_or_nothing(output, inputs) as folder:
         record = facts | _write(
             folder, model, tokenizer, original, int8_bits=int8_bits if int8 else None, opset=opset
@@ -129,9 +139,12 @@ def _write(
 ) -> dict[str, Any]:
     """Write the tokenizer's files, config.json and the graphs. Returns the graphs' inputs and sizes in bytes."""
     save_tokenizer(
-        tokenizer.backend, folder, specials=special_strings(tokenizer), max_length=tokenizer.max_length,
+        tokenizer.backend,
+        folder,
+        specials=special_strings(tokenizer),
+        max_length=tokenizer.max_length,
         settings=tokenizer.settings,
-    )  # fmt: skip
+    )
     # A student's tokenizers per language have its ids.
     if (Path(model) / "tokenizer").is_dir():
         shutil.copytree(Path(model) / "tokenizer", folder / "tokenizer", ignore=links_in)
@@ -146,8 +159,9 @@ def _write(
         names.append("int8")
     sizes = {name: sum(path.stat().st_size for path in folder.glob(FILES[name] + "*")) for name in names}
     return {
-        "inputs": ["input_ids", "attention_mask", *(["token_type_ids"] if token_types else [])], "files": sizes,
-    }  # fmt: skip
+        "inputs": ["input_ids", "attention_mask", *(["token_type_ids"] if token_types else [])],
+        "files": sizes,
+    }
 
 
 def _time(folder: Path, original: Any, names: Sequence[str], latency: Latency) -> dict[str, Any]:
@@ -159,14 +173,20 @@ def _time(folder: Path, original: Any, names: Sequence[str], latency: Latency) -
         original.save_pretrained(temporary)
         models = {temporary: "pytorch"} | {str(folder / FILES[name]): name for name in names}
         rows = measure_in_turns(
-            dict.fromkeys(models, shared), shapes=LATENCY_SHAPES, rounds=latency.rounds, calls=latency.calls,
-            parts=["model"], threads=threads,
-        )  # fmt: skip
+            dict.fromkeys(models, shared),
+            shapes=LATENCY_SHAPES,
+            rounds=latency.rounds,
+            calls=latency.calls,
+            parts=["model"],
+            threads=threads,
+        )
     kept = ("batch", "length", "seconds", "peak_bytes")
     return {
-        "threads": threads, "rounds": latency.rounds, "calls": latency.calls,
+        "threads": threads,
+        "rounds": latency.rounds,
+        "calls": latency.calls,
         "rows": [{"model": models[row["model"]]} | {name: row[name] for name in kept} for row in rows],
-    }  # fmt: skip
+    }
 
 
 def _print(record: Mapping[str, Any], console: Console) -> None:
@@ -178,13 +198,19 @@ def _print(record: Mapping[str, Any], console: Console) -> None:
     )
     for name, size in record["files"].items():
         console.print(f"{FILES[name]}: {size / 2**20:,.1f} MiB", markup=False)
-    table = _table("logits: texts x tokens", "attended", *(f"{name} differs" for name in names), *(f"{name} same top 1" for name in names))  # fmt: skip
+    table = _table(
+        "logits: texts x tokens",
+        "attended",
+        *(f"{name} differs" for name in names),
+        *(f"{name} same top 1" for name in names),
+    )
     for row in record["logits"]:
         table.add_row(
-            f"{row['batch']} x {row['tokens']}", str(row["attended"]),
+            f"{row['batch']} x {row['tokens']}",
+            str(row["attended"]),
             *(f"{row[name]['relative_difference']:.1e}" for name in names),
             *(f"{row[name]['same_argmax']:.2%}" for name in names),
-        )  # fmt: skip
+        )
     console.print(table)
     console.print(
         f"largest difference over largest logit, at attended positions; allowed for onnx: {record['tolerance']:g}; "
@@ -219,10 +245,15 @@ def _mrr_table(rows: Mapping[str, Mapping[str, Any]]) -> Table:
     for name, row in rows.items():
         value, low, high = row.get("mrr_minus_pytorch", (None, None, None))
         table.add_row(
-            name, f"{row['mrr']:.4f}", f"{row['mrr_error']:.4f}", "" if value is None else f"{value:+.4f}",
-            "" if value is None else f"{low:+.4f} {high:+.4f}", f"{row['top1']:.3f}", f"{row['loss']:.3f}",
+            name,
+            f"{row['mrr']:.4f}",
+            f"{row['mrr_error']:.4f}",
+            "" if value is None else f"{value:+.4f}",
+            "" if value is None else f"{low:+.4f} {high:+.4f}",
+            f"{row['top1']:.3f}",
+            f"{row['loss']:.3f}",
             f"{row['num_masked']:,}",
-        )  # fmt: skip
+        )
     return table
 
 
@@ -234,11 +265,12 @@ def _latency_table(timed: Mapping[str, Any]) -> Table:
     for row in timed["rows"]:
         seconds, base = row["seconds"], first[row["batch"], row["length"]]
         table.add_row(
-            f"{row['batch']} x {row['length']}", row["model"],
+            f"{row['batch']} x {row['length']}",
+            row["model"],
             "no room" if seconds is None else f"{1000 * seconds:,.1f} ms",
             "" if seconds is None or base is None else f"{base / seconds:.2f}",
             "" if seconds is None else f"{row['peak_bytes'] / 2**20:,.0f} MiB",
-        )  # fmt: skip
+        )
     return table
 
 

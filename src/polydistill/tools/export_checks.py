@@ -74,15 +74,19 @@ def prove_logits(
         shape = " x ".join(map(str, inputs.ids.shape))
         if not own.relative <= TOLERANCE:
             raise ModelError(
-                "model", name,
+                "model",
+                name,
                 f"the exported model's logits differ by {own.relative:.2g} of the largest one at {shape} tokens "
                 f"(allowed: {TOLERANCE:g})",
                 "please report this architecture; nothing was written",
-            )  # fmt: skip
+            )
         batch, tokens = inputs.ids.shape
         row: dict[str, Any] = {
-            "batch": batch, "tokens": tokens, "attended": int(inputs.attention.sum()), "max_logit": own.largest,
-        }  # fmt: skip
+            "batch": batch,
+            "tokens": tokens,
+            "attended": int(inputs.attention.sum()),
+            "max_logit": own.largest,
+        }
         for key, one in found.items():
             row[key] = {
                 "max_difference": one.difference,
@@ -94,11 +98,7 @@ def prove_logits(
 
 
 def prove_int8(
-    name: str,
-    logits: Sequence[Mapping[str, Any]],
-    mrr: Mapping[str, Mapping[str, Any]] | None,
-    *,
-    bits: int,
+    name: str, logits: Sequence[Mapping[str, Any]], mrr: Mapping[str, Mapping[str, Any]] | None, *, bits: int
 ) -> dict[str, Any]:
     """What the int8 model keeps, with what it must keep. Raises ModelError where it keeps less.
 
@@ -113,23 +113,30 @@ def prove_int8(
         remedy = f"take --int8-bits 7, which is right on every processor, or {remedy}"
     if same < INT8_SAME:
         raise ModelError(
-            "int8", name,
+            "int8",
+            name,
             f"on this processor it has the float model's likeliest piece at {same:.0%} of {attended:,} positions "
-            f"(at least: {INT8_SAME:.0%})", remedy,
-        )  # fmt: skip
+            f"(at least: {INT8_SAME:.0%})",
+            remedy,
+        )
     if mrr is not None:
         before = mrr["pytorch"]["mrr"]
         change, _, high = mrr["int8"]["mrr_minus_pytorch"]
         if high < -INT8_MRR_LOSS * before:
             raise ModelError(
-                "int8", name,
+                "int8",
+                name,
                 f"on this processor its MRR is {mrr['int8']['mrr']:.3f} and the float model's {before:.3f} "
-                f"({change / before:+.0%}; allowed: {-INT8_MRR_LOSS:.0%})", remedy,
-            )  # fmt: skip
+                f"({change / before:+.0%}; allowed: {-INT8_MRR_LOSS:.0%})",
+                remedy,
+            )
     return {
-        "weight_bits": bits, "same_argmax": same, "least_same_argmax": INT8_SAME, "allowed_mrr_loss": INT8_MRR_LOSS,
+        "weight_bits": bits,
+        "same_argmax": same,
+        "least_same_argmax": INT8_SAME,
+        "allowed_mrr_loss": INT8_MRR_LOSS,
         "processor": torch.backends.cpu.get_cpu_capability(),
-    }  # fmt: skip
+    }
 
 
 def compare_mrr(
@@ -140,9 +147,13 @@ def compare_mrr(
     Exports have `mrr_minus_pytorch` too: the difference and its interval of 95 % (paired bootstrap over lines).
     """
     examples = mask_texts(
-        texts, [hash_text(text) for text in texts], tokenizer, max_length=min(tokenizer.max_length, MRR_TOKENS),
-        masking=hidden(Masking()), seed=EVALUATION_SEED,
-    )  # fmt: skip
+        texts,
+        [hash_text(text) for text in texts],
+        tokenizer,
+        max_length=min(tokenizer.max_length, MRR_TOKENS),
+        masking=hidden(Masking()),
+        seed=EVALUATION_SEED,
+    )
     shared: dict[str, Any] = {
         "pad_id": tokenizer.special_ids["pad"],
         "batches": length_batches([len(example.input_ids) for example in examples], BATCH_TOKENS),

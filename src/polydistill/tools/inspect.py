@@ -132,8 +132,11 @@ def teacher_tokenizer(folder: Path, teacher: str, tokenizer: str) -> LoadedToken
         settings = Teacher.model_validate(read_resolved(recipe)["teachers"][teacher])
     except (yaml.YAMLError, ValueError, LookupError, TypeError) as error:
         raise StoreError(
-            "store", str(folder), f"is in the folder of a run whose recipe.yaml names no teacher {teacher}", "pass --tokenizer"
-        ) from error  # fmt: skip
+            "store",
+            str(folder),
+            f"is in the folder of a run whose recipe.yaml names no teacher {teacher}",
+            "pass --tokenizer",
+        ) from error
     return load_tokenizer(
         settings.model, name=teacher, tokenizer=settings.tokenizer, revision=settings.revision
     )

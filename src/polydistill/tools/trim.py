@@ -71,14 +71,20 @@ def trim_vocabulary(
     frequencies, apart = _read(sources, tokenizer, verify_lines)
     selection = select(tokenizer, frequencies, **choice, fixed_id=original.config.pad_token_id)
     facts = {
-        "model": Path(model).name if Path(model).exists() else model, "revision": revision, **choice,
+        "model": Path(model).name if Path(model).exists() else model,
+        "revision": revision,
+        **choice,
         "documents": {language: frequency.num_documents for language, frequency in frequencies.items()},
-        "original_weight_bytes": weights_size(model, revision=revision), "polydistill": __version__,
-    }  # fmt: skip
+        "original_weight_bytes": weights_size(model, revision=revision),
+        "polydistill": __version__,
+    }
     inputs = {
-        **facts, "weights": weights_fingerprint(model, revision=revision), "tokenizer": tokenizer.fingerprint,
-        "text": identity, "verify_lines": verify_lines,
-    }  # fmt: skip
+        **facts,
+        "weights": weights_fingerprint(model, revision=revision),
+        "tokenizer": tokenizer.fingerprint,
+        "text": identity,
+        "verify_lines": verify_lines,
+    }
     with artefact_or_nothing(output, inputs) as folder:
         record = facts | _write(folder, tokenizer, original, selection, apart)
         write_json(folder / "trim.json", record)
@@ -98,21 +104,28 @@ def _write(
     """Write the trimmed tokenizer and model, and prove what was written, read again. Returns what was found."""
     trimmed = trim_tokenizer(tokenizer, selection)
     save_tokenizer(
-        trimmed.backend, folder, specials=special_strings(trimmed), max_length=trimmed.max_length,
+        trimmed.backend,
+        folder,
+        specials=special_strings(trimmed),
+        max_length=trimmed.max_length,
         settings=tokenizer.settings,
-    )  # fmt: skip
+    )
     smaller = trim_model(original, selection.kept)
     smaller.save_pretrained(folder)
     write_json(folder / "kept.json", selection.kept.tolist())
     agreements, held = _prove_pieces(tokenizer, load_tokenizer(str(folder)), selection, apart)
     return {
-        "kind": tokenizer.kind, "pieces": len(selection.kept), "reasons": selection.reasons,
-        "original_pieces": tokenizer.size, "original_rows": original.config.vocab_size,
-        "parameters": smaller.num_parameters(), "original_parameters": original.num_parameters(),
+        "kind": tokenizer.kind,
+        "pieces": len(selection.kept),
+        "reasons": selection.reasons,
+        "original_pieces": tokenizer.size,
+        "original_rows": original.config.vocab_size,
+        "parameters": smaller.num_parameters(),
+        "original_parameters": original.num_parameters(),
         "weight_bytes": weights_size(str(folder)),
         "languages": {language: agreement.as_dict() for language, agreement in agreements.items()},
         "logits": prove_logits(original, load_masked_lm(str(folder)), tokenizer, selection, held),
-    }  # fmt: skip
+    }
 
 
 def _read(
@@ -127,11 +140,12 @@ def _read(
         apart[language] = sorted({text for _, text in held})
         if not frequencies[language].num_documents or not apart[language]:
             raise CorpusError(
-                f"text.{language}", str(found[0].path),
+                f"text.{language}",
+                str(found[0].path),
                 f"{frequencies[language].num_documents} lines to select on and {len(apart[language])} to prove it on "
                 "are too few",
                 f"give some hundred lines: about one in {HELD_APART_ONE_IN} is held apart",
-            )  # fmt: skip
+            )
     return frequencies, apart
 
 
@@ -164,18 +178,20 @@ def _prove_pieces(
         )
         if differing:
             raise TokenizerError(
-                "model", original.name,
+                "model",
+                original.name,
                 f"{len(differing)} of {len(held[language])} texts of {language} whose pieces are all kept get other "
                 f"pieces from the trimmed tokenizer, such as {differing[0][:60]!r}",
                 "please report this with its tokenizer.json; nothing was written",
-            )  # fmt: skip
+            )
         if not held[language]:
             raise RecipeError(
-                f"text.{language}", None,
+                f"text.{language}",
+                None,
                 f"of {len(texts)} lines that were held apart none has a word whose pieces are all kept, so that nothing "
                 "can be proven",
                 "keep more pieces (a larger size, a lower min_document_share) or give more text",
-            )  # fmt: skip
+            )
     return agreements, held
 
 

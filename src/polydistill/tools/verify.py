@@ -25,9 +25,18 @@ CHAIN = ("tokenizer", "student/final", "evaluation")
 
 # Where artefacts lie, as far as every kind of recipe goes.
 PLACES = (
-    "tokenizer", "student/final", "student/untrimmed", "students/*/final", "teachers/*/final", "corpora/*", "store/*/*",
-    "jobs/*/*/*", "probes/*/*", "cost", "evaluation/mlm",
-)  # fmt: skip
+    "tokenizer",
+    "student/final",
+    "student/untrimmed",
+    "students/*/final",
+    "teachers/*/final",
+    "corpora/*",
+    "store/*/*",
+    "jobs/*/*/*",
+    "probes/*/*",
+    "cost",
+    "evaluation/mlm",
+)
 
 
 def check_whole(run: Path) -> list[str]:
@@ -39,9 +48,11 @@ def check_whole(run: Path) -> list[str]:
         if not (place / STAMP).is_file():
             how = "it has no stamp.json" if place.is_dir() else "it is gone"
             raise RunFolderError(
-                str(place), None, f"is damaged: {how}",
+                str(place),
+                None,
+                f"is damaged: {how}",
                 "remove what is left of it and run the same command again: it is made anew, and what is whole stays",
-            )  # fmt: skip
+            )
     lines = []
     for folder in sorted(path for path in run.rglob("checkpoints") if path.is_dir()):
         said = []
@@ -52,9 +63,11 @@ def check_whole(run: Path) -> list[str]:
             fault = fault_of(checkpoint)
             if fault is not None:
                 raise RunFolderError(
-                    str(checkpoint), None, f"is damaged: {fault}",
+                    str(checkpoint),
+                    None,
+                    f"is damaged: {fault}",
                     "remove it: a training that goes on takes the checkpoint before",
-                )  # fmt: skip
+                )
             said.append(f"{checkpoint.name} whole")
         if said:
             lines.append(f"{folder}: {', '.join(said)}")

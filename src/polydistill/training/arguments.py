@@ -22,20 +22,36 @@ from polydistill.processes import num_processes
 RESERVED = {"output_dir", "seed", "data_seed", "remove_unused_columns", "do_train", "resume_from_checkpoint"}
 # What would send a model elsewhere while it is trained. A recipe is often somebody else's.
 SENDING = {
-    "push_to_hub", "hub_token", "hub_private_repo", "hub_model_id", "hub_strategy", "hub_always_push", "hub_revision",
-}  # fmt: skip
+    "push_to_hub",
+    "hub_token",
+    "hub_private_repo",
+    "hub_model_id",
+    "hub_strategy",
+    "hub_always_push",
+    "hub_revision",
+}
 # What this loop does not do: it evaluates by itself at the end, and a checkpoint has to hold the optimizer.
 UNUSED = {"eval_strategy", "load_best_model_at_end", "save_only_model", "num_train_epochs", "eval_on_start"}
 # What fine-tuning sets itself: it measures on the dev set, and keeps what `evaluations_per_epoch` and `patience` say.
 MEASURED = {
-    "eval_steps", "save_strategy", "save_steps", "logging_steps", "save_total_limit", "metric_for_best_model",
-    "greater_is_better", "restore_callback_states_from_checkpoint",
-}  # fmt: skip
+    "eval_steps",
+    "save_strategy",
+    "save_steps",
+    "logging_steps",
+    "save_total_limit",
+    "metric_for_best_model",
+    "greater_is_better",
+    "restore_callback_states_from_checkpoint",
+}
 # What every fine-tuning starts from; the papers say nothing of weight decay.
 FINETUNING = {
-    "gradient_accumulation_steps": 1, "lr_scheduler_type": "linear", "weight_decay": 0.0, "max_grad_norm": 1.0,
-    "report_to": [], "disable_tqdm": True,
-}  # fmt: skip
+    "gradient_accumulation_steps": 1,
+    "lr_scheduler_type": "linear",
+    "weight_decay": 0.0,
+    "max_grad_norm": 1.0,
+    "report_to": [],
+    "disable_tqdm": True,
+}
 # What can be any number from 0 on.
 NUMBERS = ("learning_rate", "weight_decay", "warmup_steps", "max_grad_norm")
 # What the machine decides unless the recipe says otherwise: it does not change what a run is.
@@ -123,9 +139,11 @@ def _check_values(merged: dict[str, Any], given: dict[str, Any], place: Place = 
         value = merged.get(name)
         if value is not None and not (_is_finite(value) and value > 0):
             raise RecipeError(
-                f"{place(name)}.{name}", value, "not a number above 0",
+                f"{place(name)}.{name}",
+                value,
+                "not a number above 0",
                 "give a number of steps, or a share of all steps below 1",
-            )  # fmt: skip
+            )
     for name in NUMBERS:
         value = merged.get(name, 0)
         if not (_is_finite(value) and value >= 0):
@@ -157,9 +175,11 @@ def _check_values(merged: dict[str, Any], given: dict[str, Any], place: Place = 
         }
         if name in counted and refused_by_trainer(rest) is None:
             raise RecipeError(
-                f"{place(name)}.{name}", given[name], f"refused by transformers ({reason})",
+                f"{place(name)}.{name}",
+                given[name],
+                f"refused by transformers ({reason})",
                 "install what it needs, give another value, or leave it out",
-            )  # fmt: skip
+            )
     raise RecipeError("training", None, f"refused by transformers ({reason})", "fix that argument")
 
 
@@ -211,19 +231,25 @@ def _check_names(
     for name in values:
         if name in MEASURED & reserved:
             raise RecipeError(
-                f"{place(name)}.{name}", values[name], "is set by the run itself",
+                f"{place(name)}.{name}",
+                values[name],
+                "is set by the run itself",
                 "use `evaluations_per_epoch` and `patience`: the dev set is measured, and a checkpoint kept, so often",
-            )  # fmt: skip
+            )
         if name in SENDING:
             raise RecipeError(
-                f"{place(name)}.{name}", values[name], "would send the model to a hub while it is trained",
+                f"{place(name)}.{name}",
+                values[name],
+                "would send the model to a hub while it is trained",
                 "leave it out, and upload the finished folder student/final yourself",
-            )  # fmt: skip
+            )
         if name in reserved:
             raise RecipeError(
-                f"{place(name)}.{name}", values[name], "is set by the run itself",
+                f"{place(name)}.{name}",
+                values[name],
+                "is set by the run itself",
                 "leave it out; `output` and `seed` are keys of the recipe, and the same command resumes",
-            )  # fmt: skip
+            )
         if name in unused:
             raise RecipeError(f"{place(name)}.{name}", values[name], "does not apply here", "leave it out")
         if name not in fields:
@@ -276,7 +302,8 @@ def _shared_out(values: dict[str, Any], processes: int) -> dict[str, Any]:
         if values[name] % processes == 0:
             return {name: values[name] // processes}
     raise RecipeError(
-        f"training.{names[0]}", values[names[0]],
+        f"training.{names[0]}",
+        values[names[0]],
         f"a step's {values[names[0]]} x {values[names[1]]} examples cannot be shared by {processes} processes",
         f"choose a multiple of {processes}, or another number of processes",
-    )  # fmt: skip
+    )

@@ -103,10 +103,11 @@ def explain_pickles(checkpoint: Path | None) -> Iterator[None]:
         if checkpoint is None:
             raise
         raise RunFolderError(
-            str(checkpoint), None,
+            str(checkpoint),
+            None,
             f"holds a state of training that is refused ({' '.join(str(error).split())[:160]})",
             "remove that folder and run the same command again: training goes on from the checkpoint before",
-        ) from error  # fmt: skip
+        ) from error
 
 
 def _files(checkpoint: Path) -> list[str]:

@@ -129,9 +129,13 @@ class MaskedTexts:
         """The text at a row of the examples, masked for an epoch."""
         # A seed of its own for every epoch; far from those of other seeds.
         return mask_texts(
-            self.examples.texts(np.array([row])), [int(self.ids[row])], self.tokenizer,
-            max_length=self.max_length, masking=self.masking, seed=self.seed + (epoch << 32),
-        )[0]  # fmt: skip
+            self.examples.texts(np.array([row])),
+            [int(self.ids[row])],
+            self.tokenizer,
+            max_length=self.max_length,
+            masking=self.masking,
+            seed=self.seed + (epoch << 32),
+        )[0]
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -219,8 +223,11 @@ class LanguageSampler(Sampler[tuple[int, int, int]]):
         seed: int,
     ) -> None:
         self.lengths, self.batch_size, self.num_batches, self.seed = (
-            list(lengths), batch_size, num_batches, seed,
-        )  # fmt: skip
+            list(lengths),
+            batch_size,
+            num_batches,
+            seed,
+        )
         self.edges = np.cumsum(probabilities)
         self.edges[-1] = 1.0
 

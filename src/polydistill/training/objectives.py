@@ -171,9 +171,14 @@ class StoredLabels(Labels):
         each = self.scale(progress) * counts.processes / counts.masked
         with torch.autocast(features.device.type, enabled=False), record_function(LOSS):
             result = sparse_soft_cross_entropy(
-                features, weight, bias, ids, target * each,
-                tail=share[:, 0] * tail * each if bucket else None, top=slice(1, None),
-            )  # fmt: skip
+                features,
+                weight,
+                bias,
+                ids,
+                target * each,
+                tail=share[:, 0] * tail * each if bucket else None,
+                top=slice(1, None),
+            )
             mlm = -result.logprobs[:, 0]
             # An empty slot of a draw has probability zero, and its piece any log-probability.
             kd = -(soft * result.logprobs[:, 1:]).sum(-1)
@@ -262,9 +267,14 @@ class LiveTeachers(Labels):
         each = counts.processes / counts.masked
         with torch.autocast(features.device.type, enabled=False), record_function(LOSS):
             result = live_distillation(
-                OutputLayer(features.index_select(0, order), *head), theirs, gold, share * each,
-                (1 - share) * each, temperature=self.temperature, masked=torch.ones_like(gold, dtype=torch.bool),
-            )  # fmt: skip
+                OutputLayer(features.index_select(0, order), *head),
+                theirs,
+                gold,
+                share * each,
+                (1 - share) * each,
+                temperature=self.temperature,
+                masked=torch.ones_like(gold, dtype=torch.bool),
+            )
         loss = share * result.kd + (1 - share) * result.mlm
         return result.loss, self.sums(result.mlm, result.kd, loss, language)
 
@@ -340,8 +350,10 @@ class LiveTeacher:
                 theirs, their_states, their_relations = self.read(seen, chosen)
         sums = torch.zeros(len(NAMES), dtype=torch.float64, device=features.device)
         with torch.autocast(features.device.type, enabled=False), record_function(LOSS):
-            share = {"kd": weights["kd"] / (counts.attended if everywhere else counts.masked),
-                     "mlm": weights["mlm"] / counts.masked}  # fmt: skip
+            share = {
+                "kd": weights["kd"] / (counts.attended if everywhere else counts.masked),
+                "mlm": weights["mlm"] / counts.masked,
+            }
             total, sums[0], sums[1] = self._predictions(
                 OutputLayer(features, *head), theirs, batch, chosen, share, with_kd=with_kd
             )
@@ -383,9 +395,14 @@ class LiveTeacher:
         masked[positions] = True
         masked = masked[chosen]
         found = live_distillation(
-            ours, theirs, golden[chosen], torch.ones(len(chosen), device=gold.device) * share["kd"],
-            masked * share["mlm"], temperature=self.losses.temperature, masked=masked,
-        )  # fmt: skip
+            ours,
+            theirs,
+            golden[chosen],
+            torch.ones(len(chosen), device=gold.device) * share["kd"],
+            masked * share["mlm"],
+            temperature=self.losses.temperature,
+            masked=masked,
+        )
         return found.loss, found.kd.sum(), found.mlm.sum()
 
     def means(self, sums: Sequence[float], progress: Progress) -> dict[str, float]:

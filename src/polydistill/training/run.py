@@ -59,11 +59,16 @@ class EarlyStopping:
         """Of TrainingArguments; a checkpoint comes with every measurement, for the best has to be there at the end."""
         every = max(1, max_steps // self.evaluations)
         return {
-            "eval_strategy": "steps", "eval_steps": every, "save_strategy": "steps", "save_steps": every,
-            "load_best_model_at_end": True, "metric_for_best_model": "eval_loss", "greater_is_better": False,
+            "eval_strategy": "steps",
+            "eval_steps": every,
+            "save_strategy": "steps",
+            "save_steps": every,
+            "load_best_model_at_end": True,
+            "metric_for_best_model": "eval_loss",
+            "greater_is_better": False,
             # The count of measurements without a better one goes on after a crash.
             "restore_callback_states_from_checkpoint": True,
-        }  # fmt: skip
+        }
 
 
 def train(
@@ -155,13 +160,17 @@ def _load_weights(model: Any, checkpoint: Path) -> None:
     file = checkpoint / "model.safetensors"
     if not file.is_file():
         raise RunFolderError(
-            "output", str(checkpoint), "the best checkpoint of the training is gone",
+            "output",
+            str(checkpoint),
+            "the best checkpoint of the training is gone",
             "remove its folder `checkpoints` and run again: this model is then trained anew",
-        )  # fmt: skip
+        )
     fault = fault_of(checkpoint)
     if fault is not None:
         raise RunFolderError(
-            "output", str(checkpoint), f"the best checkpoint of the training is damaged: {fault}",
+            "output",
+            str(checkpoint),
+            f"the best checkpoint of the training is damaged: {fault}",
             "remove its folder `checkpoints` and run again: this model is then trained anew",
-        )  # fmt: skip
+        )
     load_model(model, file)

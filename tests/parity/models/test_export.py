@@ -166,8 +166,14 @@ def test_int8_keeps_one_table_in_eight_bits_and_nearly_the_logits(bert) -> None:
     weights = onnx.load(small).graph.initializer
     tables = [(one.name, one.data_type) for one in weights if sorted(one.dims) == [32, ROWS]]
     assert [kind for _, kind in tables] == [onnx.TensorProto.INT8]
-    assert not [one.name for one in weights if len(one.dims) == 2 and min(one.dims) > 20
-                and one.data_type == onnx.TensorProto.FLOAT and 80 not in one.dims]  # fmt: skip
+    assert not [
+        one.name
+        for one in weights
+        if len(one.dims) == 2
+        and min(one.dims) > 20
+        and one.data_type == onnx.TensorProto.FLOAT
+        and 80 not in one.dims
+    ]
     ids, attention = padded([17, 9, 12])
     with torch.no_grad():
         own = model(input_ids=ids, attention_mask=attention).logits[attention.bool()]

@@ -14,15 +14,34 @@ from polydistill.models.extract import (
 )
 from polydistill.models.trim import trim_model
 
-SMALL = {"vocab_size": 90, "hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 48,
-         "max_position_embeddings": 40, "pad_token_id": 0}  # fmt: skip
+SMALL = {
+    "vocab_size": 90,
+    "hidden_size": 32,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 2,
+    "intermediate_size": 48,
+    "max_position_embeddings": 40,
+    "pad_token_id": 0,
+}
 ROLES = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
 ARCHITECTURES = {
-    "bert": {}, "roberta": {}, "xlm-roberta": {}, "electra": {"embedding_size": 16},
-    "modernbert": {"bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3, "local_attention": 4},
-    "distilbert": {"dim": 32, "n_layers": 4, "n_heads": 2, "hidden_dim": 48}, "deberta-v2": {}, "mpnet": {}, "camembert": {},
+    "bert": {},
+    "roberta": {},
+    "xlm-roberta": {},
+    "electra": {"embedding_size": 16},
+    "modernbert": {
+        "bos_token_id": 2,
+        "eos_token_id": 3,
+        "cls_token_id": 2,
+        "sep_token_id": 3,
+        "local_attention": 4,
+    },
+    "distilbert": {"dim": 32, "n_layers": 4, "n_heads": 2, "hidden_dim": 48},
+    "deberta-v2": {},
+    "mpnet": {},
+    "camembert": {},
     "roformer": {"embedding_size": 32},
-}  # fmt: skip
+}
 # RoBERTa's kind has two rows by default, one in the checkpoints that are published.
 WITH_TYPES = ("bert", "electra", "roberta", "xlm-roberta", "camembert")
 

@@ -16,14 +16,28 @@ from polydistill.padding import ROWS_MULTIPLE
 from polydistill.tokenization.load import load_tokenizer
 from polydistill.tokenization.union import unite
 
-SMALL = {"vocab_size": 90, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48,
-         "max_position_embeddings": 40, "pad_token_id": 0}  # fmt: skip
+SMALL = {
+    "vocab_size": 90,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 48,
+    "max_position_embeddings": 40,
+    "pad_token_id": 0,
+}
 ARCHITECTURES = {
-    "bert": {}, "roberta": {}, "xlm-roberta": {}, "electra": {"embedding_size": 16}, "albert": {"embedding_size": 16},
-    "modernbert": {"bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3}, "deberta-v2": {},
+    "bert": {},
+    "roberta": {},
+    "xlm-roberta": {},
+    "electra": {"embedding_size": 16},
+    "albert": {"embedding_size": 16},
+    "modernbert": {"bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3},
+    "deberta-v2": {},
     "roformer": {"embedding_size": 32},
-    "distilbert": {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 48}, "mpnet": {}, "camembert": {},
-}  # fmt: skip
+    "distilbert": {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 48},
+    "mpnet": {},
+    "camembert": {},
+}
 
 
 @pytest.mark.parametrize("model_type", ARCHITECTURES)
@@ -107,9 +121,12 @@ def test_students_of_several_architectures_load_again(tmp_path, model_type) -> N
 
 @pytest.mark.parametrize(
     ("model_type", "fields", "wanted"),
-    [("brt", {}, "student.model_type 'brt'"), ("bert", {"hiden_size": 3}, "student.config.hiden_size"),
-     ("bert", {"max_position_embeddings": 8}, "max_position_embeddings 8")],
-)  # fmt: skip
+    [
+        ("brt", {}, "student.model_type 'brt'"),
+        ("bert", {"hiden_size": 3}, "student.config.hiden_size"),
+        ("bert", {"max_position_embeddings": 8}, "max_position_embeddings 8"),
+    ],
+)
 def test_student_errors(model_type, fields, wanted) -> None:
     with pytest.raises(ModelError, match=wanted):
         student_config(model_type, fields, vocabulary_size=100, special_ids=SPECIALS, max_length=32)
@@ -129,11 +146,21 @@ def parts(teachers):
 def make_student(union, **fields):
     return build_student(
         student_config(
-            "bert", {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64,
-                     "max_position_embeddings": 64} | fields,
-            vocabulary_size=union.size, special_ids=union.special_ids, max_length=32,
-        ), seed=0,
-    )  # fmt: skip
+            "bert",
+            {
+                "hidden_size": 32,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 2,
+                "intermediate_size": 64,
+                "max_position_embeddings": 64,
+            }
+            | fields,
+            vocabulary_size=union.size,
+            special_ids=union.special_ids,
+            max_length=32,
+        ),
+        seed=0,
+    )
 
 
 @pytest.mark.parametrize("row_map", ["mean", "orthogonal", "least_squares"])

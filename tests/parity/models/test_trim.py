@@ -22,14 +22,25 @@ from polydistill.tokenization.selection import document_frequency, select
 from polydistill.tokenization.trim import compare_trimmed, trim_tokenizer
 from polydistill.tools.trim import trim_vocabulary
 
-SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48,
-         "max_position_embeddings": 40}  # fmt: skip
+SMALL = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 48,
+    "max_position_embeddings": 40,
+}
 ARCHITECTURES = {
-    "bert": {}, "distilbert": {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 48}, "roberta": {},
-    "xlm-roberta": {}, "electra": {"embedding_size": 16}, "albert": {"embedding_size": 16}, "modernbert": {},
-    "mobilebert": {"embedding_size": 16, "intra_bottleneck_size": 16, "true_hidden_size": 16}, "deberta-v2": {},
+    "bert": {},
+    "distilbert": {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 48},
+    "roberta": {},
+    "xlm-roberta": {},
+    "electra": {"embedding_size": 16},
+    "albert": {"embedding_size": 16},
+    "modernbert": {},
+    "mobilebert": {"embedding_size": 16, "intra_bottleneck_size": 16, "true_hidden_size": 16},
+    "deberta-v2": {},
     "mpnet": {},
-}  # fmt: skip
+}
 IDS = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2, "cls_token_id": 0, "sep_token_id": 2}
 
 

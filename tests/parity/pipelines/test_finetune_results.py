@@ -23,9 +23,13 @@ def summary(tmp_path, folders, accuracy: dict[str, dict[str, tuple[float, ...]]]
     for language in languages[1:]:
         tasks["topic"]["data"][language] = tasks["topic"]["data"][languages[0]]
     values = recipe_values(
-        tmp_path, dict.fromkeys(accuracy, folders["en"]), tasks,
-        num_seeds=len(accuracy[next(iter(accuracy))][languages[0]]), bootstrap_samples=2000, **more,
-    )  # fmt: skip
+        tmp_path,
+        dict.fromkeys(accuracy, folders["en"]),
+        tasks,
+        num_seeds=len(accuracy[next(iter(accuracy))][languages[0]]),
+        bootstrap_samples=2000,
+        **more,
+    )
     recipe = parse_recipe(values)
     jobs = all_jobs(recipe, read_tasks(recipe))
     results = Results(recipe, len(jobs), [])
@@ -49,10 +53,11 @@ def summary(tmp_path, folders, accuracy: dict[str, dict[str, tuple[float, ...]]]
 
 def test_rdt_is_negative_where_the_student_is_worse_and_averaged_over_languages(tmp_path, teachers) -> None:
     found = summary(
-        tmp_path, teachers,
+        tmp_path,
+        teachers,
         {"student": {"en": (0.6, 0.6), "ru": (0.9, 0.9)}, "teacher": {"en": (0.8, 0.8), "ru": (0.75, 0.75)}},
         teachers={"en": "teacher", "ru": "teacher"},
-    )  # fmt: skip
+    )
     rdt = found["rdt"]["topic"]["accuracy"]["student"]
     assert rdt["en"]["value"] == pytest.approx(-25)
     assert rdt["ru"]["value"] == pytest.approx(20)
@@ -61,8 +66,12 @@ def test_rdt_is_negative_where_the_student_is_worse_and_averaged_over_languages(
     assert rdt["en"]["high"] < 0 < rdt["ru"]["low"]
     assert (rdt["en"]["verdict"], rdt["ru"]["verdict"]) == ("below", "within")
     assert found["rdt_average"]["student"] | {"low": 0, "high": 0, "verdict": ""} == {
-        "value": pytest.approx(-2.5), "low": 0, "high": 0, "verdict": "", "tasks": 1,
-    }  # fmt: skip
+        "value": pytest.approx(-2.5),
+        "low": 0,
+        "high": 0,
+        "verdict": "",
+        "tasks": 1,
+    }
     assert "teacher" not in found["rdt"]["topic"]["accuracy"]
     cell = found["summary"]["topic"]["accuracy"]["student"]["en"]
     assert (cell["mean"], cell["deviation"], cell["seeds"], cell["items"]) == (0.6, 0, 2, ITEMS)
@@ -88,9 +97,11 @@ def test_seeds_that_differ_widen_every_interval(tmp_path, teachers) -> None:
 def test_a_teacher_that_learned_nothing_leaves_its_language_out(tmp_path, teachers, base) -> None:
     """A student's 0.0 beside a teacher's 0.003 is no RDT of -100 %."""
     found = summary(
-        tmp_path, teachers, {"student": {"en": (0.6,), "ru": (0.0,)}, "teacher": {"en": (0.5,), "ru": (base,)}},
+        tmp_path,
+        teachers,
+        {"student": {"en": (0.6,), "ru": (0.0,)}, "teacher": {"en": (0.5,), "ru": (base,)}},
         baseline="teacher",
-    )  # fmt: skip
+    )
     rdt = found["rdt"]["topic"]["accuracy"]["student"]
     assert rdt["ru"] == {"teacher": "teacher", "value": None, "base": base}
     assert (rdt["all"]["value"], rdt["all"]["languages"]) == (pytest.approx(20), 1)

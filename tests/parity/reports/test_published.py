@@ -40,8 +40,12 @@ def test_the_average_over_all_languages_is_that_of_the_groups(table) -> None:
 
 def measured(models: list[str]) -> tuple[dict, dict]:
     """D and probes that say which model, group and kind they are."""
-    summary = {"D": {m: {g: {"value": (i + 1) / 100 + j / 1000} for j, g in enumerate(("low", "high", "all"))}
-                     for i, m in enumerate(models)}}  # fmt: skip
+    summary = {
+        "D": {
+            m: {g: {"value": (i + 1) / 100 + j / 1000} for j, g in enumerate(("low", "high", "all"))}
+            for i, m in enumerate(models)
+        }
+    }
     kinds = {"in_language": {"mean": 0.5}, "zero_shot": {"mean": 0.25}}
     probes = {"pos": {"accuracy": {m: dict.fromkeys(("low", "high", "all"), kinds) for m in models}}}
     return summary, probes
@@ -51,9 +55,10 @@ def test_this_run_stands_beside_the_paper_where_it_has_its_languages() -> None:
     table = TABLES[0]
     languages = [language for some in table["groups"].values() for language in some]
     recipe = {
-        "languages": dict.fromkeys(languages), "groups": dict(table["groups"]),
+        "languages": dict.fromkeys(languages),
+        "groups": dict(table["groups"]),
         "students": {"ours": {}, "mine": {}, "HL": {}},
-    }  # fmt: skip
+    }
     found = published_beside(recipe, *measured(["ours", "mine", "HL"]))
     assert found["models"] == ["HL", "ours"]
     rows = {(row["name"], row["group"]): row["cells"] for row in found["rows"]}

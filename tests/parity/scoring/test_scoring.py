@@ -101,9 +101,17 @@ def test_predictions_do_not_depend_on_chunks(teachers, monkeypatch, sampling) ->
 
     def predicted(**keywords):
         found = predict(
-            model, examples, ids=[1, 2, 3], pad_id=0, vocabulary_size=size, top_k=6, sampling=sampling,
-            dtype=torch.float32, seed=0, **keywords,
-        )  # fmt: skip
+            model,
+            examples,
+            ids=[1, 2, 3],
+            pad_id=0,
+            vocabulary_size=size,
+            top_k=6,
+            sampling=sampling,
+            dtype=torch.float32,
+            seed=0,
+            **keywords,
+        )
         assert [len(one.gold_logprobs) for one in found] == [5, 9, 3]
         return [np.concatenate([getattr(one, name) for one in found]) for name in found[0].__annotations__]
 

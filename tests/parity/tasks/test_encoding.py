@@ -134,10 +134,18 @@ def test_the_best_span_is_that_of_all_pairs() -> None:
 
 
 ARCHITECTURES = {
-    "bert": {"intermediate_size": 32}, "roberta": {"intermediate_size": 32, "type_vocab_size": 1, "pad_token_id": 0, "max_position_embeddings": 66},
-    "electra": {"intermediate_size": 32, "embedding_size": 16}, "albert": {"intermediate_size": 32, "embedding_size": 16},
-    "distilbert": {"dim": 32, "hidden_dim": 32, "n_layers": 1, "n_heads": 2}, "modernbert": {"intermediate_size": 32},
-}  # fmt: skip
+    "bert": {"intermediate_size": 32},
+    "roberta": {
+        "intermediate_size": 32,
+        "type_vocab_size": 1,
+        "pad_token_id": 0,
+        "max_position_embeddings": 66,
+    },
+    "electra": {"intermediate_size": 32, "embedding_size": 16},
+    "albert": {"intermediate_size": 32, "embedding_size": 16},
+    "distilbert": {"dim": 32, "hidden_dim": 32, "n_layers": 1, "n_heads": 2},
+    "modernbert": {"intermediate_size": 32},
+}
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -145,9 +153,21 @@ def test_a_folder_of_any_architecture_gets_each_head_from_the_seed(tmp_path, tea
     """An MLM's folder has neither pooler nor head: the encoder's weights are the folder's, the rest the seed's."""
     tokenizer = load_tokenizer(str(teachers["en"]))
     config = AutoConfig.for_model(
-        architecture, vocab_size=tokenizer.size, hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
-        **{"max_position_embeddings": 64, "pad_token_id": 0, "cls_token_id": 2, "sep_token_id": 3, "bos_token_id": 2, "eos_token_id": 3} | ARCHITECTURES[architecture],
-    )  # fmt: skip
+        architecture,
+        vocab_size=tokenizer.size,
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        **{
+            "max_position_embeddings": 64,
+            "pad_token_id": 0,
+            "cls_token_id": 2,
+            "sep_token_id": 3,
+            "bos_token_id": 2,
+            "eos_token_id": 3,
+        }
+        | ARCHITECTURES[architecture],
+    )
     torch.manual_seed(0)
     base = AutoModelForMaskedLM.from_config(config)
     base.save_pretrained(tmp_path)
@@ -175,9 +195,21 @@ def test_a_head_that_comes_with_the_folder_is_drawn_anew(tmp_path, teachers, arc
     """Of a training before, whose labels may be in another order, or be others: each seed has a head of its own."""
     tokenizer = load_tokenizer(str(teachers["en"]))
     config = AutoConfig.for_model(
-        architecture, vocab_size=tokenizer.size, hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
-        **{"max_position_embeddings": 64, "pad_token_id": 0, "cls_token_id": 2, "sep_token_id": 3, "bos_token_id": 2, "eos_token_id": 3} | ARCHITECTURES[architecture],
-    )  # fmt: skip
+        architecture,
+        vocab_size=tokenizer.size,
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        **{
+            "max_position_embeddings": 64,
+            "pad_token_id": 0,
+            "cls_token_id": 2,
+            "sep_token_id": 3,
+            "bos_token_id": 2,
+            "eos_token_id": 3,
+        }
+        | ARCHITECTURES[architecture],
+    )
     config.num_labels = 3
     torch.manual_seed(0)
     tuned = AutoModelForSequenceClassification.from_config(config)
@@ -220,9 +252,12 @@ def test_random_weights_are_the_architecture_s_own_and_drawn_by_the_seed(tmp_pat
         values["models"] = {"a": {"model": str(teachers["en"]), "weights": weights}}
         recipe = parse_recipe(values)
         (job,) = all_jobs(recipe, read_tasks(recipe))
-        assert torch.equal(job.load().state_dict()[key], load_with_head(
-            str(teachers["en"]), "ner", num_labels=7, seed=0, random=weights == "random",
-        ).state_dict()[key])  # fmt: skip
+        assert torch.equal(
+            job.load().state_dict()[key],
+            load_with_head(
+                str(teachers["en"]), "ner", num_labels=7, seed=0, random=weights == "random"
+            ).state_dict()[key],
+        )
         names[weights] = job.inputs["weights"]
     assert names["random"].startswith("random ")
     assert names["trained"] != names["random"]
@@ -313,16 +348,31 @@ def test_training_stops_when_the_dev_set_says_so_and_names_the_best_checkpoint(t
     scores = iter([0.1, 0.9, 0.9, 0.2, 1.0])
     reader = coder("pairs", teachers["en"], ["no", "yes"])
     made = reader.encode([LabelledText(("the house", "of that"), "yes")] * 4)
-    arguments = check_finetuning({
-        "learning_rate": 1e-3, "num_train_epochs": 5, "warmup_steps": 0.1, "per_device_train_batch_size": 2, "bf16": False,
-    })  # fmt: skip
+    arguments = check_finetuning(
+        {
+            "learning_rate": 1e-3,
+            "num_train_epochs": 5,
+            "warmup_steps": 0.1,
+            "per_device_train_batch_size": 2,
+            "bf16": False,
+        }
+    )
     said: list[str] = []
 
     def tune() -> dict:
         return fine_tune(
-            load_with_head(str(teachers["en"]), "pairs", num_labels=2, seed=0), made, folder=tmp_path, arguments=arguments,
-            measure=lambda model: next(scores), patience=2, evaluations_per_epoch=1, max_length=32, pad_id=0, seed=0, say=said.append,
-        )  # fmt: skip
+            load_with_head(str(teachers["en"]), "pairs", num_labels=2, seed=0),
+            made,
+            folder=tmp_path,
+            arguments=arguments,
+            measure=lambda model: next(scores),
+            patience=2,
+            evaluations_per_epoch=1,
+            max_length=32,
+            pad_id=0,
+            seed=0,
+            say=said.append,
+        )
 
     record = tune()
     assert (record["best"], record["score"], record["steps"], record["max_steps"]) == (
@@ -343,13 +393,28 @@ def test_patience_begins_with_the_first_score(tmp_path, teachers) -> None:
     scores = iter([0.0, 0.0, 0.0, 0.4, 0.3, 0.3])
     reader = coder("pairs", teachers["en"], ["no", "yes"])
     made = reader.encode([LabelledText(("the house", "of that"), "yes")] * 2)
-    arguments = check_finetuning({
-        "learning_rate": 1e-3, "num_train_epochs": 9, "warmup_steps": 0.1, "per_device_train_batch_size": 2, "bf16": False,
-    })  # fmt: skip
+    arguments = check_finetuning(
+        {
+            "learning_rate": 1e-3,
+            "num_train_epochs": 9,
+            "warmup_steps": 0.1,
+            "per_device_train_batch_size": 2,
+            "bf16": False,
+        }
+    )
     record = fine_tune(
-        load_with_head(str(teachers["en"]), "pairs", num_labels=2, seed=0), made, folder=tmp_path, arguments=arguments,
-        measure=lambda model: next(scores), patience=2, evaluations_per_epoch=1, max_length=32, pad_id=0, seed=0, say=print,
-    )  # fmt: skip
+        load_with_head(str(teachers["en"]), "pairs", num_labels=2, seed=0),
+        made,
+        folder=tmp_path,
+        arguments=arguments,
+        measure=lambda model: next(scores),
+        patience=2,
+        evaluations_per_epoch=1,
+        max_length=32,
+        pad_id=0,
+        seed=0,
+        say=print,
+    )
     assert (record["score"], record["step"], record["steps"]) == (0.4, 4, 6)
 
 
@@ -358,14 +423,29 @@ def test_a_fine_tuning_whose_loss_is_not_finite_stops_and_keeps_its_batch(tmp_pa
     made = reader.encode([LabelledText(("the house", "of that"), "yes")] * 4)
     model = load_with_head(str(teachers["en"]), "pairs", num_labels=2, seed=0)
     torch.nn.init.constant_(model.classifier.bias, float("nan"))
-    arguments = check_finetuning({
-        "learning_rate": 1e-3, "num_train_epochs": 1, "warmup_steps": 0.1, "per_device_train_batch_size": 2, "bf16": False,
-    })  # fmt: skip
+    arguments = check_finetuning(
+        {
+            "learning_rate": 1e-3,
+            "num_train_epochs": 1,
+            "warmup_steps": 0.1,
+            "per_device_train_batch_size": 2,
+            "bf16": False,
+        }
+    )
     with pytest.raises(NumericsError, match="the loss is nan at step 0; that batch"):
         fine_tune(
-            model, made, folder=tmp_path / "checkpoints", arguments=arguments, measure=lambda model: 0.0, patience=2,
-            evaluations_per_epoch=1, max_length=32, pad_id=0, seed=0, say=print,
-        )  # fmt: skip
+            model,
+            made,
+            folder=tmp_path / "checkpoints",
+            arguments=arguments,
+            measure=lambda model: 0.0,
+            patience=2,
+            evaluations_per_epoch=1,
+            max_length=32,
+            pad_id=0,
+            seed=0,
+            say=print,
+        )
     batch = load_file(tmp_path / "nonfinite-step-0" / "batch-0.safetensors")
     assert batch["input_ids"][0].tolist() == made[0]["input_ids"]
     assert batch["labels"].tolist() == [made[0]["labels"]] * 2

@@ -123,10 +123,14 @@ def probe_values(teachers, tmp_path) -> dict:
                 data[split] = str(path)
             tasks[task][language] = data
     return {
-        "recipe": "probe", "name": "p", "output": str(tmp_path / "run"), "tasks": tasks, "groups": {"low": ["ru"]},
+        "recipe": "probe",
+        "name": "p",
+        "output": str(tmp_path / "run"),
+        "tasks": tasks,
+        "groups": {"low": ["ru"]},
         "models": {"english": str(teachers["en"]), "russian": str(teachers["ru"])},
         "probing": {"num_seeds": 2, "batch_size": 32, "precision": "float32"},
-    }  # fmt: skip
+    }
 
 
 def test_a_probe_run_finds_what_can_be_found_and_does_nothing_twice(probe_values) -> None:
@@ -220,10 +224,11 @@ def test_words_of_a_byte_level_tokenizer_are_those_of_the_text(tmp_path) -> None
     backend.train_from_iterator(
         [" ".join(sentence)] * 9,
         trainers.BpeTrainer(
-            vocab_size=300, special_tokens=["<pad>", "<unk>", "<s>", "</s>", "<mask>"],
+            vocab_size=300,
+            special_tokens=["<pad>", "<unk>", "<s>", "</s>", "<mask>"],
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         ),
-    )  # fmt: skip
+    )
     tokenizer = LoadedTokenizer("t", backend, roles, 64)
     assert tokenizer.kind == "byte_level"
     window = split_into_windows([sentence], tokenizer, 64)[0]

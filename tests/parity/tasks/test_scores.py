@@ -77,9 +77,11 @@ def test_classes_score_as_scikit_learn_says_also_in_a_sample() -> None:
 
 # SQuAD v1.1 and MLQA, from their definitions: lower case; punctuation out; articles out; blanks joined.
 MLQA_ARTICLES = {
-    "en": "a an the", "es": "un una unos unas el la los las", "vi": "của là cái chiếc những",
+    "en": "a an the",
+    "es": "un una unos unas el la los las",
+    "vi": "của là cái chiếc những",
     "de": "ein eine einen einem eines einer der die das den dem des",
-}  # fmt: skip
+}
 
 
 def oracle_words(text: str, language: str, mlqa: bool) -> list[str]:

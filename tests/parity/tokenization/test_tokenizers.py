@@ -173,11 +173,26 @@ def test_a_folder_with_half_a_tokenizer_is_refused(teachers, tmp_path) -> None:
 
 
 PUBLISHED = {
-    "bert-uncased-en": True, "bert-cased-en": False, "bert-chinese": True, "mbert-cased": False, "beto-cased-es": False,
-    "beto-uncased-es": True, "koelectra-ko": False, "alephbert-he": False, "distilbert-jp": False, "ernie3-zh-40k": True,
-}  # fmt: skip
-LANGUAGE = {"bert-chinese": "zh", "beto-cased-es": "es", "beto-uncased-es": "es", "koelectra-ko": "ko", "alephbert-he": "he",
-            "distilbert-jp": "zh", "ernie3-zh-40k": "zh"}  # fmt: skip
+    "bert-uncased-en": True,
+    "bert-cased-en": False,
+    "bert-chinese": True,
+    "mbert-cased": False,
+    "beto-cased-es": False,
+    "beto-uncased-es": True,
+    "koelectra-ko": False,
+    "alephbert-he": False,
+    "distilbert-jp": False,
+    "ernie3-zh-40k": True,
+}
+LANGUAGE = {
+    "bert-chinese": "zh",
+    "beto-cased-es": "es",
+    "beto-uncased-es": "es",
+    "koelectra-ko": "ko",
+    "alephbert-he": "he",
+    "distilbert-jp": "zh",
+    "ernie3-zh-40k": "zh",
+}
 
 
 def published(shared: Path, name: str) -> list[str]:

@@ -68,9 +68,15 @@ class Lengths:
         positions = np.arange(1, length, 7)
         none = np.zeros((len(positions), 0))
         return TrainingExample(
-            language, np.full(length, 6), positions, np.full(len(positions), 7), none.astype(np.int64),
-            none.astype(np.float32), row, epoch,
-        )  # fmt: skip
+            language,
+            np.full(length, 6),
+            positions,
+            np.full(len(positions), 7),
+            none.astype(np.int64),
+            none.astype(np.float32),
+            row,
+            epoch,
+        )
 
 
 def test_every_token_weighs_the_same_in_texts_of_all_lengths(tmp_path, monkeypatch) -> None:
@@ -106,9 +112,17 @@ def test_every_token_weighs_the_same_in_texts_of_all_lengths(tmp_path, monkeypat
         {"max_steps": 200, "per_device_train_batch_size": 32, "report_to": [], "save_strategy": "no"}
     )
     train(
-        make_model(), {"a": data}, [1.0], folder=tmp_path, arguments=values,
-        objective=Recorded(Distillation(labels="gold"), ["a"]), pad_id=0, max_length=512, seed=0, say=lambda line: None,
-    )  # fmt: skip
+        make_model(),
+        {"a": data},
+        [1.0],
+        folder=tmp_path,
+        arguments=values,
+        objective=Recorded(Distillation(labels="gold"), ["a"]),
+        pad_id=0,
+        max_length=512,
+        seed=0,
+        say=lambda line: None,
+    )
     relative = weights / tokens / (weights.sum() / tokens.sum())
     assert np.all((relative > 0.95) & (relative < 1.05)), relative
     # Most steps see most lengths, so that a step is no sample of one kind of text.
@@ -175,9 +189,17 @@ def test_a_step_without_a_masked_token_changes_nothing(tmp_path) -> None:
         {"max_steps": 2, "per_device_train_batch_size": 4, "report_to": [], "weight_decay": 0, "bf16": False}
     )
     log = train(
-        model, {"a": Bare(8, 1)}, [1.0], folder=tmp_path, arguments=values, objective=StoredLabels(Distillation(), ["a"]), pad_id=0,
-        max_length=64, seed=7, say=lambda line: None,
-    )  # fmt: skip
+        model,
+        {"a": Bare(8, 1)},
+        [1.0],
+        folder=tmp_path,
+        arguments=values,
+        objective=StoredLabels(Distillation(), ["a"]),
+        pad_id=0,
+        max_length=64,
+        seed=7,
+        say=lambda line: None,
+    )
     assert log[0]["loss"] == 0
     assert difference(model, make_model()) == 0
 

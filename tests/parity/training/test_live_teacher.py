@@ -29,14 +29,30 @@ def make_teacher(**fields):
 def trained(folder, *, steps=1, teacher=None, losses=None, student=None, **arguments):
     model = student or make_model()
     values = check_arguments(
-        {"max_steps": steps, "per_device_train_batch_size": 8, "logging_steps": 1, "save_steps": 100, "report_to": [],
-         "bf16": False, "learning_rate": 1e-2} | arguments
-    )  # fmt: skip
+        {
+            "max_steps": steps,
+            "per_device_train_batch_size": 8,
+            "logging_steps": 1,
+            "save_steps": 100,
+            "report_to": [],
+            "bf16": False,
+            "learning_rate": 1e-2,
+        }
+        | arguments
+    )
     live = LiveTeacher(teacher or make_teacher(), Losses.model_validate(losses or {}), torch.float32)
     log = train(
-        model, {"a": ROWS[0]}, [1.0], folder=folder, arguments=values, objective=live, pad_id=0, max_length=64, seed=7,
+        model,
+        {"a": ROWS[0]},
+        [1.0],
+        folder=folder,
+        arguments=values,
+        objective=live,
+        pad_id=0,
+        max_length=64,
+        seed=7,
         say=lambda line: None,
-    )  # fmt: skip
+    )
     return model, log
 
 
@@ -67,10 +83,12 @@ def dense(student, teacher, batch, heads=2):
         each = (logprobs[1].exp() * (logprobs[1] - logprobs[0])).nan_to_num(0.0).sum(-1).mean(1)
         relation = relation + each.flatten()[attended].mean()
     return {
-        "attended": 4 * divergence[attended].mean(), "masked": 4 * divergence[masked].mean(),
+        "attended": 4 * divergence[attended].mean(),
+        "masked": 4 * divergence[masked].mean(),
         "mlm": functional.cross_entropy(flat[0][batch["positions"]], batch["ids"][:, 0]),
-        "cosine": functional.cosine_embedding_loss(*hidden, ones), "relation": relation,
-    }  # fmt: skip
+        "cosine": functional.cosine_embedding_loss(*hidden, ones),
+        "relation": relation,
+    }
 
 
 @pytest.mark.parametrize("positions", ["attended", "masked"])
@@ -90,9 +108,10 @@ def test_the_first_loss_is_the_dense_formula(tmp_path, positions) -> None:
     masked, tokens = len(batch["positions"]) / size.masked, int(batch["attention_mask"].sum()) / size.tokens
     seen = tokens if positions == "attended" else masked
     total = (
-        5 * wanted[positions] * seen + 2 * wanted["mlm"] * masked
+        5 * wanted[positions] * seen
+        + 2 * wanted["mlm"] * masked
         + (wanted["cosine"] + 3 * wanted["relation"]) * tokens
-    )  # fmt: skip
+    )
     assert abs(masked - 1) > 0.01
     assert abs(tokens - 1) > 0.01
     assert log[0]["loss"] == pytest.approx(total.item(), abs=2e-3)

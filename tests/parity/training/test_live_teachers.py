@@ -31,20 +31,40 @@ def trained(
 ):
     model = make_model()
     values = check_arguments(
-        {"max_steps": steps, "per_device_train_batch_size": 8, "logging_steps": 1, "save_steps": 100, "report_to": [],
-         "bf16": False, "learning_rate": 1e-2} | arguments
-    )  # fmt: skip
+        {
+            "max_steps": steps,
+            "per_device_train_batch_size": 8,
+            "logging_steps": 1,
+            "save_steps": 100,
+            "report_to": [],
+            "bf16": False,
+            "learning_rate": 1e-2,
+        }
+        | arguments
+    )
     settings = Distillation(labels=labels, teacher_weight=weight, schedule="constant")
     objective = StoredLabels(settings, list(ROWS))
     if teachers:
         objective = LiveTeachers(
-            settings, list(ROWS), teachers=[make_teacher(5), make_teacher(6)], temperature=temperature,
+            settings,
+            list(ROWS),
+            teachers=[make_teacher(5), make_teacher(6)],
+            temperature=temperature,
             dtype=torch.float32,
-        )  # fmt: skip
+        )
     log = train(
-        model, ROWS, [0.5, 0.5], folder=folder, arguments=values, pad_id=0, max_length=64, seed=7,
-        objective=objective, say=lambda line: None, stopping=stopping,
-    )  # fmt: skip
+        model,
+        ROWS,
+        [0.5, 0.5],
+        folder=folder,
+        arguments=values,
+        pad_id=0,
+        max_length=64,
+        seed=7,
+        objective=objective,
+        say=lambda line: None,
+        stopping=stopping,
+    )
     return model, log
 
 
@@ -101,9 +121,14 @@ def test_the_held_out_loss_is_a_mean_over_tokens_whatever_the_batches(tmp_path) 
     for size in (1, 5, 12):
         stopping = EarlyStopping(held_out(), patience=9, evaluations=1)
         model, log = trained(
-            tmp_path / str(size), steps=1, labels="gold", teachers=False, stopping=stopping,
-            learning_rate=0.0, per_device_eval_batch_size=size,
-        )  # fmt: skip
+            tmp_path / str(size),
+            steps=1,
+            labels="gold",
+            teachers=False,
+            stopping=stopping,
+            learning_rate=0.0,
+            per_device_eval_batch_size=size,
+        )
         found += [entry["eval_loss"] for entry in log if "eval_loss" in entry]
     assert found == [pytest.approx(held_out_loss(model), abs=1e-5)] * 3
     each = []

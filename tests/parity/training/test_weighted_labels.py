@@ -18,14 +18,29 @@ ROWS = Rows(40, 1)
 
 def trained(folder, losses, *, steps=1):
     values = check_arguments(
-        {"max_steps": steps, "per_device_train_batch_size": 8, "logging_steps": 1, "save_steps": 100, "report_to": [],
-         "bf16": False, "learning_rate": 1e-2}
-    )  # fmt: skip
+        {
+            "max_steps": steps,
+            "per_device_train_batch_size": 8,
+            "logging_steps": 1,
+            "save_steps": 100,
+            "report_to": [],
+            "bf16": False,
+            "learning_rate": 1e-2,
+        }
+    )
     chosen = Losses.model_validate({"predictions": "stored"} | losses)
     return train(
-        make_model(), {"a": ROWS}, [1.0], folder=folder, arguments=values, objective=WeightedLabels(chosen, "a"),
-        pad_id=0, max_length=64, seed=7, say=lambda line: None,
-    )  # fmt: skip
+        make_model(),
+        {"a": ROWS},
+        [1.0],
+        folder=folder,
+        arguments=values,
+        objective=WeightedLabels(chosen, "a"),
+        pad_id=0,
+        max_length=64,
+        seed=7,
+        say=lambda line: None,
+    )
 
 
 @pytest.mark.parametrize("tail", ["renormalise", "bucket", "raw"])

@@ -30,10 +30,14 @@ def split(files: list[list[str]]) -> tuple[set[str], set[str]]:
         # Nothing held out of so little: the files are there all the same.
         with contextlib.suppress(CorpusError):
             build_corpus(
-                root / "c", sources=[Source(path=str(root / f"{index}.txt")) for index in range(len(files))], evaluation={},
-                settings=Corpora(block_lines=4, held_out_share=0.3), fields=CorpusFields("x.text", "x.evaluation"), max_tokens=7,
+                root / "c",
+                sources=[Source(path=str(root / f"{index}.txt")) for index in range(len(files))],
+                evaluation={},
+                settings=Corpora(block_lines=4, held_out_share=0.3),
+                fields=CorpusFields("x.text", "x.evaluation"),
+                max_tokens=7,
                 count_tokens=lambda texts: [len(text.split()) for text in texts],
-            )  # fmt: skip
+            )
         return tuple(  # type: ignore[return-value]
             {
                 " ".join(line.split())

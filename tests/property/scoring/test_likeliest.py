@@ -8,9 +8,14 @@ from polydistill.scoring.predict import GROUP, likeliest, read_rows
 
 
 @given(
-    rows=st.integers(1, 5), size=st.integers(1, 4 * GROUP), top_k=st.integers(1, 12), levels=st.integers(2, 500),
-    seed=st.integers(0, 1000), biased=st.booleans(), spare=st.integers(0, 40),
-)  # fmt: skip
+    rows=st.integers(1, 5),
+    size=st.integers(1, 4 * GROUP),
+    top_k=st.integers(1, 12),
+    levels=st.integers(2, 500),
+    seed=st.integers(0, 1000),
+    biased=st.booleans(),
+    spare=st.integers(0, 40),
+)
 def test_rows_are_read_as_by_topk(rows, size, top_k, levels, seed, biased, spare) -> None:
     """Few levels make many ties; spare rows of the model count as tail and are never among the likeliest."""
     draw = torch.Generator().manual_seed(seed)

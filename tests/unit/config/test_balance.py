@@ -13,8 +13,10 @@ def test_the_shortest_recipe_is_the_papers_method_and_its_two_baselines() -> Non
     recipe = parse_recipe(SHORTEST)
     assert isinstance(recipe, BalanceRecipe)
     assert {name: (s.labels, s.truncate) for name, s in recipe.students.items()} == {
-        "ours": ("soft", "smallest"), "HL": ("gold", "none"), "HL-balanced": ("gold", "smallest"),
-    }  # fmt: skip
+        "ours": ("soft", "smallest"),
+        "HL": ("gold", "none"),
+        "HL-balanced": ("gold", "smallest"),
+    }
     assert recipe.tokenizer.strip_accents == ["Latin", "Greek", "Cyrillic"]
     assert recipe.tokenizer.lowercase
     assert recipe.teachers.patience == 3
@@ -23,9 +25,12 @@ def test_the_shortest_recipe_is_the_papers_method_and_its_two_baselines() -> Non
 def test_a_recipe_that_is_written_out_is_read_as_the_same() -> None:
     recipe = parse_recipe(
         SHORTEST
-        | {"students": {"a": {"truncate": 10_000}, "b": {"labels": "both"}}, "groups": {"low": ["eu"]},
-           "tokenizer": {"strip_accents": False}}
-    )  # fmt: skip
+        | {
+            "students": {"a": {"truncate": 10_000}, "b": {"labels": "both"}},
+            "groups": {"low": ["eu"]},
+            "tokenizer": {"strip_accents": False},
+        }
+    )
     assert parse_recipe(recipe.model_dump(mode="json")) == recipe
 
 

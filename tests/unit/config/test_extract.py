@@ -15,8 +15,11 @@ def test_the_shortest_recipe_has_the_papers_losses() -> None:
     losses = recipe.losses
     assert [w.first for w in (losses.kd, losses.mlm, losses.cosine, losses.relation)] == [5, 2, 1, 0]
     assert (losses.temperature, losses.positions, recipe.student.init, recipe.trim.when) == (
-        2, "attended", "stride", "before",
-    )  # fmt: skip
+        2,
+        "attended",
+        "stride",
+        "before",
+    )
     assert (recipe.teacher.model, recipe.text[0].path) == ("folder", "a.txt")
 
 
@@ -43,8 +46,14 @@ def test_stored_predictions_leave_what_needs_a_live_teacher_out() -> None:
 def test_what_a_weight_comes_to_at_most() -> None:
     losses = parse_recipe(
         SHORTEST
-        | {"losses": {"kd": {"first": 0, "last": 3}, "mlm": 2, "cosine": {"first": 0, "last": 9, "schedule": "constant"}}}
-    ).losses  # fmt: skip
+        | {
+            "losses": {
+                "kd": {"first": 0, "last": 3},
+                "mlm": 2,
+                "cosine": {"first": 0, "last": 9, "schedule": "constant"},
+            }
+        }
+    ).losses
     assert [w.highest for w in (losses.kd, losses.mlm, losses.cosine, losses.relation)] == [3, 2, 0, 0]
 
 

@@ -76,19 +76,43 @@ def test_sources_targets_and_teachers(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda v: v["tasks"]["tags"]["data"]["ru"].pop("train"), "data.ru.train: this language has no training set"),
+        (
+            lambda v: v["tasks"]["tags"]["data"]["ru"].pop("train"),
+            "data.ru.train: this language has no training set",
+        ),
         (lambda v: v["tasks"]["tags"].update(source="en"), "source 'en': goes with setting: zero_shot"),
-        (lambda v: v["tasks"]["far"].pop("source"), "source: missing; name the language to train on, one of en, ru"),
-        (lambda v: v["tasks"]["far"].update(source="xx"), "source 'xx': the task has no such language; it has en, ru"),
-        (lambda v: v["tasks"]["far"]["data"]["en"].pop("train"), "data.en.train: the source has no training set"),
-        (lambda v: v.update(teachers={"ru": "three"}), "teachers.ru 'three': no model of that name; the recipe defines one, two"),
-        (lambda v: v.update(teachers={"fr": "one"}), "teachers.fr: no task has this language; they have en, ru"),
+        (
+            lambda v: v["tasks"]["far"].pop("source"),
+            "source: missing; name the language to train on, one of en, ru",
+        ),
+        (
+            lambda v: v["tasks"]["far"].update(source="xx"),
+            "source 'xx': the task has no such language; it has en, ru",
+        ),
+        (
+            lambda v: v["tasks"]["far"]["data"]["en"].pop("train"),
+            "data.en.train: the source has no training set",
+        ),
+        (
+            lambda v: v.update(teachers={"ru": "three"}),
+            "teachers.ru 'three': no model of that name; the recipe defines one, two",
+        ),
+        (
+            lambda v: v.update(teachers={"fr": "one"}),
+            "teachers.fr: no task has this language; they have en, ru",
+        ),
         (lambda v: v.update(baseline="three"), "baseline 'three': no model of that name"),
-        (lambda v: v["models"].update(two={"model": "x", "languages": ["fr"]}), "models.two.languages[0] 'fr': no task has"),
+        (
+            lambda v: v["models"].update(two={"model": "x", "languages": ["fr"]}),
+            "models.two.languages[0] 'fr': no task has",
+        ),
         (lambda v: v["tasks"]["far"].update(kind="answers"), "tasks.far.kind 'answers'"),
-        (lambda v: v["tasks"]["far"]["data"]["en"].update(test={"split": "test"}), "give either `path` or `dataset`"),
+        (
+            lambda v: v["tasks"]["far"]["data"]["en"].update(test={"split": "test"}),
+            "give either `path` or `dataset`",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_is_refused(tmp_path, change, said) -> None:
     assert said in refused(tmp_path, change)
 
@@ -124,7 +148,7 @@ def test_a_plan_times_the_examples_that_a_batch_is_made_of(tmp_path) -> None:
         ("train_sampling_strategy", "group_by_length", True),
         ("train_sampling_strategy", "random", False),
         ("seed", None, False),
-    ):  # fmt: skip
+    ):
         more = {"training": {name: value}} if value else {}
         job = Job(recipe(tmp_path, **more), read_tasks(recipe(tmp_path))["tags"], None, "en", 0)
         assert job.groups_by_length is grouped

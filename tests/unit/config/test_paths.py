@@ -16,11 +16,18 @@ def home(tmp_path, monkeypatch):
 
 
 MERGE = {
-    "name": "x", "output": "~/runs/x", "reuse": ["~/runs/y", "z"],
+    "name": "x",
+    "output": "~/runs/x",
+    "reuse": ["~/runs/y", "z"],
     "teachers": {"a": "~/models/a", "b": {"model": "org/b", "tokenizer": "~/models/b"}},
-    "languages": {"en": {"text": ["~/text/en.txt", "~notes.txt"], "teachers": ["a", "b"],
-                         "evaluation": {"news": [{"path": "~/text/news.txt"}]}}},
-}  # fmt: skip
+    "languages": {
+        "en": {
+            "text": ["~/text/en.txt", "~notes.txt"],
+            "teachers": ["a", "b"],
+            "evaluation": {"news": [{"path": "~/text/news.txt"}]},
+        }
+    },
+}
 
 
 def test_every_path_of_a_recipe_is_expanded_alike(home) -> None:

@@ -96,9 +96,13 @@ def test_blank_lines_part_documents(tmp_path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "content", "wanted"),
-    [("a.txt.gz", b"not gzip", "cannot be read"), ("a.txt.xz", lzma.compress(b"x\n" * 999)[:-8], "cannot be read"),
-     ("a.parquet", b"PAR1", "Parquet"), ("a.jsonl", b"x\n" * 9, "not JSON")],
-)  # fmt: skip
+    [
+        ("a.txt.gz", b"not gzip", "cannot be read"),
+        ("a.txt.xz", lzma.compress(b"x\n" * 999)[:-8], "cannot be read"),
+        ("a.parquet", b"PAR1", "Parquet"),
+        ("a.jsonl", b"x\n" * 9, "not JSON"),
+    ],
+)
 def test_damaged_files_are_named(tmp_path, name, content, wanted) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(CorpusError, match=wanted) as caught:
@@ -122,9 +126,20 @@ def test_a_file_without_line_ends_is_read_in_parts(tmp_path) -> None:
 
 @pytest.mark.parametrize(
     ("raw", "clean"),
-    [("  a\tb\u00a0 c\n", "a b c"), ("e\u0301", "é"), ("a\x00b\x07", "ab"), ("\u202eabc\u202c", "abc"), ("\ufeffx y", "x y"),
-     ("क\u200dष", "क\u200dष"), ("a\ud800b", "ab"), ("x\ue000y", "xy"), ("", None), ("\x00", None), ("x", None)],
-)  # fmt: skip
+    [
+        ("  a\tb\u00a0 c\n", "a b c"),
+        ("e\u0301", "é"),
+        ("a\x00b\x07", "ab"),
+        ("\u202eabc\u202c", "abc"),
+        ("\ufeffx y", "x y"),
+        ("क\u200dष", "क\u200dष"),
+        ("a\ud800b", "ab"),
+        ("x\ue000y", "xy"),
+        ("", None),
+        ("\x00", None),
+        ("x", None),
+    ],
+)
 def test_cleaning(raw, clean) -> None:
     assert (
         clean_line(
@@ -160,9 +175,14 @@ def build(tmp_path: Path, sources: list[Source], **settings) -> dict:
     folder = tmp_path / "corpus"
     folder.mkdir(exist_ok=True)
     return build_corpus(
-        folder, sources=sources, evaluation={}, count_tokens=words, max_tokens=30, fields=CorpusFields("languages.en.text", "languages.en.evaluation"),
+        folder,
+        sources=sources,
+        evaluation={},
+        count_tokens=words,
+        max_tokens=30,
+        fields=CorpusFields("languages.en.text", "languages.en.evaluation"),
         settings=Corpora(**{"block_lines": 16, "held_out_share": 0.1} | settings),
-    )  # fmt: skip
+    )
 
 
 def test_a_corpus_counts_what_it_did_and_datasets_opens_it(tmp_path) -> None:

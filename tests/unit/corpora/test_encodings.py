@@ -19,15 +19,15 @@ from polydistill.tasks.tagged import read_tagged
 # A few sentences of news and of tales in each language.
 TEXTS = {
     "ko": "한국어는 한반도에서 쓰이는 언어이다. 오늘 서울의 날씨는 맑고 바람이 조금 분다.\n"
-          "옛날 어느 마을에 착한 나무꾼이 어머니를 모시고 살았는데, 하루는 산에서 사슴을 만났다.\n",
+    "옛날 어느 마을에 착한 나무꾼이 어머니를 모시고 살았는데, 하루는 산에서 사슴을 만났다.\n",
     "zh": "中国的首都是北京，人口超过两千万。今天天气很好，我们一起去公园散步。\n"
-          "从前有一个农夫，他每天在田里工作，晚上回家和家人一起吃饭，生活虽然简单却很快乐。\n",
+    "从前有一个农夫，他每天在田里工作，晚上回家和家人一起吃饭，生活虽然简单却很快乐。\n",
     "zh-Hant": "臺灣的首都是臺北，今天天氣很好，我們一起去公園散步，晚上再回家吃飯。\n"
-               "從前有一個農夫，他每天在田裡工作，生活雖然簡單卻很快樂，鄰居都喜歡他。\n",
+    "從前有一個農夫，他每天在田裡工作，生活雖然簡單卻很快樂，鄰居都喜歡他。\n",
     "ja": "日本語は日本で使われている言語です。今日の東京の天気は晴れで、少し風があります。\n"
-          "昔々、ある村におじいさんとおばあさんが住んでいました。テレビとラジオもありました。\n",
+    "昔々、ある村におじいさんとおばあさんが住んでいました。テレビとラジオもありました。\n",
     "ru": "Столица России - Москва. Сегодня хорошая погода, и мы вместе пойдём гулять в парк.\n"
-          "Жил в одной деревне крестьянин, каждый день работал он в поле, а вечером возвращался домой.\n",
+    "Жил в одной деревне крестьянин, каждый день работал он в поле, а вечером возвращался домой.\n",
     "en": "The capital of England is London. The weather is fine today, and we shall walk in the park.\n",
     "de": "Die Straße führt über die Brücke, und schöne Bäume stehen dort. Müller kauft Äpfel und Öl für später.\n",
     "fr": "L'été dernier, la fenêtre était fermée. Où êtes-vous allés ? Le garçon a mangé une pêche à Orléans.\n",
@@ -41,23 +41,58 @@ TEXTS = {
     "el-capitals": "Η ΠΡΩΤΕΥΟΥΣΑ ΤΗΣ ΕΛΛΑΔΑΣ ΕΙΝΑΙ Η ΑΘΗΝΑ\n",
     "ru-capitals": "СТОЛИЦА РОССИИ - МОСКВА. СЕГОДНЯ ХОРОШАЯ ПОГОДА\n",
     "th": "ภาษาไทยเป็นภาษาที่ใช้ในประเทศไทย วันนี้อากาศดีมากและเราจะไปเดินเล่นในสวน\n",
-}  # fmt: skip
+}
 TOLD = [
-    ("ko", "cp949", "CP949"), ("ko", "utf-16", "UTF-16"), ("ko", "utf-16-le", "UTF-16LE"), ("ko", "utf-16-be", "UTF-16BE"),
-    ("ko", "utf-32", "UTF-32"), ("ko", "utf-32-be", "UTF-32BE"), ("zh", "gb18030", "GB18030"), ("zh", "gbk", "GB18030"),
-    ("zh", "utf-16-le", "UTF-16LE"), ("zh-Hant", "big5", "BIG5"), ("ja", "cp932", "CP932"), ("ja", "euc_jp", "EUC-JP"), ("ja-kana", "cp932", "CP932"),
-    ("ja", "utf-16-be", "UTF-16BE"), ("ru", "cp1251", "CP1251"), ("ru", "koi8-r", "KOI8-R"), ("en", "utf-16-le", "UTF-16LE"),
+    ("ko", "cp949", "CP949"),
+    ("ko", "utf-16", "UTF-16"),
+    ("ko", "utf-16-le", "UTF-16LE"),
+    ("ko", "utf-16-be", "UTF-16BE"),
+    ("ko", "utf-32", "UTF-32"),
+    ("ko", "utf-32-be", "UTF-32BE"),
+    ("zh", "gb18030", "GB18030"),
+    ("zh", "gbk", "GB18030"),
+    ("zh", "utf-16-le", "UTF-16LE"),
+    ("zh-Hant", "big5", "BIG5"),
+    ("ja", "cp932", "CP932"),
+    ("ja", "euc_jp", "EUC-JP"),
+    ("ja-kana", "cp932", "CP932"),
+    ("ja", "utf-16-be", "UTF-16BE"),
+    ("ru", "cp1251", "CP1251"),
+    ("ru", "koi8-r", "KOI8-R"),
+    ("en", "utf-16-le", "UTF-16LE"),
     ("de", "utf-16", "UTF-16"),
-]  # fmt: skip
+]
 # Texts whose bytes are text by many encodings; a name would be a guess.
 NOT_TOLD = [
-    ("de", "latin-1"), ("fr", "latin-1"), ("it", "latin-1"), ("cs", "cp1250"), ("cs", "iso8859-2"), ("tr", "cp1254"),
-    ("el", "cp1253"), ("th", "cp874"), ("ru", "cp866"), ("ru", "mac_cyrillic"), ("ru", "iso8859-5"), ("zh", "cp500"),
-    ("ru", "cp949"), ("ru", "big5"), ("ru", "gb2312"), ("el", "gb2312"), ("el", "cp949"), ("ru", "shift_jis"), ("ru", "euc_jp"),
-    ("ru-capitals", "iso8859-5"), ("ru-capitals", "cp866"), ("el-capitals", "iso8859-7"), ("el-capitals", "cp949"),
+    ("de", "latin-1"),
+    ("fr", "latin-1"),
+    ("it", "latin-1"),
+    ("cs", "cp1250"),
+    ("cs", "iso8859-2"),
+    ("tr", "cp1254"),
+    ("el", "cp1253"),
+    ("th", "cp874"),
+    ("ru", "cp866"),
+    ("ru", "mac_cyrillic"),
+    ("ru", "iso8859-5"),
+    ("zh", "cp500"),
+    ("ru", "cp949"),
+    ("ru", "big5"),
+    ("ru", "gb2312"),
+    ("el", "gb2312"),
+    ("el", "cp949"),
+    ("ru", "shift_jis"),
+    ("ru", "euc_jp"),
+    ("ru-capitals", "iso8859-5"),
+    ("ru-capitals", "cp866"),
+    ("el-capitals", "iso8859-7"),
+    ("el-capitals", "cp949"),
     # Japanese and Korean of Chinese characters alone: GB18030's bytes.
-    ("ja-kanji", "euc_jp"), ("ja-kanji", "cp932"), ("ko-hanja", "cp949"), ("ko-hanja", "euc_jp"),
-]  # fmt: skip
+    ("ja-kanji", "euc_jp"),
+    ("ja-kanji", "cp932"),
+    ("ko-hanja", "cp949"),
+    ("ko-hanja", "euc_jp"),
+]
 
 
 @pytest.mark.parametrize(("language", "encoding", "name"), TOLD)
@@ -92,7 +127,11 @@ def test_what_is_no_text_is_not_named(sample) -> None:
 
 def test_more_text_does_not_change_a_name() -> None:
     """Real text of the demo's languages, with names, figures and quotations of other languages in it."""
-    for language, encoding, name in (("ru", "cp1251", "CP1251"), ("ru", "koi8-r", "KOI8-R"), ("en", "utf-16-be", "UTF-16BE")):  # fmt: skip
+    for language, encoding, name in (
+        ("ru", "cp1251", "CP1251"),
+        ("ru", "koi8-r", "KOI8-R"),
+        ("en", "utf-16-be", "UTF-16BE"),
+    ):
         raw = "\n".join(bundled_lines(language, 800)).encode(encoding, "ignore")
         for start in range(0, min(len(raw), 40_000), 4000):
             assert likely_encoding(raw[start : start + SAMPLE_BYTES // 8]) == name

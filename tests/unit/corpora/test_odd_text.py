@@ -220,9 +220,14 @@ def build(
 ) -> dict:
     (folder / "corpus").mkdir()
     return build_corpus(
-        folder / "corpus", sources=sources, evaluation=evaluation or {}, count_tokens=words, max_tokens=8,
-        settings=Corpora(**{"block_lines": 4, "held_out_share": 0.2} | settings), fields=CorpusFields("languages.sw.text", "languages.sw.evaluation"),
-    )  # fmt: skip
+        folder / "corpus",
+        sources=sources,
+        evaluation=evaluation or {},
+        count_tokens=words,
+        max_tokens=8,
+        settings=Corpora(**{"block_lines": 4, "held_out_share": 0.2} | settings),
+        fields=CorpusFields("languages.sw.text", "languages.sw.evaluation"),
+    )
 
 
 def test_parts_of_cut_lines_stand_in_one_split_once(tmp_path) -> None:

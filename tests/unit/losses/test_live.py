@@ -14,9 +14,10 @@ def problem(num_rows: int = 11, *, size: int = 53, dtype=torch.float64):
 
     def layer(width: int, scale: float):
         return OutputLayer(
-            torch.randn(num_rows, width, dtype=dtype), scale * torch.randn(size, width, dtype=dtype),
+            torch.randn(num_rows, width, dtype=dtype),
+            scale * torch.randn(size, width, dtype=dtype),
             torch.randn(size, dtype=dtype),
-        )  # fmt: skip
+        )
 
     student, teacher = layer(8, 0.7), layer(6, 1.3)
     for tensor in (*student, *teacher):
@@ -32,9 +33,12 @@ def dense(student, teacher, gold, kd_weight, mlm_weight, temperature):
     """DistilBERT's way: KLDivLoss of softmaxes at T, times T²; cross-entropy at 1."""
     ours = student.features @ student.weight.t() + (0 if student.bias is None else student.bias)
     theirs = teacher.features @ teacher.weight.t() + (0 if teacher.bias is None else teacher.bias)
-    kd = functional.kl_div(
-        (ours / temperature).log_softmax(-1), (theirs / temperature).softmax(-1), reduction="none"
-    ).sum(-1) * temperature**2  # fmt: skip
+    kd = (
+        functional.kl_div(
+            (ours / temperature).log_softmax(-1), (theirs / temperature).softmax(-1), reduction="none"
+        ).sum(-1)
+        * temperature**2
+    )
     mlm = functional.cross_entropy(ours, gold, reduction="none")
     return (kd_weight * kd + mlm_weight * mlm).sum(), kd, mlm
 
@@ -75,9 +79,16 @@ def test_several_teachers_in_one_pass_are_each_by_itself(monkeypatch, temperatur
     parts = [slice(*bounds[i : i + 2]) for i in range(3)]
     teachers = [one._replace(features=one.features[part]) for one, part in zip(layers, parts, strict=True)]
     expected = [
-        dense(student._replace(features=student.features[part]), teacher, gold[part], kd_weight[part], mlm_weight[part], temperature)
+        dense(
+            student._replace(features=student.features[part]),
+            teacher,
+            gold[part],
+            kd_weight[part],
+            mlm_weight[part],
+            temperature,
+        )
         for teacher, part in zip(teachers, parts, strict=True)
-    ]  # fmt: skip
+    ]
     found = live_distillation(
         student, teachers, gold, kd_weight, mlm_weight, temperature=temperature, chunk_positions=chunk
     )
@@ -131,9 +142,11 @@ def test_without_biases_and_without_positions() -> None:
     torch.testing.assert_close(found.loss, dense(student, teacher, *rest, 2.0)[0])
     empty = [tensor[:0] for tensor in rest]
     none = live_distillation(
-        student._replace(features=student.features[:0]), teacher._replace(features=teacher.features[:0]), *empty,
+        student._replace(features=student.features[:0]),
+        teacher._replace(features=teacher.features[:0]),
+        *empty,
         temperature=2.0,
-    )  # fmt: skip
+    )
     none.loss.backward()
     assert none.loss.item() == 0.0
     assert student.weight.grad.abs().sum() == 0

@@ -15,9 +15,12 @@ def test_a_processor_without_bfloat16_computes_in_float32(capability) -> None:
     """As PyTorch is told to compute, whatever this machine's processor could do."""
     code = "from polydistill.models.precision import resolve_dtype; print(resolve_dtype('auto'))"
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True,
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
         env=os.environ | {"ATEN_CPU_CAPABILITY": capability, "CUDA_VISIBLE_DEVICES": ""},
-    )  # fmt: skip
+    )
     assert done.stdout.strip() == "torch.float32"
 
 

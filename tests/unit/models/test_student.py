@@ -14,9 +14,17 @@ ROLES = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
 def student_of_a_roberta() -> tuple[torch.Tensor, torch.Tensor, bool]:
     """(the teacher's logits, those of the student that starts from it, whether the row of unk came along)."""
     config = AutoConfig.for_model(
-        "roberta", vocab_size=60, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48,
-        max_position_embeddings=42, pad_token_id=1, bos_token_id=0, eos_token_id=2,
-    )  # fmt: skip
+        "roberta",
+        vocab_size=60,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=48,
+        max_position_embeddings=42,
+        pad_token_id=1,
+        bos_token_id=0,
+        eos_token_id=2,
+    )
     torch.manual_seed(0)
     teacher = AutoModelForMaskedLM.from_config(config).eval()
     with torch.no_grad():

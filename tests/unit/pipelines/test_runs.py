@@ -112,14 +112,26 @@ def test_the_recipe_that_a_run_writes_is_the_one_that_it_was_started_with(
 ) -> None:
     """A student that starts from a teacher is of its architecture, in the file with all defaults written out too."""
     config = AutoConfig.for_model(
-        "modernbert", vocab_size=len(AutoTokenizer.from_pretrained(teachers["ru"])), hidden_size=32,
-        num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, max_position_embeddings=64,
-        pad_token_id=0, cls_token_id=2, sep_token_id=3, bos_token_id=2, eos_token_id=3,
-    )  # fmt: skip
+        "modernbert",
+        vocab_size=len(AutoTokenizer.from_pretrained(teachers["ru"])),
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=64,
+        pad_token_id=0,
+        cls_token_id=2,
+        sep_token_id=3,
+        bos_token_id=2,
+        eos_token_id=3,
+    )
     teacher = shutil.copytree(teachers["ru"], tmp_path / "modern")
     AutoModelForMaskedLM.from_config(config).save_pretrained(teacher)
-    values = recipe_values | {"teachers": {"ru": str(teacher)}, "student": {"init": "teachers"},
-                              "languages": {"ru": recipe_values["languages"]["ru"]}}  # fmt: skip
+    values = recipe_values | {
+        "teachers": {"ru": str(teacher)},
+        "student": {"init": "teachers"},
+        "languages": {"ru": recipe_values["languages"]["ru"]},
+    }
     student = run(values, "train") / "student" / "final"
     assert json.loads((student / "config.json").read_text("utf-8"))["model_type"] == "modernbert"
     written = yaml.safe_load((Path(values["output"]) / "recipe.yaml").read_text("utf-8"))
@@ -158,8 +170,9 @@ def test_a_truncated_checkpoint_and_a_strange_tokenizer(recipe_values, teachers,
         folder = Path(shutil.copytree(teachers["ru"], tmp_path / name))
         (folder / name).write_bytes(damage((folder / name).read_bytes()))
         values = recipe_values | {
-            "output": str(tmp_path / f"run-{name}"), "teachers": {"ru": str(folder)},
+            "output": str(tmp_path / f"run-{name}"),
+            "teachers": {"ru": str(folder)},
             "languages": {"ru": recipe_values["languages"]["ru"]},
-        }  # fmt: skip
+        }
         with pytest.raises(UserError, match=r"teachers\.ru"):
             run(values, "score")

@@ -26,9 +26,15 @@ def front(card: str) -> dict:
 
 def row(model: str, mrr: float, **more) -> dict:
     return {
-        "text": "held_out", "tokenizer": "own", "teacher": "a", "model": model, "mrr": mrr, "unigram_mrr": 0.1,
-        "top1": 0.2, "num_masked": 1234,
-    } | more  # fmt: skip
+        "text": "held_out",
+        "tokenizer": "own",
+        "teacher": "a",
+        "model": model,
+        "mrr": mrr,
+        "unigram_mrr": 0.1,
+        "top1": 0.2,
+        "num_masked": 1234,
+    } | more
 
 
 def test_the_metadata_block_has_languages_teachers_licence_and_data() -> None:
@@ -103,8 +109,23 @@ def test_a_licence_of_two_lines_is_refused(key, end) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", ["a: b", "[x", "# none", "no", "- x", "'", '"', "a --- b", "---", "x\nbase_model: org/other", "{a", "&a", "*a"]
-)  # fmt: skip
+    "value",
+    [
+        "a: b",
+        "[x",
+        "# none",
+        "no",
+        "- x",
+        "'",
+        '"',
+        "a --- b",
+        "---",
+        "x\nbase_model: org/other",
+        "{a",
+        "&a",
+        "*a",
+    ],
+)
 def test_no_value_adds_to_the_metadata(value, tmp_path) -> None:
     """Whatever YAML means by it, it is that value of that key, here and where the card is read again."""
     card = Card.model_construct(license=value, datasets=[value])
@@ -112,15 +133,27 @@ def test_no_value_adds_to_the_metadata(value, tmp_path) -> None:
     assert (lines[0], lines[-2]) == ("---", "---")
     found = yaml.safe_load("\n".join(lines[1:-2]))
     assert found == {
-        "language": ["no", "ko"], "license": value, "library_name": "transformers", "pipeline_tag": "fill-mask",
-        "tags": ["polydistill", "masked-lm"], "datasets": [value],
-    } | ({"base_model": [f"org/{value}"]} if "/other" not in value else {})  # fmt: skip
+        "language": ["no", "ko"],
+        "license": value,
+        "library_name": "transformers",
+        "pipeline_tag": "fill-mask",
+        "tags": ["polydistill", "masked-lm"],
+        "datasets": [value],
+    } | ({"base_model": [f"org/{value}"]} if "/other" not in value else {})
     (tmp_path / "README.md").write_text("\n".join([*lines, "# A --- B", ""]), "utf-8")
     assert metadata(str(tmp_path)) == {"language": ["no", "ko"], "license": value, "datasets": [value]}
     record = {
-        "metadata": metadata(str(tmp_path)), "model": "org/x", "architecture": "A", "parameters": 1, "opset": 18, "inputs": [],
-        "versions": {"polydistill": "0"}, "files": {}, "mrr": {}, "logits": [{"onnx": {"relative_difference": 0.0}}],
-    }  # fmt: skip
+        "metadata": metadata(str(tmp_path)),
+        "model": "org/x",
+        "architecture": "A",
+        "parameters": 1,
+        "opset": 18,
+        "inputs": [],
+        "versions": {"polydistill": "0"},
+        "files": {},
+        "mrr": {},
+        "logits": [{"onnx": {"relative_difference": 0.0}}],
+    }
     exported = export_card(record)
     (tmp_path / "README.md").write_text(exported, "utf-8")
     assert metadata(str(tmp_path)) == record["metadata"]

@@ -6,17 +6,26 @@ from polydistill.reports.grid_page import gather_grid
 
 def row(run: str, place: str, model: str, value: float, tokenizer: str | None = None) -> dict:
     return {
-        "run": run, "place": place, "model": model, "tokenizer": tokenizer, "teacher": None, "measure": "F1", "value": value,
+        "run": run,
+        "place": place,
+        "model": model,
+        "tokenizer": tokenizer,
+        "teacher": None,
+        "measure": "F1",
+        "value": value,
         "error": 0.0,
-    }  # fmt: skip
+    }
 
 
 def test_two_fine_tunings_of_the_same_students_keep_their_rows_apart(tmp_path) -> None:
     rows = [
-        row("a", "en, held_out", "student", 0.3, "union"), row("b", "en, held_out", "student", 0.4, "union"),
-        row("few", "ner, en", "a", 0.5), row("few", "ner, en", "b", 0.6), row("many", "ner, en", "a", 0.7),
+        row("a", "en, held_out", "student", 0.3, "union"),
+        row("b", "en, held_out", "student", 0.4, "union"),
+        row("few", "ner, en", "a", 0.5),
+        row("few", "ner, en", "b", 0.6),
+        row("many", "ner, en", "a", 0.7),
         row("many", "ner, en", "teacher", 0.8),
-    ]  # fmt: skip
+    ]
     write_json(tmp_path / "evaluation" / "grid.json", {"rows": rows, "runs": ["a", "b", "few", "many"]})
     found = gather_grid(tmp_path)
     shown = {
@@ -35,9 +44,16 @@ def test_two_fine_tunings_of_the_same_students_keep_their_rows_apart(tmp_path) -
 
 
 def test_the_best_is_marked_where_there_is_one(tmp_path) -> None:
-    rows = [row(run, place, "en", value, "own") for run, place, value in (
-        ("a", "x", 0.3), ("b", "x", 0.3), ("a", "y", 0.3), ("b", "y", 0.4), ("a", "z", 0.3),
-    )]  # fmt: skip
+    rows = [
+        row(run, place, "en", value, "own")
+        for run, place, value in (
+            ("a", "x", 0.3),
+            ("b", "x", 0.3),
+            ("a", "y", 0.3),
+            ("b", "y", 0.4),
+            ("a", "z", 0.3),
+        )
+    ]
     write_json(tmp_path / "evaluation" / "grid.json", {"rows": rows, "runs": ["a", "b"]})
     assert {one["place"]: one["best"] for one in gather_grid(tmp_path)["places"]} == {
         "x": None,

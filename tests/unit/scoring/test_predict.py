@@ -19,8 +19,15 @@ def test_rows_without_a_piece_are_never_predicted(teachers) -> None:
     example = Masked(np.array([2, 4, 9, 3]), np.array([1]), np.array([7]))
     for sampling in ("top_k", "random"):
         found = predict(
-            model, [example], ids=[1], pad_id=0, vocabulary_size=size - 50, top_k=8, sampling=sampling,
-            dtype=torch.float32, seed=0,
-        )[0]  # fmt: skip
+            model,
+            [example],
+            ids=[1],
+            pad_id=0,
+            vocabulary_size=size - 50,
+            top_k=8,
+            sampling=sampling,
+            dtype=torch.float32,
+            seed=0,
+        )[0]
         assert found.top_ids.max() < size - 50
     assert np.exp(found.gold_logprobs[0]) < 1e-6

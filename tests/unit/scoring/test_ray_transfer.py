@@ -6,8 +6,14 @@ from transformers import AutoConfig, AutoModelForMaskedLM
 
 from polydistill.scoring.ray_transfer import pack, unpack
 
-SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64, "vocab_size": 99,
-         "pad_token_id": 0}  # fmt: skip
+SMALL = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "vocab_size": 99,
+    "pad_token_id": 0,
+}
 OTHER = {
     "distilbert": {
         "dim": 32,
@@ -23,8 +29,19 @@ OTHER = {
 
 @pytest.mark.parametrize(
     "kind",
-    ["bert", "roberta", "xlm-roberta", "electra", "albert", "modernbert", "deberta-v2", "roformer", "distilbert", "mpnet"],
-)  # fmt: skip
+    [
+        "bert",
+        "roberta",
+        "xlm-roberta",
+        "electra",
+        "albert",
+        "modernbert",
+        "deberta-v2",
+        "roformer",
+        "distilbert",
+        "mpnet",
+    ],
+)
 def test_logits_and_ties_stay(kind) -> None:
     torch.manual_seed(0)
     model = AutoModelForMaskedLM.from_config(AutoConfig.for_model(kind, **OTHER.get(kind, SMALL))).eval()

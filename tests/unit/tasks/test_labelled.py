@@ -162,8 +162,10 @@ def test_a_data_set_of_the_datasets_library(tmp_path) -> None:
     tags = datasets.ClassLabel(names=["O", "B-PER"])
     datasets.Dataset.from_dict(
         {"tokens": [["Anna", "left"]], "ner_tags": [[1, 0]]},
-        features=datasets.Features({"tokens": datasets.Sequence(datasets.Value("string")), "ner_tags": datasets.Sequence(tags)}),
-    ).save_to_disk(str(tmp_path / "ner"))  # fmt: skip
+        features=datasets.Features(
+            {"tokens": datasets.Sequence(datasets.Value("string")), "ner_tags": datasets.Sequence(tags)}
+        ),
+    ).save_to_disk(str(tmp_path / "ner"))
     source = LabelledSource(dataset=str(tmp_path / "ner"))
     found = read_labelled(source, "ner", Columns(), field="f")
     assert (found[0].words, found[0].tags) == (("Anna", "left"), ("B-PER", "O"))

@@ -50,12 +50,13 @@ def test_what_a_test_set_has_is_left_out_of_training_and_dev_where_that_is_asked
     train = [f"{'ab'[n % 2]} {n}" for n in range(20)]
     data = {
         "en": {
-            "train": table("train.tsv", train), "dev": table("dev.tsv", ["a dev", "b dev", train[0]]),
+            "train": table("train.tsv", train),
+            "dev": table("dev.tsv", ["a dev", "b dev", train[0]]),
             "test": table("test.tsv", ["a test", train[0], train[1]]),
         },
         # Only what its own model sees is of concern.
         "de": {"train": table("de.tsv", train), "test": table("de-test.tsv", ["a de", train[5]])},
-    }  # fmt: skip
+    }
 
     def texts(overlap: str, **values) -> TaskTexts:
         task = {"kind": "classification", "data": data, "overlap": overlap} | values
@@ -87,9 +88,14 @@ def test_what_a_test_set_has_is_left_out_of_training_and_dev_where_that_is_asked
 def test_questions_on_a_text_that_is_tested_are_left_out(tmp_path) -> None:
     def questions(name: str, numbers: range) -> str:
         paragraphs = [
-            {"context": f"text {n}", "qas": [{"id": f"{name}{n}", "question": name, "answers": [{"text": str(n), "answer_start": 5}]}]}
+            {
+                "context": f"text {n}",
+                "qas": [
+                    {"id": f"{name}{n}", "question": name, "answers": [{"text": str(n), "answer_start": 5}]}
+                ],
+            }
             for n in numbers
-        ]  # fmt: skip
+        ]
         (tmp_path / name).write_text(json.dumps({"data": [{"paragraphs": paragraphs}]}), "utf-8")
         return str(tmp_path / name)
 

@@ -82,9 +82,12 @@ def test_a_whole_word_of_ignore_merges_needs_no_parts() -> None:
 def test_merges_with_a_prefix_and_a_suffix() -> None:
     vocabulary = [*SPECIALS, "a", "##b", "##b</w>", "ab", "ab##b</w>", "abb</w>", "a</w>"]
     model = models.BPE(
-        {string: index for index, string in enumerate(vocabulary)}, [("a", "##b"), ("ab", "##b</w>")],
-        unk_token="<unk>", continuing_subword_prefix="##", end_of_word_suffix="</w>",
-    )  # fmt: skip
+        {string: index for index, string in enumerate(vocabulary)},
+        [("a", "##b"), ("ab", "##b</w>")],
+        unk_token="<unk>",
+        continuing_subword_prefix="##",
+        end_of_word_suffix="</w>",
+    )
     tokenizer = loaded(model)
     assert tokenizer.backend.encode("abb").tokens[1:-1] == ["abb</w>"]
     selection = choose(tokenizer, "abb")

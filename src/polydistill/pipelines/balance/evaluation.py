@@ -38,9 +38,15 @@ def evaluate_models(state: Balance) -> None:
         "corpora": fingerprints(state.corpora),
     }
     made = evaluate(
-        run, "evaluation/mlm", inputs, recipe, lambda: _readings(state, students),
-        lambda measured: summarise({name: _held_out(found) for name, found in measured.items()}, recipe.groups),
-    )  # fmt: skip
+        run,
+        "evaluation/mlm",
+        inputs,
+        recipe,
+        lambda: _readings(state, students),
+        lambda measured: summarise(
+            {name: _held_out(found) for name, found in measured.items()}, recipe.groups
+        ),
+    )
     # Where every run has it; evaluation/ itself is no artefact, for probes write there too.
     write_json(run.path / "evaluation" / "mlm.json", read_json(made.path / "mlm.json", dict), sealed=True)
 
@@ -82,16 +88,22 @@ def probe_students(state: Balance, tasks: Sequence[str] | None = None) -> None:
         if (kept := [one for one in members if any(one in data for data in chosen.values())])
     }
     probe_models(
-        ProbeRecipe.model_validate({
-            "recipe": "probe", "name": recipe.name, "seed": recipe.seed, "groups": groups,
-            "models": {
-                name: {"model": str(run.path / "students" / name / "final")} for name in recipe.students
-            },
-            "tasks": {
-                task: {language: one.model_dump() for language, one in data.items()} for task, data in chosen.items()
-            },
-            "probing": recipe.probe.probing.model_dump(mode="json"),
-        }),
+        ProbeRecipe.model_validate(
+            {
+                "recipe": "probe",
+                "name": recipe.name,
+                "seed": recipe.seed,
+                "groups": groups,
+                "models": {
+                    name: {"model": str(run.path / "students" / name / "final")} for name in recipe.students
+                },
+                "tasks": {
+                    task: {language: one.model_dump() for language, one in data.items()}
+                    for task, data in chosen.items()
+                },
+                "probing": recipe.probe.probing.model_dump(mode="json"),
+            }
+        ),
         run,
         read_tagged_tasks(chosen, field="probe.tasks"),
-    )  # fmt: skip
+    )

@@ -47,9 +47,13 @@ def train_teachers(state: Balance) -> None:
             state.teachers[language] = _existing_teacher(state, language, settings.teacher)
             continue
         inputs = {
-            **_common_inputs(state), "stage": "teacher", "language": language, "text": state.identity(language),
-            "settings": recipe.teachers.model_dump(mode="json", exclude={"training"}), "training": portable(arguments),
-        }  # fmt: skip
+            **_common_inputs(state),
+            "stage": "teacher",
+            "language": language,
+            "text": state.identity(language),
+            "settings": recipe.teachers.model_dump(mode="json", exclude={"training"}),
+            "training": portable(arguments),
+        }
         name = f"teachers/{language}/final"
         found = run.find(name, inputs)
         if found is None:
@@ -66,11 +70,14 @@ def _teacher_training(state: Balance, language: str, arguments: dict[str, Any]) 
             _stopping_examples(state, language), recipe.teachers.patience, recipe.teachers.evaluations
         )
     return _training(
-        state, {language: _masked_texts(state, text)}, {language: 1.0},
+        state,
+        {language: _masked_texts(state, text)},
+        {language: 1.0},
         arguments | {"max_steps": steps_of(recipe.teachers.epochs, text.taken, arguments)},
-        StoredLabels(Distillation(labels="gold"), [language]), options={"stopping": stopping},
+        StoredLabels(Distillation(labels="gold"), [language]),
+        options={"stopping": stopping},
         card=balance_card(recipe, [language], f"the teacher of {language}", {language: text.total}),
-    )  # fmt: skip
+    )
 
 
 def train_students(state: Balance) -> None:
@@ -87,14 +94,19 @@ def _train_student(state: Balance, name: str, settings: BalancedStudent) -> None
     inputs = {
         **_common_inputs(state),
         "stage": "balanced",
-        "texts": {language: {**state.identity(language), "taken": text.taken} for language, text in texts.items()},
-        "teachers": {language: weights_fingerprint(str(state.teachers[language])) for language in texts} if soft else {},
+        "texts": {
+            language: {**state.identity(language), "taken": text.taken} for language, text in texts.items()
+        },
+        "teachers": {language: weights_fingerprint(str(state.teachers[language])) for language in texts}
+        if soft
+        else {},
         "scoring": recipe.scoring.labels if soft and stored else None,
         # Earlier versions wrote a tail where none is used: their students are not trained again for that.
-        "settings": settings.model_dump(mode="json", exclude={"training"}) | {"tail": settings.tail or "bucket"},
+        "settings": settings.model_dump(mode="json", exclude={"training"})
+        | {"tail": settings.tail or "bucket"},
         "smoothing_alpha": _alpha(recipe, settings),
         "training": portable(arguments),
-    }  # fmt: skip
+    }
     _train(state, f"students/{name}", inputs, partial(_student_training, state, name, settings, arguments))
 
 
@@ -126,17 +138,23 @@ def _student_training(
         if soft:
             teachers = [load_masked_lm(str(state.teachers[language]), name=language) for language in texts]
             objective = LiveTeachers(
-                distillation, list(texts), teachers=teachers, temperature=settings.temperature,
+                distillation,
+                list(texts),
+                teachers=teachers,
+                temperature=settings.temperature,
                 dtype=resolve_dtype("auto"),
-            )  # fmt: skip
+            )
     taken = {language: text.taken for language, text in texts.items()}
     characters = {language: text.total for language, text in texts.items()}
     return _training(
-        state, data, smoothed_probabilities(taken, _alpha(recipe, settings)),
-        arguments | {"max_steps": steps_of(settings.epochs, examples, arguments)}, objective,
+        state,
+        data,
+        smoothed_probabilities(taken, _alpha(recipe, settings)),
+        arguments | {"max_steps": steps_of(settings.epochs, examples, arguments)},
+        objective,
         card=balance_card(recipe, list(texts), f"the student {name} ({settings.labels} labels)", characters),
         facts={"characters": characters},
-    )  # fmt: skip
+    )
 
 
 def score_teachers(state: Balance) -> None:
@@ -154,10 +172,17 @@ def score_teachers(state: Balance) -> None:
                 largest = max((part[language] for part in parts), key=lambda text: text.taken)
                 teacher = str(state.teachers[language])
                 state.stores[language] = scored_store(
-                    state.recipe, state.run, language=language, teacher="teacher",
-                    weights=weights_fingerprint(teacher), tokenizer=state.tokenizer, corpus=state.corpora[language],
-                    load=partial(load_masked_lm, teacher, name=language), score=score, rows=np.sort(largest.rows),
-                )  # fmt: skip
+                    state.recipe,
+                    state.run,
+                    language=language,
+                    teacher="teacher",
+                    weights=weights_fingerprint(teacher),
+                    tokenizer=state.tokenizer,
+                    corpus=state.corpora[language],
+                    load=partial(load_masked_lm, teacher, name=language),
+                    score=score,
+                    rows=np.sort(largest.rows),
+                )
 
 
 def _common_inputs(state: Balance) -> dict[str, Any]:
@@ -191,10 +216,17 @@ def _training(
         write_text(folder / "README.md", card)
 
     return Training(
-        initial_model(state.recipe, state.tokenizer), data, probabilities, objective, arguments,
-        state.tokenizer.special_ids["pad"], state.recipe.corpora.max_length, write_beside,
-        facts={"examples": {language: len(found) for language, found in data.items()}, **(facts or {})}, options=options or {},
-    )  # fmt: skip
+        initial_model(state.recipe, state.tokenizer),
+        data,
+        probabilities,
+        objective,
+        arguments,
+        state.tokenizer.special_ids["pad"],
+        state.recipe.corpora.max_length,
+        write_beside,
+        facts={"examples": {language: len(found) for language, found in data.items()}, **(facts or {})},
+        options=options or {},
+    )
 
 
 def _train(state: Balance, place: str, inputs: dict[str, Any], begin: Callable[[], Training]) -> Artefact:
@@ -217,18 +249,24 @@ def _existing_teacher(state: Balance, language: str, folder: str) -> Path:
     tokenizer = load_tokenizer(folder, name=language)
     if fingerprint(tokenizer.backend.get_vocab()) != fingerprint(state.tokenizer.backend.get_vocab()):
         raise RecipeError(
-            field, folder, "its vocabulary is not the run's",
+            field,
+            folder,
+            "its vocabulary is not the run's",
             "set tokenizer.vocabulary to the folder of the run that made it, or let the run train a teacher",
-        )  # fmt: skip
+        )
     return state.run.use(f"teachers/{language}/final", Path(folder))
 
 
 def _masked_texts(state: Balance, text: LanguageText) -> MaskedTexts:
     recipe = state.recipe
     return MaskedTexts(
-        text.examples, state.tokenizer, recipe.masking, max_length=recipe.corpora.max_length, seed=recipe.seed,
+        text.examples,
+        state.tokenizer,
+        recipe.masking,
+        max_length=recipe.corpora.max_length,
+        seed=recipe.seed,
         rows=text.rows,
-    )  # fmt: skip
+    )
 
 
 def _stored_examples(state: Balance, language: str, text: LanguageText) -> StoredExamples:
@@ -245,8 +283,11 @@ def _stopping_examples(state: Balance, language: str) -> list[TrainingExample]:
     chosen = part.take(part.first(STOPPING_EXAMPLES))
     recipe = state.recipe
     texts = MaskedTexts(
-        chosen, state.tokenizer, hidden(recipe.masking), max_length=recipe.corpora.max_length,
+        chosen,
+        state.tokenizer,
+        hidden(recipe.masking),
+        max_length=recipe.corpora.max_length,
         seed=recipe.seed + STOPPING_SEED,
-    )  # fmt: skip
+    )
     examples = [texts.example(row, 0, 0) for row in range(len(texts))]
     return [example for example in examples if len(example.positions)]

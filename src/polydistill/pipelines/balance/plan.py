@@ -32,9 +32,7 @@ def plan_balance(recipe: BalanceRecipe, console: Console, _: Mapping[str, Pipeli
     print_settings(recipe, console, training=check_arguments(recipe.training))
     found = plan_engine(recipe, console)
     sizes = collect(
-        recipe.languages,
-        lambda name, s: measure_text(s.text, f"languages.{name}.text", []),
-        found,
+        recipe.languages, lambda name, s: measure_text(s.text, f"languages.{name}.text", []), found
     )
     training = 1 - recipe.corpora.held_out_share
     characters = {}
@@ -43,9 +41,11 @@ def plan_balance(recipe: BalanceRecipe, console: Console, _: Mapping[str, Pipeli
         characters[language] = there if cap is None else min(cap, there)
         if cap is not None and cap > there:
             found.append(
-                Conflict(f"languages.{language}.max_characters {cap:,}: the text has about {there:,} to train on",
-                         "ask for fewer, leave it out, or add text")
-            )  # fmt: skip
+                Conflict(
+                    f"languages.{language}.max_characters {cap:,}: the text has about {there:,} to train on",
+                    "ask for fewer, leave it out, or add text",
+                )
+            )
     if recipe.probe.tasks:
         found += plan_tasks(recipe.probe.tasks, console, field="probe.tasks")[2]
     if len(sizes) == len(recipe.languages):
@@ -59,18 +59,16 @@ def _model(recipe: BalanceRecipe) -> Any:
     """A model of the recipe's architecture and size of vocabulary."""
     special_ids = {role: index for index, role in enumerate(ROLES)}
     config = student_config(
-        recipe.model.model_type, recipe.model.config, vocabulary_size=recipe.tokenizer.size,
-        special_ids=special_ids, max_length=recipe.corpora.max_length,
-    )  # fmt: skip
+        recipe.model.model_type,
+        recipe.model.config,
+        vocabulary_size=recipe.tokenizer.size,
+        special_ids=special_ids,
+        max_length=recipe.corpora.max_length,
+    )
     return build_student(config, seed=recipe.seed, field="model.model_type")
 
 
-def _print(
-    recipe: BalanceRecipe,
-    characters: dict[str, int],
-    model: Any,
-    console: Console,
-) -> None:
+def _print(recipe: BalanceRecipe, characters: dict[str, int], model: Any, console: Console) -> None:
     """Characters that each model sees, its steps, and their time."""
     rows = model.get_input_embeddings().weight.numel()
     console.print(
@@ -99,8 +97,13 @@ def _print(
 
     for language, settings in recipe.languages.items():
         if settings.teacher is None:
-            add(f"teacher of {language}", {language: characters[language]}, recipe.teachers.epochs,
-                recipe.teachers.training, 1.0)  # fmt: skip
+            add(
+                f"teacher of {language}",
+                {language: characters[language]},
+                recipe.teachers.epochs,
+                recipe.teachers.training,
+                1.0,
+            )
     smallest = min(characters.values())
     for name, student in recipe.students.items():
         limit = {"none": None, "smallest": smallest}.get(str(student.truncate), student.truncate)

@@ -58,10 +58,11 @@ class Balance:
             cap = settings.max_characters
             if cap is not None and cap > text.characters[-1]:
                 raise CorpusError(
-                    f"languages.{language}.max_characters", cap,
+                    f"languages.{language}.max_characters",
+                    cap,
                     f"the training text has {text.characters[-1]:,} characters (cleaned, held-out text left out)",
                     "ask for fewer, leave it out, or add text",
-                )  # fmt: skip
+                )
             found[language] = text.upto(cap)
         return found
 
@@ -85,10 +86,11 @@ class Balance:
         parts = [examples.take(np.flatnonzero(chosen)) for chosen in (for_stopping, ~for_stopping)]
         if not all(len(part) for part in parts):
             raise CorpusError(
-                f"languages.{language}.text", None,
+                f"languages.{language}.text",
+                None,
                 f"{len(examples)} held-out examples are too few to be parted between early stopping and results",
                 "add text, lower corpora.block_lines or raise corpora.held_out_share",
-            )  # fmt: skip
+            )
         return parts[0], parts[1]
 
     def identity(self, language: str) -> dict[str, Any]:

@@ -81,9 +81,12 @@ def measure_serving(state: Extract) -> None:
         run.say("measuring latency and memory of teacher and student")
         names = {recipe.teacher.model: "teacher", str(final): "student"}
         rows = compare_cost(
-            list(names), shapes=recipe.cost.shapes, rounds=recipe.cost.rounds, calls=recipe.cost.calls,
+            list(names),
+            shapes=recipe.cost.shapes,
+            rounds=recipe.cost.rounds,
+            calls=recipe.cost.calls,
             loading={recipe.teacher.model: recipe.teacher.model_dump(include={"revision", "allow_pickle"})},
-        )  # fmt: skip
+        )
         # Names and no paths: the folder is read on other machines too.
         write_json(folder / "cost.json", [row | {"model": names[row["model"]]} for row in rows])
 

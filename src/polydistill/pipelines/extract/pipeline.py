@@ -27,9 +27,15 @@ def build_corpus(state: Extract) -> None:
     """The language's corpus, of examples that fit the teacher."""
     recipe = state.recipe
     state.made["corpus"] = prepare_corpus(
-        state.run, recipe.language, text=recipe.text, evaluation=recipe.evaluation_texts, settings=recipe.corpora,
-        tokenizers=[state.original], text_field="text", evaluation_field="evaluation_texts",
-    )  # fmt: skip
+        state.run,
+        recipe.language,
+        text=recipe.text,
+        evaluation=recipe.evaluation_texts,
+        settings=recipe.corpora,
+        tokenizers=[state.original],
+        text_field="text",
+        evaluation_field="evaluation_texts",
+    )
 
 
 def score_teacher(state: Extract) -> None:
@@ -39,9 +45,16 @@ def score_teacher(state: Extract) -> None:
         return
     with scoring_engine(recipe, state.run) as score:
         state.made["store"] = scored_store(
-            recipe, state.run, language=recipe.language, teacher="teacher", weights=state.weights,
-            tokenizer=state.trained_tokenizer, corpus=state.corpus, load=lambda: _load(state), score=score,
-        )  # fmt: skip
+            recipe,
+            state.run,
+            language=recipe.language,
+            teacher="teacher",
+            weights=state.weights,
+            tokenizer=state.trained_tokenizer,
+            corpus=state.corpus,
+            load=lambda: _load(state),
+            score=score,
+        )
 
 
 def _load(state: Extract) -> Any:

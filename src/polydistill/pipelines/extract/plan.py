@@ -108,8 +108,12 @@ def _selection(
     lines = [] if size is None else [line for text in size.texts for line in text.split("\n")]
     frequency = document_frequency(tokenizer.backend, lines, tokenizer.size)
     return select(
-        tokenizer, {recipe.language: frequency}, **trim_choice(recipe), fixed_id=config.pad_token_id, fields=TRIM_FIELDS
-    )  # fmt: skip
+        tokenizer,
+        {recipe.language: frequency},
+        **trim_choice(recipe),
+        fixed_id=config.pad_token_id,
+        fields=TRIM_FIELDS,
+    )
 
 
 def _conflicts(
@@ -124,17 +128,16 @@ def _conflicts(
     unknown = sum(index == tokenizer.special_ids["unk"] for index in ids) / max(1, len(ids))
     if unknown > LARGE_UNKNOWN:
         found.append(
-            Conflict(f"text: the teacher's tokenizer leaves {unknown:.1%} of its tokens unknown",
-                     f"use a teacher that knows {recipe.language}")
-        )  # fmt: skip
+            Conflict(
+                f"text: the teacher's tokenizer leaves {unknown:.1%} of its tokens unknown",
+                f"use a teacher that knows {recipe.language}",
+            )
+        )
     return found
 
 
 def _print_models(
-    state: Extract,
-    selection: Selection | None,
-    text: LanguageSize | None,
-    console: Console,
+    state: Extract, selection: Selection | None, text: LanguageSize | None, console: Console
 ) -> None:
     """Sizes of teacher and student, and the time of a few steps scaled up."""
     recipe, arguments = state.recipe, state.arguments

@@ -98,10 +98,11 @@ def check_length(recipe: ExtractRecipe, original: LoadedTokenizer) -> None:
     """Raise RecipeError for a teacher that cannot take the recipe's sequences."""
     if original.max_length < recipe.corpora.max_length:
         raise RecipeError(
-            "corpora.max_length", recipe.corpora.max_length,
+            "corpora.max_length",
+            recipe.corpora.max_length,
             f"the teacher takes at most {original.max_length} tokens",
             f"set corpora.max_length to {original.max_length} or less",
-        )  # fmt: skip
+        )
 
 
 def prepare(recipe: ExtractRecipe, run: Run, command: Command) -> Extract:
@@ -147,9 +148,13 @@ def resolve_student(state: Extract, teacher: Any, tokenizer: LoadedTokenizer) ->
     """The student's configuration, of the teacher's and the tokenizer that training reads by."""
     recipe = state.recipe
     return extracted_config(
-        teacher, recipe.student.config, num_layers=state.depth, layers=state.layers,
-        special_ids=tokenizer.special_ids, max_length=recipe.corpora.max_length,
-    )  # fmt: skip
+        teacher,
+        recipe.student.config,
+        num_layers=state.depth,
+        layers=state.layers,
+        special_ids=tokenizer.special_ids,
+        max_length=recipe.corpora.max_length,
+    )
 
 
 def check_losses(recipe: ExtractRecipe, student: Any, teacher: Any) -> None:
@@ -157,19 +162,22 @@ def check_losses(recipe: ExtractRecipe, student: Any, teacher: Any) -> None:
     losses = recipe.losses
     if losses.cosine.highest and student.hidden_size != teacher.hidden_size:
         raise RecipeError(
-            "losses.cosine", losses.cosine.highest,
+            "losses.cosine",
+            losses.cosine.highest,
             f"the student's hidden states have {student.hidden_size} numbers and the teacher's {teacher.hidden_size}",
             "set losses.cosine: 0 (losses.relation compares models of any width), or leave hidden_size as the teacher's",
-        )  # fmt: skip
+        )
     if not losses.relation.highest:
         return
     heads = losses.relation_heads or teacher.num_attention_heads
     for name, config in (("student", student), ("teacher", teacher)):
         if config.hidden_size % heads:
             raise RecipeError(
-                "losses.relation_heads", heads, f"does not divide the {name}'s hidden size {config.hidden_size}",
+                "losses.relation_heads",
+                heads,
+                f"does not divide the {name}'s hidden size {config.hidden_size}",
                 "give a number that divides both",
-            )  # fmt: skip
+            )
         layer_list(build_student(config, seed=0, device="meta"))
 
 

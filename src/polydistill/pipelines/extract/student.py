@@ -107,9 +107,11 @@ def model_size(model: Any) -> dict[str, int]:
         id(table): table.numel() for table in (model.get_input_embeddings().weight, output_layer(model)[0])
     }
     return {
-        "layers": model.config.num_hidden_layers, "parameters": model.num_parameters(),
-        "embeddings": sum(tables.values()), "rows": model.config.vocab_size,
-    }  # fmt: skip
+        "layers": model.config.num_hidden_layers,
+        "parameters": model.num_parameters(),
+        "embeddings": sum(tables.values()),
+        "rows": model.config.vocab_size,
+    }
 
 
 def cut(state: Extract, model: Any) -> tuple[Any, dict[str, Any]]:
@@ -162,9 +164,15 @@ def student_training(state: Extract) -> Training:
             _write_beside(state, folder, record)
 
     return Training(
-        student, {recipe.language: training_data(state)}, {recipe.language: 1.0}, objective, state.arguments,
-        state.trained_tokenizer.special_ids["pad"], recipe.corpora.max_length, write_beside,
-    )  # fmt: skip
+        student,
+        {recipe.language: training_data(state)},
+        {recipe.language: 1.0},
+        objective,
+        state.arguments,
+        state.trained_tokenizer.special_ids["pad"],
+        recipe.corpora.max_length,
+        write_beside,
+    )
 
 
 def _write_beside(state: Extract, folder: Path, record: dict[str, Any]) -> None:

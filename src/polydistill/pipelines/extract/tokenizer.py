@@ -46,17 +46,23 @@ def _write_trimmed(state: Extract, folder: Path) -> None:
     )
     teacher = teacher_config(recipe)
     selection = select(
-        state.original, {recipe.language: frequency}, **trim_choice(recipe), fixed_id=teacher.pad_token_id,
+        state.original,
+        {recipe.language: frequency},
+        **trim_choice(recipe),
+        fixed_id=teacher.pad_token_id,
         fields=TRIM_FIELDS,
-    )  # fmt: skip
+    )
     trimmed = trim_tokenizer(state.original, selection)
     _save(trimmed, folder)
     write_json(folder / KEPT, selection.kept.tolist())
     agreement = _compare(state, trimmed, selection, held_out_texts(corpus))
     vocabulary = {
-        "teacher": state.original.size, "size": len(selection.kept), "reasons": selection.reasons,
-        "lines": frequency.num_documents, "held_out": agreement,
-    }  # fmt: skip
+        "teacher": state.original.size,
+        "size": len(selection.kept),
+        "reasons": selection.reasons,
+        "lines": frequency.num_documents,
+        "held_out": agreement,
+    }
     write_json(folder / "vocabulary.json", vocabulary)
     run.say(
         f"tokenizer: {len(selection.kept):,} of {state.original.size:,} pieces stay ("
@@ -82,10 +88,12 @@ def _compare(
     agreement, held, differing = compare_trimmed(state.original, trimmed.backend, selection, texts)
     if differing:
         raise TokenizerError(
-            "teacher", state.original.name,
+            "teacher",
+            state.original.name,
             f"{len(differing)} of {len(held)} texts whose pieces are all kept get other pieces from the trimmed tokenizer, "
-            f"such as {differing[0][:60]!r}", "set trim.when: none, and please report this with its tokenizer.json",
-        )  # fmt: skip
+            f"such as {differing[0][:60]!r}",
+            "set trim.when: none, and please report this with its tokenizer.json",
+        )
     return agreement.as_dict()
 
 
@@ -97,9 +105,12 @@ def _save(tokenizer: LoadedTokenizer, folder: Path) -> None:
         "model_input_names": [name for name in names if name != "token_type_ids"],
     }
     save_tokenizer(
-        tokenizer.backend, folder, specials=special_strings(tokenizer), max_length=tokenizer.max_length,
+        tokenizer.backend,
+        folder,
+        specials=special_strings(tokenizer),
+        max_length=tokenizer.max_length,
         settings=settings,
-    )  # fmt: skip
+    )
 
 
 def _lines(examples: Examples) -> Iterator[str]:

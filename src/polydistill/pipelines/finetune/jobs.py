@@ -125,15 +125,19 @@ class Job:
             "targets": read,
             # What names the file's fields does not change what is in them.
             "labels": self.texts.labels(self.source),
-            "answers": [task.stride_tokens, task.max_answer_tokens, task.normalisation] if task.kind == "qa" else None,
+            "answers": [task.stride_tokens, task.max_answer_tokens, task.normalisation]
+            if task.kind == "qa"
+            else None,
             # What the tokenizer's settings make of the recipe's, which its fingerprint does not hold.
-            "reading": {language: [coder.max_length, coder.segments] for language, coder in self._coders().items()},
+            "reading": {
+                language: [coder.max_length, coder.segments] for language, coder in self._coders().items()
+            },
             "training": portable(self.recipe_arguments),
             "own_warmup": self._own_warmup,
             "patience": self.recipe.patience,
             "evaluations_per_epoch": self.recipe.evaluations_per_epoch,
             "seed": self.seed,
-        }  # fmt: skip
+        }
 
     @cached_property
     def recipe_arguments(self) -> dict[str, Any]:
@@ -190,19 +194,27 @@ class Job:
         tokenizer = self.model.tokenizer(language)
         names = tokenizer.settings.get("model_input_names", ())
         return Coder(
-            self.texts.task, tokenizer, self.texts.labels(self.source),
+            self.texts.task,
+            tokenizer,
+            self.texts.labels(self.source),
             min(self.recipe.max_length(self.texts.task), tokenizer.max_length),
             takes_segments(self.model.config, names),
-        )  # fmt: skip
+        )
 
     def load(self, place: str | None = None) -> Any:
         """The model with a fresh head, or as a checkpoint has it."""
         settings = self.model.settings
         return load_with_head(
-            place or settings.model, self.texts.task.kind, num_labels=len(self.texts.labels(self.source)),
-            seed=self.seed, fresh=place is None, field=self.model.field, revision=None if place else settings.revision,
-            allow_pickle=settings.allow_pickle, random=self.model.random and place is None,
-        ).to(device())  # fmt: skip
+            place or settings.model,
+            self.texts.task.kind,
+            num_labels=len(self.texts.labels(self.source)),
+            seed=self.seed,
+            fresh=place is None,
+            field=self.model.field,
+            revision=None if place else settings.revision,
+            allow_pickle=settings.allow_pickle,
+            random=self.model.random and place is None,
+        ).to(device())
 
     def rows(
         self, model: Any, language: str, examples: Sequence[Example], features: Sequence[Any] | None = None
@@ -212,8 +224,12 @@ class Job:
         encoded = list(features) if features is not None else coder.encode(examples)
         dtype = torch.bfloat16 if self.recipe_arguments.get("bf16") else torch.float32
         outputs = predict(
-            model, encoded, pad_id=coder.tokenizer.special_ids["pad"], batch_tokens=self.recipe.batch_tokens, dtype=dtype
-        )  # fmt: skip
+            model,
+            encoded,
+            pad_id=coder.tokenizer.special_ids["pad"],
+            batch_tokens=self.recipe.batch_tokens,
+            dtype=dtype,
+        )
         predicted = coder.decode(examples, encoded, outputs)
         return [
             {"gold": gold_of(example), "predicted": one}
@@ -252,8 +268,11 @@ def all_jobs(recipe: FinetuneRecipe, texts: dict[str, TaskTexts]) -> list[Job]:
     ]
     if not found:
         raise RecipeError(
-            "models", None, "none of them reads a language that a task is trained on", "add one, or mend models.NAME.languages"
-        )  # fmt: skip
+            "models",
+            None,
+            "none of them reads a language that a task is trained on",
+            "add one, or mend models.NAME.languages",
+        )
     for job in found:
         _ = job.recipe_arguments, job.model.config
         for language in (job.source, *job.targets):
@@ -269,9 +288,11 @@ def notes_of(jobs: Sequence[Job]) -> list[str]:
         said += [
             f"models.{model}: is not trained for {name}, which learns from {task.source}, and its `languages` lack that"
             for model, settings in recipe.models.items()
-            if task.source is not None and settings.languages is not None and task.source not in settings.languages
+            if task.source is not None
+            and settings.languages is not None
+            and task.source not in settings.languages
             and set(settings.languages) & task.data.keys()
-        ]  # fmt: skip
+        ]
     for one in {job.texts.name: job.texts for job in jobs}.values():
         scored: dict[str, set[str]] = {}
         for job in jobs:
@@ -319,15 +340,20 @@ def _train(job: Job, run: Run, folder: Path) -> None:
     checkpoints = folder / CHECKPOINTS
     require_space(checkpoints, checkpoints_bytes(model, arguments, checkpoints), stage=name)
     record = fine_tune(
-        model, features,
-        folder=checkpoints, arguments=arguments,
+        model,
+        features,
+        folder=checkpoints,
+        arguments=arguments,
         measure=lambda model: job.scores(job.rows(model, job.source, splits["dev"], dev), job.source)[metric],
-        patience=job.recipe.patience, evaluations_per_epoch=job.recipe.evaluations_per_epoch,
-        max_length=coder.max_length, pad_id=coder.tokenizer.special_ids["pad"], seed=job.seed,
+        patience=job.recipe.patience,
+        evaluations_per_epoch=job.recipe.evaluations_per_epoch,
+        max_length=coder.max_length,
+        pad_id=coder.tokenizer.special_ids["pad"],
+        seed=job.seed,
         say=lambda line: run.say(f"{name}: {line}"),
         # A job of other settings empties this one's folder.
         evidence=run.path / "nonfinite" / job.place,
-    )  # fmt: skip
+    )
     write_json(folder / "training.json", record, sealed=True)
 
 
@@ -343,10 +369,18 @@ def _test(job: Job, folder: Path) -> None:
             "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows),
         )
         scores[language] = {"items": len(rows), **job.scores(rows, language)}
-    write_json(folder / "scores.json", {
-        "scores": scores, "dev": record["score"], "best_step": record["step"], "steps": record["steps"],
-        "labels": job.texts.labels(job.source), "max_length": {language: job.coder(language).max_length for language in job.targets},
-    }, sealed=True)  # fmt: skip
+    write_json(
+        folder / "scores.json",
+        {
+            "scores": scores,
+            "dev": record["score"],
+            "best_step": record["step"],
+            "steps": record["steps"],
+            "labels": job.texts.labels(job.source),
+            "max_length": {language: job.coder(language).max_length for language in job.targets},
+        },
+        sealed=True,
+    )
 
 
 def stored_rows(folder: Path, language: str) -> list[dict[str, Any]]:

@@ -83,9 +83,11 @@ def _add_row(table: Table, texts: TaskTexts, language: str) -> None:
     labels = texts.labels(language) if language in texts.task.sources else []
     shown = f"{len(labels)}: {', '.join(labels[:SHOWN_LABELS])}" if labels else ""
     table.add_row(
-        texts.name, language, *(sizes.get(split, "") for split in ("train", "dev", "test")),
+        texts.name,
+        language,
+        *(sizes.get(split, "") for split in ("train", "dev", "test")),
         escape(shown + (", …" if len(labels) > SHOWN_LABELS else "")),
-    )  # fmt: skip
+    )
 
 
 def _times(jobs: Sequence[Job], console: Console) -> list[Conflict]:

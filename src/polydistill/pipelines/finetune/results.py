@@ -90,11 +90,13 @@ class Results:
                 }
                 summary.setdefault(name, {})[metric] = {
                     model: {
-                        target: self._cell(means[model][target], items[model][target], metric, samples[model][target])
+                        target: self._cell(
+                            means[model][target], items[model][target], metric, samples[model][target]
+                        )
                         for target in targets
                     }
                     for model, targets in items.items()
-                }  # fmt: skip
+                }
                 found, averaged = self._deviations(means, samples)
                 rdt.setdefault(name, {})[metric] = found
                 if metric == METRICS[task.kind][0]:
@@ -106,12 +108,13 @@ class Results:
             "rdt": rdt,
             "rdt_average": {
                 model: self._deviation(
-                    float(np.mean([value for value, _ in pairs])), np.mean([drawn for _, drawn in pairs], axis=0)
+                    float(np.mean([value for value, _ in pairs])),
+                    np.mean([drawn for _, drawn in pairs], axis=0),
                 )
                 | {"tasks": len(pairs)}
                 for model, pairs in averages.items()
             },
-        }  # fmt: skip
+        }
 
     def _items(self, name: str, task: Task) -> dict[str, dict[str, list[Items]]]:
         """model → target → the items of each seed."""
@@ -143,17 +146,23 @@ class Results:
             if not owners:
                 continue
             drawn = resample(
-                [one for _, one in owners], metric, samples=self.recipe.bootstrap_samples,
+                [one for _, one in owners],
+                metric,
+                samples=self.recipe.bootstrap_samples,
                 generator=self._generator(name, target),
-            )  # fmt: skip
+            )
             for model in items:
                 columns = [index for index, (owner, _) in enumerate(owners) if owner == model]
                 if columns:
                     # From one source the languages' scores are of one training, and so is their chance.
                     source = task.source or target
                     chance = chance_of_seeds(
-                        len(drawn), len(columns), noise, self._generator(name, model, source), self._generator(name, metric)
-                    )  # fmt: skip
+                        len(drawn),
+                        len(columns),
+                        noise,
+                        self._generator(name, model, source),
+                        self._generator(name, metric),
+                    )
                     found[model][target] = Sampled(drawn[:, columns].mean(1), chance)
         return found
 
@@ -164,9 +173,13 @@ class Results:
         each = [one.scores()[metric] for one in items]
         low, high = interval(samples.scores, self.recipe.level)
         return {
-            "mean": mean, "deviation": float(np.std(each, ddof=1)) if len(each) > 1 else 0.0, "low": low, "high": high,
-            "seeds": len(each), "items": len(items[0]),
-        }  # fmt: skip
+            "mean": mean,
+            "deviation": float(np.std(each, ddof=1)) if len(each) > 1 else 0.0,
+            "low": low,
+            "high": high,
+            "seeds": len(each),
+            "items": len(items[0]),
+        }
 
     def _deviations(
         self, means: dict[str, dict[str, float]], samples: dict[str, dict[str, Sampled]]

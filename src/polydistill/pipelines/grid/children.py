@@ -33,8 +33,10 @@ def children_of(recipe: GridRecipe) -> dict[str, RunRecipe]:
         place = f"{'after' if name in recipe.after else 'runs'}.{name}"
         earlier = [str(folder / other) for other in children]
         values = values | {
-            "name": name, "output": str(folder / name), "reuse": [*earlier, *recipe.reuse, *values.get("reuse", [])],
-        }  # fmt: skip
+            "name": name,
+            "output": str(folder / name),
+            "reuse": [*earlier, *recipe.reuse, *values.get("reuse", [])],
+        }
         with within(place):
             child = parse_recipe(values, origin="of this run")
         if child.recipe == recipe.recipe:
@@ -68,8 +70,11 @@ def _check_models(
             within = Path(model).relative_to(usual)
             if folder / within in made:
                 raise RecipeError(
-                    place, model, f"is of a grid in {usual}, and this one's folder is {folder}", f"write {GRID}/{within.as_posix()}"
-                )  # fmt: skip
+                    place,
+                    model,
+                    f"is of a grid in {usual}, and this one's folder is {folder}",
+                    f"write {GRID}/{within.as_posix()}",
+                )
         if Path(model).is_relative_to(folder) and not Path(model).exists() and Path(model) not in made:
             named = ", ".join(map(str, made)) or "none"
             raise RecipeError(

@@ -62,9 +62,11 @@ def evaluate(state: Grid) -> None:
     rows = [row for name in children for row in grid_rows(children[name].folder, name)]
     curves = {name: curve for name, child in children.items() if (curve := loss_curve(child.folder))}
     table = {
-        "rows": rows, "runs": list(children), "sooner": sooner(children, curves),
+        "rows": rows,
+        "runs": list(children),
+        "sooner": sooner(children, curves),
         "losses": {name: curve._asdict() for name, curve in curves.items()},
-    }  # fmt: skip
+    }
     write_json(run.path / "evaluation" / "grid.json", table, sealed=True)
 
 
@@ -84,32 +86,58 @@ def grid_rows(folder: Path, name: str) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     if mlm.is_file():
         rows += [
-            {"run": name, "place": f"{language}, {row['text']}", "language": language, "text": row["text"], "model": row["model"], "tokenizer": row["tokenizer"],
-             "teacher": row["teacher"], "measure": "MRR", "value": row["mrr"], "error": row["mrr_error"],
-             "masked": row["num_masked"]}
+            {
+                "run": name,
+                "place": f"{language}, {row['text']}",
+                "language": language,
+                "text": row["text"],
+                "model": row["model"],
+                "tokenizer": row["tokenizer"],
+                "teacher": row["teacher"],
+                "measure": "MRR",
+                "value": row["mrr"],
+                "error": row["mrr_error"],
+                "masked": row["num_masked"],
+            }
             for language, found in read_json(mlm)["languages"].items()
             for row in found
-        ]  # fmt: skip
+        ]
     if probes.is_file():
         rows += [
-            {"run": name, "place": f"{task}, {group}, {kind.replace('_', ' ')}", "model": model, "tokenizer": None,
-             "teacher": None, "measure": metric.replace("_", " "), "value": cell["mean"], "error": cell["deviation"]}
+            {
+                "run": name,
+                "place": f"{task}, {group}, {kind.replace('_', ' ')}",
+                "model": model,
+                "tokenizer": None,
+                "teacher": None,
+                "measure": metric.replace("_", " "),
+                "value": cell["mean"],
+                "error": cell["deviation"],
+            }
             for task, metrics in read_json(probes)["summary"].items()
             for metric, models in metrics.items()
             for model, groups in models.items()
             for group, kinds in groups.items()
             for kind, cell in kinds.items()
             if cell
-        ]  # fmt: skip
+        ]
     if tuned.is_file():
         rows += [
-            {"run": name, "place": f"{task}, {target}", "model": model, "tokenizer": None, "teacher": None,
-             "measure": metric.replace("_", " "), "value": cell["mean"], "error": cell["deviation"]}
+            {
+                "run": name,
+                "place": f"{task}, {target}",
+                "model": model,
+                "tokenizer": None,
+                "teacher": None,
+                "measure": metric.replace("_", " "),
+                "value": cell["mean"],
+                "error": cell["deviation"],
+            }
             for task, metrics in read_json(tuned).get("summary", {}).items()
             for metric, models in metrics.items()
             for model, targets in models.items()
             for target, cell in targets.items()
-        ]  # fmt: skip
+        ]
     return rows
 
 
@@ -138,9 +166,14 @@ def _what_is_guessed(child: RunRecipe) -> str:
     }
     tokenizer = child.folder / "student" / "final" / "tokenizer.json"
     return json.dumps(
-        [texts, settings.get("corpora"), settings.get("masking"), hash_file(tokenizer) if tokenizer.is_file() else None],
+        [
+            texts,
+            settings.get("corpora"),
+            settings.get("masking"),
+            hash_file(tokenizer) if tokenizer.is_file() else None,
+        ],
         sort_keys=True,
-    )  # fmt: skip
+    )
 
 
 def plan_grid(recipe: GridRecipe, console: Console, pipelines: Mapping[str, Pipeline]) -> list[Conflict]:

@@ -134,10 +134,21 @@ def score_teachers(merge: Merge) -> None:
             load = cache(partial(_load, name, teacher))
             for language in languages:
                 merge.stores[language, name] = scored_store(
-                    recipe, merge.run, language=language, teacher=name, weights=weights,
-                    tokenizer=merge.tokenizers[name], corpus=merge.corpora[language], load=load, score=score,
-                    beside=[merge.tokenizers[other] for other in recipe.languages[language].teachers if other != name],
-                )  # fmt: skip
+                    recipe,
+                    merge.run,
+                    language=language,
+                    teacher=name,
+                    weights=weights,
+                    tokenizer=merge.tokenizers[name],
+                    corpus=merge.corpora[language],
+                    load=load,
+                    score=score,
+                    beside=[
+                        merge.tokenizers[other]
+                        for other in recipe.languages[language].teachers
+                        if other != name
+                    ],
+                )
 
 
 def _load(name: str, teacher: Teacher) -> Any:

@@ -77,9 +77,11 @@ def conflicts(
     used = {teacher for settings in recipe.languages.values() for teacher in settings.teachers}
     for name in sorted(set(recipe.teachers) - used):
         found.append(
-            Conflict(f"teacher {name} has no language: its pieces enlarge the vocabulary and it teaches nothing",
-                     f"name it under a language's `teachers`, or remove teachers.{name}")
-        )  # fmt: skip
+            Conflict(
+                f"teacher {name} has no language: its pieces enlarge the vocabulary and it teaches nothing",
+                f"name it under a language's `teachers`, or remove teachers.{name}",
+            )
+        )
     for language, settings in recipe.languages.items():
         own = [tokenizers[name] for name in settings.teachers]
         for what, values in (
@@ -90,27 +92,35 @@ def conflicts(
                 yes = [t.name for t, value in zip(own, values, strict=True) if value]
                 no = [t.name for t, value in zip(own, values, strict=True) if not value]
                 found.append(
-                    Conflict(f"languages.{language}: {', '.join(yes)} {what} text and {', '.join(no)} do not",
-                             f"use teachers that agree, or set languages.{language}.use to one of them")
-                )  # fmt: skip
+                    Conflict(
+                        f"languages.{language}: {', '.join(yes)} {what} text and {', '.join(no)} do not",
+                        f"use teachers that agree, or set languages.{language}.use to one of them",
+                    )
+                )
     lowercase = {name: tokenizer.lowercases for name, tokenizer in tokenizers.items()}
     if len(set(lowercase.values())) > 1 and recipe.student.tokenizer.lowercase is None:
         cased = [name for name, value in lowercase.items() if not value]
         found.append(
-            Conflict(f"{', '.join(cased)} keep case and the other teachers do not: the union tokenizer keeps it, so the "
-                     "others' languages lose pieces to capitals",
-                     "set student.tokenizer.lowercase, or read each language by tokenizer/<language>")
-        )  # fmt: skip
+            Conflict(
+                f"{', '.join(cased)} keep case and the other teachers do not: the union tokenizer keeps it, so the "
+                "others' languages lose pieces to capitals",
+                "set student.tokenizer.lowercase, or read each language by tokenizer/<language>",
+            )
+        )
     collect(tokenizers, lambda _, tokenizer: check_teacher(recipe, tokenizer), found)
     if union.size > LARGE_VOCABULARY:
         found.append(
-            Conflict(f"the union has {union.size:,} pieces: the embeddings would outweigh the encoder",
-                     "use a factorised embedding (student.model_type: electra, student.config.embedding_size: 256)")
-        )  # fmt: skip
+            Conflict(
+                f"the union has {union.size:,} pieces: the embeddings would outweigh the encoder",
+                "use a factorised embedding (student.model_type: electra, student.config.embedding_size: 256)",
+            )
+        )
     merged = union_tokenizer(
-        union, list(tokenizers.values()), lowercase=recipe.student.tokenizer.lowercase,
+        union,
+        list(tokenizers.values()),
+        lowercase=recipe.student.tokenizer.lowercase,
         strip_accents=recipe.student.tokenizer.strip_accents,
-    )  # fmt: skip
+    )
     maps = dict(zip(recipe.teachers, union.maps, strict=True))
     for language, settings in recipe.languages.items():
         for name in settings.teachers:
@@ -121,10 +131,12 @@ def conflicts(
                 or measured.unknown_share > measured.own_unknown_share + LARGE_UNKNOWN
             ):
                 found.append(
-                    Conflict(f"languages.{language}: the union tokenizer makes {measured.drift:.0%} of {name}'s tokens "
-                             f"otherwise and leaves {measured.unknown_share:.1%} unknown (own {measured.own_unknown_share:.1%})",
-                             f"load tokenizer/{language} for this language, rather than the default tokenizer")
-                )  # fmt: skip
+                    Conflict(
+                        f"languages.{language}: the union tokenizer makes {measured.drift:.0%} of {name}'s tokens "
+                        f"otherwise and leaves {measured.unknown_share:.1%} unknown (own {measured.own_unknown_share:.1%})",
+                        f"load tokenizer/{language} for this language, rather than the default tokenizer",
+                    )
+                )
     return found
 
 
@@ -142,9 +154,13 @@ def _print_languages(
         masked = size.tokens * recipe.masking.probability * len(settings.teachers)
         store = sum(estimated_store(recipe, size.tokens, tokenizers[name].size) for name in settings.teachers)
         table.add_row(
-            language, ", ".join(settings.teachers), f"{size.characters:,}", f"{size.tokens:,}", f"{masked:,.0f}",
+            language,
+            ", ".join(settings.teachers),
+            f"{size.characters:,}",
+            f"{size.tokens:,}",
+            f"{masked:,.0f}",
             f"{store / 2**20:,.0f} MiB",
-        )  # fmt: skip
+        )
     console.print(table)
 
 

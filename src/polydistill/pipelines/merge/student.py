@@ -72,17 +72,25 @@ def student_training(merge: Merge) -> Training:
         shutil.copytree(run.path / "tokenizer", folder, dirs_exist_ok=True, ignore=_only_tokenizer_files)
         for language in recipe.languages:
             shutil.copytree(
-                run.path / "tokenizer" / language, folder / "tokenizer" / language, dirs_exist_ok=True,
+                run.path / "tokenizer" / language,
+                folder / "tokenizer" / language,
+                dirs_exist_ok=True,
                 ignore=links_in,
-            )  # fmt: skip
+            )
         write_text(folder / "README.md", merge_card(recipe, record))
         write_json(folder / "initialisation.json", record)
 
     objective = StoredLabels(recipe.distillation, list(data), language_labels(recipe))
     return Training(
-        model, data, probabilities, objective, merge.arguments, merge.union.special_ids["pad"], recipe.corpora.max_length,
+        model,
+        data,
+        probabilities,
+        objective,
+        merge.arguments,
+        merge.union.special_ids["pad"],
+        recipe.corpora.max_length,
         write_beside,
-    )  # fmt: skip
+    )
 
 
 def training_data(merge: Merge) -> tuple[dict[str, StoredExamples], dict[str, float]]:
@@ -142,9 +150,13 @@ def resolve_student(recipe: MergeRecipe, union: Union) -> tuple[Any, str | None]
         )
         model_type = settings.model_type or base.model_type
     config = student_config(
-        model_type, settings.config, vocabulary_size=union.size, special_ids=union.special_ids,
-        max_length=recipe.corpora.max_length, base=base,
-    )  # fmt: skip
+        model_type,
+        settings.config,
+        vocabulary_size=union.size,
+        special_ids=union.special_ids,
+        max_length=recipe.corpora.max_length,
+        base=base,
+    )
     if first is not None:
         check_encoder(config, base, first)
     return config, first

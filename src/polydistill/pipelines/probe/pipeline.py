@@ -50,16 +50,20 @@ def probe_models(recipe: ProbeRecipe, run: Run, texts: Texts) -> None:
         model = _Probed(name, settings, recipe, run)
         for task, languages in texts.items():
             scores[task][name] = _probe(recipe, run, model, task, languages)
-    write_json(run.path / "evaluation" / "probes.json", {
-        "scores": scores,
-        "summary": {
-            task: {
-                metric: {name: summarise(found, metric, recipe.groups) for name, found in models.items()}
-                for metric in METRICS[task]
-            }
-            for task, models in scores.items()
+    write_json(
+        run.path / "evaluation" / "probes.json",
+        {
+            "scores": scores,
+            "summary": {
+                task: {
+                    metric: {name: summarise(found, metric, recipe.groups) for name, found in models.items()}
+                    for metric in METRICS[task]
+                }
+                for task, models in scores.items()
+            },
         },
-    }, sealed=True)  # fmt: skip
+        sealed=True,
+    )
 
 
 class _Probed:
@@ -98,20 +102,28 @@ class _Probed:
             windows = split_into_windows(words, tokenizer, min(self.probing.max_length, tokenizer.max_length))
             starts = np.cumsum([0, *(len(window.words) for window in windows)])
             rows = np.lib.format.open_memmap(
-                folder / "features.npy", mode="w+", dtype=np.float16,
+                folder / "features.npy",
+                mode="w+",
+                dtype=np.float16,
                 shape=(int(starts[-1]), self.encoder.config.hidden_size),
-            )  # fmt: skip
+            )
             for index, states in word_features(
-                self.encoder, windows, tokenizer.special_ids["pad"],
-                batch_tokens=self.probing.batch_tokens, dtype=self.dtype,
-            ):  # fmt: skip
+                self.encoder,
+                windows,
+                tokenizer.special_ids["pad"],
+                batch_tokens=self.probing.batch_tokens,
+                dtype=self.dtype,
+            ):
                 rows[starts[index] : starts[index + 1]] = states
             rows.flush()
 
         features = self.run.make(
-            f"features/{text.task}/{self.name}/{text.language}-{split}", inputs, write, reuse=True,
+            f"features/{text.task}/{self.name}/{text.language}-{split}",
+            inputs,
+            write,
+            reuse=True,
             stage=f"features/{text.task}/{self.name}",
-        )  # fmt: skip
+        )
         loaded: npt.NDArray[np.float16] = np.load(features.path / "features.npy", mmap_mode="r")
         return loaded
 
@@ -135,16 +147,21 @@ def _probe(
             classes = np.array([tags.index(tag) for s in text.sentences["train"] for tag in s.tags])
             probes = [
                 fit_probe(
-                    features, classes, len(tags), seed=recipe.seed + index,
-                    epochs=recipe.probing.epochs, batch_size=recipe.probing.batch_size,
+                    features,
+                    classes,
+                    len(tags),
+                    seed=recipe.seed + index,
+                    epochs=recipe.probing.epochs,
+                    batch_size=recipe.probing.batch_size,
                 ).predict
                 for index in range(recipe.probing.num_seeds)
-            ]  # fmt: skip
+            ]
             scores[source] = _transfer(probes, model, languages, tags)
             first = METRICS[task][0]
-            run.say(f"{task}/{model.name}: from {source} " + ", ".join(
-                f"{name} {np.mean(found[first]):.3f}" for name, found in scores[source].items()
-            ))  # fmt: skip
+            run.say(
+                f"{task}/{model.name}: from {source} "
+                + ", ".join(f"{name} {np.mean(found[first]):.3f}" for name, found in scores[source].items())
+            )
         write_json(folder / "scores.json", scores)
 
     made = run.make(f"probes/{task}/{model.name}", inputs, write, stage=f"probe/{task}/{model.name}")

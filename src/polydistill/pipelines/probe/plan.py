@@ -74,15 +74,22 @@ def plan_tasks(
             totals = {split: counts.total() for split, counts in tags.items()}
             words += sum(totals.values())
             table.add_row(
-                task, language, f"{len(text.sentences['train']):,}", f"{totals['train']:,}", str(len(tags["train"])),
+                task,
+                language,
+                f"{len(text.sentences['train']):,}",
+                f"{totals['train']:,}",
+                str(len(tags["train"])),
                 f"{totals['test']:,}",
-            )  # fmt: skip
+            )
             new = sorted(set(tags["test"]) - set(tags["train"]))
             if new:
-                found.append(Conflict(
-                    f"{text.field}: {', '.join(new[:5])} stand in the test file alone, and no probe can guess them "
-                    f"({sum(tags['test'][tag] for tag in new)} words)", "use files of one tag set"
-                ))  # fmt: skip
+                found.append(
+                    Conflict(
+                        f"{text.field}: {', '.join(new[:5])} stand in the test file alone, and no probe can guess them "
+                        f"({sum(tags['test'][tag] for tag in new)} words)",
+                        "use files of one tag set",
+                    )
+                )
             samples.setdefault(language, text.sentences["test"][:SAMPLE_SENTENCES])
         found += _other_tags(f"{field}.{task}", known)
     console.print(table)
@@ -93,10 +100,14 @@ def _other_tags(field: str, known: Mapping[str, set[str]]) -> list[Conflict]:
     """Languages that lack tags of others: zero-shot, a probe from there cannot guess them."""
     every = set().union(*known.values())
     return [
-        Conflict(f"{field}.{language}: its training file has no {', '.join(sorted(every - tags)[:5])}, which others have: a probe "
-         "from this language can never guess them", "use files of one tag set, or read its zero-shot scores with that in mind")
-        for language, tags in known.items() if every - tags
-    ]  # fmt: skip
+        Conflict(
+            f"{field}.{language}: its training file has no {', '.join(sorted(every - tags)[:5])}, which others have: a probe "
+            "from this language can never guess them",
+            "use files of one tag set, or read its zero-shot scores with that in mind",
+        )
+        for language, tags in known.items()
+        if every - tags
+    ]
 
 
 def _unknown(
@@ -109,7 +120,9 @@ def _unknown(
     share = sum(firsts) / max(1, len(firsts))
     if share <= LARGE_UNKNOWN:
         return []
-    return [Conflict(
-        f"{name} reads {100 * share:.0f} % of the words of {language} as unknown",
-        "compare it on languages that its vocabulary knows, or leave it out",
-    )]  # fmt: skip
+    return [
+        Conflict(
+            f"{name} reads {100 * share:.0f} % of the words of {language} as unknown",
+            "compare it on languages that its vocabulary knows, or leave it out",
+        )
+    ]

@@ -79,8 +79,12 @@ def prepare_corpora(
     """Each language's corpus."""
     return {
         language: prepare_corpus(
-            run, language, text=settings.text, evaluation=settings.evaluation,
-            settings=recipe.corpora, tokenizers=[tokenizer],
+            run,
+            language,
+            text=settings.text,
+            evaluation=settings.evaluation,
+            settings=recipe.corpora,
+            tokenizers=[tokenizer],
         )
         for language, settings in recipe.languages.items()
-    }  # fmt: skip
+    }

@@ -62,6 +62,8 @@ def _check_precision(scoring: Scoring) -> None:
     """The driver would choose by its own processor what other machines compute in."""
     if address_of(scoring.ray) not in (None, "local") and scoring.precision == "auto":
         raise RecipeError(
-            "scoring.precision", "auto", "is what this machine computes in, and a cluster's workers may be others",
+            "scoring.precision",
+            "auto",
+            "is what this machine computes in, and a cluster's workers may be others",
             "set scoring.precision: bfloat16 (GPUs, recent processors) or float32",
-        )  # fmt: skip
+        )

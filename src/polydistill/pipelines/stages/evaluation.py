@@ -58,16 +58,22 @@ def evaluate(
         samples: dict[str, list[dict[str, Any]]] = {}
         measured: Measured = {}
         common: dict[str, Any] = {
-            "settings": recipe.evaluation, "masking": recipe.masking, "max_length": recipe.corpora.max_length,
+            "settings": recipe.evaluation,
+            "masking": recipe.masking,
+            "max_length": recipe.corpora.max_length,
             "seed": recipe.seed,
-        }  # fmt: skip
+        }
         for reading in readings():
             run.say(f"evaluating {reading.language}")
             measured[reading.language] = {}
             rows[reading.language] = evaluate_language(
-                reading.readers, training=reading.training, texts=reading.texts,
-                dtype=resolve_dtype(recipe.evaluation.precision), measured=measured[reading.language], **common,
-            )  # fmt: skip
+                reading.readers,
+                training=reading.training,
+                texts=reading.texts,
+                dtype=resolve_dtype(recipe.evaluation.precision),
+                measured=measured[reading.language],
+                **common,
+            )
             if reading.shown:
                 samples[reading.language] = sample_guesses(
                     reading.shown, reading.texts["held_out"], decode=reading.decode, **common

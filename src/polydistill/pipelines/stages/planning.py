@@ -52,11 +52,17 @@ def scoring_speed(
     tokens = sum(len(example.input_ids) for example in chosen)
     return tokens / median_seconds(
         lambda: predict(
-            model, chosen, ids=list(range(len(chosen))), pad_id=tokenizer.special_ids["pad"],
-            vocabulary_size=tokenizer.size, top_k=recipe.scoring.top_k,
-            sampling=recipe.scoring.sampling, dtype=resolve_dtype(recipe.scoring.precision), seed=recipe.seed,
+            model,
+            chosen,
+            ids=list(range(len(chosen))),
+            pad_id=tokenizer.special_ids["pad"],
+            vocabulary_size=tokenizer.size,
+            top_k=recipe.scoring.top_k,
+            sampling=recipe.scoring.sampling,
+            dtype=resolve_dtype(recipe.scoring.precision),
+            seed=recipe.seed,
         )
-    )  # fmt: skip
+    )
 
 
 def step_seconds(

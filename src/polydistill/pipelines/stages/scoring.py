@@ -91,9 +91,15 @@ def scored_store(
 
     def write(folder: Path) -> None:
         job = Job(
-            identity, tokenizer, recipe.scoring, recipe.masking, max_length=recipe.corpora.max_length,
-            dtype=resolve_dtype(recipe.scoring.precision), seed=recipe.seed, beside=tuple(beside),
-        )  # fmt: skip
+            identity,
+            tokenizer,
+            recipe.scoring,
+            recipe.masking,
+            max_length=recipe.corpora.max_length,
+            dtype=resolve_dtype(recipe.scoring.precision),
+            seed=recipe.seed,
+            beside=tuple(beside),
+        )
         result = score(folder, job, examples, load(), progress=_counter(run, name, len(examples)))
         store = Store(folder)
         speed = result["tokens_scored"] / result["seconds"] if result["seconds"] else 0
@@ -113,9 +119,12 @@ def estimated_store(
 ) -> float:
     """About how many bytes a teacher's store over so many tokens takes."""
     return store_bytes(
-        tokens, vocabulary_size=vocabulary_size, max_length=recipe.corpora.max_length, top_k=recipe.scoring.top_k,
+        tokens,
+        vocabulary_size=vocabulary_size,
+        max_length=recipe.corpora.max_length,
+        top_k=recipe.scoring.top_k,
         masked_share=recipe.masking.probability,
-    )  # fmt: skip
+    )
 
 
 def _identities(

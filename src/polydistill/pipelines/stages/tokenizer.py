@@ -61,17 +61,24 @@ def _train_vocabulary(recipe: PretrainRecipe | BalanceRecipe, raw: Path) -> Toke
         folder = raw / language
         folder.mkdir(parents=True)
         build_corpus(
-            folder, sources=settings.text, evaluation={}, settings=recipe.corpora,
-            count_tokens=lambda texts: [len(text) for text in texts], max_tokens=4096,
+            folder,
+            sources=settings.text,
+            evaluation={},
+            settings=recipe.corpora,
+            count_tokens=lambda texts: [len(text) for text in texts],
+            max_tokens=4096,
             fields=CorpusFields(f"languages.{language}.text", f"languages.{language}.evaluation"),
-        )  # fmt: skip
+        )
         examples[language] = Examples(folder / "train.arrow")
     wordpiece = recipe.tokenizer
     return train_wordpiece(
         partial(_balanced, examples, recipe.corpora.smoothing_alpha),
-        size=wordpiece.size, lowercase=wordpiece.lowercase, strip_accents=wordpiece.strip_accents,
-        min_frequency=wordpiece.min_frequency, limit_alphabet=wordpiece.limit_alphabet,
-    )  # fmt: skip
+        size=wordpiece.size,
+        lowercase=wordpiece.lowercase,
+        strip_accents=wordpiece.strip_accents,
+        min_frequency=wordpiece.min_frequency,
+        limit_alphabet=wordpiece.limit_alphabet,
+    )
 
 
 def shared_tokenizer(recipe: PretrainRecipe | BalanceRecipe, folder: Path) -> LoadedTokenizer:

@@ -8,24 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from polydistill.artefacts import (
-    STAMP,
-    artefact,
-    clear_unless_current,
-    copy_artefact,
-    is_current,
-)
+from polydistill.artefacts import STAMP, artefact, clear_unless_current, copy_artefact, is_current
 from polydistill.config.balance import BalanceRecipe
 from polydistill.config.pretrain import PretrainRecipe
 from polydistill.config.shared import TextRecipe
 from polydistill.corpora.sources import list_files
-from polydistill.disk import (
-    bytes_below,
-    explain_disk_errors,
-    read_json,
-    require_space,
-    write_json,
-)
+from polydistill.disk import bytes_below, explain_disk_errors, read_json, require_space, write_json
 from polydistill.models.memory import return_freed_memory
 from polydistill.models.student import build_student, student_config
 from polydistill.pipelines.run_folder import Artefact, Run
@@ -68,9 +56,15 @@ class Training:
         """Train the model in place, with checkpoints in `folder`; returns the log. `more` goes before the options."""
         settings = {"arguments": dict(self.arguments), **self.options, **more}
         return train(
-            self.model, self.data, [self.probabilities[language] for language in self.data], folder=folder,
-            objective=self.objective, pad_id=self.pad_id, max_length=self.max_length, **settings,
-        )  # fmt: skip
+            self.model,
+            self.data,
+            [self.probabilities[language] for language in self.data],
+            folder=folder,
+            objective=self.objective,
+            pad_id=self.pad_id,
+            max_length=self.max_length,
+            **settings,
+        )
 
 
 def train_into(
@@ -148,9 +142,12 @@ def _copy(run: Run, found: Path, target: Path, inputs: Any, write_beside: Callab
 def initial_model(recipe: PretrainRecipe | BalanceRecipe, tokenizer: LoadedTokenizer) -> Any:
     """The model before training."""
     config = student_config(
-        recipe.model.model_type, recipe.model.config, vocabulary_size=tokenizer.size,
-        special_ids=tokenizer.special_ids, max_length=recipe.corpora.max_length,
-    )  # fmt: skip
+        recipe.model.model_type,
+        recipe.model.config,
+        vocabulary_size=tokenizer.size,
+        special_ids=tokenizer.special_ids,
+        max_length=recipe.corpora.max_length,
+    )
     return build_student(config, seed=recipe.seed, field="model.model_type")
 
 
