@@ -42,6 +42,7 @@ check: .venv/.installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/python scripts/import_graph.py > /dev/null
 	$(BIN)/deptry src
 	$(BIN)/python scripts/recipe_reference.py --check
 
