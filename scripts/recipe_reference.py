@@ -3,25 +3,43 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeGuard, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from polydistill.config.balance import BalancedLanguage, BalancedStudent, BalanceRecipe
-from polydistill.config.extract import ExtractRecipe, LossWeight
+from polydistill.config.extract import ExtractRecipe
 from polydistill.config.finetune import PRESETS as FINETUNING_PRESETS
 from polydistill.config.finetune import FinetunedModel, FinetuneRecipe, Task, TaskData
 from polydistill.config.grid import GridRecipe
 from polydistill.config.load import presets
 from polydistill.config.merge import Language, MergeRecipe
 from polydistill.config.pretrain import PretrainLanguage, PretrainRecipe
-from polydistill.config.probe import ProbedModel, ProbeRecipe, TaggedData
-from polydistill.config.shared import Source, Teacher
+from polydistill.config.probe import ProbedModel, ProbeRecipe, Probing, TaggedData
+from polydistill.config.scoring import Ray, Scoring
+from polydistill.config.shared import (
+    Card,
+    Corpora,
+    Evaluation,
+    LossWeight,
+    Masking,
+    Model,
+    Source,
+    Teacher,
+    WordPiece,
+)
 from polydistill.training.arguments import FINETUNING, defaults
 
+# Defaults that the machine decides.
+MACHINES = {
+    "bf16": "where the machine computes in it",
+    "use_cpu": "where there is no GPU",
+    "dataloader_pin_memory": "where there is a GPU",
+}
 TARGET = Path(__file__).parent.parent / "docs" / "recipes.md"
 
 
@@ -72,37 +90,60 @@ def default(field: Any) -> str:
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
 
-def table(model: type[BaseModel], prefix: str) -> list[str]:
-    """A section for a group of settings, and one for each group within."""
+# Groups of settings that several kinds of recipe share: printed once.
+SHARED = (
+    Source,
+    Teacher,
+    Corpora,
+    Masking,
+    Scoring,
+    Ray,
+    WordPiece,
+    Model,
+    Evaluation,
+    Card,
+    Probing,
+    TaggedData,
+)
+
+
+def is_group(annotation: object) -> TypeGuard[type[BaseModel]]:
+    """Whether a setting is a group of settings; a loss's weight is described once, where its group ends."""
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel) and annotation is not LossWeight
+
+
+def table(model: type[BaseModel], heading: str) -> list[str]:
+    """A section for a group of settings, required keys first, and one for each group within that is not shared."""
     lines = [
-        f"\n## `{prefix}`\n" if prefix else "",
+        f"\n{heading}\n" if heading else "",
         (model.__doc__ or "").splitlines()[0],
         "",
         "| key | kind | default | meaning |",
         "|---|---|---|---|",
     ]
     groups = []
-    for name, field in model.model_fields.items():
+    fields = {name: field for name, field in model.model_fields.items() if name != "recipe"}
+    for name, field in sorted(fields.items(), key=lambda item: not item[1].is_required()):
         annotation = field.annotation
         meaning = (field.description or "").replace("|", "\\|")
-        # A loss's weight is described once, where its group ends.
-        if (
-            isinstance(annotation, type)
-            and issubclass(annotation, BaseModel)
-            and annotation is not LossWeight
-        ):
-            groups.append((annotation, f"{prefix}.{name}".lstrip(".")))
+        shown = default(field)
+        if is_group(annotation):
             meaning = meaning or (annotation.__doc__ or "").splitlines()[0]
-        lines.append(f"| `{name}` | {kind(annotation)} | {default(field)} | {meaning} |")
+            if annotation in SHARED:
+                shown = f"see [{annotation.__name__}](#{annotation.__name__.lower()})"
+            else:
+                path = heading.split("`")[1]
+                groups.append((annotation, name if "`recipe:" in heading else f"{path}.{name}"))
+        lines.append(f"| `{name}` | {kind(annotation)} | {shown} | {meaning} |")
     for annotation, place in groups:
-        lines += table(annotation, place)
+        lines += table(annotation, f"### `{place}`")
     return lines
 
 
 def finetuning_presets() -> list[str]:
     """The hyper-parameters that fine-tuning starts from."""
     lines = [
-        "\n## `preset` (finetune)\n",
+        "\n## Fine-tuning presets\n",
         "| preset | kind | learning rate | epochs | warm-up | batch | length |",
         "|---|---|---|---|---|---|---|",
     ]
@@ -121,69 +162,59 @@ def finetuning_presets() -> list[str]:
     return lines
 
 
+# Kind → its recipe, and the entries of its mappings by their places.
+RECIPES: dict[str, tuple[type[BaseModel], dict[str, type[BaseModel]]]] = {
+    "merge": (MergeRecipe, {"languages.NAME": Language}),
+    "extract": (ExtractRecipe, {"losses.NAME": LossWeight}),
+    "balance": (BalanceRecipe, {"languages.NAME": BalancedLanguage, "students.NAME": BalancedStudent}),
+    "pretrain": (PretrainRecipe, {"languages.NAME": PretrainLanguage}),
+    "probe": (ProbeRecipe, {"models.NAME": ProbedModel}),
+    "grid": (GridRecipe, {}),
+    "finetune": (
+        FinetuneRecipe,
+        {"models.NAME": FinetunedModel, "tasks.NAME": Task, "tasks.NAME.data.LANGUAGE": TaskData},
+    ),
+}
+
+
 def reference() -> str:
     """The whole page."""
     lines = [
         "# Recipe reference",
         "",
-        "Made by `scripts/recipe_reference.py` from the models in `src/polydistill/config`; `make check` says when it "
-        "is out of date. `polydistill plan RECIPE` prints every setting that a recipe resolves to.",
+        "Made by `scripts/recipe_reference.py` from the models in `src/polydistill/config`. `make check` fails when it is",
+        "out of date. `polydistill plan RECIPE` prints every setting that a recipe resolves to.",
         "",
-        "A recipe may extend a preset or another file: `extends: NAME`. `null` takes away an entry that the extended one has, such as a student. `--set a.b=c` overrides one setting. Presets:",
+        "A recipe may extend a preset or another file: `extends: NAME`. `null` takes away an entry that the extended one",
+        "has, such as a student. `--set a.b=c` overrides one setting. Presets:",
         "",
-        *(f"- `{name}`: {line}" for name, line in presets().items()),
+        *(
+            textwrap.fill(f"- `{name}`: {line}", 118, subsequent_indent="  ")
+            for name, line in presets().items()
+        ),
         "",
-        "# `recipe: merge`",
-        "",
-        *table(MergeRecipe, ""),
-        *table(Teacher, "teachers.NAME"),
-        *table(Language, "languages.NAME"),
-        *table(Source, "languages.NAME.text[i]"),
-        "",
-        "# `recipe: extract`",
-        "",
-        *table(ExtractRecipe, ""),
-        *table(LossWeight, "losses.NAME"),
-        "",
-        "# `recipe: balance`",
-        "",
-        *table(BalanceRecipe, ""),
-        *table(BalancedLanguage, "languages.NAME (balance)"),
-        *table(BalancedStudent, "students.NAME"),
-        "",
-        "# `recipe: pretrain`",
-        "",
-        *table(PretrainRecipe, ""),
-        *table(PretrainLanguage, "languages.NAME (pretrain)"),
-        "",
-        "# `recipe: probe`",
-        "",
-        *table(ProbeRecipe, ""),
-        *table(ProbedModel, "models.NAME"),
-        *table(TaggedData, "tasks.TASK.LANGUAGE"),
-        "",
-        "# `recipe: grid`",
-        "",
-        *table(GridRecipe, ""),
-        "",
-        "# `recipe: finetune`",
-        "",
-        *table(FinetuneRecipe, ""),
-        *table(FinetunedModel, "models.NAME (finetune)"),
-        *table(Task, "tasks.NAME"),
-        *table(TaskData, "tasks.NAME.data.LANGUAGE"),
+        "Groups that several kinds share are described once, under [shared groups](#shared-groups).",
+    ]
+    for name, (recipe, entries) in RECIPES.items():
+        lines += table(recipe, f"## `recipe: {name}`")
+        for place, entry in entries.items():
+            lines += table(entry, f"### `{place}` ({name})")
+    lines += ["", "## Shared groups"]
+    for group in SHARED:
+        lines += table(group, f"### {group.__name__}")
+    lines += [
         *finetuning_presets(),
         "\n## `training`\n",
         "Arguments of `transformers.TrainingArguments` by their own names. What a recipe does not set starts from:",
         "",
-        f"(`finetune`: its presets above, and {', '.join(f'`{name}: {value}`' for name, value in FINETUNING.items())}.)",
+        textwrap.fill(
+            f"(`finetune`: its presets above, and {', '.join(f'`{name}: {value}`' for name, value in FINETUNING.items())}.)",
+            118,
+        ),
         "",
         "| argument | default |",
         "|---|---|",
-        *(
-            f"| `{name}` | `{'where the machine computes in it' if name == 'bf16' else 'where there is no GPU' if name == 'use_cpu' else 'where there is a GPU' if name == 'dataloader_pin_memory' else value}` |"
-            for name, value in defaults().items()
-        ),
+        *(f"| `{name}` | `{MACHINES.get(name, value)}` |" for name, value in defaults().items()),
         "",
     ]
     return "\n".join(lines)
