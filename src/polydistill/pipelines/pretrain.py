@@ -150,8 +150,8 @@ def _readings(state: Pretraining) -> Iterator[Reading]:
 def _summary(measured: Measured) -> dict[str, Any]:
     languages = {
         language: HeldOut({"student": 1.0 / measures.ranks}, measures.counts)
-        for language, found in measured.items()
-        for place, measures in found.items()
+        for language, of_language in measured.items()
+        for place, measures in of_language.items()
         if place.startswith("held_out/")
     }
     return summarise(languages, {})
@@ -167,9 +167,9 @@ def plan_pretrain(recipe: PretrainRecipe, console: Console, _: Mapping[str, Pipe
     """Print the settings; returns what a run would be refused for."""
     print_settings(recipe, console, training=check_arguments(recipe.training))
     console.print("a pre-training recipe: its vocabulary and model are made from the text, gold labels only")
-    found: list[Conflict] = []
-    collect({recipe.name: recipe}, lambda _, one: check_training(one), found)
-    return report_conflicts(found, console)
+    conflicts: list[Conflict] = []
+    collect({recipe.name: recipe}, lambda _, pretraining: check_training(pretraining), conflicts)
+    return report_conflicts(conflicts, console)
 
 
 PIPELINE = Pipeline(

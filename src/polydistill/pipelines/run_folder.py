@@ -108,7 +108,7 @@ class Run:
     def use(self, relative: str, folder: Path) -> Path:
         """Note where an artefact of this run lies, for it may lie in another run's folder."""
         path = self.path / ARTEFACTS
-        known = {name: one for name, one in read_record(path).items() if isinstance(one, str)}
+        known = {name: place_of for name, place_of in read_record(path).items() if isinstance(place_of, str)}
         own = folder.resolve().is_relative_to(self.path.resolve())
         # Within this folder as it is found from there: the folder may be moved.
         place = str(folder.resolve().relative_to(self.path.resolve()) if own else folder.resolve())
@@ -149,14 +149,14 @@ class Run:
         Raises DiskError where there is no room, RunFolderError for a damaged artefact.
         """
         own = self.path / name
-        found = self.find(name, inputs) if reuse else own if is_current(own, inputs) else None
-        if found is None:
-            found, stage = own, stage or name
+        folder_found = self.find(name, inputs) if reuse else own if is_current(own, inputs) else None
+        if folder_found is None:
+            folder_found, stage = own, stage or name
             if needs_bytes is not None:
                 require_space(partial_folder(own), needs_bytes(), stage=stage)
             with self.stage(stage), artefact(own, inputs, keep_partial=keep_partial) as folder:
                 write(folder)
-        return Artefact(self.use(name, found) if reuse else found, inputs)
+        return Artefact(self.use(name, folder_found) if reuse else folder_found, inputs)
 
     def find(self, relative: str, inputs: Any) -> Path | None:
         """The folder of an artefact made from just these inputs, here or in a run that may be reused."""
@@ -178,7 +178,7 @@ class Run:
             path = self.path / TIMING
             # A full disk is said by what failed within; this record must not hide it.
             with suppress(OSError, DiskError):
-                timing = {key: one for key, one in read_record(path).items() if is_seconds(one)}
+                timing = {key: seconds for key, seconds in read_record(path).items() if is_seconds(seconds)}
                 timing[name] = round(timing.get(name, 0.0) + time.perf_counter() - started, 2)
                 write_json(path, timing)
 
@@ -276,18 +276,18 @@ def _processor() -> str:
 
 def _differences(old: Any, new: Any, key: str = "") -> list[tuple[str, Any, Any]]:
     if isinstance(old, dict) and isinstance(new, dict):
-        found = []
+        changes = []
         # The order of teachers fixes the ids, that of languages the order of draws.
         if key in ("teachers", "languages") and list(old) != list(new) and old.keys() == new.keys():
-            found.append((f"order of {key}", ", ".join(old), ", ".join(new)))
+            changes.append((f"order of {key}", ", ".join(old), ", ".join(new)))
         for name in sorted(old.keys() | new.keys(), key=str):
             place = f"{key}.{name}".lstrip(".")
             # Where this run and others are, and where scoring is computed, does not change what it is.
             if place not in ("reuse", "output") and not place.endswith(WHERE):
-                found += _differences(old.get(name), new.get(name), place)
-        return found
+                changes += _differences(old.get(name), new.get(name), place)
+        return changes
     # Earlier versions wrote the architecture where it was not said, and their runs go on.
-    unsaid = key == "student.model_type" and all(one in (None, MODEL_TYPE) for one in (old, new))
+    unsaid = key == "student.model_type" and all(value in (None, MODEL_TYPE) for value in (old, new))
     return [] if old == new or unsaid else [(key, old, new)]
 
 

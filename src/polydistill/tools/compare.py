@@ -53,23 +53,23 @@ def compare_runs(folders: Sequence[Path], console: Console) -> None:
         once = {name: (folder, recipe) for name, folder, recipe in zip(names, folders, recipes, strict=True)}
         compare_balance([_evaluated(name, *place) for name, place in once.items()], console)
     else:
-        found = [_ranks(folder, "evaluation/ranks.npz") for folder in folders]
-        compare_merges(folders, names, found, console)
+        ranks = [_ranks(folder, "evaluation/ranks.npz") for folder in folders]
+        compare_merges(folders, names, ranks, console)
 
 
 def compare_merges(
-    folders: Sequence[Path], names: Sequence[str], found: Sequence[dict[str, Any]], console: Console
+    folders: Sequence[Path], names: Sequence[str], ranks_of_runs: Sequence[dict[str, Any]], console: Console
 ) -> None:
     """Print the students' MRR for each language, text and tokenizer, with the differences from the first run's.
 
-    found  each run's ranks
+    ranks_of_runs  each run's ranks
     Raises RunFolderError for a run of other tokens.
     """
     rows = []
-    for key in [key for key in found[0] if key.endswith("/student")]:
+    for key in [key for key in ranks_of_runs[0] if key.endswith("/student")]:
         place = key.removesuffix("/student")
         language, text, view, teacher = place.split("/")
-        counts, first = found[0][f"{place}/counts"], 1.0 / found[0][key].astype(np.float64)
+        counts, first = ranks_of_runs[0][f"{place}/counts"], 1.0 / ranks_of_runs[0][key].astype(np.float64)
         row: dict[str, Any] = {
             # Keys of COLUMNS, beside which each run has its name's.
             "language": language,
@@ -78,10 +78,10 @@ def compare_merges(
             "masked": len(first),
         }
         if teacher:
-            theirs = found[0][f"{place}/{teacher}"].astype(np.float64)
+            theirs = ranks_of_runs[0][f"{place}/{teacher}"].astype(np.float64)
             row["teacher"] = mean_reciprocal_rank(theirs)
             row[f"teacher - {names[0]}"] = paired_difference(1.0 / theirs, first, counts)._asdict()
-        for folder, name, ranks in zip(folders, names, found, strict=True):
+        for folder, name, ranks in zip(folders, names, ranks_of_runs, strict=True):
             own = ranks.get(key)
             if own is None or not np.array_equal(ranks[f"{place}/counts"], counts):
                 raise RunFolderError(
@@ -140,7 +140,7 @@ def _evaluated(name: str, folder: Path, recipe: dict[str, Any]) -> Evaluated:
     probes = folder / "evaluation" / "probes.json"
     languages = list(results["languages"])
     groups = {
-        name: [one for one in some if one in languages] for name, some in (recipe.get("groups") or {}).items()
+        name: [language for language in some if language in languages] for name, some in (recipe.get("groups") or {}).items()
     }
     return Evaluated(
         name,

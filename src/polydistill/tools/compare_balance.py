@@ -70,15 +70,15 @@ def compare_balance(runs: Sequence[Evaluated], console: Console) -> None:
         console,
         "D, MRR minus the teacher's, in hundredths",
         groups,
-        {student: [_plus_minus(found[group]) for group in groups] for student, found in summary["D"].items()},
+        {student: [_plus_minus(cells[group]) for group in groups] for student, cells in summary["D"].items()},
     )
     _print(
         console,
         f"MRR of {summary['first']} minus that of the others, in hundredths",
         groups,
         {
-            student: [_plus_minus(found[group], star=True) for group in groups]
-            for student, found in summary["differences"].items()
+            student: [_plus_minus(cells[group], star=True) for group in groups]
+            for student, cells in summary["differences"].items()
         },
     )
     _print_probes(runs, students, groups, console)
@@ -122,11 +122,11 @@ def _print_probes(
 ) -> None:
     """A table for each task and metric, of the runs that probed the languages of the first that probed that task."""
     for task in dict.fromkeys(task for run in runs for task in run.scores):
-        found = {
+        scores_of = {
             name: run.scores[task][student] for name, (run, student) in students.items() if task in run.scores
         }
-        first = next(iter(found.values()))
-        alike = {name: scores for name, scores in found.items() if scores.keys() == first.keys()}
+        first = next(iter(scores_of.values()))
+        alike = {name: scores for name, scores in scores_of.items() if scores.keys() == first.keys()}
         for metric in METRICS[task]:
             rows = {name: summarise_probes(scores, metric, runs[0].groups) for name, scores in alike.items()}
             _print(
@@ -135,7 +135,7 @@ def _print_probes(
                 groups,
                 {name: [_both(of_group[group]) for group in groups] for name, of_group in rows.items()},
             )
-        if left_out := [name for name in found if name not in alike]:
+        if left_out := [name for name in scores_of if name not in alike]:
             console.print(f"{task} of other languages, left out: {', '.join(left_out)}", markup=False)
 
 
@@ -151,9 +151,9 @@ def _print(console: Console, title: str, groups: Sequence[str], rows: Mapping[st
     console.print(table)
 
 
-def _plus_minus(found: Mapping[str, float], *, star: bool = False) -> str:
-    settled = "*" if star and Difference(**found).settled else ""
-    return f"{100 * found['value']:+.1f}{settled} ± {50 * (found['high'] - found['low']):.1f}"
+def _plus_minus(cell: Mapping[str, float], *, star: bool = False) -> str:
+    settled = "*" if star and Difference(**cell).settled else ""
+    return f"{100 * cell['value']:+.1f}{settled} ± {50 * (cell['high'] - cell['low']):.1f}"
 
 
 def _both(kinds: Mapping[str, Any]) -> str:

@@ -39,10 +39,10 @@ MRR_TOKENS, BATCH_TOKENS = 128, 1024
 def choose_lines(paths: Sequence[str], number: int) -> list[str]:
     """So many different lines of text files, chosen by their hash: the same ones whatever their order."""
     sources = [Source(path=path, documents="lines") for path in paths]
-    found = heapq.nlargest(number, {(hash_text(text), text) for text in read_texts(sources, "text")})
-    if not found:
+    chosen = heapq.nlargest(number, {(hash_text(text), text) for text in read_texts(sources, "text")})
+    if not chosen:
         raise CorpusError("text", paths[0], "no line has text", "give text that the model is meant for")
-    return [text for _, text in found]
+    return [text for _, text in chosen]
 
 
 def proof_batches(
@@ -69,8 +69,8 @@ def prove_logits(
     """
     rows = []
     for inputs in batches:
-        found = dict(zip(exported, compare_onnx(model, list(exported.values()), inputs), strict=True))
-        own = found["onnx"]
+        comparisons = dict(zip(exported, compare_onnx(model, list(exported.values()), inputs), strict=True))
+        own = comparisons["onnx"]
         shape = " x ".join(map(str, inputs.ids.shape))
         if not own.relative <= TOLERANCE:
             raise ModelError(
@@ -87,11 +87,11 @@ def prove_logits(
             "attended": int(inputs.attention.sum()),
             "max_logit": own.largest,
         }
-        for key, one in found.items():
+        for key, comparison in comparisons.items():
             row[key] = {
-                "max_difference": one.difference,
-                "relative_difference": one.relative,
-                "same_argmax": one.same,
+                "max_difference": comparison.difference,
+                "relative_difference": comparison.relative,
+                "same_argmax": comparison.same,
             }
         rows.append(row)
     return rows
@@ -161,11 +161,11 @@ def compare_mrr(
     own = measure(model, examples, **shared)
     if not len(own.ranks):
         raise CorpusError("text", None, "none of its tokens is masked", "give more lines, or longer ones")
-    found: dict[str, Measures] = {
-        name: measure_logits(one.logits_at, examples, **shared) for name, one in exported.items()
+    measures: dict[str, Measures] = {
+        name: measure_logits(graph.logits_at, examples, **shared) for name, graph in exported.items()
     }
     rows: dict[str, dict[str, Any]] = {"pytorch": own.summary()}
-    for name, other in found.items():
+    for name, other in measures.items():
         difference = paired_difference(1.0 / other.ranks, 1.0 / own.ranks, own.counts)
         rows[name] = other.summary() | {"mrr_minus_pytorch": list(difference)}
     return rows
@@ -178,8 +178,8 @@ def _stream(
     generator = np.random.default_rng(seed)
     if texts:
         # Offsets are -1 for the frame; unknown words stay, as in any text.
-        found = [one.ids[one.starts >= 0] for one in encode(tokenizer, texts)]
-        ids = np.concatenate(found)
+        pieces = [encoded.ids[encoded.starts >= 0] for encoded in encode(tokenizer, texts)]
+        ids = np.concatenate(pieces)
         if len(ids):
             return np.resize(ids, max(number, len(ids)))
     return generator.choice(tokenizer.ordinary_ids, number)

@@ -62,7 +62,7 @@ def trim_vocabulary(
         raise CorpusError("text", None, "no text is given", "pass --text LANGUAGE=PATH")
     # What cannot be is found before the text is read: files that are not there, a size that is too small.
     identity = {
-        language: source_identity(found, field=f"text.{language}") for language, found in sources.items()
+        language: source_identity(files, field=f"text.{language}") for language, files in sources.items()
     }
     tokenizer = load_tokenizer(model, revision=revision)
     choice: dict[str, Any] = {"min_document_share": min_document_share, "size": size}
@@ -133,15 +133,15 @@ def _read(
 ) -> tuple[dict[str, Frequency], dict[str, list[str]]]:
     """Per language, document frequencies and the lines that are held apart from them."""
     frequencies, apart = {}, {}
-    for language, found in sources.items():
+    for language, files in sources.items():
         held: list[tuple[int, str]] = []
-        documents = hold_apart(read_texts(found, f"text.{language}"), held, verify_lines)
+        documents = hold_apart(read_texts(files, f"text.{language}"), held, verify_lines)
         frequencies[language] = document_frequency(tokenizer.backend, documents, tokenizer.size)
         apart[language] = sorted({text for _, text in held})
         if not frequencies[language].num_documents or not apart[language]:
             raise CorpusError(
                 f"text.{language}",
-                str(found[0].path),
+                str(files[0].path),
                 f"{frequencies[language].num_documents} lines to select on and {len(apart[language])} to prove it on "
                 "are too few",
                 f"give some hundred lines: about one in {HELD_APART_ONE_IN} is held apart",
@@ -203,16 +203,16 @@ def _print(record: Mapping[str, Any], console: Console) -> None:
         f"parameters {record['original_parameters']:,} → {record['parameters']:,}; weights "
         f"{record['original_weight_bytes']:,} → {record['weight_bytes']:,} bytes",
     ]
-    for language, found in record["languages"].items():
-        proven = found["kept_texts"] + found["shortened_texts"]
+    for language, counts in record["languages"].items():
+        proven = counts["kept_texts"] + counts["shortened_texts"]
         lines += [
-            f"{language}: chosen on {record['documents'][language]:,} lines; of {found['num_texts']:,} others "
-            f"{found['kept_texts']:,} have kept pieces alone, {found['shortened_texts']:,} more with some words left out: "
-            f"{found['identical_texts']:,} of these {proven:,} get the same pieces",
-            f"    tokens kept {found['kept_tokens']:.2%}; tokens a word {found['fertility']:.3f} → "
-            f"{found['trimmed_fertility']:.3f}; unknown tokens {found['unknown_share']:.4%} → "
-            f"{found['trimmed_unknown_share']:.4%}; characters under them {found['unknown_characters']:.4%} → "
-            f"{found['trimmed_unknown_characters']:.4%}",
+            f"{language}: chosen on {record['documents'][language]:,} lines; of {counts['num_texts']:,} others "
+            f"{counts['kept_texts']:,} have kept pieces alone, {counts['shortened_texts']:,} more with some words left out: "
+            f"{counts['identical_texts']:,} of these {proven:,} get the same pieces",
+            f"    tokens kept {counts['kept_tokens']:.2%}; tokens a word {counts['fertility']:.3f} → "
+            f"{counts['trimmed_fertility']:.3f}; unknown tokens {counts['unknown_share']:.4%} → "
+            f"{counts['trimmed_unknown_share']:.4%}; characters under them {counts['unknown_characters']:.4%} → "
+            f"{counts['trimmed_unknown_characters']:.4%}",
         ]
     lines.append(
         f"logits of kept pieces: {logits['texts']} texts, {logits['tokens']:,} tokens, largest difference "

@@ -76,11 +76,11 @@ def check_whole(run: Path) -> list[str]:
 
 def _expected(run: Path) -> list[Path]:
     """The folders that must be artefacts."""
-    found = artefact_places(run) if (run / ARTEFACTS).is_file() else {}
+    places = artefact_places(run) if (run / ARTEFACTS).is_file() else {}
     # A teacher that the user has named is no artefact of ours.
     own = [
         place
-        for name, place in found.items()
+        for name, place in places.items()
         if place.is_relative_to(run) or not name.startswith("teachers/")
     ]
     last = max((place for place, name in enumerate(CHAIN) if (run / name / STAMP).is_file()), default=-1)
@@ -130,8 +130,8 @@ def verify_run(folder: Path) -> list[str]:
     Returns a line for each; RunFolderError names the first that is damaged, or gone. What is there and was not made by the
     run is named and no fault: nothing is made from it, and it is not copied.
     """
-    found = artefacts_in(folder)
-    if not found:
+    artefacts = artefacts_in(folder)
+    if not artefacts:
         raise RunFolderError(
             "folder", str(folder), "holds no artefact (no stamp.json)", "name a run's folder, runs/NAME"
         )
@@ -141,7 +141,7 @@ def verify_run(folder: Path) -> list[str]:
     lines = []
     for run in runs:
         refuse_links(run)
-    for path in found:
+    for path in artefacts:
         number = check_artefact(path)
         said = f"{number} files, whole" if number else "of an earlier version, which kept no checksums"
         if others := unlisted_files(path):

@@ -44,7 +44,7 @@ def evaluate_models(state: Balance) -> None:
         recipe,
         lambda: _readings(state, students),
         lambda measured: summarise(
-            {name: _held_out(found) for name, found in measured.items()}, recipe.groups
+            {name: _held_out(measures) for name, measures in measured.items()}, recipe.groups
         ),
     )
     # Where every run has it; evaluation/ itself is no artefact, for probes write there too.
@@ -65,11 +65,11 @@ def _readings(state: Balance, students: Mapping[str, Path]) -> Iterator[Reading]
         yield Reading(language, readers, state.texts[language].examples, texts)
 
 
-def _held_out(found: Mapping[str, Measures]) -> HeldOut:
+def _held_out(measured: Mapping[str, Measures]) -> HeldOut:
     measures = {
-        place.rpartition("/")[2]: one for place, one in found.items() if place.startswith("held_out/")
+        place.rpartition("/")[2]: measures_of for place, measures_of in measured.items() if place.startswith("held_out/")
     }
-    reciprocal = {model: 1.0 / one.ranks for model, one in measures.items()}
+    reciprocal = {model: 1.0 / measures_of.ranks for model, measures_of in measures.items()}
     return HeldOut(reciprocal, next(iter(measures.values())).counts)
 
 
@@ -85,7 +85,7 @@ def probe_students(state: Balance, tasks: Sequence[str] | None = None) -> None:
     groups = {
         name: kept
         for name, members in recipe.groups.items()
-        if (kept := [one for one in members if any(one in data for data in chosen.values())])
+        if (kept := [item for item in members if any(item in data for data in chosen.values())])
     }
     probe_models(
         ProbeRecipe.model_validate(
@@ -98,7 +98,7 @@ def probe_students(state: Balance, tasks: Sequence[str] | None = None) -> None:
                     name: {"model": str(run.path / "students" / name / "final")} for name in recipe.students
                 },
                 "tasks": {
-                    task: {language: one.model_dump() for language, one in data.items()}
+                    task: {language: item.model_dump() for language, item in data.items()}
                     for task, data in chosen.items()
                 },
                 "probing": recipe.probe.probing.model_dump(mode="json"),

@@ -55,11 +55,11 @@ def train_teachers(state: Balance) -> None:
             "training": portable(arguments),
         }
         name = f"teachers/{language}/final"
-        found = run.find(name, inputs)
-        if found is None:
+        folder = run.find(name, inputs)
+        if folder is None:
             begin = partial(_teacher_training, state, language, arguments)
-            found = _train(state, f"teachers/{language}", inputs, begin).path
-        state.teachers[language] = run.use(name, found)
+            folder = _train(state, f"teachers/{language}", inputs, begin).path
+        state.teachers[language] = run.use(name, folder)
 
 
 def _teacher_training(state: Balance, language: str, arguments: dict[str, Any]) -> Training:
@@ -224,7 +224,7 @@ def _training(
         state.tokenizer.special_ids["pad"],
         state.recipe.corpora.max_length,
         write_beside,
-        facts={"examples": {language: len(found) for language, found in data.items()}, **(facts or {})},
+        facts={"examples": {language: len(examples) for language, examples in data.items()}, **(facts or {})},
         options=options or {},
     )
 

@@ -30,9 +30,9 @@ LIVE_TEACHER = 4 / 3
 def plan_balance(recipe: BalanceRecipe, console: Console, _: Mapping[str, Pipeline]) -> list[Conflict]:
     """Print settings, sizes and times of a balance run; returns its conflicts."""
     print_settings(recipe, console, training=check_arguments(recipe.training))
-    found = plan_engine(recipe, console)
+    conflicts = plan_engine(recipe, console)
     sizes = collect(
-        recipe.languages, lambda name, s: measure_text(s.text, f"languages.{name}.text", []), found
+        recipe.languages, lambda name, s: measure_text(s.text, f"languages.{name}.text", []), conflicts
     )
     training = 1 - recipe.corpora.held_out_share
     characters = {}
@@ -40,19 +40,19 @@ def plan_balance(recipe: BalanceRecipe, console: Console, _: Mapping[str, Pipeli
         cap, there = recipe.languages[language].max_characters, round(size.characters * training)
         characters[language] = there if cap is None else min(cap, there)
         if cap is not None and cap > there:
-            found.append(
+            conflicts.append(
                 Conflict(
                     f"languages.{language}.max_characters {cap:,}: the text has about {there:,} to train on",
                     "ask for fewer, leave it out, or add text",
                 )
             )
     if recipe.probe.tasks:
-        found += plan_tasks(recipe.probe.tasks, console, field="probe.tasks")[2]
+        conflicts += plan_tasks(recipe.probe.tasks, console, field="probe.tasks")[2]
     if len(sizes) == len(recipe.languages):
-        models = collect({"model": recipe}, lambda _, r: _model(r), found)
+        models = collect({"model": recipe}, lambda _, r: _model(r), conflicts)
         if models:
             _print(recipe, characters, models["model"], console)
-    return report_conflicts(found, console)
+    return report_conflicts(conflicts, console)
 
 
 def _model(recipe: BalanceRecipe) -> Any:
@@ -107,7 +107,7 @@ def _print(recipe: BalanceRecipe, characters: dict[str, int], model: Any, consol
     smallest = min(characters.values())
     for name, student in recipe.students.items():
         limit = {"none": None, "smallest": smallest}.get(str(student.truncate), student.truncate)
-        seen = {one: size if limit is None else min(size, int(limit)) for one, size in characters.items()}
+        seen = {language_name: size if limit is None else min(size, int(limit)) for language_name, size in characters.items()}
         live = student.labels != "gold" and student.predictions == "live"
         add(name, seen, student.epochs, student.training, LIVE_TEACHER if live else 1.0)
     console.print(table)

@@ -52,7 +52,7 @@ class Balance:
     @cached_property
     def texts(self) -> dict[str, LanguageText]:
         """Each language's training examples, capped as the recipe says; CorpusError where there are too few."""
-        found = {}
+        texts = {}
         for language, settings in self.recipe.languages.items():
             text = LanguageText(Examples(self.corpora[language].path / "train.arrow"), self.recipe.seed)
             cap = settings.max_characters
@@ -63,8 +63,8 @@ class Balance:
                     f"the training text has {text.characters[-1]:,} characters (cleaned, held-out text left out)",
                     "ask for fewer, leave it out, or add text",
                 )
-            found[language] = text.upto(cap)
-        return found
+            texts[language] = text.upto(cap)
+        return texts
 
     @property
     def smallest(self) -> int:

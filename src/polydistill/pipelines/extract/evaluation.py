@@ -49,15 +49,15 @@ def _reading(state: Extract) -> Reading:
 def _summary(measured: Measured) -> dict[str, Any]:
     """The student beside its teacher on the same masked tokens, ranked among the student's pieces."""
     languages = {}
-    for language, found in measured.items():
+    for language, measures in measured.items():
         # `held_out/view/teacher/model`; the first two readers are of one view.
         student = next(
-            (place for place in found if place.startswith("held_out/") and place.endswith("/student")), None
+            (place for place in measures if place.startswith("held_out/") and place.endswith("/student")), None
         )
         if student is not None:
-            teacher = found[f"{student.rpartition('/')[0]}/teacher"]
+            teacher = measures[f"{student.rpartition('/')[0]}/teacher"]
             ranks = teacher.ranks if teacher.restricted_ranks is None else teacher.restricted_ranks
-            reciprocal = {TEACHER: 1.0 / ranks, "student": 1.0 / found[student].ranks}
+            reciprocal = {TEACHER: 1.0 / ranks, "student": 1.0 / measures[student].ranks}
             languages[language] = HeldOut(reciprocal, teacher.counts)
     return summarise(languages, {})
 

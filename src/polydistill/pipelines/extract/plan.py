@@ -60,18 +60,18 @@ def plan_extract(recipe: ExtractRecipe, console: Console, _: Mapping[str, Pipeli
     """
     arguments = check_arguments(recipe.training)
     print_settings(recipe, console, training=arguments)
-    found = plan_engine(recipe, console)
-    tokenizers = collect({"teacher": recipe}, lambda _, r: teacher_tokenizer(r), found)
-    configs = collect({"teacher": recipe}, lambda _, r: teacher_config(r), found)
+    conflicts = plan_engine(recipe, console)
+    tokenizers = collect({"teacher": recipe}, lambda _, r: teacher_tokenizer(r), conflicts)
+    configs = collect({"teacher": recipe}, lambda _, r: teacher_config(r), conflicts)
     sizes = collect(
         {recipe.language: recipe.text},
         lambda _, text: measure_text(text, "text", list(tokenizers.values())),
-        found,
+        conflicts,
     )
     if tokenizers and configs:
         size = sizes.get(recipe.language)
-        _plan_student(recipe, tokenizers["teacher"], configs["teacher"], size, arguments, found, console)
-    return report_conflicts(found, console)
+        _plan_student(recipe, tokenizers["teacher"], configs["teacher"], size, arguments, conflicts, console)
+    return report_conflicts(conflicts, console)
 
 
 def _plan_student(
@@ -80,22 +80,22 @@ def _plan_student(
     config: Any,
     size: LanguageSize | None,
     arguments: dict[str, Any],
-    found: list[Conflict],
+    conflicts: list[Conflict],
     console: Console,
 ) -> None:
     run = open_run(recipe)
-    states = collect({"student": recipe}, lambda _, r: begin(r, run, arguments, tokenizer, config), found)
-    found += _conflicts(recipe, tokenizer, size)
+    states = collect({"student": recipe}, lambda _, r: begin(r, run, arguments, tokenizer, config), conflicts)
+    conflicts += _conflicts(recipe, tokenizer, size)
     if size is not None:
         console.print(
             f"{recipe.language}: {size.characters:,} characters, about {size.tokens:,} tokens", markup=False
         )
-    selections = collect({"trim": recipe}, lambda _, r: _selection(r, tokenizer, config, size), found)
+    selections = collect({"trim": recipe}, lambda _, r: _selection(r, tokenizer, config, size), conflicts)
     if states and selections:
         collect(
             {"times": states["student"]},
             lambda _, state: _print_models(state, selections["trim"], size, console),
-            found,
+            conflicts,
         )
 
 
@@ -119,21 +119,21 @@ def _selection(
 def _conflicts(
     recipe: ExtractRecipe, tokenizer: LoadedTokenizer, size: LanguageSize | None
 ) -> list[Conflict]:
-    found: list[Conflict] = []
-    collect({"teacher": tokenizer}, lambda _, one: check_length(recipe, one), found)
+    conflicts: list[Conflict] = []
+    collect({"teacher": tokenizer}, lambda _, original: check_length(recipe, original), conflicts)
     encodings = (
         [] if size is None else as_text(tokenizer.backend).encode_batch(size.texts, add_special_tokens=False)
     )
     ids = [index for encoding in encodings for index in encoding.ids]
     unknown = sum(index == tokenizer.special_ids["unk"] for index in ids) / max(1, len(ids))
     if unknown > LARGE_UNKNOWN:
-        found.append(
+        conflicts.append(
             Conflict(
                 f"text: the teacher's tokenizer leaves {unknown:.1%} of its tokens unknown",
                 f"use a teacher that knows {recipe.language}",
             )
         )
-    return found
+    return conflicts
 
 
 def _print_models(

@@ -78,7 +78,7 @@ class Model:
         folder = Path(self.settings.model) / "tokenizer"
         if self.settings.tokenizer != "own" or not folder.is_dir():
             return []
-        return sorted(one.name for one in folder.iterdir() if (one / "tokenizer.json").is_file())
+        return sorted(path.name for path in folder.iterdir() if (path / "tokenizer.json").is_file())
 
     def tokenizer(self, language: str) -> LoadedTokenizer:
         """What it reads a language by."""
@@ -232,8 +232,8 @@ class Job:
         )
         predicted = coder.decode(examples, encoded, outputs)
         return [
-            {"gold": gold_of(example), "predicted": one}
-            for example, one in zip(examples, predicted, strict=True)
+            {"gold": gold_of(example), "predicted": answer}
+            for example, answer in zip(examples, predicted, strict=True)
         ]
 
     def scores(self, rows: Sequence[dict[str, Any]], language: str) -> dict[str, float]:
@@ -258,26 +258,26 @@ def all_jobs(recipe: FinetuneRecipe, texts: dict[str, TaskTexts]) -> list[Job]:
     Checks arguments, models and tokenizers; raises UserError for what cannot be used.
     """
     models = [Model(name, settings) for name, settings in recipe.models.items()]
-    found = [
-        Job(recipe, one, model, source, recipe.seed + index)
-        for one in texts.values()
+    jobs = [
+        Job(recipe, task_texts, model, source, recipe.seed + index)
+        for task_texts in texts.values()
         for index in range(recipe.num_seeds)
-        for source in one.task.sources
+        for source in task_texts.task.sources
         for model in models
         if model.reads(source)
     ]
-    if not found:
+    if not jobs:
         raise RecipeError(
             "models",
             None,
             "none of them reads a language that a task is trained on",
             "add one, or mend models.NAME.languages",
         )
-    for job in found:
+    for job in jobs:
         _ = job.recipe_arguments, job.model.config
         for language in (job.source, *job.targets):
             job.model.tokenizer(language)
-    return found
+    return jobs
 
 
 def notes_of(jobs: Sequence[Job]) -> list[str]:
@@ -293,17 +293,17 @@ def notes_of(jobs: Sequence[Job]) -> list[str]:
             and task.source not in settings.languages
             and set(settings.languages) & task.data.keys()
         ]
-    for one in {job.texts.name: job.texts for job in jobs}.values():
+    for texts in {job.texts.name: job.texts for job in jobs}.values():
         scored: dict[str, set[str]] = {}
         for job in jobs:
-            if job.texts is one:
+            if job.texts is texts:
                 scored.setdefault(job.model.name, set()).update(job.targets)
-        for target in one.task.data:
+        for target in texts.task.data:
             teacher, stand_in = recipe.teacher_of(target), recipe.teacher_of(target, scored)
             if teacher is not None and teacher != stand_in:
                 instead = "there is no RDT" if stand_in is None else f"RDT is from {stand_in}"
                 said.append(
-                    f"{one.field(target, 'test')}: its teacher {teacher} is not trained for it, so {instead}"
+                    f"{texts.field(target, 'test')}: its teacher {teacher} is not trained for it, so {instead}"
                 )
     return list(dict.fromkeys(said))
 

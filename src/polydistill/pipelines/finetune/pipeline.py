@@ -41,7 +41,7 @@ def prepare(recipe: FinetuneRecipe, run: Run, _: Command) -> Finetuning:
 def evaluate(state: Finetuning) -> None:
     """Run the queue. Scores are in evaluation/finetune.json, which grows with every job."""
     run, jobs = state.run, state.jobs
-    notes = [*(note for one in state.texts.values() for note in one.notes()), *notes_of(jobs)]
+    notes = [*(note for task_texts in state.texts.values() for note in task_texts.notes()), *notes_of(jobs)]
     for note in notes:
         run.say(note)
     results = Results(state.recipe, len(jobs), notes)
@@ -50,7 +50,7 @@ def evaluate(state: Finetuning) -> None:
         results.add(job, folder)
         scores = read_json(folder / "scores.json")["scores"]
         metric = METRICS[job.texts.task.kind][0]
-        shown = ", ".join(f"{language} {found[metric]:.3f}" for language, found in scores.items())
+        shown = ", ".join(f"{language} {values[metric]:.3f}" for language, values in scores.items())
         run.say(
             f"{number}/{len(jobs)} {job.texts.name}/{job.model.name} from {job.source}, seed {job.seed}: {shown} ({metric})"
         )

@@ -37,8 +37,8 @@ SHOWN_LABELS = 8
 
 def plan_finetune(recipe: FinetuneRecipe, console: Console, _: Mapping[str, Pipeline]) -> list[Conflict]:
     """Print settings, sizes, labels, jobs and times; returns the conflicts."""
-    found: list[Conflict] = []
-    print_settings(recipe, console, tasks=_resolved_tasks(recipe, found))
+    conflicts: list[Conflict] = []
+    print_settings(recipe, console, tasks=_resolved_tasks(recipe, conflicts))
     table = Table(box=box.SIMPLE)
     for heading in ("task", "language", "train", "dev", "test", "labels"):
         table.add_column(heading, justify="right" if heading in ("train", "dev", "test") else "left")
@@ -49,29 +49,29 @@ def plan_finetune(recipe: FinetuneRecipe, console: Console, _: Mapping[str, Pipe
             for language in task.data:
                 _add_row(table, texts, language)
             texts.check()
-            found += [Conflict(note, "look at the file, or leave it so", "note") for note in texts.notes()]
+            conflicts += [Conflict(note, "look at the file, or leave it so", "note") for note in texts.notes()]
             read[name] = texts
         except UserError as error:
-            found.append(refusal(error))
+            conflicts.append(refusal(error))
     console.print(table)
-    if len(read) == len(recipe.tasks) and not any(one.level == "error" for one in found):
+    if len(read) == len(recipe.tasks) and not any(conflict.level == "error" for conflict in conflicts):
         try:
             jobs = all_jobs(recipe, read)
-            found += [
+            conflicts += [
                 Conflict(note, "see models.NAME.languages, `teachers` and max_length, or leave it so", "note")
                 for note in notes_of(jobs)
             ]
-            found += _unknown(jobs)
-            found += _times(jobs, console)
+            conflicts += _unknown(jobs)
+            conflicts += _times(jobs, console)
         except UserError as error:
-            found.append(refusal(error))
-    return report_conflicts(found, console)
+            conflicts.append(refusal(error))
+    return report_conflicts(conflicts, console)
 
 
-def _resolved_tasks(recipe: FinetuneRecipe, found: list[Conflict]) -> dict[str, Any]:
+def _resolved_tasks(recipe: FinetuneRecipe, conflicts: list[Conflict]) -> dict[str, Any]:
     """The recipe's tasks with their hyper-parameters as they come out of preset, recipe and task; refused ones as they are."""
     tasks: dict[str, Any] = recipe.model_dump(mode="json")["tasks"]
-    arguments = collect(recipe.tasks, lambda name, _: task_arguments(recipe, name), found)
+    arguments = collect(recipe.tasks, lambda name, _: task_arguments(recipe, name), conflicts)
     for name, task in recipe.tasks.items():
         tasks[name]["max_length"] = recipe.max_length(task)
         tasks[name]["training"] = arguments.get(name, recipe.arguments(task))
@@ -132,32 +132,32 @@ def _times(jobs: Sequence[Job], console: Console) -> list[Conflict]:
 
 def _unknown(jobs: Sequence[Job]) -> list[Conflict]:
     """Languages that a model's tokenizer does not know."""
-    found = {}
+    shares = {}
     for job in jobs:
         for target in job.targets:
-            if (job.model.name, target, job.texts.name) in found:
+            if (job.model.name, target, job.texts.name) in shares:
                 continue
             coder, tests = job.coder(target), job.texts.splits[target]["test"]
             ids = [
-                one
+                index
                 for feature in coder.encode(_spread(tests, TIMED_EXAMPLES))
-                for one in _flat(feature["input_ids"])
+                for index in _flat(feature["input_ids"])
             ]
             share = ids.count(coder.tokenizer.special_ids["unk"]) / max(1, len(ids))
-            found[job.model.name, target, job.texts.name] = share
+            shares[job.model.name, target, job.texts.name] = share
     return [
         Conflict(
             f"models.{model}: reads {100 * share:.0f} % of the tokens of {target} as unknown ({task})",
             "compare it on languages that its vocabulary knows: see models.NAME.languages",
         )
-        for (model, target, task), share in found.items()
+        for (model, target, task), share in shares.items()
         if share > LARGE_UNKNOWN
     ]
 
 
 def _flat(ids: Sequence[Any]) -> list[int]:
     """Of choices each has its own."""
-    return [one for part in ids for one in (part if isinstance(part, list) else [part])]
+    return [index for part in ids for index in (part if isinstance(part, list) else [part])]
 
 
 def _num_features(job: Job) -> int:

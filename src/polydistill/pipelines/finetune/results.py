@@ -44,7 +44,7 @@ class Results:
 
     def write(self, run: Path, *, summarised: bool = False) -> None:
         """Write evaluation/finetune.json: the scores so far; with `summarised` means, intervals and RDT as well."""
-        found: dict[str, Any] = {
+        results: dict[str, Any] = {
             "jobs": self.num_jobs,
             "done": len(self.jobs),
             "notes": self.notes,
@@ -56,21 +56,21 @@ class Results:
             "scores": self._scores(),
         }
         if summarised:
-            found |= self._summary()
-        write_json(run / "evaluation" / FILE, found, sealed=True)
+            results |= self._summary()
+        write_json(run / "evaluation" / FILE, results, sealed=True)
 
     def _scores(self) -> dict[str, Any]:
         """task → model → target → metric → one score a seed."""
-        found: dict[str, Any] = {}
+        cells: dict[str, Any] = {}
         for job, folder in self.jobs:
             for target, scores in read_json(folder / "scores.json")["scores"].items():
                 cell = (
-                    found.setdefault(job.texts.name, {}).setdefault(job.model.name, {}).setdefault(target, {})
+                    cells.setdefault(job.texts.name, {}).setdefault(job.model.name, {}).setdefault(target, {})
                 )
                 for metric in METRICS[job.texts.task.kind]:
                     cell.setdefault(metric, []).append(scores[metric])
                 cell["items"] = scores["items"]
-        return found
+        return cells
 
     def _summary(self) -> dict[str, Any]:
         summary: dict[str, Any] = {}
@@ -83,7 +83,7 @@ class Results:
                 samples = self._samples(name, task, items, metric)
                 means = {
                     model: {
-                        target: float(np.mean([one.scores()[metric] for one in items[model][target]]))
+                        target: float(np.mean([sample.scores()[metric] for sample in items[model][target]]))
                         for target in targets
                     }
                     for model, targets in items.items()
@@ -97,8 +97,8 @@ class Results:
                     }
                     for model, targets in items.items()
                 }
-                found, averaged = self._deviations(means, samples)
-                rdt.setdefault(name, {})[metric] = found
+                deviations, averaged = self._deviations(means, samples)
+                rdt.setdefault(name, {})[metric] = deviations
                 if metric == METRICS[task.kind][0]:
                     for model, pair in averaged.items():
                         averages.setdefault(model, []).append(pair)
@@ -118,35 +118,35 @@ class Results:
 
     def _items(self, name: str, task: Task) -> dict[str, dict[str, list[Items]]]:
         """model → target → the items of each seed."""
-        found: dict[str, dict[str, list[Items]]] = {}
+        items: dict[str, dict[str, list[Items]]] = {}
         for job, folder in self.jobs:
             if job.texts.name != name:
                 continue
             for target in job.targets:
                 mlqa = uses_mlqa(target, task.normalisation)
-                one = items_of(task.kind, stored_rows(folder, target), target, mlqa=mlqa)
-                found.setdefault(job.model.name, {}).setdefault(target, []).append(one)
-        return found
+                of_job = items_of(task.kind, stored_rows(folder, target), target, mlqa=mlqa)
+                items.setdefault(job.model.name, {}).setdefault(target, []).append(of_job)
+        return items
 
     def _samples(
         self, name: str, task: Task, items: dict[str, dict[str, list[Items]]], metric: str
     ) -> dict[str, dict[str, Sampled]]:
         """model → target → samples of the mean over seeds: the same test items for all models, each with the chance of its seeds."""
-        found: dict[str, dict[str, Sampled]] = {model: {} for model in items}
+        samples: dict[str, dict[str, Sampled]] = {model: {} for model in items}
         noise = seed_noise(
             [
-                [one.scores()[metric] for one in each]
+                [item.scores()[metric] for item in each]
                 for targets in items.values()
                 for each in targets.values()
             ],
             trainings=sum(1 if task.source else len(targets) for targets in items.values()),
         )
         for target in task.data:
-            owners = [(model, one) for model in items for one in items[model].get(target, [])]
+            owners = [(model, item) for model in items for item in items[model].get(target, [])]
             if not owners:
                 continue
             drawn = resample(
-                [one for _, one in owners],
+                [item for _, item in owners],
                 metric,
                 samples=self.recipe.bootstrap_samples,
                 generator=self._generator(name, target),
@@ -163,14 +163,14 @@ class Results:
                         self._generator(name, model, source),
                         self._generator(name, metric),
                     )
-                    found[model][target] = Sampled(drawn[:, columns].mean(1), chance)
-        return found
+                    samples[model][target] = Sampled(drawn[:, columns].mean(1), chance)
+        return samples
 
     def _generator(self, *names: str) -> np.random.Generator:
         return np.random.default_rng([self.recipe.seed, *(hash_text(name) for name in names)])
 
     def _cell(self, mean: float, items: list[Items], metric: str, samples: Sampled) -> dict[str, Any]:
-        each = [one.scores()[metric] for one in items]
+        each = [item.scores()[metric] for item in items]
         low, high = interval(samples.scores, self.recipe.level)
         return {
             "mean": mean,
@@ -185,7 +185,7 @@ class Results:
         self, means: dict[str, dict[str, float]], samples: dict[str, dict[str, Sampled]]
     ) -> tuple[dict[str, Any], dict[str, tuple[float, Samples]]]:
         """(model → language, and `all`, → RDT; model → its average and that average's samples)."""
-        found: dict[str, Any] = {}
+        deviations: dict[str, Any] = {}
         averages: dict[str, tuple[float, Samples]] = {}
         for model, targets in means.items():
             values, drawn = [], []
@@ -195,19 +195,19 @@ class Results:
                     continue
                 base = means[teacher][target]
                 if base < LEARNED:
-                    found.setdefault(model, {})[target] = {"teacher": teacher, "value": None, "base": base}
+                    deviations.setdefault(model, {})[target] = {"teacher": teacher, "value": None, "base": base}
                     continue
                 ratio = sampled_deviation(
                     samples[model][target], samples[teacher][target], mean=mean, base=base
                 )
                 value = relative_deviation(mean, base)
-                found.setdefault(model, {})[target] = {"teacher": teacher, **self._deviation(value, ratio)}
+                deviations.setdefault(model, {})[target] = {"teacher": teacher, **self._deviation(value, ratio)}
                 values.append(value)
                 drawn.append(ratio)
             if values:
                 averages[model] = float(np.mean(values)), np.mean(drawn, axis=0)
-                found[model]["all"] = {"languages": len(values), **self._deviation(*averages[model])}
-        return found, averages
+                deviations[model]["all"] = {"languages": len(values), **self._deviation(*averages[model])}
+        return deviations, averages
 
     def _deviation(self, value: float, samples: Samples) -> dict[str, Any]:
         made = deviation(value, samples, level=self.recipe.level, within=self.recipe.within_percent)

@@ -63,7 +63,7 @@ def _check_models(
     """Raise RecipeError for a model within the grid's folder that is not there and that no earlier run makes, and for one
     of another folder that the grid had before.
     """
-    made = [one for run in earlier.values() for one in run.models_made]
+    made = [path for run in earlier.values() for path in run.models_made]
     usual = Path("runs") / grid.name
     for model in child.models_read:
         if folder != usual and Path(model).is_relative_to(usual):
@@ -90,5 +90,5 @@ def awaited(child: RunRecipe, earlier: Mapping[str, RunRecipe]) -> list[str]:
 
     earlier  the runs before it
     """
-    made = {one for run in earlier.values() for one in run.models_made}
+    made = {path for run in earlier.values() for path in run.models_made}
     return [model for model in child.models_read if Path(model) in made and not Path(model).exists()]

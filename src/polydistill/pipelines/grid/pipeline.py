@@ -99,8 +99,8 @@ def grid_rows(folder: Path, name: str) -> list[dict[str, Any]]:
                 "error": row["mrr_error"],
                 "masked": row["num_masked"],
             }
-            for language, found in read_json(mlm)["languages"].items()
-            for row in found
+            for language, rows_of in read_json(mlm)["languages"].items()
+            for row in rows_of
         ]
     if probes.is_file():
         rows += [
@@ -151,10 +151,10 @@ def sooner(children: Mapping[str, RunRecipe], curves: Mapping[str, Curve]) -> li
     for name, curve in curves.items():
         alike.setdefault(_what_is_guessed(children[name]), {})[name] = curve
     return [
-        {"run": name, "other": other, "step": found and found.step, "factor": found and found.factor}
+        {"run": name, "other": other, "step": reached and reached.step, "factor": reached and reached.factor}
         for group in alike.values()
         for name, others in compared(group).items()
-        for other, found in others.items()
+        for other, reached in others.items()
     ]
 
 
@@ -162,7 +162,7 @@ def _what_is_guessed(child: RunRecipe) -> str:
     """Equal for runs whose losses can be compared."""
     settings = child.model_dump(mode="json")
     texts = settings.get("text") or {
-        language: one["text"] for language, one in (settings.get("languages") or {}).items()
+        language: language_settings["text"] for language, language_settings in (settings.get("languages") or {}).items()
     }
     tokenizer = child.folder / "student" / "final" / "tokenizer.json"
     return json.dumps(
@@ -185,7 +185,7 @@ def plan_grid(recipe: GridRecipe, console: Console, pipelines: Mapping[str, Pipe
         earlier = dict(list(children.items())[:number])
         pipeline = pipelines[child.recipe]
         refused: list[Conflict] = []
-        collect({name: child}, lambda _, one: pipeline.check(one, Command(pipelines)), refused)  # noqa: B023
+        collect({name: child}, lambda _, recipe_of_run: pipeline.check(recipe_of_run, Command(pipelines)), refused)  # noqa: B023
         if refused:
             own[name] = report_conflicts(refused, console)
         elif waits := awaited(child, earlier):

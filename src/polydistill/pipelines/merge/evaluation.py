@@ -70,17 +70,17 @@ def _summary(measured: Measured) -> dict[str, Any]:
     (balanced-2022, section 4).
     """
     languages = {}
-    for language, found in measured.items():
+    for language, measures in measured.items():
         # `held_out/own/teacher/model`
-        places = [place.split("/") for place in found if place.startswith("held_out/own/")]
+        places = [place.split("/") for place in measures if place.startswith("held_out/own/")]
         teachers = {
-            model: found["/".join(("held_out", "own", of, model))]
+            model: measures["/".join(("held_out", "own", of, model))]
             for _, _, of, model in places
             if of == model
         }
         if teachers:
             best = max(teachers, key=lambda name: mean_reciprocal_rank(teachers[name].ranks))
-            student = found[f"held_out/own/{best}/student"]
+            student = measures[f"held_out/own/{best}/student"]
             reciprocal = {TEACHER: 1.0 / teachers[best].ranks, "student": 1.0 / student.ranks}
             languages[language] = HeldOut(reciprocal, student.counts)
     return summarise(languages, {language: [language] for language in languages})

@@ -41,42 +41,42 @@ def plan_merge(recipe: MergeRecipe, console: Console, _: Mapping[str, Pipeline])
     """Print settings, sizes and times of a merge; returns its conflicts. What depends on what is missing is left out."""
     arguments = check_arguments(recipe.training)
     print_settings(recipe, console, training=arguments)
-    found = plan_engine(recipe, console)
+    problems = plan_engine(recipe, console)
     tokenizers = collect(
         recipe.teachers,
         lambda name, t: load_tokenizer(t.model, name=name, tokenizer=t.tokenizer, revision=t.revision),
-        found,
+        problems,
     )
     sizes = collect(
         recipe.languages,
         lambda language, s: measure_text(
             s.text, f"languages.{language}.text", [tokenizers[t] for t in s.teachers if t in tokenizers]
         ),
-        found,
+        problems,
     )
     if len(tokenizers) == len(recipe.teachers) and len(sizes) == len(recipe.languages):
         union = unite(list(tokenizers.values()))
         _print_languages(recipe, sizes, tokenizers, console)
-        students = collect({"student": recipe}, lambda _, r: _print_student(r, union, console), found)
+        students = collect({"student": recipe}, lambda _, r: _print_student(r, union, console), problems)
         refused: list[Conflict] = []
         collect(tokenizers, lambda _, tokenizer: check_teacher(recipe, tokenizer), refused)
         # A run would end before it scores, and so would its timing.
         if students and not refused:
             timed = {"times": students["student"]}
-            collect(timed, lambda _, s: _print_times(recipe, tokenizers, sizes, s, arguments, console), found)
+            collect(timed, lambda _, s: _print_times(recipe, tokenizers, sizes, s, arguments, console), problems)
         texts = {language: size.texts for language, size in sizes.items()}
-        found += conflicts(recipe, tokenizers, union, texts)
-    return report_conflicts(found, console)
+        problems += conflicts(recipe, tokenizers, union, texts)
+    return report_conflicts(problems, console)
 
 
 def conflicts(
     recipe: MergeRecipe, tokenizers: dict[str, LoadedTokenizer], union: Union, texts: dict[str, list[str]]
 ) -> list[Conflict]:
     """What does not fit together, each with its remedy."""
-    found: list[Conflict] = []
+    problems: list[Conflict] = []
     used = {teacher for settings in recipe.languages.values() for teacher in settings.teachers}
     for name in sorted(set(recipe.teachers) - used):
-        found.append(
+        problems.append(
             Conflict(
                 f"teacher {name} has no language: its pieces enlarge the vocabulary and it teaches nothing",
                 f"name it under a language's `teachers`, or remove teachers.{name}",
@@ -91,7 +91,7 @@ def conflicts(
             if len(set(values)) > 1:
                 yes = [t.name for t, value in zip(own, values, strict=True) if value]
                 no = [t.name for t, value in zip(own, values, strict=True) if not value]
-                found.append(
+                problems.append(
                     Conflict(
                         f"languages.{language}: {', '.join(yes)} {what} text and {', '.join(no)} do not",
                         f"use teachers that agree, or set languages.{language}.use to one of them",
@@ -100,16 +100,16 @@ def conflicts(
     lowercase = {name: tokenizer.lowercases for name, tokenizer in tokenizers.items()}
     if len(set(lowercase.values())) > 1 and recipe.student.tokenizer.lowercase is None:
         cased = [name for name, value in lowercase.items() if not value]
-        found.append(
+        problems.append(
             Conflict(
                 f"{', '.join(cased)} keep case and the other teachers do not: the union tokenizer keeps it, so the "
                 "others' languages lose pieces to capitals",
                 "set student.tokenizer.lowercase, or read each language by tokenizer/<language>",
             )
         )
-    collect(tokenizers, lambda _, tokenizer: check_teacher(recipe, tokenizer), found)
+    collect(tokenizers, lambda _, tokenizer: check_teacher(recipe, tokenizer), problems)
     if union.size > LARGE_VOCABULARY:
-        found.append(
+        problems.append(
             Conflict(
                 f"the union has {union.size:,} pieces: the embeddings would outweigh the encoder",
                 "use a factorised embedding (student.model_type: electra, student.config.embedding_size: 256)",
@@ -130,14 +130,14 @@ def conflicts(
                 measured.drift > LARGE_DRIFT
                 or measured.unknown_share > measured.own_unknown_share + LARGE_UNKNOWN
             ):
-                found.append(
+                problems.append(
                     Conflict(
                         f"languages.{language}: the union tokenizer makes {measured.drift:.0%} of {name}'s tokens "
                         f"otherwise and leaves {measured.unknown_share:.1%} unknown (own {measured.own_unknown_share:.1%})",
                         f"load tokenizer/{language} for this language, rather than the default tokenizer",
                     )
                 )
-    return found
+    return problems
 
 
 def _print_languages(

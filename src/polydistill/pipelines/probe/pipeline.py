@@ -56,7 +56,7 @@ def probe_models(recipe: ProbeRecipe, run: Run, texts: Texts) -> None:
             "scores": scores,
             "summary": {
                 task: {
-                    metric: {name: summarise(found, metric, recipe.groups) for name, found in models.items()}
+                    metric: {name: summarise(scores_of, metric, recipe.groups) for name, scores_of in models.items()}
                     for metric in METRICS[task]
                 }
                 for task, models in scores.items()
@@ -160,7 +160,7 @@ def _probe(
             first = METRICS[task][0]
             run.say(
                 f"{task}/{model.name}: from {source} "
-                + ", ".join(f"{name} {np.mean(found[first]):.3f}" for name, found in scores[source].items())
+                + ", ".join(f"{name} {np.mean(of_target[first]):.3f}" for name, of_target in scores[source].items())
             )
         write_json(folder / "scores.json", scores)
 
@@ -176,17 +176,17 @@ def _transfer(
     tags: Sequence[str],
 ) -> dict[str, dict[str, list[float]]]:
     """One source's probes on every target: target → metric → one score a seed."""
-    found: dict[str, dict[str, list[float]]] = {}
+    scores: dict[str, dict[str, list[float]]] = {}
     for target, text in languages.items():
         gold = [sentence.tags for sentence in text.sentences["test"]]
         ends = np.cumsum([len(sentence) for sentence in gold])[:-1]
         features = model.features(text, "test")
-        found[target] = {}
+        scores[target] = {}
         for predict in probes:
             predicted = [[tags[index] for index in row] for row in np.split(predict(features), ends)]
             for metric, value in score_tags(gold, predicted, text.task).items():
-                found[target].setdefault(metric, []).append(value)
-    return found
+                scores[target].setdefault(metric, []).append(value)
+    return scores
 
 
 def write_report(state: Probing) -> None:

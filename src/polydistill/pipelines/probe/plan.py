@@ -26,7 +26,7 @@ SAMPLE_SENTENCES = 300
 def plan_probe(recipe: ProbeRecipe, console: Console, _: Mapping[str, Pipeline]) -> list[Conflict]:
     """Print settings, sentences, words and tags of every file and what the features take on disk; returns the conflicts."""
     print_settings(recipe, console)
-    samples, words, found = plan_tasks(recipe.tasks, console)
+    samples, words, conflicts = plan_tasks(recipe.tasks, console)
     for name, settings in recipe.models.items():
         try:
             width = model_config(settings.model, revision=settings.revision).hidden_size
@@ -34,14 +34,14 @@ def plan_probe(recipe: ProbeRecipe, console: Console, _: Mapping[str, Pipeline])
                 f"{name}: {words:,} words × {width}: {words * width * 2 / 2**20:,.0f} MiB of features",
                 markup=False,
             )
-            found += [
+            conflicts += [
                 conflict
                 for language in samples
                 for conflict in _unknown(name, settings, language, samples[language])
             ]
         except UserError as error:
-            found.append(refusal(error))
-    return report_conflicts(found, console)
+            conflicts.append(refusal(error))
+    return report_conflicts(conflicts, console)
 
 
 def plan_tasks(
@@ -51,7 +51,7 @@ def plan_tasks(
 
     field  where the tasks stand in the recipe
     """
-    found: list[Conflict] = []
+    conflicts: list[Conflict] = []
     table = Table(box=box.SIMPLE)
     for heading in ("task", "language", "sentences", "words", "tags", "words to test"):
         table.add_column(heading, justify="left" if heading in ("task", "language") else "right")
@@ -64,7 +64,7 @@ def plan_tasks(
             try:
                 text.read()
             except UserError as error:
-                found.append(refusal(error))
+                conflicts.append(refusal(error))
                 continue
             tags = {
                 split: Counter(tag for sentence in sentences for tag in sentence.tags)
@@ -83,7 +83,7 @@ def plan_tasks(
             )
             new = sorted(set(tags["test"]) - set(tags["train"]))
             if new:
-                found.append(
+                conflicts.append(
                     Conflict(
                         f"{text.field}: {', '.join(new[:5])} stand in the test file alone, and no probe can guess them "
                         f"({sum(tags['test'][tag] for tag in new)} words)",
@@ -91,9 +91,9 @@ def plan_tasks(
                     )
                 )
             samples.setdefault(language, text.sentences["test"][:SAMPLE_SENTENCES])
-        found += _other_tags(f"{field}.{task}", known)
+        conflicts += _other_tags(f"{field}.{task}", known)
     console.print(table)
-    return samples, words, found
+    return samples, words, conflicts
 
 
 def _other_tags(field: str, known: Mapping[str, set[str]]) -> list[Conflict]:

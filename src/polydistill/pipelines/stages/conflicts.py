@@ -34,7 +34,7 @@ def refusal(error: UserError) -> Conflict:
 
 
 def collect(
-    items: Mapping[str, Item], work: Callable[[str, Item], Made], found: list[Conflict]
+    items: Mapping[str, Item], work: Callable[[str, Item], Made], conflicts: list[Conflict]
 ) -> dict[str, Made]:
     """Results by name; what the user can mend is added to `found` instead of ending the plan."""
     made = {}
@@ -42,21 +42,21 @@ def collect(
         try:
             made[name] = work(name, item)
         except UserError as error:
-            found.append(refusal(error))
+            conflicts.append(refusal(error))
     return made
 
 
-def report_conflicts(found: list[Conflict], console: Console) -> list[Conflict]:
+def report_conflicts(conflicts: list[Conflict], console: Console) -> list[Conflict]:
     """Print them, and how many there are."""
-    for conflict in found:
+    for conflict in conflicts:
         console.print(f"{conflict.level}: {conflict.what}\n  remedy: {conflict.remedy}", markup=False)
-    console.print(counted(found), markup=False)
-    return found
+    console.print(counted(conflicts), markup=False)
+    return conflicts
 
 
-def counted(found: Sequence[Conflict]) -> str:
+def counted(conflicts: Sequence[Conflict]) -> str:
     """How many of each level, such as `1 error, 2 conflicts`."""
-    numbers = {level: sum(one.level == level for one in found) for level in ("error", "conflict", "note")}
+    numbers = {level: sum(conflict.level == level for conflict in conflicts) for level in ("error", "conflict", "note")}
     parts = [f"{n} {level}{'s' * (n > 1)}" for level, n in numbers.items() if n]
     if not numbers["error"] and not numbers["conflict"]:
         parts.insert(0, "no conflicts")

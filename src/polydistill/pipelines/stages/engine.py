@@ -34,13 +34,13 @@ def plan_engine(recipe: RunRecipe, console: Console) -> list[Conflict]:
     console.print(
         f"scoring: workers on Ray ({where}); times below are those of one process here", markup=False
     )
-    found = []
+    conflicts = []
     for check in _checks(scoring):
         try:
             check()
         except UserError as error:
-            found.append(refusal(error))
-    return found
+            conflicts.append(refusal(error))
+    return conflicts
 
 
 def _checks(scoring: Scoring) -> list[Callable[[], None]]:

@@ -84,8 +84,8 @@ def evaluate(
         if samples:
             write_json(folder / "samples.json", samples)
         ranks: dict[str, Any] = {}
-        for language, found in measured.items():
-            for place, measures in found.items():
+        for language, of_language in measured.items():
+            for place, measures in of_language.items():
                 ranks[f"{language}/{place}"] = measures.ranks.astype(np.float32)
                 ranks[f"{language}/{place.rpartition('/')[0]}/counts"] = measures.counts
         np.savez_compressed(folder / "ranks.npz", **ranks)

@@ -99,15 +99,15 @@ def copy_tokenizer(tokenizer: Path, folder: Path) -> None:
 
 def _balanced(examples: dict[str, Examples], alpha: float) -> Iterator[str]:
     """Languages' texts for the vocabulary, small languages repeated by the exponential smoothing of training."""
-    sizes = {language: int(sum(map(len, _texts(found)))) for language, found in examples.items()}
+    sizes = {language: int(sum(map(len, _texts(of_language)))) for language, of_language in examples.items()}
     shares = smoothed_probabilities(sizes, alpha)
     # The language that smoothing takes most from is read once; the others as often as their share asks.
     unit = max(sizes[language] / shares[language] for language in sizes)
     unit = min(unit, MAX_VOCABULARY_CHARACTERS)
-    for language, found in examples.items():
+    for language, of_language in examples.items():
         budget = unit * shares[language]
         while budget > 0:
-            for text in _texts(found):
+            for text in _texts(of_language):
                 if budget <= 0:
                     break
                 budget -= len(text)

@@ -82,12 +82,12 @@ def train_into(
         return Artefact(target, inputs)
     training = begin()
     checkpoints = target.parent / "checkpoints"
-    found = equal_model(run, target, inputs)
+    equal = equal_model(run, target, inputs)
     # Nothing may change before all processes have looked, here and at what their recipe found before.
     wait_for_all()
-    if found is not None:
+    if equal is not None:
         if leads():
-            _copy(run, found, target, inputs, training.write_beside)
+            _copy(run, equal, target, inputs, training.write_beside)
         wait_for_all()
         return Artefact(target, inputs)
     if leads():
@@ -115,27 +115,27 @@ def train_into(
 
 def equal_model(run: Run, target: Path, inputs: Any) -> Path | None:
     """A reused run's model that was made from just these inputs."""
-    found = run.find(target.relative_to(run.path).as_posix(), inputs)
-    if found is None or found == target:
+    folder = run.find(target.relative_to(run.path).as_posix(), inputs)
+    if folder is None or folder == target:
         return None
     # A fingerprint knows no order of keys, and which language's example is drawn hangs on the order of languages.
-    stamp = read_json(found / STAMP, dict)
+    stamp = read_json(folder / STAMP, dict)
     if json.dumps(stamp["inputs"]) != json.dumps(inputs):
         return None
     # Only what a stamp lists is copied, and stamps of earlier versions list nothing.
-    return found if stamp.get("files") and (found.parent / LOG).is_file() else None
+    return folder if stamp.get("files") and (folder.parent / LOG).is_file() else None
 
 
-def _copy(run: Run, found: Path, target: Path, inputs: Any, write_beside: Callable[[Path], None]) -> None:
+def _copy(run: Run, source: Path, target: Path, inputs: Any, write_beside: Callable[[Path], None]) -> None:
     """Another run's model with its log, under this run's card. Raises RunFolderError for a damaged log."""
-    log = read_json(found.parent / LOG, dict)
-    run.say(f"{target.parent.relative_to(run.path)}: taken from {found}")
-    require_space(target, bytes_below(found), stage=target.parent.name)
+    log = read_json(source.parent / LOG, dict)
+    run.say(f"{target.parent.relative_to(run.path)}: taken from {source}")
+    require_space(target, bytes_below(source), stage=target.parent.name)
     with explain_disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         write_json(target.parent / LOG, log, sealed=True)
         with artefact(target, inputs) as folder:
-            copy_artefact(found, folder)
+            copy_artefact(source, folder)
             write_beside(folder)
 
 
