@@ -101,7 +101,7 @@ def run(
     return {
         "model": f"bert {layers} x {hidden}, {len(texts)} examples",
         "tokens": tokens,
-        "bytes_equal": all(one == stored["local"] for one in stored.values()),
+        "bytes_equal": all(content == stored["local"] for content in stored.values()),
         "tokens_per_second": {key: round(tokens / value) for key, value in seconds.items()},
         "one_worker_over_local_1_thread": round(seconds["local, 1 thread"] / seconds["ray, 1 worker"], 2),
         "two_workers_over_one": round(seconds["ray, 1 worker"] / seconds["ray, 2 workers"], 2),

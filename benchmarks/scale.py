@@ -46,9 +46,9 @@ def run(base: str = str(BASE_CHARACTERS), *sizes: str) -> dict[str, object]:
             done = subprocess.run(
                 command, stdout=subprocess.PIPE, text=True, check=True, cwd=Path(__file__).parent.parent
             )
-            found = json.loads(done.stdout.strip().splitlines()[-1])
-            measured[f"{size} x"] = {"characters": characters, **found}
-            print(f"{size} x: {found}", file=sys.stderr, flush=True)
+            stage_figures = json.loads(done.stdout.strip().splitlines()[-1])
+            measured[f"{size} x"] = {"characters": characters, **stage_figures}
+            print(f"{size} x: {stage_figures}", file=sys.stderr, flush=True)
     return {"stages": measured}
 
 
@@ -85,7 +85,7 @@ def open_files() -> int:
 
 
 @contextmanager
-def watched(found: dict[str, Any], stage: str) -> Iterator[None]:
+def watched(figures: dict[str, Any], stage: str) -> Iterator[None]:
     """Write the peaks of anonymous memory and of open files within the block into `found`."""
     samples = [(anonymous_mebibytes(), open_files())]
     done = threading.Event()
@@ -103,10 +103,10 @@ def watched(found: dict[str, Any], stage: str) -> Iterator[None]:
         watcher.join()
         memory = [sample[0] for sample in samples]
         half = max(1, len(memory) // 2)
-        found[f"{stage}_peak_mebibytes"] = max(memory)
-        found[f"{stage}_first_half_mebibytes"] = max(memory[:half])
-        found[f"{stage}_last_half_mebibytes"] = max(memory[half:], default=memory[-1])
-        found[f"{stage}_open_files"] = max(sample[1] for sample in samples)
+        figures[f"{stage}_peak_mebibytes"] = max(memory)
+        figures[f"{stage}_first_half_mebibytes"] = max(memory[:half])
+        figures[f"{stage}_last_half_mebibytes"] = max(memory[half:], default=memory[-1])
+        figures[f"{stage}_open_files"] = max(sample[1] for sample in samples)
 
 
 def stages(text: str, folder: str) -> None:
@@ -143,12 +143,12 @@ def stages(text: str, folder: str) -> None:
         attention_probs_dropout_prob=0.0,
     )
     model = AutoModelForMaskedLM.from_config(config).eval()
-    found: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
     place = Path(folder)
     for name in ("corpus", "store"):
         (place / name).mkdir(parents=True)
     started = time.perf_counter()
-    with watched(found, "corpora"):
+    with watched(figures, "corpora"):
         build_corpus(
             place / "corpus",
             sources=[Source(path=text)],
@@ -158,7 +158,7 @@ def stages(text: str, folder: str) -> None:
             max_tokens=62,
             fields=CorpusFields("languages.xx.text", "languages.xx.evaluation"),
         )
-    found["corpora_characters_per_second"] = round(
+    figures["corpora_characters_per_second"] = round(
         Path(text).stat().st_size / (time.perf_counter() - started)
     )
     examples = Examples(place / "corpus" / "train.arrow")
@@ -169,15 +169,15 @@ def stages(text: str, folder: str) -> None:
         "language": "xx",
         "teacher": "t",
     }
-    with watched(found, "scoring"):
+    with watched(figures, "scoring"):
         job = Job(
             identity, tokenizer, Scoring(), Masking(), max_length=64, dtype=resolve_dtype("auto"), seed=0
         )
         scored = score(place / "store", job, examples, model)
-    found["scoring_tokens_per_second"] = round(scored["tokens_scored"] / scored["seconds"])
-    with watched(found, "training"):
-        found["training_tokens_per_second"] = round(_train(model, tokenizer, place))
-    print(json.dumps(found))
+    figures["scoring_tokens_per_second"] = round(scored["tokens_scored"] / scored["seconds"])
+    with watched(figures, "training"):
+        figures["training_tokens_per_second"] = round(_train(model, tokenizer, place))
+    print(json.dumps(figures))
 
 
 def _train(model: Any, tokenizer: Any, place: Path) -> float:

@@ -167,11 +167,11 @@ def _write(examples: list[Masked], predictions: list[Any], folder: Path, size: i
                 example.input_ids,
                 example.positions,
                 example.gold,
-                found.gold_logprobs,
-                found.top_ids,
-                found.top_logprobs,
+                prediction.gold_logprobs,
+                prediction.top_ids,
+                prediction.top_logprobs,
             )
-            for row, (example, found) in enumerate(zip(examples, predictions, strict=True))
+            for row, (example, prediction) in enumerate(zip(examples, predictions, strict=True))
         ],
     )
     writer.finish({})

@@ -75,13 +75,13 @@ def measure(tokenizer: LoadedTokenizer, lines: list[str], width: int) -> list[di
     known = [line for index, line in enumerate(lines) if index % APART]
     frequency = document_frequency(tokenizer.backend, known, tokenizer.size)
     idle = sum(int(frequency.counts[index]) == 0 for index in Entries(tokenizer).characters)
-    found = []
+    rows = []
     for share in SHARES:
         selection = select(tokenizer, {"x": frequency}, min_document_share=share)
         measured, _, differing = compare_trimmed(
             tokenizer, trim_tokenizer(tokenizer, selection).backend, selection, apart
         )
-        found.append(
+        rows.append(
             {
                 "min_document_share": share,
                 "pieces": tokenizer.size,
@@ -94,4 +94,4 @@ def measure(tokenizer: LoadedTokenizer, lines: list[str], width: int) -> list[di
                 "holds": measured.holds,
             }
         )
-    return found
+    return rows

@@ -38,7 +38,7 @@ def circles(graph: dict[str, set[str]]) -> list[list[str]]:
     index: dict[str, int] = {}
     low: dict[str, int] = {}
     stack: list[str] = []
-    found: list[list[str]] = []
+    groups: list[list[str]] = []
 
     def visit(name: str) -> None:
         index[name] = low[name] = len(index)
@@ -52,12 +52,12 @@ def circles(graph: dict[str, set[str]]) -> list[list[str]]:
             group = stack[stack.index(name) :]
             del stack[stack.index(name) :]
             if len(group) > 1:
-                found.append(sorted(group))
+                groups.append(sorted(group))
 
     for name in sorted(graph):
         if name not in index:
             visit(name)
-    return sorted(found, key=len, reverse=True)
+    return sorted(groups, key=len, reverse=True)
 
 
 def upward(graph: dict[str, set[str]], layers: list[list[str]]) -> list[tuple[str, str]]:
@@ -90,16 +90,16 @@ def main(source: Path) -> int:
     for room, number in rooms.most_common():
         files = sum(name.split(".")[1:2] == [room] for name in paths)
         print(f"  {room:14} {files or '':>3} files {number:6,} lines {number / total:6.1%}")
-    found = circles(graph)
+    groups = circles(graph)
     print(
-        f"{len(found)} circles", *(f"  {len(group)} files: {', '.join(group)}" for group in found), sep="\n"
+        f"{len(groups)} circles", *(f"  {len(group)} files: {', '.join(group)}" for group in groups), sep="\n"
     )
     settings = tomllib.loads((source.parent / "pyproject.toml").read_text("utf-8"))
     contracts = settings["tool"]["importlinter"]["contracts"]
     layers = next(contract["layers"] for contract in contracts if contract["type"] == "layers")
     up = upward(graph, [[name.strip() for name in layer.split("|")] for layer in layers])
-    print(f"{len(up)} imports that point up", *(f"  {one} imports {other}" for one, other in up), sep="\n")
-    return bool(found or up)
+    print(f"{len(up)} imports that point up", *(f"  {module} imports {other}" for module, other in up), sep="\n")
+    return bool(groups or up)
 
 
 if __name__ == "__main__":

@@ -83,7 +83,7 @@ def default(field: Any) -> str:
         return f"`{value.first:g}`"
     if isinstance(value, BaseModel):
         return "see below"
-    if isinstance(value, dict) and any(isinstance(one, BaseModel) for one in value.values()):
+    if isinstance(value, dict) and any(isinstance(entry, BaseModel) for entry in value.values()):
         return ", ".join(f"`{name}`" for name in value)
     if value is None or value is PydanticUndefined or value == "":
         return "empty"

@@ -100,10 +100,10 @@ def _beside(
             }
         )
     for task, metric in PUBLISHED_METRICS.items():
-        found = probes.get(task, {}).get(metric, {})
+        models_of = probes.get(task, {}).get(metric, {})
         for index, kind in enumerate(("in_language", "zero_shot")):
             for group in (*table["groups"], "all"):
-                if not all(found.get(name, {}).get(group, {}).get(kind) for name in models):
+                if not all(models_of.get(name, {}).get(group, {}).get(kind) for name in models):
                     # Not all of the paper's languages were probed.
                     continue
                 rows.append(
@@ -112,7 +112,7 @@ def _beside(
                         "group": group,
                         "cells": [
                             (
-                                100 * found[name][group][kind]["mean"],
+                                100 * models_of[name][group][kind]["mean"],
                                 table["models"][name][task][group][index],
                             )
                             for name in models
@@ -159,10 +159,10 @@ def size_figure(
         stored = settings["labels"] != "gold" and settings["predictions"] == "stored"
         kind = f"{settings['labels']} labels{', stored' if stored else ''}"
         points.setdefault(kind, []).append((size, models[name]["mrr"]))
-    lines = {kind: sorted(found) for kind, found in points.items() if len({x for x, _ in found}) > 2}
+    lines = {kind: sorted(pairs) for kind, pairs in points.items() if len({x for x, _ in pairs}) > 2}
     if not lines:
         return None
-    series = {kind: ([x for x, _ in found], [y for _, y in found]) for kind, found in lines.items()}
+    series = {kind: ([x for x, _ in pairs], [y for _, y in pairs]) for kind, pairs in lines.items()}
     widest = [
         min(x for xs, _ in series.values() for x in xs),
         max(x for xs, _ in series.values() for x in xs),

@@ -21,21 +21,21 @@ from polydistill.config.yaml_text import parse_yaml
 def front_matter(languages: Sequence[str], card: Card, teachers: Sequence[str]) -> list[str]:
     """The hub's metadata block."""
     public = [teacher for teacher in teachers if not _is_local(teacher)]
-    found: dict[str, Any] = {"language": list(languages)}
-    found |= {} if card.license is None else {"license": card.license}
-    found |= {
+    metadata_of: dict[str, Any] = {"language": list(languages)}
+    metadata_of |= {} if card.license is None else {"license": card.license}
+    metadata_of |= {
         "library_name": "transformers",
         "pipeline_tag": "fill-mask",
         "tags": ["polydistill", "masked-lm"],
     }
-    found |= {"base_model": public} if public else {}
-    found |= {"datasets": list(card.datasets)} if card.datasets else {}
-    return [*_block(found), ""]
+    metadata_of |= {"base_model": public} if public else {}
+    metadata_of |= {"datasets": list(card.datasets)} if card.datasets else {}
+    return [*_block(metadata_of), ""]
 
 
-def _block(found: Mapping[str, Any]) -> list[str]:
+def _block(values: Mapping[str, Any]) -> list[str]:
     """Lines of a metadata block: YAML that no value can add a line to."""
-    dumped = yaml.safe_dump(dict(found), allow_unicode=True, sort_keys=False, width=10**6)
+    dumped = yaml.safe_dump(dict(values), allow_unicode=True, sort_keys=False, width=10**6)
     return ["---", *dumped.splitlines(), "---"]
 
 
@@ -212,10 +212,10 @@ def trim_card(record: dict[str, Any]) -> str:
         "| language | lines | all pieces kept | of these the same | unknown tokens before | after | tokens a word before | after |",
         "|---|---|---|---|---|---|---|---|",
         *(
-            f"| {language} | {found['num_texts']} | {found['kept_texts']} + {found['shortened_texts']} shortened | "
-            f"{found['identical_texts']} | {found['unknown_share']:.4%} | {found['trimmed_unknown_share']:.4%} | "
-            f"{found['fertility']:.3f} | {found['trimmed_fertility']:.3f} |"
-            for language, found in languages.items()
+            f"| {language} | {counts['num_texts']} | {counts['kept_texts']} + {counts['shortened_texts']} shortened | "
+            f"{counts['identical_texts']} | {counts['unknown_share']:.4%} | {counts['trimmed_unknown_share']:.4%} | "
+            f"{counts['fertility']:.3f} | {counts['trimmed_fertility']:.3f} |"
+            for language, counts in languages.items()
         ),
         "",
         f"Largest difference between the logits of kept pieces: {logits['max_difference']:.2g} on {logits['tokens']} tokens "
@@ -315,12 +315,12 @@ def export_card(record: dict[str, Any]) -> str:
     record  what export.json holds
     """
     name = record["model"]
-    found = record["metadata"] | {"library_name": "onnx", "pipeline_tag": "fill-mask"}
-    found |= {"tags": ["polydistill", "masked-lm", "onnx"]}
-    found |= {} if _is_local(name) else {"base_model": [name]}
+    metadata_of = record["metadata"] | {"library_name": "onnx", "pipeline_tag": "fill-mask"}
+    metadata_of |= {"tags": ["polydistill", "masked-lm", "onnx"]}
+    metadata_of |= {} if _is_local(name) else {"base_model": [name]}
     worst = max(row["onnx"]["relative_difference"] for row in record["logits"])
     lines = [
-        *_block(found),
+        *_block(metadata_of),
         "",
         f"# {name}, as ONNX",
         "",

@@ -55,7 +55,7 @@ def _cost(path: Path) -> list[dict[str, Any]]:
     return [
         {"texts": texts, "tokens": tokens, "part": "encoder" if part == "encoder" else "with MLM head"} | pair
         for (texts, tokens, part), pair in rows.items()
-        if len(pair) == 2 and all(one["seconds"] is not None for one in pair.values())
+        if len(pair) == 2 and all(row_of["seconds"] is not None for row_of in pair.values())
     ]
 
 

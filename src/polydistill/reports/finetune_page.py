@@ -48,7 +48,7 @@ def gather_finetune(run: Path) -> dict[str, Any]:
     for task, metrics in results["summary"].items():
         about = results["tasks"][task]
         for metric, models in metrics.items():
-            languages = list(dict.fromkeys(language for found in models.values() for language in found))
+            languages = list(dict.fromkeys(language for cells in models.values() for language in cells))
             rdt = results["rdt"][task][metric]
             rows = joined(models, results.get("teachers", {}))
             tasks.append(
@@ -59,12 +59,17 @@ def gather_finetune(run: Path) -> dict[str, Any]:
                     # One for each language, whichever model is measured by it.
                     "teachers": {
                         language: next(
-                            (one[language]["teacher"] for one in rdt.values() if language in one), None
+                            (
+                                of_model[language]["teacher"]
+                                for of_model in rdt.values()
+                                if language in of_model
+                            ),
+                            None,
                         )
                         for language in languages
                     },
                     "rows": {
-                        model: _row(found, rdt.get(model, {}), languages) for model, found in rows.items()
+                        model: _row(cells, rdt.get(model, {}), languages) for model, cells in rows.items()
                     },
                     "has_rdt": bool(rdt),
                 }
@@ -83,22 +88,22 @@ def gather_finetune(run: Path) -> dict[str, Any]:
 def joined(models: Mapping[str, dict[str, Any]], teachers: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     """Model → language → cell, with teachers of one language each in one row, as papers print them."""
     own = {
-        model: found
-        for model, found in models.items()
-        if len(found) == 1 and all(teachers.get(language) == model for language in found)
+        model: cells
+        for model, cells in models.items()
+        if len(cells) == 1 and all(teachers.get(language) == model for language in cells)
     }
     if len(own) < 2:
         return dict(models)
-    rest = {model: found for model, found in models.items() if model not in own}
+    rest = {model: cells for model, cells in models.items() if model not in own}
     return {
         **rest,
-        OWN_TEACHERS: {language: cell for found in own.values() for language, cell in found.items()},
+        OWN_TEACHERS: {language: cell for cells in own.values() for language, cell in cells.items()},
     }
 
 
-def _row(found: dict[str, Any], rdt: dict[str, Any], languages: list[str]) -> dict[str, Any]:
+def _row(scores: dict[str, Any], rdt: dict[str, Any], languages: list[str]) -> dict[str, Any]:
     return {
-        "cells": [{"score": found.get(language), "rdt": rdt.get(language)} for language in languages],
+        "cells": [{"score": scores.get(language), "rdt": rdt.get(language)} for language in languages],
         "all": rdt.get("all"),
     }
 

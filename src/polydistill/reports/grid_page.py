@@ -13,21 +13,21 @@ from polydistill.reports.figures import curves
 
 def gather_grid(run: Path) -> dict[str, Any]:
     """What this page shows beside what every page does, read from the grid's JSON file."""
-    found = read_json(run / "evaluation" / "grid.json")
+    table = read_json(run / "evaluation" / "grid.json")
     places: dict[tuple[str, str, str, str], dict[str, Any]] = {}
-    for row in found["rows"]:
+    for row in table["rows"]:
         read_by = row["teacher"] or row["tokenizer"] or ""
         place, model, column = row["place"], row["model"], row["run"]
         # What a later run measured of a run's student, which it calls by that run's name, stands in that run's column.
-        if row["tokenizer"] is None and row["model"] in found["runs"]:
+        if row["tokenizer"] is None and row["model"] in table["runs"]:
             place, model, column = f"{row['run']}: {place}", "student", row["model"]
         places.setdefault((place, row["measure"], model, read_by), {})[column] = row
-    shown = [name for name in found["runs"] if any(name in cells for cells in places.values())]
-    losses = {name: (curve["steps"], curve["losses"]) for name, curve in found.get("losses", {}).items()}
+    shown = [name for name in table["runs"] if any(name in cells for cells in places.values())]
+    losses = {name: (curve["steps"], curve["losses"]) for name, curve in table.get("losses", {}).items()}
     return {
-        "runs": found["runs"],
+        "runs": table["runs"],
         "columns": shown,
-        "pages": {name for name in found["runs"] if (run / name / "report" / "index.html").is_file()},
+        "pages": {name for name in table["runs"] if (run / name / "report" / "index.html").is_file()},
         "places": [
             {
                 "place": place,
@@ -41,7 +41,7 @@ def gather_grid(run: Path) -> dict[str, Any]:
             }
             for (place, measure, model, read_by), cells in places.items()
         ],
-        "sooner": _by_run(found.get("sooner", [])),
+        "sooner": _by_run(table.get("sooner", [])),
         "loss_figure": Markup(curves(losses, xlabel="step", ylabel="MLM loss, nats")) if losses else None,
     }
 

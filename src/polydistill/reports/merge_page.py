@@ -41,13 +41,13 @@ def gather_merge(run: Path) -> dict[str, Any]:
 
 def _headline(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
     """For each language: the student beside its best teacher and the baseline, on the teacher's own tokenizer."""
-    found = []
+    cards = []
     for language, rows in evaluation["languages"].items():
         own = [row for row in rows if row["text"] == "held_out" and row["tokenizer"] == "own"]
         teachers = [row for row in own if row["model"] != "student"]
         best = max(teachers, key=lambda row: row["mrr"])
         student = next(row for row in own if row["model"] == "student" and row["teacher"] == best["teacher"])
-        found.append(
+        cards.append(
             {
                 "language": language,
                 "teacher": best["model"],
@@ -56,15 +56,15 @@ def _headline(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
                 "unigram_mrr": student["unigram_mrr"],
             }
         )
-    return found
+    return cards
 
 
 def _languages(run: Path, recipe: dict[str, Any], log: dict[str, Any]) -> list[dict[str, Any]]:
     places = artefact_places(run)
-    found = []
+    entries = []
     for language, settings in recipe["languages"].items():
         path = places[f"corpora/{language}"] / "statistics.json"
-        found.append(
+        entries.append(
             {
                 "name": language,
                 "teachers": settings["teachers"],
@@ -73,24 +73,24 @@ def _languages(run: Path, recipe: dict[str, Any], log: dict[str, Any]) -> list[d
                 "statistics": read_json(path),
             }
         )
-    return found
+    return entries
 
 
 def _stores(run: Path, recipe: dict[str, Any]) -> list[dict[str, Any]]:
     places = artefact_places(run)
-    found = []
+    entries = []
     for language, settings in recipe["languages"].items():
         for teacher in settings["teachers"]:
             manifest = read_json(places[f"store/{language}/{teacher}"] / "manifest.json")
             shards = manifest["shards"]
             total = {key: sum(s[key] for s in shards) for key in ("bytes", "examples", "masked", "tokens")}
             width = 2 if manifest["identity"]["vocabulary_size"] <= 1 << 16 else 4
-            found.append(
+            entries.append(
                 {"language": language, "teacher": teacher, "identity": manifest["identity"]}
                 | total
                 | {"bytes_a_position": (total["bytes"] - width * total["tokens"]) / max(1, total["masked"])}
             )
-    return found
+    return entries
 
 
 def _mrr_figure(evaluation: dict[str, Any]) -> str:

@@ -39,8 +39,8 @@ def gather_pretrain(run: Path) -> dict[str, Any]:
 def _mrr_figure(results: dict[str, list[dict[str, Any]]]) -> str:
     rows = {
         language if row["text"] == "held_out" else f"{language}, {row['text']}": row
-        for language, found in results.items()
-        for row in found
+        for language, rows_of in results.items()
+        for row in rows_of
     }
     series = {
         "unigram": [row["unigram_mrr"] for row in rows.values()],

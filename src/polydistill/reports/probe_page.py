@@ -40,12 +40,12 @@ def gather_probes(run: Path) -> dict[str, Any]:
                     "languages": len(results["scores"][task][next(iter(models))]),
                     "rows": {
                         model: [
-                            found[group][kind] for group in groups for kind in ("in_language", "zero_shot")
+                            cells[group][kind] for group in groups for kind in ("in_language", "zero_shot")
                         ]
-                        for model, found in models.items()
+                        for model, cells in models.items()
                     },
                     "figures": {
-                        model: Markup(_transfer_figure(found, metric)) for model, found in scores.items()
+                        model: Markup(_transfer_figure(cells, metric)) for model, cells in scores.items()
                     },
                 }
             )

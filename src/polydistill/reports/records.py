@@ -26,9 +26,9 @@ EVALUATED = {
 }
 
 
-def is_timing(found: Any) -> bool:
+def is_timing(value: Any) -> bool:
     """Whether a value is what timing.json holds: stage → seconds."""
-    return isinstance(found, dict) and all(is_seconds(one) for one in found.values())
+    return isinstance(value, dict) and all(is_seconds(seconds) for seconds in value.values())
 
 
 def is_seconds(value: Any) -> bool:
@@ -36,10 +36,10 @@ def is_seconds(value: Any) -> bool:
     return type(value) in (int, float) and math.isfinite(value) and value >= 0
 
 
-def is_environment(found: Any) -> bool:
+def is_environment(value: Any) -> bool:
     """Whether a value is what environment.json holds."""
     names = {"python", "processor", "cores", "memory_gib", "gpu", "packages"}
-    return isinstance(found, dict) and names <= found.keys() and isinstance(found["packages"], dict)
+    return isinstance(value, dict) and names <= value.keys() and isinstance(value["packages"], dict)
 
 
 def heal_records(run: Path) -> None:
@@ -48,13 +48,13 @@ def heal_records(run: Path) -> None:
         path = run / name
         if not path.is_file():
             continue
-        found = read_record(path)
+        record = read_record(path)
         kept = {
-            key: one
-            for key, one in found.items()
-            if (is_seconds(one) if name == TIMING else _is_there(run, key, one))
+            key: value
+            for key, value in record.items()
+            if (is_seconds(value) if name == TIMING else _is_there(run, key, value))
         }
-        if kept != found or not kept:
+        if kept != record or not kept:
             write_json(path, kept)
 
 
@@ -69,12 +69,12 @@ def check_records(run: Path) -> list[str]:
     Raises RunFolderError for the first that is gone, damaged or no such record, with what makes it anew.
     """
     check_recipe(run)
-    found = ["recipe.yaml"]
+    read = ["recipe.yaml"]
     for name, whole in ((ENVIRONMENT, is_environment), (TIMING, is_timing)):
         if (run / name).is_file():
             if not whole(read_json(run / name, dict)):
                 raise _no_record(run / name, "remove it and run the same command again: it is made anew")
-            found.append(name)
+            read.append(name)
         elif name == ENVIRONMENT:
             raise _gone(run / name, "run the same command again: it is made anew")
     if (run / ARTEFACTS).is_file():
@@ -82,15 +82,15 @@ def check_records(run: Path) -> list[str]:
             if name.startswith("corpora/") and (place / STAMP).is_file():
                 check_file(place, "statistics.json")
                 read_json(place / "statistics.json", dict)
-        found.append(ARTEFACTS)
+        read.append(ARTEFACTS)
     elif any((run / name).is_dir() for name in ("corpora", "store", "jobs")):
         raise _gone(run / ARTEFACTS, "run the same command again: it is made anew")
     for name, keys in EVALUATED.items():
         path = run / "evaluation" / name
         if path.is_file():
             check_evaluation(path, keys)
-            found.append(f"evaluation/{name}")
-    return found + [path.relative_to(run).as_posix() for path in check_logs(run)]
+            read.append(f"evaluation/{name}")
+    return read + [path.relative_to(run).as_posix() for path in check_logs(run)]
 
 
 def summary_of(evaluation: dict[str, Any]) -> dict[str, Any]:
@@ -111,8 +111,8 @@ def summary_of(evaluation: dict[str, Any]) -> dict[str, Any]:
 
 def check_evaluation(path: Path, keys: tuple[str, ...] | None = None) -> dict[str, Any]:
     """What an evaluation's file holds; RunFolderError if tables cannot be made of it."""
-    found: dict[str, Any] = read_json(path, dict)
-    lacking = [key for key in keys or EVALUATED[path.name] if key not in found]
+    evaluation: dict[str, Any] = read_json(path, dict)
+    lacking = [key for key in keys or EVALUATED[path.name] if key not in evaluation]
     if lacking:
         raise RunFolderError(
             str(path),
@@ -120,14 +120,14 @@ def check_evaluation(path: Path, keys: tuple[str, ...] | None = None) -> dict[st
             f"is damaged: it has no {lacking[0]!r}",
             f"remove the folder {path.parent} and run the same command again: it is made anew",
         )
-    return found
+    return evaluation
 
 
 def check_recipe(run: Path) -> dict[str, Any]:
     """A run's recipe; RunFolderError if its recipe.yaml is gone or is no recipe."""
     path = run / "recipe.yaml"
     try:
-        found = read_resolved(path)
+        recipe = read_resolved(path)
     except OSError as error:
         raise _gone(path, "run the same command again") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -137,8 +137,8 @@ def check_recipe(run: Path) -> dict[str, Any]:
             "is damaged: it is no longer YAML",
             "run the recipe again with --update, which writes it anew",
         ) from error
-    if not isinstance(found, Mapping) or not all(
-        isinstance(found.get(key), str) for key in ("name", "recipe")
+    if not isinstance(recipe, Mapping) or not all(
+        isinstance(recipe.get(key), str) for key in ("name", "recipe")
     ):
         raise RunFolderError(
             str(path),
@@ -146,12 +146,12 @@ def check_recipe(run: Path) -> dict[str, Any]:
             "is damaged: it is no recipe",
             "run the recipe again with --update, which writes it anew",
         )
-    return dict(found)
+    return dict(recipe)
 
 
 def check_logs(run: Path) -> list[Path]:
     """The logs of a run's trainings; RunFolderError if one is gone or damaged where its model is whole."""
-    found = []
+    logs = []
     for folder in (
         run / "student",
         *sorted((run / "students").glob("*")),
@@ -175,12 +175,12 @@ def check_logs(run: Path) -> list[Path]:
             raise RunFolderError(error.field, error.value, error.reason, remedy) from error
         if not _is_log(log):
             raise _no_record(path, remedy)
-        found.append(path)
-    return found
+        logs.append(path)
+    return logs
 
 
-def _is_log(found: dict[str, Any]) -> bool:
-    entries, shares = found.get("log"), found.get("probabilities")
+def _is_log(log: dict[str, Any]) -> bool:
+    entries, shares = log.get("log"), log.get("probabilities")
     return (
         isinstance(entries, list)
         and all(isinstance(entry, dict) and "step" in entry for entry in entries)

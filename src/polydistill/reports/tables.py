@@ -114,9 +114,9 @@ def probe_tables(folder: Path) -> list[Table]:
             for group in groups:
                 table.add_column(f"{group}: in language", justify="right")
                 table.add_column(f"{group}: zero-shot", justify="right")
-            for model, found in models.items():
+            for model, cells_of in models.items():
                 cells = [
-                    _shown(found[group][kind]) for group in groups for kind in ("in_language", "zero_shot")
+                    _shown(cells_of[group][kind]) for group in groups for kind in ("in_language", "zero_shot")
                 ]
                 table.add_row(escape(model), *cells)
             tables.append(table)
@@ -125,16 +125,16 @@ def probe_tables(folder: Path) -> list[Table]:
             languages = list(next(iter(scores.values())))
             for column in ("", "from", *languages):
                 table.add_column(column, justify="right" if column in languages else "left", no_wrap=True)
-            for model, found in scores.items():
+            for model, cells_of in scores.items():
                 for source in languages:
-                    row = [f"{np.mean(found[source][target][metric]):.3f}" for target in languages]
+                    row = [f"{np.mean(cells_of[source][target][metric]):.3f}" for target in languages]
                     table.add_row(escape(model) if source == languages[0] else "", source, *row)
             tables.append(table)
     return tables
 
 
-def _shown(found: dict[str, float]) -> str:
-    return f"{found['mean']:.3f} ± {found['deviation']:.3f}" if found else ""
+def _shown(cell: dict[str, float]) -> str:
+    return f"{cell['mean']:.3f} ± {cell['deviation']:.3f}" if cell else ""
 
 
 def finetune_tables(folder: Path) -> list[Table]:
@@ -143,7 +143,9 @@ def finetune_tables(folder: Path) -> list[Table]:
     tables = []
     for task, metrics in results.get("summary", {}).items():
         kind, metric = results["tasks"][task], next(iter(metrics))
-        languages = list(dict.fromkeys(language for found in metrics[metric].values() for language in found))
+        languages = list(
+            dict.fromkeys(language for scores in metrics[metric].values() for language in scores)
+        )
         table = Table(
             title=f"{task} ({kind['setting'].replace('_', ' ')}): {metric.replace('_', ' ')}, x 100",
             box=box.SIMPLE,
@@ -151,8 +153,11 @@ def finetune_tables(folder: Path) -> list[Table]:
         table.add_column("", overflow="fold")
         for heading in (*languages, "RDT, %", "from", "to"):
             table.add_column(heading, justify="right", no_wrap=True)
-        for model, found in joined(metrics[metric], results.get("teachers", {})).items():
-            cells = [f"{100 * found[one]['mean']:.1f}" if one in found else "" for one in languages]
+        for model, scores in joined(metrics[metric], results.get("teachers", {})).items():
+            cells = [
+                f"{100 * scores[language_name]['mean']:.1f}" if language_name in scores else ""
+                for language_name in languages
+            ]
             whole = results["rdt"][task][metric].get(model, {}).get("all") or {}
             bounds = [f"{whole[key]:+.1f}" if key in whole else "" for key in ("value", "low", "high")]
             table.add_row(escape(model), *cells, *bounds)
@@ -213,9 +218,9 @@ def _times(rows: Sequence[dict[str, Any]]) -> Table:
 
 def grid_tables(folder: Path) -> list[Table]:
     """For each text MRR with a line for each run and a column for each language; probes; what was fine-tuned."""
-    found = check_evaluation(folder / "evaluation" / "grid.json")
-    tuned = [name for name in found["runs"] if (folder / name / "evaluation" / "finetune.json").is_file()]
-    rows = [row for row in found["rows"] if row["run"] not in tuned]
+    grid = check_evaluation(folder / "evaluation" / "grid.json")
+    tuned = [name for name in grid["runs"] if (folder / name / "evaluation" / "finetune.json").is_file()]
+    rows = [row for row in grid["rows"] if row["run"] not in tuned]
     ranked = [row for row in rows if "language" in row]
     probed = [row for row in rows if "language" not in row]
     tables = [
@@ -226,7 +231,7 @@ def grid_tables(folder: Path) -> list[Table]:
         for text in dict.fromkeys(row["text"] for row in ranked)
     ]
     tables += [_probe_table(escape(str(folder)), probed)] if probed else []
-    return tables + [one for name in tuned for one in finetune_tables(folder / name)]
+    return tables + [tuned_table for name in tuned for tuned_table in finetune_tables(folder / name)]
 
 
 def _mrr_table(title: str, rows: list[dict[str, Any]]) -> Table:
@@ -241,7 +246,10 @@ def _mrr_table(title: str, rows: list[dict[str, Any]]) -> Table:
         table.add_column(escape(language), justify="right")
     # Teachers last: they are the same in all runs that have them.
     for line, cells in sorted(lines.items(), key=lambda pair: pair[0].startswith("teacher")):
-        table.add_row(escape(line), *(f"{cells[one]:.3f}" if one in cells else "" for one in languages))
+        table.add_row(
+            escape(line),
+            *(f"{cells[language_name]:.3f}" if language_name in cells else "" for language_name in languages),
+        )
     return table
 
 
@@ -259,8 +267,8 @@ def grid_lines(rows: Iterable[dict[str, Any]]) -> dict[str, dict[str, float]]:
             f"{name}, {row['teacher']}'s tokenizer",
             f"{row['run']}: {name}, {row['teacher']}'s tokenizer",
         ]
-        for one in further:
-            if lines.setdefault(one, {}).setdefault(row["language"], row["value"]) == row["value"]:
+        for line in further:
+            if lines.setdefault(line, {}).setdefault(row["language"], row["value"]) == row["value"]:
                 break
     return lines
 

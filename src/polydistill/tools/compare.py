@@ -140,7 +140,8 @@ def _evaluated(name: str, folder: Path, recipe: dict[str, Any]) -> Evaluated:
     probes = folder / "evaluation" / "probes.json"
     languages = list(results["languages"])
     groups = {
-        name: [language for language in some if language in languages] for name, some in (recipe.get("groups") or {}).items()
+        name: [language for language in some if language in languages]
+        for name, some in (recipe.get("groups") or {}).items()
     }
     return Evaluated(
         name,

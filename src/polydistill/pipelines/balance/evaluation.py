@@ -67,7 +67,9 @@ def _readings(state: Balance, students: Mapping[str, Path]) -> Iterator[Reading]
 
 def _held_out(measured: Mapping[str, Measures]) -> HeldOut:
     measures = {
-        place.rpartition("/")[2]: measures_of for place, measures_of in measured.items() if place.startswith("held_out/")
+        place.rpartition("/")[2]: measures_of
+        for place, measures_of in measured.items()
+        if place.startswith("held_out/")
     }
     reciprocal = {model: 1.0 / measures_of.ranks for model, measures_of in measures.items()}
     return HeldOut(reciprocal, next(iter(measures.values())).counts)

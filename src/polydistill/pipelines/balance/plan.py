@@ -107,7 +107,10 @@ def _print(recipe: BalanceRecipe, characters: dict[str, int], model: Any, consol
     smallest = min(characters.values())
     for name, student in recipe.students.items():
         limit = {"none": None, "smallest": smallest}.get(str(student.truncate), student.truncate)
-        seen = {language_name: size if limit is None else min(size, int(limit)) for language_name, size in characters.items()}
+        seen = {
+            language_name: size if limit is None else min(size, int(limit))
+            for language_name, size in characters.items()
+        }
         live = student.labels != "gold" and student.predictions == "live"
         add(name, seen, student.epochs, student.training, LIVE_TEACHER if live else 1.0)
     console.print(table)

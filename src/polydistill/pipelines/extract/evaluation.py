@@ -52,7 +52,8 @@ def _summary(measured: Measured) -> dict[str, Any]:
     for language, measures in measured.items():
         # `held_out/view/teacher/model`; the first two readers are of one view.
         student = next(
-            (place for place in measures if place.startswith("held_out/") and place.endswith("/student")), None
+            (place for place in measures if place.startswith("held_out/") and place.endswith("/student")),
+            None,
         )
         if student is not None:
             teacher = measures[f"{student.rpartition('/')[0]}/teacher"]

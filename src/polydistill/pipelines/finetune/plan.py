@@ -49,7 +49,9 @@ def plan_finetune(recipe: FinetuneRecipe, console: Console, _: Mapping[str, Pipe
             for language in task.data:
                 _add_row(table, texts, language)
             texts.check()
-            conflicts += [Conflict(note, "look at the file, or leave it so", "note") for note in texts.notes()]
+            conflicts += [
+                Conflict(note, "look at the file, or leave it so", "note") for note in texts.notes()
+            ]
             read[name] = texts
         except UserError as error:
             conflicts.append(refusal(error))

@@ -195,13 +195,20 @@ class Results:
                     continue
                 base = means[teacher][target]
                 if base < LEARNED:
-                    deviations.setdefault(model, {})[target] = {"teacher": teacher, "value": None, "base": base}
+                    deviations.setdefault(model, {})[target] = {
+                        "teacher": teacher,
+                        "value": None,
+                        "base": base,
+                    }
                     continue
                 ratio = sampled_deviation(
                     samples[model][target], samples[teacher][target], mean=mean, base=base
                 )
                 value = relative_deviation(mean, base)
-                deviations.setdefault(model, {})[target] = {"teacher": teacher, **self._deviation(value, ratio)}
+                deviations.setdefault(model, {})[target] = {
+                    "teacher": teacher,
+                    **self._deviation(value, ratio),
+                }
                 values.append(value)
                 drawn.append(ratio)
             if values:

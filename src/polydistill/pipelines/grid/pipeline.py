@@ -162,7 +162,8 @@ def _what_is_guessed(child: RunRecipe) -> str:
     """Equal for runs whose losses can be compared."""
     settings = child.model_dump(mode="json")
     texts = settings.get("text") or {
-        language: language_settings["text"] for language, language_settings in (settings.get("languages") or {}).items()
+        language: language_settings["text"]
+        for language, language_settings in (settings.get("languages") or {}).items()
     }
     tokenizer = child.folder / "student" / "final" / "tokenizer.json"
     return json.dumps(
@@ -185,7 +186,9 @@ def plan_grid(recipe: GridRecipe, console: Console, pipelines: Mapping[str, Pipe
         earlier = dict(list(children.items())[:number])
         pipeline = pipelines[child.recipe]
         refused: list[Conflict] = []
-        collect({name: child}, lambda _, recipe_of_run: pipeline.check(recipe_of_run, Command(pipelines)), refused)  # noqa: B023
+        collect(
+            {name: child}, lambda _, recipe_of_run: pipeline.check(recipe_of_run, Command(pipelines)), refused
+        )  # noqa: B023
         if refused:
             own[name] = report_conflicts(refused, console)
         elif waits := awaited(child, earlier):

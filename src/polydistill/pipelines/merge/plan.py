@@ -63,7 +63,9 @@ def plan_merge(recipe: MergeRecipe, console: Console, _: Mapping[str, Pipeline])
         # A run would end before it scores, and so would its timing.
         if students and not refused:
             timed = {"times": students["student"]}
-            collect(timed, lambda _, s: _print_times(recipe, tokenizers, sizes, s, arguments, console), problems)
+            collect(
+                timed, lambda _, s: _print_times(recipe, tokenizers, sizes, s, arguments, console), problems
+            )
         texts = {language: size.texts for language, size in sizes.items()}
         problems += conflicts(recipe, tokenizers, union, texts)
     return report_conflicts(problems, console)

@@ -56,7 +56,10 @@ def probe_models(recipe: ProbeRecipe, run: Run, texts: Texts) -> None:
             "scores": scores,
             "summary": {
                 task: {
-                    metric: {name: summarise(scores_of, metric, recipe.groups) for name, scores_of in models.items()}
+                    metric: {
+                        name: summarise(scores_of, metric, recipe.groups)
+                        for name, scores_of in models.items()
+                    }
                     for metric in METRICS[task]
                 }
                 for task, models in scores.items()
@@ -160,7 +163,9 @@ def _probe(
             first = METRICS[task][0]
             run.say(
                 f"{task}/{model.name}: from {source} "
-                + ", ".join(f"{name} {np.mean(of_target[first]):.3f}" for name, of_target in scores[source].items())
+                + ", ".join(
+                    f"{name} {np.mean(of_target[first]):.3f}" for name, of_target in scores[source].items()
+                )
             )
         write_json(folder / "scores.json", scores)
 

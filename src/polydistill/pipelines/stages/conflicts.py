@@ -56,7 +56,10 @@ def report_conflicts(conflicts: list[Conflict], console: Console) -> list[Confli
 
 def counted(conflicts: Sequence[Conflict]) -> str:
     """How many of each level, such as `1 error, 2 conflicts`."""
-    numbers = {level: sum(conflict.level == level for conflict in conflicts) for level in ("error", "conflict", "note")}
+    numbers = {
+        level: sum(conflict.level == level for conflict in conflicts)
+        for level in ("error", "conflict", "note")
+    }
     parts = [f"{n} {level}{'s' * (n > 1)}" for level, n in numbers.items() if n]
     if not numbers["error"] and not numbers["conflict"]:
         parts.insert(0, "no conflicts")

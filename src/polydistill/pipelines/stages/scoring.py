@@ -80,7 +80,9 @@ def scored_store(
     place = f"store/{language}/{teacher}"
     made_from: Any = corpus.inputs if rows is None else [corpus.inputs, rows.tolist()]
     identities = _identities(recipe, language, teacher, weights, tokenizer, made_from, beside)
-    identity = next((candidate for candidate in identities if run.find(place, candidate) is not None), identities[0])
+    identity = next(
+        (candidate for candidate in identities if run.find(place, candidate) is not None), identities[0]
+    )
     name = f"score/{language}/{teacher}"
     examples = Examples(corpus.path / "train.arrow")
     if rows is not None:
