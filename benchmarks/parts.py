@@ -34,7 +34,9 @@ def run(
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
     cut = {overhead: [collate_parts(step, 0, overhead)["parts"] for step in steps] for overhead in OVERHEADS}
     # In windows of as many steps, as steps of one length would be: the least padding that there can be, and the wrong mean.
-    ordered = sorted((example for step in steps for example in step), key=lambda example_of: -len(example_of.input_ids))
+    ordered = sorted(
+        (example for step in steps for example in step), key=lambda example_of: -len(example_of.input_ids)
+    )
     windows = [
         collate_parts(ordered[start : start + int(batch)], 0, 10**9)["parts"]
         for start in range(0, len(ordered), int(batch))

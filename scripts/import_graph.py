@@ -98,7 +98,9 @@ def main(source: Path) -> int:
     contracts = settings["tool"]["importlinter"]["contracts"]
     layers = next(contract["layers"] for contract in contracts if contract["type"] == "layers")
     up = upward(graph, [[name.strip() for name in layer.split("|")] for layer in layers])
-    print(f"{len(up)} imports that point up", *(f"  {module} imports {other}" for module, other in up), sep="\n")
+    print(
+        f"{len(up)} imports that point up", *(f"  {module} imports {other}" for module, other in up), sep="\n"
+    )
     return bool(groups or up)
 
 

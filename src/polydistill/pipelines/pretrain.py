@@ -134,7 +134,7 @@ def evaluate_model(state: Pretraining) -> None:
         "corpora": fingerprints(state.corpora),
     }
     evaluate(run, "evaluation", inputs, recipe, lambda: _readings(state), _summary)
-    # Each time: a model that was made anew has the card that it was made with.
+    # Every time: a model that was trained again has the card it was trained with.
     rows = read_json(run.path / "evaluation" / "mlm.json")["languages"]
     card = with_results(pretrain_card(recipe), rows, "student")
     write_text(run.path / "student" / "final" / "README.md", card)

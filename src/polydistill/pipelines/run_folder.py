@@ -145,7 +145,7 @@ class Run:
         reuse         take it from a run that may be reused too, and note where it is
         stage         its name in timing.json and in messages; by default `name`
         needs_bytes   estimates the room that it takes; called only if it has to be made
-        keep_partial  `write` goes on with what an interrupted run left
+        keep_partial  `write` continues what an interrupted run left
         Raises DiskError where there is no room, RunFolderError for a damaged artefact.
         """
         own = self.path / name
@@ -176,7 +176,7 @@ class Run:
             yield
         finally:
             path = self.path / TIMING
-            # A full disk is said by what failed within; this record must not hide it.
+            # What failed within reports a full disk; this record must not hide it.
             with suppress(OSError, DiskError):
                 timing = {key: seconds for key, seconds in read_record(path).items() if is_seconds(seconds)}
                 timing[name] = round(timing.get(name, 0.0) + time.perf_counter() - started, 2)
@@ -218,7 +218,7 @@ def _check_owner(path: Path, resolved: dict[str, Any], *, update: bool) -> None:
 
 
 def _read_recipe(path: Path, *, update: bool) -> Any:
-    """The recipe that a folder belongs to; None where it is damaged and may be written anew."""
+    """The recipe that a folder belongs to; None if it is damaged and may be rewritten."""
     try:
         return read_resolved(path)
     except (yaml.YAMLError, ValueError) as error:
@@ -228,7 +228,7 @@ def _read_recipe(path: Path, *, update: bool) -> Any:
             str(path),
             None,
             f"is damaged: it is no longer YAML ({' '.join(str(error).split())[:120]})",
-            "pass --update to write it anew; what was made from other settings is then done again",
+            "pass --update to rewrite it; what was made from other settings is made again",
         ) from error
 
 
@@ -286,7 +286,7 @@ def _differences(old: Any, new: Any, key: str = "") -> list[tuple[str, Any, Any]
             if place not in ("reuse", "output") and not place.endswith(WHERE):
                 changes += _differences(old.get(name), new.get(name), place)
         return changes
-    # Earlier versions wrote the architecture where it was not said, and their runs go on.
+    # Earlier versions wrote the architecture even if it was unset; their runs continue.
     unsaid = key == "student.model_type" and all(value in (None, MODEL_TYPE) for value in (old, new))
     return [] if old == new or unsaid else [(key, old, new)]
 

@@ -265,7 +265,7 @@ def with_error(row: Mapping[str, Any]) -> str:
 
 
 def with_results(card: str, languages: Mapping[str, Sequence[Mapping[str, Any]]], model: str) -> str:
-    """A card with a table of what the model was measured at, in the place of one that is there already.
+    """A card with a table of what the model was measured at, replacing an existing one.
 
     languages  language → rows of evaluation/mlm.json
     model      its name in the rows

@@ -139,7 +139,7 @@ def _rdt(score: float | None, teacher: float | None) -> float | None:
 
 
 def shade(rdt: float | None, within_percent: float = 5.0) -> str:
-    """A cell's class by its RDT: better than its teacher, at most so many percent below it, worse."""
+    """A cell's class by its RDT: better than its teacher, at most a given percentage below it, worse."""
     if rdt is None:
         return ""
     return "better" if rdt >= 0 else "near" if rdt >= -within_percent else "worse"

@@ -106,7 +106,7 @@ def _mrr_figure(evaluation: dict[str, Any]) -> str:
                 names = [(f"student, {row['tokenizer']} tokenizer", row["mrr"])]
             for name, value in names:
                 values = series.setdefault(name, [None] * len(languages))
-                # With several teachers, the best one's row stands.
+                # With several teachers, the best one's row counts.
                 values[place] = value if values[place] is None else max(value, values[place] or 0.0)
     order = ["unigram", "teacher", *sorted(name for name in series if name.startswith("student"))]
     return grouped_bars(languages, {name: series[name] for name in order if name in series}, ylabel="MRR")

@@ -107,7 +107,7 @@ def _check_places(run: Path, needed: list[str]) -> None:
                 str(run / ARTEFACTS),
                 None,
                 f"does not say where {name} is, or it is gone",
-                "run the same command again: what is gone is made anew",
+                "rerun the command: what is gone is made again",
             )
 
 

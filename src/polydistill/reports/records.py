@@ -43,7 +43,7 @@ def is_environment(value: Any) -> bool:
 
 
 def heal_records(run: Path) -> None:
-    """Take out of a run's records what cannot be in them: they are made anew, and nothing is made from them."""
+    """Drop invalid entries of a run's records: they are written again, and nothing depends on them."""
     for name in (TIMING, ARTEFACTS):
         path = run / name
         if not path.is_file():
@@ -59,24 +59,24 @@ def heal_records(run: Path) -> None:
 
 
 def _is_there(run: Path, name: str, place: Any) -> bool:
-    """Whether what artefacts.json says of an artefact is so; what is made anew, or used again, is noted again."""
+    """Whether an entry of artefacts.json is true; what is made or used again is noted again."""
     return isinstance(place, str) and (name.startswith("teachers/") or (run / place / STAMP).is_file())
 
 
 def check_records(run: Path) -> list[str]:
-    """Read the records of a run's folder; return the names of those that are there.
+    """Read the records of a run's folder; return the names of those that exist.
 
-    Raises RunFolderError for the first that is gone, damaged or no such record, with what makes it anew.
+    Raises RunFolderError for the first that is gone, damaged or not a record, with what makes it again.
     """
     check_recipe(run)
     read = ["recipe.yaml"]
     for name, whole in ((ENVIRONMENT, is_environment), (TIMING, is_timing)):
         if (run / name).is_file():
             if not whole(read_json(run / name, dict)):
-                raise _no_record(run / name, "remove it and run the same command again: it is made anew")
+                raise _no_record(run / name, "remove it and rerun the command: it is made again")
             read.append(name)
         elif name == ENVIRONMENT:
-            raise _gone(run / name, "run the same command again: it is made anew")
+            raise _gone(run / name, "rerun the command: it is made again")
     if (run / ARTEFACTS).is_file():
         for name, place in artefact_places(run).items():
             if name.startswith("corpora/") and (place / STAMP).is_file():
@@ -84,7 +84,7 @@ def check_records(run: Path) -> list[str]:
                 read_json(place / "statistics.json", dict)
         read.append(ARTEFACTS)
     elif any((run / name).is_dir() for name in ("corpora", "store", "jobs")):
-        raise _gone(run / ARTEFACTS, "run the same command again: it is made anew")
+        raise _gone(run / ARTEFACTS, "rerun the command: it is made again")
     for name, keys in EVALUATED.items():
         path = run / "evaluation" / name
         if path.is_file():
@@ -118,7 +118,7 @@ def check_evaluation(path: Path, keys: tuple[str, ...] | None = None) -> dict[st
             str(path),
             None,
             f"is damaged: it has no {lacking[0]!r}",
-            f"remove the folder {path.parent} and run the same command again: it is made anew",
+            f"remove the folder {path.parent} and rerun the command: it is made again",
         )
     return evaluation
 
@@ -135,7 +135,7 @@ def check_recipe(run: Path) -> dict[str, Any]:
             str(path),
             None,
             "is damaged: it is no longer YAML",
-            "run the recipe again with --update, which writes it anew",
+            "rerun the recipe with --update, which rewrites it",
         ) from error
     if not isinstance(recipe, Mapping) or not all(
         isinstance(recipe.get(key), str) for key in ("name", "recipe")
@@ -144,7 +144,7 @@ def check_recipe(run: Path) -> dict[str, Any]:
             str(path),
             None,
             "is damaged: it is no recipe",
-            "run the recipe again with --update, which writes it anew",
+            "rerun the recipe with --update, which rewrites it",
         )
     return dict(recipe)
 
@@ -163,7 +163,7 @@ def check_logs(run: Path) -> list[Path]:
         if trained is None:
             continue
         remedy = (
-            f"remove the folder {trained} and run the same command again: it is made anew, from the last checkpoint where "
+            f"remove the folder {trained} and rerun the command: it is made again, from the last checkpoint where "
             "one is left, and its log with it"
         )
         path = folder / LOG

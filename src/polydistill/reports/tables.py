@@ -87,7 +87,7 @@ def _balance_table(difference: dict[str, dict[str, dict[str, float]]]) -> Table:
         box=box.SIMPLE,
         caption_justify="left",
         caption="D: mean over languages of a student's MRR minus the language's teacher's, in hundredths; ± makes a "
-        "95 % interval,\nwhich knows the chance of the texts, not of the seed.",
+        "95 % interval,\nwhich reflects sampling of the text, not variation between seeds.",
     )
     table.add_column("D")
     for group in next(iter(difference.values())):

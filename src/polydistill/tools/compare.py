@@ -99,7 +99,7 @@ def compare_merges(
     console.print(_table(rows, names))
     console.print(
         f"MRR, the difference from that of {names[0]}, and its 95 % interval by a paired bootstrap over examples, "
-        "* where it leaves zero out. The interval knows the chance of the texts, not of the training's seed.",
+        "* where it leaves zero out. The interval reflects sampling of the text, not variation between seeds.",
         markup=False,
     )
 
@@ -120,7 +120,7 @@ def _recipe(folder: Path) -> dict[str, Any]:
             "run",
             str(folder),
             f"its recipe.yaml is damaged ({type(error).__name__})",
-            "run its recipe again with --update, which writes the file anew",
+            "rerun its recipe with --update, which rewrites the file",
         ) from error
     kind = recipe.get("recipe") if isinstance(recipe, dict) else None
     if kind not in KINDS:
@@ -135,7 +135,7 @@ def _recipe(folder: Path) -> dict[str, Any]:
 
 def _evaluated(name: str, folder: Path, recipe: dict[str, Any]) -> Evaluated:
     ranks = _ranks(folder, "evaluation/mlm/ranks.npz")
-    # Beside the ranks, for what stands in evaluation/ itself may be of an evaluation before.
+    # Beside the ranks: the file in evaluation/ itself may be of an earlier evaluation.
     results = check_evaluation(folder / "evaluation" / "mlm" / "mlm.json")
     probes = folder / "evaluation" / "probes.json"
     languages = list(results["languages"])

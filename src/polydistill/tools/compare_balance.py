@@ -84,7 +84,7 @@ def compare_balance(runs: Sequence[Evaluated], console: Console) -> None:
     _print_probes(runs, students, groups, console)
     console.print(
         "Means over the group's languages; ± is half of a 95 % interval by a paired bootstrap over examples, * where it "
-        "leaves zero out. The interval knows the chance of the texts, not of the training's seed.",
+        "leaves zero out. The interval reflects sampling of the text, not variation between seeds.",
         markup=False,
     )
 

@@ -24,7 +24,7 @@ from polydistill.models.onnx_runtime import OnnxModel
 from polydistill.tokenization.encode import encode
 from polydistill.tokenization.load import LoadedTokenizer
 
-# (texts, tokens) that logits are compared at, and one text as long as the model takes, up to so many tokens.
+# (texts, tokens) that logits are compared at, and one text as long as the model takes, up to a limit.
 SHAPES, LONGEST = ((1, 8), (3, 17), (8, 64)), 1024
 # Times the largest logit.
 TOLERANCE = 1e-4
@@ -50,7 +50,7 @@ def proof_batches(
 ) -> list[Inputs]:
     """Batches of `SHAPES` and of the longest text, rows of a batch of falling lengths, every seventh token masked.
 
-    texts  where there are none, random pieces stand for them
+    texts  if there are none, random pieces are used
     Shapes longer than the model takes are cut.
     """
     longest = min(tokenizer.max_length, LONGEST)

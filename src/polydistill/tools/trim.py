@@ -23,7 +23,7 @@ from polydistill.tokenization.load import LoadedTokenizer, load_tokenizer
 from polydistill.tokenization.selection import Frequency, Selection, document_frequency, select
 from polydistill.tokenization.trim import Agreement, compare_trimmed, trim_tokenizer
 
-# One line in so many, by its hash, is held apart from the selection; of these the proof takes what it is told to.
+# One line in this many, by its hash, takes no part in the selection; the proof uses some of these.
 HELD_APART_ONE_IN = 20
 
 
@@ -152,7 +152,7 @@ def _read(
 def hold_apart(texts: Iterable[str], held: list[tuple[int, str]], limit: int) -> Iterator[str]:
     """The texts to select on; of the others those with the highest hashes go to `held`, whatever their order.
 
-    A text's content alone decides: none stands on both sides.
+    Only a text's content decides, so no text is on both sides.
     """
     for text in texts:
         key = hash_text(text)

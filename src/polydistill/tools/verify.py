@@ -51,7 +51,7 @@ def check_whole(run: Path) -> list[str]:
                 str(place),
                 None,
                 f"is damaged: {how}",
-                "remove what is left of it and run the same command again: it is made anew, and what is whole stays",
+                "remove what is left of it and rerun the command: it is made again, and whole artefacts stay",
             )
     lines = []
     for folder in sorted(path for path in run.rglob("checkpoints") if path.is_dir()):
@@ -66,7 +66,7 @@ def check_whole(run: Path) -> list[str]:
                     str(checkpoint),
                     None,
                     f"is damaged: {fault}",
-                    "remove it: a training that goes on takes the checkpoint before",
+                    "remove it: training resumes from the checkpoint before",
                 )
             said.append(f"{checkpoint.name} whole")
         if said:
@@ -101,7 +101,7 @@ def _expected(run: Path) -> list[Path]:
 
 
 def _is_other(place: Path) -> bool:
-    """Whether a folder is one of a half-made artefact, which a run that goes on takes care of."""
+    """Whether a folder belongs to a half-made artefact, which a resumed run handles."""
     return any(part.endswith((PARTIAL, ".old")) for part in place.parts)
 
 
@@ -127,7 +127,7 @@ def verify_stores(folder: Path) -> list[str]:
 def verify_run(folder: Path) -> list[str]:
     """Check every file of every artefact below a run's folder, its checkpoints and its records.
 
-    Returns a line for each; RunFolderError names the first that is damaged, or gone. What is there and was not made by the
+    Returns a line for each; RunFolderError names the first that is damaged, or gone. What exists and was not made by the
     run is named and no fault: nothing is made from it, and it is not copied.
     """
     artefacts = artefacts_in(folder)

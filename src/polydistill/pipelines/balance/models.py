@@ -39,7 +39,7 @@ STOPPING_EXAMPLES, STOPPING_SEED = 500, 2_000_003
 
 
 def train_teachers(state: Balance) -> None:
-    """A teacher for each language on gold labels, or the one that is there; into teachers/<language>/final."""
+    """A teacher for each language on gold labels, or an existing one; into teachers/<language>/final."""
     recipe, run = state.recipe, state.run
     arguments = check_arguments(recipe.training | recipe.teachers.training)
     for language, settings in recipe.languages.items():
@@ -101,7 +101,7 @@ def _train_student(state: Balance, name: str, settings: BalancedStudent) -> None
         if soft
         else {},
         "scoring": recipe.scoring.labels if soft and stored else None,
-        # Earlier versions wrote a tail where none is used: their students are not trained again for that.
+        # Earlier versions wrote a tail even if unused: their students stay valid.
         "settings": settings.model_dump(mode="json", exclude={"training"})
         | {"tail": settings.tail or "bucket"},
         "smoothing_alpha": _alpha(recipe, settings),

@@ -1,7 +1,7 @@
 """Balance: monolingual teachers of one vocabulary in, multilingual students out (Limisiewicz et al. 2022).
 
 Vocabulary → corpora → teachers → students → evaluation, probes → report. Models are in teachers/<language>/final and
-students/<name>/final; what is there and was made from the same inputs is not made again.
+students/<name>/final; existing models made from the same inputs are reused.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def make_corpora(state: Balance) -> None:
 
 
 def score_last(state: Balance) -> None:
-    """The stores of the teachers' predictions, where the run ends with them: students that are there need none."""
+    """The stores of the teachers' predictions, if the run ends with them. Finished students need none."""
     if state.until == "score":
         score_teachers(state)
 

@@ -21,7 +21,7 @@ from polydistill.tokenization.pieces import ROLES
 from polydistill.training.arguments import check_arguments
 from polydistill.training.progress import clock
 
-# Characters of a token, before there is a vocabulary that tells.
+# Characters of a token, assumed before there is a vocabulary.
 CHARACTERS_OF_A_TOKEN = 4.0
 # A live teacher's forward pass beside a student's forward and backward pass.
 LIVE_TEACHER = 4 / 3

@@ -31,9 +31,9 @@ class Balance:
 
     until      the stage that the run ends with
     probe      tasks of its probes to run; None: all
-    corpora    language → its corpus, once it is there
-    teachers   language → its teacher's folder, once it is there
-    stores     language → the store of its teacher's predictions, once it is there
+    corpora    language → its corpus, once built
+    teachers   language → its teacher's folder, once trained
+    stores     language → the store of its teacher's predictions, once scored
     """
 
     recipe: BalanceRecipe
@@ -72,7 +72,7 @@ class Balance:
         return min(text.total for text in self.texts.values())
 
     def truncated(self, truncate: str | int) -> dict[str, LanguageText]:
-        """Each language's examples for a student: `smallest`, `none` or at most so many characters."""
+        """Each language's examples for a student: `smallest`, `none` or a number of characters."""
         if truncate == "none":
             return self.texts
         limit = self.smallest if truncate == "smallest" else int(truncate)
@@ -115,7 +115,7 @@ class LanguageText:
         self.characters: npt.NDArray[np.int64] = np.cumsum(examples.num_characters[self.order])
 
     def upto(self, limit: int | None) -> LanguageText:
-        """The first examples of at most so many characters, and of no more than these; at least one."""
+        """The first examples up to a number of characters; at least one."""
         part = copy.copy(self)
         if limit is not None:
             fitting = int(np.searchsorted(self.characters, limit, side="right"))
@@ -134,7 +134,7 @@ class LanguageText:
 
 
 def steps_of(epochs: float | None, examples: int, arguments: dict[str, Any]) -> int:
-    """Steps that so many epochs over so many examples take; `max_steps` without epochs."""
+    """Steps of a number of epochs over a number of examples; `max_steps` without epochs."""
     if epochs is None:
         return int(arguments["max_steps"])
     batch = int(arguments["per_device_train_batch_size"] * arguments["gradient_accumulation_steps"])

@@ -1,7 +1,7 @@
 """Extract: one multilingual teacher in, one small monolingual student out (Eliquare, 2022).
 
 Corpora → tokenizer (which pieces stay) → stored predictions, if any → training → evaluation, cost → report; each stage
-finds what is there and was made from the same inputs. The weights of dropped pieces go before training or after it.
+reuses what was made from the same inputs. The weights of dropped pieces are removed before or after training.
 """
 
 from __future__ import annotations

@@ -153,7 +153,7 @@ def _print_models(
     for name, size in sizes.items():
         console.print(
             f"{name}: {size['layers']} layers, {size['rows']:,} pieces"
-            f"{' (as far as a sample of the text tells)' if name == 'student' and selection is not None else ''}, "
+            f"{' (estimated from a sample of the text)' if name == 'student' and selection is not None else ''}, "
             f"{size['parameters']:,} parameters, {size['embeddings']:,} of them embeddings",
             markup=False,
         )

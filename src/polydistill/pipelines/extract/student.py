@@ -129,7 +129,7 @@ def cut(state: Extract, model: Any) -> tuple[Any, dict[str, Any]]:
 
 
 def training_data(state: Extract) -> MaskedTexts | StoredExamples:
-    """The language's examples: masked anew in every epoch, or as their store has them."""
+    """The language's examples: new masks in every epoch, or those of their store."""
     if state.store is not None:
         store = Store(state.store.path)
         # The teacher that scored has the student's ids.

@@ -45,7 +45,7 @@ class Model:
 
     @property
     def field(self) -> str:
-        """Where it stands in the recipe."""
+        """Its place in the recipe."""
         return f"models.{self.name}"
 
     @cached_property
@@ -109,7 +109,7 @@ class Job:
 
     @cached_property
     def inputs(self) -> dict[str, Any]:
-        """All that its scores hang on."""
+        """Everything that its scores depend on."""
         task = self.texts.task
         read = {language: self.texts.identity(language, "test") for language in self.targets}
         learned = {split: self.texts.identity(self.source, split) for split in ("train", "dev")}
@@ -176,7 +176,7 @@ class Job:
         )
 
     def arguments(self, num_features: int) -> tuple[dict[str, Any], str | None]:
-        """The arguments for a training of so many features, and what was changed in them.
+        """The arguments for a training with that many features, and what was changed in them.
 
         A preset's warm-up may be longer than a small set's training (Eliquare's 500 steps), whose learning rate would
         never be reached: it is cut then. What the recipe itself says stays.
@@ -253,7 +253,7 @@ def task_arguments(recipe: FinetuneRecipe, name: str) -> dict[str, Any]:
 
 
 def all_jobs(recipe: FinetuneRecipe, texts: dict[str, TaskTexts]) -> list[Job]:
-    """The queue: for each task a seed of all models before the next seed, so that what is there early can be compared.
+    """The queue: for each task a seed of all models before the next seed, so that early results can be compared.
 
     Checks arguments, models and tokenizers; raises UserError for what cannot be used.
     """
@@ -271,7 +271,7 @@ def all_jobs(recipe: FinetuneRecipe, texts: dict[str, TaskTexts]) -> list[Job]:
             "models",
             None,
             "none of them reads a language that a task is trained on",
-            "add one, or mend models.NAME.languages",
+            "add one, or correct models.NAME.languages",
         )
     for job in jobs:
         _ = job.recipe_arguments, job.model.config
@@ -326,7 +326,7 @@ def run_job(job: Job, run: Run) -> Path:
 
 
 def _train(job: Job, run: Run, folder: Path) -> None:
-    """Leaves the best checkpoint, and training.json, which says that training is over."""
+    """Leaves the best checkpoint, and training.json, which marks training as complete."""
     coder = job.coder(job.source)
     splits = job.texts.splits[job.source]
     features = coder.encode(splits["train"], training=True)
@@ -358,7 +358,7 @@ def _train(job: Job, run: Run, folder: Path) -> None:
 
 
 def _test(job: Job, folder: Path) -> None:
-    """Leaves a file of predictions for each language, and scores.json, which says that all of them are there."""
+    """Leaves a file of predictions for each language, and scores.json, which marks them as complete."""
     record = read_json(folder / "training.json", dict)
     model = job.load(str(folder / CHECKPOINTS / record["best"]))
     scores: dict[str, Any] = {}

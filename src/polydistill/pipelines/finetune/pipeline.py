@@ -1,4 +1,4 @@
-"""Fine-tuning: models x tasks x languages x seeds in one queue that goes on where it was, to scores, RDT and a report."""
+"""Fine-tuning: models × tasks × languages × seeds in one queue that resumes after a crash, then scores, RDT and a report."""
 
 from __future__ import annotations
 

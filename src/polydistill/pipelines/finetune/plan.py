@@ -30,7 +30,7 @@ from polydistill.training.progress import clock
 
 TIMED_STEPS = 2
 TIMED_EXAMPLES = 32
-# A step is timed on so many of its examples, for a plan has to be quick.
+# A step is timed on this many of its examples: a plan must be quick.
 TIMED_BATCH = 4
 SHOWN_LABELS = 8
 
@@ -201,7 +201,7 @@ def _measure(job: Job) -> tuple[float, float]:
 
 
 def timed_features(features: Sequence[Feature], number: int, *, grouped: bool) -> Sequence[Feature]:
-    """Features that stand for a batch's: of all lengths, padded to the longest, or all about as long as the mean."""
+    """Features that represent a batch: of all lengths, padded to the longest, or all near the mean length."""
     if not grouped:
         return features[:: max(1, len(features) // number)][:number]
     lengths = [num_tokens(feature) for feature in features]

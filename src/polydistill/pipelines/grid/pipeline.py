@@ -177,6 +177,10 @@ def _what_is_guessed(child: RunRecipe) -> str:
     )
 
 
+def _check_run(pipelines: Mapping[str, Pipeline], name: str, child: RunRecipe) -> None:
+    pipelines[child.recipe].check(child, Command(pipelines))
+
+
 def plan_grid(recipe: GridRecipe, console: Console, pipelines: Mapping[str, Pipeline]) -> list[Conflict]:
     """Plan each run; of one that reads models which earlier ones make, what does not depend on them."""
     children = children_of(recipe)
@@ -186,9 +190,7 @@ def plan_grid(recipe: GridRecipe, console: Console, pipelines: Mapping[str, Pipe
         earlier = dict(list(children.items())[:number])
         pipeline = pipelines[child.recipe]
         refused: list[Conflict] = []
-        collect(
-            {name: child}, lambda _, recipe_of_run: pipeline.check(recipe_of_run, Command(pipelines)), refused
-        )  # noqa: B023
+        collect({name: child}, partial(_check_run, pipelines), refused)
         if refused:
             own[name] = report_conflicts(refused, console)
         elif waits := awaited(child, earlier):

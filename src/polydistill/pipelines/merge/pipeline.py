@@ -1,6 +1,7 @@
 """Merge: several teachers in, one multilingual student out (MergeDistill, section 3.1).
 
-Corpora → tokenizers → scoring → training → evaluation → report; each stage finds what is there and was made from the same inputs.
+Corpora → tokenizers → scoring → training → evaluation → report; each stage
+reuses what was made from the same inputs.
 """
 
 from __future__ import annotations
@@ -130,7 +131,7 @@ def score_teachers(merge: Merge) -> None:
                 language for language, settings in recipe.languages.items() if name in settings.teachers
             ]
             weights = weights_fingerprint(teacher.model, revision=teacher.revision) if languages else ""
-            # Loaded once for all its languages, and not at all where every store is there.
+            # Loaded once for all its languages, and not at all if every store exists.
             load = cache(partial(_load, name, teacher))
             for language in languages:
                 merge.stores[language, name] = scored_store(

@@ -1,4 +1,4 @@
-"""What the stages of a merge hand on to each other."""
+"""What the stages of a merge share."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def train_student(merge: Merge) -> None:
         "steps": STEPS_VERSION,
         "stores": merge.store_fingerprints,
         "tokenizer": read_json(run.path / "tokenizer" / "stamp.json")["fingerprint"],
-        # Earlier versions wrote the architecture where it was not said: their students are not trained again for that.
+        # Earlier versions wrote the architecture even if it was unset: their students stay valid.
         "student": recipe.student.model_dump(mode="json")
         | {"model_type": recipe.student.model_type or MODEL_TYPE},
         "distillation": recipe.distillation.model_dump(mode="json"),

@@ -86,7 +86,7 @@ class _Probed:
         return model.base_model
 
     def identity(self, text: TaggedText) -> dict[str, Any]:
-        """What features of a text hang on."""
+        """What features of a text depend on."""
         return {
             "weights": self.weights,
             "tokenizer": probed_tokenizer(self.settings, text.language).fingerprint,
@@ -96,7 +96,7 @@ class _Probed:
         }
 
     def features(self, text: TaggedText, split: str) -> npt.NDArray[np.float16]:
-        """[words, H] of all words of a split, in order, from disk where they are there."""
+        """[words, H] of all words of a split, in order; read from disk if present."""
         inputs = {"stage": "features", "split": split, **self.identity(text)}
 
         def write(folder: Path) -> None:

@@ -49,7 +49,7 @@ def plan_tasks(
 ) -> tuple[dict[str, list[TaggedSentence]], int, list[Conflict]]:
     """Print sentences, words and tags of every file; returns (some sentences of each language, words, conflicts).
 
-    field  where the tasks stand in the recipe
+    field  where the recipe has the tasks
     """
     conflicts: list[Conflict] = []
     table = Table(box=box.SIMPLE)
@@ -85,7 +85,7 @@ def plan_tasks(
             if new:
                 conflicts.append(
                     Conflict(
-                        f"{text.field}: {', '.join(new[:5])} stand in the test file alone, and no probe can guess them "
+                        f"{text.field}: {', '.join(new[:5])} are in the test file only, so no probe can predict them "
                         f"({sum(tags['test'][tag] for tag in new)} words)",
                         "use files of one tag set",
                     )

@@ -19,7 +19,7 @@ class Conflict:
     """Something that the user should know before a run starts.
 
     level  `error`: the run would refuse it; `conflict`: the run takes it, and its results may not be what is meant;
-           `note`: counted and said, as the recipe asks for
+           `note`: counted and reported, as the recipe asks
     """
 
     what: str
@@ -36,7 +36,7 @@ def refusal(error: UserError) -> Conflict:
 def collect(
     items: Mapping[str, Item], work: Callable[[str, Item], Made], conflicts: list[Conflict]
 ) -> dict[str, Made]:
-    """Results by name; what the user can mend is added to `found` instead of ending the plan."""
+    """Results by name; an error that the user can fix is added to `conflicts` and does not end the plan."""
     made = {}
     for name, item in items.items():
         try:

@@ -1,4 +1,4 @@
-"""Where teachers score: whether what a recipe asks for is there, before anything is spent."""
+"""Where teachers score: check that the engine a recipe asks for is available, before any work."""
 
 from __future__ import annotations
 

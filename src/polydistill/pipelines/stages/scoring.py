@@ -1,4 +1,4 @@
-"""The store of one teacher over one language: found where it is there already, else scored."""
+"""The store of one teacher over one language: found if it exists, else scored."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def scored_store(
 def estimated_store(
     recipe: MergeRecipe | ExtractRecipe | BalanceRecipe, tokens: float, vocabulary_size: int
 ) -> float:
-    """About how many bytes a teacher's store over so many tokens takes."""
+    """Estimated bytes of a teacher's store over that many tokens."""
     return store_bytes(
         tokens,
         vocabulary_size=vocabulary_size,

@@ -53,8 +53,8 @@ def build_tokenizer(recipe: PretrainRecipe | BalanceRecipe, run: Run) -> LoadedT
 def _train_vocabulary(recipe: PretrainRecipe | BalanceRecipe, raw: Path) -> Tokenizer:
     """The WordPiece of the languages' text, which is cleaned and split into `raw` before it is read.
 
-    There is no tokenizer to pack text by yet: characters stand for tokens here, and the examples of training are packed
-    anew afterwards.
+    There is no tokenizer to pack text by yet, so characters count as tokens here. Training examples are packed again
+    afterwards.
     """
     examples = {}
     for language, settings in recipe.languages.items():

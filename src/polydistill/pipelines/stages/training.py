@@ -118,7 +118,7 @@ def equal_model(run: Run, target: Path, inputs: Any) -> Path | None:
     folder = run.find(target.relative_to(run.path).as_posix(), inputs)
     if folder is None or folder == target:
         return None
-    # A fingerprint knows no order of keys, and which language's example is drawn hangs on the order of languages.
+    # A fingerprint ignores the order of keys, and the order of languages decides which examples are drawn.
     stamp = read_json(folder / STAMP, dict)
     if json.dumps(stamp["inputs"]) != json.dumps(inputs):
         return None
