@@ -1,4 +1,6 @@
-"""Scoring on Ray with one worker and two, beside the local engine: the same examples, from texts to a store."""
+"""Scoring on Ray with one worker and two, beside the local engine: the same examples, from texts to a
+store.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""One contestant of a training bench, in a process of its own: python -m benchmarks.contestants SHAPE NAME DTYPE STEPS.
+"""One contestant of a training bench, in a process of its own: python -m benchmarks.contestants SHAPE NAME
+DTYPE STEPS.
 
-Prints one line of JSON: the seconds of each step after the first, peak memory, and what the contestant says of
-itself. Every contestant trains the same student on the same number of random tokens through its own loop, from
-its own data loader; step times are taken where its optimizer has stepped.
+Prints one line of JSON: the seconds of each step after the first, peak memory, and what the contestant says
+of itself. Every contestant trains the same student on the same number of random tokens through its own loop,
+from its own data loader; step times are taken where its optimizer has stepped.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ from polydistill.training.objectives import StoredLabels
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of a training step. `embedding` is the width of the vocabulary's rows (electra where it differs)."""
+    """Sizes of a training step. `embedding` is the width of the vocabulary's rows (electra where it
+    differs).
+    """
 
     vocabulary: int
     layers: int
@@ -52,8 +55,9 @@ class Shape:
     def describe(self) -> str:
         """The shape in words."""
         return (
-            f"student {self.layers} layers × {self.width}, vocabulary {self.vocabulary:,} × {self.embedding}, "
-            f"{self.sequences} × {self.length} tokens a step, teacher {self.teacher_layers} layers × {self.teacher_width} with the same vocabulary"
+            f"student {self.layers} layers × {self.width}, vocabulary {self.vocabulary:,} × "
+            f"{self.embedding}, {self.sequences} × {self.length} tokens a step, teacher "
+            f"{self.teacher_layers} layers × {self.teacher_width} with the same vocabulary"
         )
 
     def student(self) -> Any:
@@ -69,8 +73,8 @@ class Shape:
         return _model("bert", self.vocabulary, self.teacher_layers, self.teacher_width, 12).eval()
 
     def flops(self) -> float:
-        """Floating-point operations of our step: matrix products of the encoder at all tokens and of the vocabulary
-        at masked ones, forward and backward.
+        """Floating-point operations of our step: matrix products of the encoder at all tokens and of the
+        vocabulary at masked ones, forward and backward.
         """
         tokens = self.sequences * self.length
         layer = 2 * (4 * self.width**2 + 2 * self.width * 4 * self.width) + 4 * self.length * self.width
@@ -80,7 +84,8 @@ class Shape:
 
 MASKED = 0.15
 SHAPES = {
-    # A student of 6 layers with the union of a few vocabularies, one that runs in seconds, and the paper's largest vocabulary.
+    # A student of 6 layers with the union of a few vocabularies, one that runs in seconds, and the paper's
+    # largest vocabulary.
     "middle": Shape(120_000, 6, 512, 8, 512, 16, 128),
     "small": Shape(8_000, 2, 128, 2, 128, 8, 64, teacher_layers=2, teacher_width=192),
     "paper": Shape(288_973, 4, 256, 4, 256, 32, 128),
@@ -141,7 +146,9 @@ def _tokenizer(shape: Shape) -> PreTrainedTokenizerFast:
 
 
 class OnlineTeacher(Trainer):
-    """DistilBERT's recipe: the teacher's logits at every step, KL and MLM at masked positions, T = 2, 5 to 2."""
+    """DistilBERT's recipe: the teacher's logits at every step, KL and MLM at masked positions, T = 2, 5 to
+    2.
+    """
 
     teacher: Any
 

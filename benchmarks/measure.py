@@ -12,7 +12,9 @@ from polydistill.models.precision import device, resolve_dtype
 
 
 def alternate(things: dict[str, Callable[[], object]], *, rounds: int = 5) -> dict[str, float]:
-    """Median seconds of each thing over rounds in which all run in turn, after one round that is not counted."""
+    """Median seconds of each thing over rounds in which all run in turn, after one round that is not
+    counted.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in things}
     for index in range(rounds + 1):
         for name, work in things.items():
@@ -24,8 +26,8 @@ def alternate(things: dict[str, Callable[[], object]], *, rounds: int = 5) -> di
 
 
 def peak_products(size: int = 2048, repeats: int = 5) -> float:
-    """Operations a second of the largest matrix product that training could hope for: square, bfloat16 where the machine
-    multiplies it in hardware; the best of some repeats.
+    """Operations a second of the largest matrix product that training could hope for: square, bfloat16 where
+    the machine multiplies it in hardware; the best of some repeats.
     """
     where = device()
     dtype = resolve_dtype("auto")

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
+# Of a line of the page.
+WIDTH = 118
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parent.parent / "docs" / "performance.md"
 
 HEAD = """# Performance
 
-Written by `python -m benchmarks` from what it measured; do not edit. Every figure is a median over rounds in which ours
-and its peers took turns on one machine, in fresh processes where memory is compared. These machines are shared: look at
-the ratios.
+Written by `python -m benchmarks` from its measurements; do not edit. Every figure is a median over rounds
+in which ours and its peers took turns on one machine, in fresh processes where memory is compared. The machines are
+shared: look at the ratios.
 """
 
 
@@ -21,38 +24,48 @@ the ratios.
 ABOUT = {
     "step": (
         "A training step beside Trainer and TextBrewer",
-        "One student, the same number of random tokens, each library's own loop from its data loader to its optimizer. `ours` learns from stored "
-        "top-8 predictions and gold labels, `ours-gold` from gold labels alone; `trainer-teacher` is `transformers.Trainer` with the teacher in the "
-        "loop as DistilBERT's recipe has it, `trainer-plain` the same without a teacher, `textbrewer` its `GeneralDistiller`. `times faster` is how "
-        "many times ours, bfloat16, it takes. The share of peak counts what must be computed, the encoder at all tokens and the output layer "
-        "at masked ones, against the machine's largest measured matrix product in bfloat16. Memory is the process' peak.",
+        "One student, the same number of random tokens, each library's own loop from its data loader to its "
+        "optimizer. `ours` learns from stored top-8 predictions and gold labels, `ours-gold` from gold "
+        "labels alone; `trainer-teacher` is `transformers.Trainer` with the teacher in the loop as "
+        "DistilBERT's recipe has it, `trainer-plain` the same without a teacher, `textbrewer` its "
+        "`GeneralDistiller`. `times faster` is how many times ours, bfloat16, it takes. The share of peak "
+        "counts what must be computed, the encoder at all tokens and the output layer at masked ones, "
+        "against the machine's largest measured matrix product in bfloat16. Memory is the process' peak.",
     ),
     "parts": (
         "A step that holds texts of all lengths",
-        "The same twelve micro-batches, padded whole or cut into parts of similar lengths, by what one more part is said to cost in padded tokens: forward, backward and optimizer. `steps of one length` has the least padding, and tokens of short texts weigh several times what others do.",
+        "The same twelve micro-batches, padded whole or cut into parts of similar lengths, by what one more "
+        "part is said to cost in padded tokens: forward, backward and optimizer. `steps of one length` has "
+        "the least padding, and tokens of short texts weigh several times what others do.",
     ),
     "scoring": (
         "Scoring beside the teacher's forward passes and a script",
-        "The same masked sequences, from token ids to a shard on disk. `naive` is what a script does: logits everywhere, log-softmax, topk, lists, "
-        "`save_to_disk`. `bare encoder` makes no logits at all and `encoder and logits everywhere` keeps nothing. `over X` is ours in bfloat16 (over the "
-        "encoder, in the same number type) as a multiple of X's speed.",
+        "The same masked sequences, from token ids to a shard on disk. `naive` is what a script does: logits "
+        "everywhere, log-softmax, topk, lists, `save_to_disk`. `bare encoder` makes no logits at all and "
+        "`encoder and logits everywhere` keeps nothing. `over X` is ours in bfloat16 (over the encoder, in "
+        "the same number type) as a multiple of X's speed.",
     ),
     "ray": (
         "Scoring on Ray",
-        "The same texts with the same teacher, from texts to a store on disk, by the local engine and by workers on Ray that are started already and compute "
-        "with one thread each. `bytes equal` compares the stores.",
+        "The same texts with the same teacher, from texts to a store on disk, by the local engine and by "
+        "workers on Ray that are started already and compute with one thread each. `bytes equal` compares "
+        "the stores.",
     ),
     "scale": (
         "A corpus that grows",
-        "Preparing, scoring and training with a tiny teacher and student at 1 and 10 times the text, each size in a fresh process. The peak of a stage's last half beside that of its first one says whether it still grows.",
+        "Preparing, scoring and training with a tiny teacher and student at 1 and 10 times the text, each "
+        "size in a fresh process. The peak of a stage's last half beside that of its first one says whether "
+        "it still grows.",
     ),
     "vocab": (
         "Vocabulary algebra",
-        "Published vocabularies: the union of eight with every map, and a trim of the largest, whole and in parts.",
+        "Published vocabularies: the union of eight with every map, and a trim of the largest, whole and in "
+        "parts.",
     ),
     "trim": (
         "Trimming published vocabularies",
-        "What stays of a vocabulary when it is trimmed to text of one language, measured on lines held apart.",
+        "What stays of a vocabulary when it is trimmed to text of one language, measured on lines held "
+        "apart.",
     ),
 }
 
@@ -72,31 +85,38 @@ def write_page() -> Path:
         bench, _, variant = path.stem.partition("-")
         heading, about = ABOUT[bench]
         title = f"{heading}{f' ({variant})' if variant else ''}"
-        parts = [
-            f"## {title}\n\n{about}\n\n`python -m benchmarks {measured['command']}`, {measured['date']}: "
-            f"{where['cores']} cores, {where['processor']}, {where['gpu'] or 'no GPU'}, torch {where['torch']}.\n"
-        ]
+        how = (
+            f"`python -m benchmarks {measured['command']}`, {measured['date']}: {where['cores']} cores, "
+            f"{where['processor']}, {where['gpu'] or 'no GPU'}, torch {where['torch']}."
+        )
+        parts = [f"## {title}\n\n{fill(about, WIDTH)}\n\n{fill(how, WIDTH)}\n"]
         made[title] = "\n".join(parts + _tables(measured["measured"]))
     headings = [heading for heading, _ in ABOUT.values()]
     sections = kept | made
     places = {
-        title: next((i for i, one in enumerate(headings) if title.startswith(one)), 99) for title in sections
+        title: next((place for place, heading in enumerate(headings) if title.startswith(heading)), 99)
+        for title in sections
     }
     PAGE.write_text(
-        "\n".join([HEAD, *(sections[one] for one in sorted(sections, key=lambda t: (places[t], t)))]), "utf-8"
+        "\n".join([HEAD, *(sections[title] for title in sorted(sections, key=lambda t: (places[t], t)))]),
+        "utf-8",
     )
     return PAGE
 
 
 def _tables(measured: dict[str, Any] | list[dict[str, Any]]) -> list[str]:
-    """A list of rows as one table. Facts in a list; dictionaries over the same things as the columns of one table, others as one of their own."""
+    """A list of rows as one table. Facts in a list; dictionaries over the same things as the columns of one
+    table, others as one of their own.
+    """
     if isinstance(measured, list):
         columns = list(measured[0])
         lines = ["| " + " | ".join(map(_name, columns)) + " |", "|---" * len(columns) + "|"]
         lines += ["| " + " | ".join(_value(row[column]) for column in columns) + " |" for row in measured]
         return ["\n".join(lines) + "\n"]
     facts = [
-        f"- {_name(key)}: {_value(value)}" for key, value in measured.items() if not isinstance(value, dict)
+        fill(f"- {_name(key)}: {_value(value)}", WIDTH, subsequent_indent="  ")
+        for key, value in measured.items()
+        if not isinstance(value, dict)
     ]
     groups: dict[tuple[str, ...], dict[str, dict[str, Any]]] = {}
     for key, value in measured.items():

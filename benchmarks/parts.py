@@ -1,4 +1,6 @@
-"""What steps of all lengths cost: seconds of a training step whose micro-batch is padded whole, or in parts."""
+"""What steps of all lengths cost: seconds of a training step whose micro-batch is padded whole, or in
+parts.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ OVERHEADS = (0, 16, 64, 256, 1024, 10**9)
 def run(
     layers: str = "4", width: str = "312", vocabulary: str = "30000", batch: str = "32", rounds: str = "5"
 ) -> dict[str, object]:
-    """The same 12 micro-batches of articles (log-normal, median 120 tokens, cut at 512), cut by each overhead in turn."""
+    """The same 12 micro-batches of articles (log-normal, median 120 tokens, cut at 512), cut by each overhead
+    in turn.
+    """
     draw = np.random.default_rng(0)
     lengths = np.minimum(np.exp(draw.normal(np.log(120), 1.0, 12 * int(batch))), 510).astype(np.int64) + 2
     steps = [
@@ -33,7 +37,8 @@ def run(
     model = _model(int(layers), int(width), int(vocabulary)).to(device())
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
     cut = {overhead: [collate_parts(step, 0, overhead)["parts"] for step in steps] for overhead in OVERHEADS}
-    # In windows of as many steps, as steps of one length would be: the least padding that there can be, and the wrong mean.
+    # In windows of as many steps, as steps of one length would be: the least padding that there can be, and
+    # the wrong mean.
     ordered = sorted(
         (example for step in steps for example in step), key=lambda example_of: -len(example_of.input_ids)
     )
@@ -50,7 +55,8 @@ def run(
         )
     tokens = int(lengths.sum())
     return {
-        "model": f"modernbert {layers} x {width}, {int(vocabulary):,} pieces, {model.num_parameters():,} parameters",
+        "model": f"modernbert {layers} x {width}, {int(vocabulary):,} pieces, {model.num_parameters():,} "
+        "parameters",
         "number_type": str(resolve_dtype("auto")).removeprefix("torch."),
         "tokens": tokens,
         "of_12_steps": {

@@ -1,9 +1,10 @@
-"""A corpus that grows: speed, peak memory and open files of preparing, scoring and training at 1 and 10 times the text.
+"""A corpus that grows: speed, peak memory and open files of preparing, scoring and training at 1 and 10 times
+the text.
 
-Each size runs in a fresh process, with a teacher and a student small enough that what surrounds them shows. Memory is
-anonymous memory (RssAnon), sampled: pages of mapped files, which the kernel takes back when it wants, are not the
-stage's. The peak of a stage's last half beside that of its first one says whether it still grows. Training goes once
-through the text.
+Each size runs in a fresh process, with a teacher and a student small enough that what surrounds them shows.
+Memory is anonymous memory (RssAnon), sampled: pages of mapped files, which the kernel takes back when it
+wants, are not the stage's. The peak of a stage's last half beside that of its first one says whether it still
+grows. Training goes once through the text.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Scoring beside the same teacher's forward passes, and beside the naive way: logits everywhere, topk, `datasets`."""
+"""Scoring beside the same teacher's forward passes, and beside the naive way: logits everywhere, topk,
+`datasets`.
+"""
 
 from __future__ import annotations
 
@@ -103,7 +105,9 @@ def draw_examples(vocabulary_size: int, length: int, number: int) -> list[Masked
 def stored_bytes(
     teacher: Any, examples: list[Masked], folder: Path, shard_examples: int = 4096
 ) -> dict[str, float]:
-    """Bytes of a masked position on disk, input ids apart, in a shard of the default size: ours, and lists in `datasets`."""
+    """Bytes of a masked position on disk, input ids apart, in a shard of the default size: ours, and lists in
+    `datasets`.
+    """
     from datasets import Dataset
 
     size = teacher.config.vocab_size

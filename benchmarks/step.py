@@ -1,4 +1,6 @@
-"""A student's training step beside what people use now: transformers' Trainer with and without a teacher, TextBrewer."""
+"""A student's training step beside what people use now: transformers' Trainer with and without a teacher,
+TextBrewer.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ CONTESTANTS = {"ours": 2, "ours-gold": 2, "trainer-teacher": 2, "textbrewer": 1,
 
 
 def number_types() -> list[str]:
-    """float32, and what `precision: auto` takes where that is another: bfloat16 without hardware for it tells nothing."""
+    """float32, and what `precision: auto` takes where that is another: bfloat16 without hardware for it tells
+    nothing.
+    """
     return list(dict.fromkeys(["float32", str(resolve_dtype("auto")).removeprefix("torch.")]))
 
 
@@ -28,7 +32,8 @@ def run(shape: str = "middle", rounds: str = "3", steps: str = "3", peers: str =
 
     shape   of benchmarks/contestants.py
     steps   timed steps of a peer in each round; ours, being faster, takes ten times as many
-    peers   names of contestants beside ours, with commas; a large vocabulary leaves no memory for a dense teacher
+    peers   names of contestants beside ours, with commas; a large vocabulary leaves no memory for a dense
+            teacher
     """
     sizes = SHAPES[shape]
     types = number_types()

@@ -1,6 +1,8 @@
-"""Published vocabularies trimmed to real text of one language: what stays, and what that does to lines held apart.
+"""Published vocabularies trimmed to real text of one language: what stays, and what that does to lines held
+apart.
 
-python -m benchmarks trim [LANGUAGES LINES], such as `tr,sw 20000`; the data is looked for at POLYDISTILL_SHARED.
+python -m benchmarks trim [LANGUAGES LINES], such as `tr,sw 20000`; the data is looked for at
+POLYDISTILL_SHARED.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The import graph of polydistill: packages, their shares, circles between files, and imports that point up.
 
-`python scripts/import_graph.py [SOURCE]` reads the source tree SOURCE (by default `src`). Imports within functions and
-for type checkers count. A circle is a group of files that import each other, directly or by way of one another.
+`python scripts/import_graph.py [SOURCE]` reads the source tree SOURCE (by default `src`). Imports within
+functions and for type checkers count. A circle is a group of files that import each other, directly or by way
+of one another.
 """
 
 from __future__ import annotations

@@ -113,7 +113,9 @@ def is_group(annotation: object) -> TypeGuard[type[BaseModel]]:
 
 
 def table(model: type[BaseModel], heading: str) -> list[str]:
-    """A section for a group of settings, required keys first, and one for each group within that is not shared."""
+    """A section for a group of settings, required keys first, and one for each group within that is not
+    shared.
+    """
     lines = [
         f"\n{heading}\n" if heading else "",
         (model.__doc__ or "").splitlines()[0],
@@ -182,10 +184,12 @@ def reference() -> str:
     lines = [
         "# Recipe reference",
         "",
-        "Made by `scripts/recipe_reference.py` from the models in `src/polydistill/config`. `make check` fails when it is",
+        "Made by `scripts/recipe_reference.py` from the models in `src/polydistill/config`. `make check` "
+        "fails when it is",
         "out of date. `polydistill plan RECIPE` prints every setting that a recipe resolves to.",
         "",
-        "A recipe may extend a preset or another file: `extends: NAME`. `null` takes away an entry that the extended one",
+        "A recipe may extend a preset or another file: `extends: NAME`. `null` takes away an entry that the "
+        "extended one",
         "has, such as a student. `--set a.b=c` overrides one setting. Presets:",
         "",
         *(
@@ -205,10 +209,12 @@ def reference() -> str:
     lines += [
         *finetuning_presets(),
         "\n## `training`\n",
-        "Arguments of `transformers.TrainingArguments` by their own names. What a recipe does not set starts from:",
+        "Arguments of `transformers.TrainingArguments` by their own names. What a recipe does not set starts "
+        "from:",
         "",
         textwrap.fill(
-            f"(`finetune`: its presets above, and {', '.join(f'`{name}: {value}`' for name, value in FINETUNING.items())}.)",
+            "(`finetune`: its presets above, and "
+            f"{', '.join(f'`{name}: {value}`' for name, value in FINETUNING.items())}.)",
             118,
         ),
         "",

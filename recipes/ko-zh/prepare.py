@@ -1,4 +1,5 @@
-"""Write the texts of other domains that ko-zh.yaml evaluates on: UD Korean (news, blogs), XQuAD Chinese (Wikipedia).
+"""Write the texts of other domains that ko-zh.yaml evaluates on: UD Korean (news, blogs), XQuAD Chinese
+(Wikipedia).
 
 Usage: python recipes/ko-zh/prepare.py [SHARED] [OUT], by default ../shared and runs/ko-zh-domains.
 """

@@ -20,7 +20,8 @@ BILINGUAL: dict[str, Any] = {"tokenizer.size": 5000, "training.max_steps": 800}
 
 
 def run_demo(output: Path, overrides: Sequence[str] = (), *, show: Callable[[str], None] = print) -> Path:
-    """Pre-train the teachers under `output`/teachers, merge them under `output`/merge; returns the merge's folder.
+    """Pre-train the teachers under `output`/teachers, merge them under `output`/merge; returns the merge's
+    folder.
 
     overrides  `a.b=c` strings for the merge; those of `training.` and `corpora.` hold for the teachers too
     What is done already is not done again.

@@ -40,8 +40,8 @@ class Stage(NamedTuple):
     """A step of a pipeline, which the command line can end with.
 
     work       takes the pipeline's state; does nothing that is done already
-    processes  of several processes: the first one and then the others, which find what it made; all together; or the
-               first alone
+    processes  of several processes: the first one and then the others, which find what it made; all together;
+               or the first alone
     """
 
     name: str
@@ -57,7 +57,8 @@ class Pipeline(NamedTuple):
     prepare      makes the state that the stages share; raises what a run is refused for that needs models
     stages       in order
     plan         prints sizes and times of a recipe; returns its conflicts
-    training     what its one training is given, made from the state; None for kinds that train none or several
+    training     what its one training is given, made from the state; None for kinds that train none or
+                 several
     distributed  whether several processes can run it together
     probes       whether `--probe` chooses among its tasks
     """
@@ -129,7 +130,9 @@ def prepared(pipeline: Pipeline, recipe: RunRecipe, run: Run, command: Command) 
 def run_stages(
     pipeline: Pipeline, state: Any, *, until: str | None = None, before: str | None = None
 ) -> None:
-    """Run the stages up to and with `until`, or up to and without `before`, each in the processes that it needs."""
+    """Run the stages up to and with `until`, or up to and without `before`, each in the processes that it
+    needs.
+    """
     names = pipeline.stage_names
     end = names.index(before) if before is not None else names.index(until or names[-1]) + 1
     chosen = (stage for stage in pipeline.stages if names.index(stage.name) < end)

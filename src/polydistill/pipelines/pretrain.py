@@ -1,4 +1,6 @@
-"""Pre-train: text in, one masked language model with its own WordPiece out. The same engine, gold labels only."""
+"""Pre-train: text in, one masked language model with its own WordPiece out. The same engine, gold labels
+only.
+"""
 
 from __future__ import annotations
 

@@ -209,7 +209,8 @@ def _check_owner(path: Path, resolved: dict[str, Any], *, update: bool) -> None:
                 "output",
                 str(path),
                 f"belongs to a recipe with other settings ({shown})",
-                "choose another `output` (and `reuse` this one's stores), or pass --update to redo what depends on them",
+                "choose another `output` (and `reuse` this one's stores), or pass --update to redo what "
+                "depends on them",
             )
     elif path.is_dir() and any(entry.name not in _BEFORE for entry in path.iterdir()):
         raise RunFolderError(
@@ -233,7 +234,9 @@ def _read_recipe(path: Path, *, update: bool) -> Any:
 
 
 def _resolved_anew(previous: Any) -> Any:
-    """A run's recipe with the defaults of settings that came after it; as it is where it can no longer be read."""
+    """A run's recipe with the defaults of settings that came after it; as it is where it can no longer be
+    read.
+    """
     try:
         return parse_recipe(dict(previous)).model_dump(mode="json")
     except (RecipeError, TypeError, ValueError):

@@ -1,4 +1,6 @@
-"""What the page of a balance run shows: teachers and students by group and language, data sizes, curves, probes."""
+"""What the page of a balance run shows: teachers and students by group and language, data sizes, curves,
+probes.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +66,8 @@ def gather_balance(run: Path) -> dict[str, Any]:
 def published_beside(
     recipe: dict[str, Any], summary: dict[str, Any], probes: dict[str, Any]
 ) -> dict[str, Any] | None:
-    """The paper's tables 2 and 3 with this run's figures in them, in hundredths; None for other languages or students.
+    """The paper's tables 2 and 3 with this run's figures in them, in hundredths; None for other languages or
+    students.
 
     probes  task → metric → model → group → kind → mean, as probes.json has them under `summary`
     """
@@ -150,8 +153,8 @@ def _language_figure(held_out: dict[str, dict[str, Any]], students: list[str]) -
 def size_figure(
     recipe: dict[str, Any], logs: dict[str, Any], models: dict[str, Any], language: str
 ) -> str | None:
-    """The paper's figure 3: MRR against the characters that students saw, a line for each kind of labels; None unless
-    students of one kind differ in size.
+    """The paper's figure 3: MRR against the characters that students saw, a line for each kind of labels;
+    None unless students of one kind differ in size.
     """
     points: dict[str, list[tuple[float, float]]] = {}
     for name, settings in recipe["students"].items():

@@ -1,4 +1,6 @@
-"""Model cards, of students, trimmed and exported models: what it is, what it was made from, how to load it."""
+"""Model cards, of students, trimmed and exported models: what it is, what it was made from, how to load
+it.
+"""
 
 from __future__ import annotations
 
@@ -71,12 +73,12 @@ def extract_card(recipe: ExtractRecipe, record: dict[str, Any]) -> str:
     lines += [
         f"# {recipe.name}",
         "",
-        f"A masked language model for {recipe.language}, extracted from {name} by polydistill {__version__} (after "
-        f"Eliquare, 2022): {student['layers']} of {teacher['layers']} layers, {student['rows']:,} of {teacher['rows']:,} "
-        f"pieces, {student['parameters']:,} of {teacher['parameters']:,} parameters.",
+        f"A masked language model for {recipe.language}, extracted from {name} by polydistill {__version__} "
+        f"(after Eliquare, 2022): {student['layers']} of {teacher['layers']} layers, {student['rows']:,} of "
+        f"{teacher['rows']:,} pieces, {student['parameters']:,} of {teacher['parameters']:,} parameters.",
         "",
-        f"Started from {layers}; losses {weights}; temperature {recipe.losses.temperature:g}; vocabulary cut: "
-        f"{recipe.trim.when}.",
+        f"Started from {layers}; losses {weights}; temperature {recipe.losses.temperature:g}; vocabulary "
+        f"cut: {recipe.trim.when}.",
         "",
     ]
     if "token_types" in record:
@@ -111,7 +113,8 @@ def merge_card(recipe: MergeRecipe, record: dict[str, Any]) -> str:
             f"# {recipe.name}",
             "",
             f"A multilingual masked language model for {', '.join(languages)}, merged from "
-            f"{len(recipe.teachers)} teachers by polydistill {__version__} (MergeDistill, Khanuja et al. 2021).",
+            f"{len(recipe.teachers)} teachers by polydistill {__version__} (MergeDistill, Khanuja et al. "
+            "2021).",
             "",
             "| language | teachers |",
             "|---|---|",
@@ -171,8 +174,8 @@ def balance_card(
     lines += [
         f"# {recipe.name}: {what}",
         "",
-        f"A masked language model for {', '.join(languages)}, made by polydistill {__version__} (after Limisiewicz et al., "
-        "2022).",
+        f"A masked language model for {', '.join(languages)}, made by polydistill {__version__} (after "
+        "Limisiewicz et al., 2022).",
         "",
         "| language | characters of text |",
         "|---|---|",
@@ -202,25 +205,27 @@ def trim_card(record: dict[str, Any]) -> str:
     lines += [
         f"# {name}, trimmed to {', '.join(languages)}",
         "",
-        f"The weights of {name} with {record['pieces']:,} of its {record['original_pieces']:,} pieces, chosen on text by "
-        f"polydistill {record['polydistill']}: {record['parameters']:,} of {record['original_parameters']:,} parameters. "
-        "Nothing was trained.",
+        f"The weights of {name} with {record['pieces']:,} of its {record['original_pieces']:,} pieces, "
+        f"chosen on text by polydistill {record['polydistill']}: {record['parameters']:,} of "
+        f"{record['original_parameters']:,} parameters. Nothing was trained.",
         "",
-        "Text whose pieces are all kept gets the same pieces and the same predictions among them. Lines that the "
-        "choice did not see:",
+        "Text whose pieces are all kept gets the same pieces and the same predictions among them. Lines that "
+        "the choice did not see:",
         "",
-        "| language | lines | all pieces kept | of these the same | unknown tokens before | after | tokens a word before | after |",
+        "| language | lines | all pieces kept | of these the same | unknown tokens before | after | tokens a "
+        "word before | after |",
         "|---|---|---|---|---|---|---|---|",
         *(
-            f"| {language} | {counts['num_texts']} | {counts['kept_texts']} + {counts['shortened_texts']} shortened | "
-            f"{counts['identical_texts']} | {counts['unknown_share']:.4%} | {counts['trimmed_unknown_share']:.4%} | "
-            f"{counts['fertility']:.3f} | {counts['trimmed_fertility']:.3f} |"
+            f"| {language} | {counts['num_texts']} | {counts['kept_texts']} + {counts['shortened_texts']} "
+            f"shortened | {counts['identical_texts']} | {counts['unknown_share']:.4%} | "
+            f"{counts['trimmed_unknown_share']:.4%} | {counts['fertility']:.3f} | "
+            f"{counts['trimmed_fertility']:.3f} |"
             for language, counts in languages.items()
         ),
         "",
-        f"Largest difference between the logits of kept pieces: {logits['max_difference']:.2g} on {logits['tokens']} tokens "
-        f"(float32, largest logit {logits['max_logit']:.1f}). `trim.json` has all figures, `kept.json` the old id of each "
-        "new one.",
+        f"Largest difference between the logits of kept pieces: {logits['max_difference']:.2g} on "
+        f"{logits['tokens']} tokens (float32, largest logit {logits['max_logit']:.1f}). `trim.json` has all "
+        "figures, `kept.json` the old id of each new one.",
         "",
         "```python",
         "from transformers import AutoModelForMaskedLM, AutoTokenizer",
@@ -269,7 +274,8 @@ def with_results(card: str, languages: Mapping[str, Sequence[Mapping[str, Any]]]
 
     languages  language → rows of evaluation/mlm.json
     model      its name in the rows
-    The teacher's figure is on the same masked tokens, among the pieces that both have where the student has fewer.
+    The teacher's figure is on the same masked tokens, among the pieces that both have where the student has
+    fewer.
     """
     start, end = card.find(RESULTS), card.find(LICENCE)
     end = len(card) if end < 0 else end
@@ -277,8 +283,8 @@ def with_results(card: str, languages: Mapping[str, Sequence[Mapping[str, Any]]]
     lines = [
         RESULTS,
         "",
-        "Mean reciprocal rank of masked tokens on held-out and further text, ± its standard error over examples; unigram: pieces ranked by their "
-        "frequency alone.",
+        "Mean reciprocal rank of masked tokens on held-out and further text, ± its standard error over "
+        "examples; unigram: pieces ranked by their frequency alone.",
         "",
         "| language | text | tokenizer | MRR | teacher | unigram | top-1 | masked tokens |",
         "|---|---|---|---|---|---|---|---|",
@@ -324,17 +330,20 @@ def export_card(record: dict[str, Any]) -> str:
         "",
         f"# {name}, as ONNX",
         "",
-        f"The weights of {name} ({record['architecture']}, {record['parameters']:,} parameters) as an ONNX graph of opset "
-        f"{record['opset']}, exported by polydistill {record['versions']['polydistill']}. Takes {', '.join(record['inputs'])} "
-        "(int64, batch x tokens), gives logits (float32, batch x tokens x pieces).",
+        f"The weights of {name} ({record['architecture']}, {record['parameters']:,} parameters) as an ONNX "
+        f"graph of opset {record['opset']}, exported by polydistill {record['versions']['polydistill']}. "
+        f"Takes {', '.join(record['inputs'])} (int64, batch x tokens), gives logits (float32, batch x tokens "
+        "x pieces).",
         "",
-        f"Logits differ from PyTorch's by {worst:.1g} of the largest one at most. `export.json` has all figures.",
+        f"Logits differ from PyTorch's by {worst:.1g} of the largest one at most. `export.json` has all "
+        "figures.",
         "",
     ]
     if "int8" in record["files"]:
         lines += [
-            f"`model.int8.onnx` has int8 weights of {record['int8']['weight_bits']} bits; activations are quantised as they come, with one scale a batch, so "
-            "that a text's logits change slightly with the texts beside it.",
+            f"`model.int8.onnx` has int8 weights of {record['int8']['weight_bits']} bits; activations are "
+            "quantised as they come, with one scale a batch, so that a text's logits change slightly with "
+            "the texts beside it.",
             "",
         ]
     if record["mrr"]:

@@ -45,7 +45,9 @@ def gather_extract(run: Path) -> dict[str, Any]:
 
 
 def _cost(path: Path) -> list[dict[str, Any]]:
-    """Teacher's and student's figures side by side, for each size of batch and part of the model; [] if not measured."""
+    """Teacher's and student's figures side by side, for each size of batch and part of the model; [] if not
+    measured.
+    """
     if not path.is_file():
         return []
     rows: dict[tuple[int, int, str], dict[str, Any]] = {}

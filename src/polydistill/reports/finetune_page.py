@@ -1,4 +1,6 @@
-"""What the page of a fine-tuning run shows: each task's scores coloured by RDT, and what papers printed beside them."""
+"""What the page of a fine-tuning run shows: each task's scores coloured by RDT, and what papers printed
+beside them.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,8 @@ def gather_finetune(run: Path) -> dict[str, Any]:
             tasks.append(
                 {
                     "name": f"{task}: {METRICS[metric][0]}",
-                    "meaning": f"{KINDS[about['kind']]}, {about['setting'].replace('_', ' ')}. {METRICS[metric][1]}",
+                    "meaning": f"{KINDS[about['kind']]}, {about['setting'].replace('_', ' ')}. "
+                    f"{METRICS[metric][1]}",
                     "languages": languages,
                     # One for each language, whichever model is measured by it.
                     "teachers": {
@@ -109,7 +112,9 @@ def _row(scores: dict[str, Any], rdt: dict[str, Any], languages: list[str]) -> d
 
 
 def published_tables(kinds: set[str]) -> list[dict[str, Any]]:
-    """Published tables, of the columns whose kinds of tasks are asked for, with RDT of each score that has a teacher's."""
+    """Published tables, of the columns whose kinds of tasks are asked for, with RDT of each score that has a
+    teacher's.
+    """
     text = (resources.files("polydistill.reports") / "published.json").read_text("utf-8")
     made = []
     for table in json.loads(text):

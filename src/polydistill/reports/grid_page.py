@@ -18,7 +18,8 @@ def gather_grid(run: Path) -> dict[str, Any]:
     for row in table["rows"]:
         read_by = row["teacher"] or row["tokenizer"] or ""
         place, model, column = row["place"], row["model"], row["run"]
-        # What a later run measured of a run's student, which it calls by that run's name, goes in that run's column.
+        # What a later run measured of a run's student, which it calls by that run's name, goes in that run's
+        # column.
         if row["tokenizer"] is None and row["model"] in table["runs"]:
             place, model, column = f"{row['run']}: {place}", "student", row["model"]
         places.setdefault((place, row["measure"], model, read_by), {})[column] = row

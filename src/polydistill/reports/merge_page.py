@@ -40,7 +40,9 @@ def gather_merge(run: Path) -> dict[str, Any]:
 
 
 def _headline(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
-    """For each language: the student beside its best teacher and the baseline, on the teacher's own tokenizer."""
+    """For each language: the student beside its best teacher and the baseline, on the teacher's own
+    tokenizer.
+    """
     cards = []
     for language, rows in evaluation["languages"].items():
         own = [row for row in rows if row["text"] == "held_out" and row["tokenizer"] == "own"]

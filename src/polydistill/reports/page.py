@@ -67,7 +67,8 @@ PAGES = {
 def report_run(run: Path) -> Path:
     """Write `report/index.html` of a run whose records are whole; return its path.
 
-    Raises RunFolderError if a record is not, if the folder has links in it, or if the run has not been evaluated.
+    Raises RunFolderError if a record is not, if the folder has links in it, or if the run has not been
+    evaluated.
     """
     if not (run / "recipe.yaml").is_file():
         raise _not_evaluated(run, "mlm.json")

@@ -1,4 +1,6 @@
-"""A run's records (what it is, where its artefacts lie, how long they took, trainings' logs): checked before they are shown."""
+"""A run's records (what it is, where its artefacts lie, how long they took, trainings' logs): checked before
+they are shown.
+"""
 
 from __future__ import annotations
 
@@ -96,7 +98,8 @@ def check_records(run: Path) -> list[str]:
 def summary_of(evaluation: dict[str, Any]) -> dict[str, Any]:
     """The summary in mlm.json (see `evaluation.summaries.summarise`), whichever version wrote it.
 
-    Earlier versions wrote D of a merge and an extraction as a number, without its interval, and none of a pre-training.
+    Earlier versions wrote D of a merge and an extraction as a number, without its interval, and none of a
+    pre-training.
     """
     summary: dict[str, Any] = evaluation["summary"]
     if isinstance(summary.get("D"), dict):
@@ -163,8 +166,8 @@ def check_logs(run: Path) -> list[Path]:
         if trained is None:
             continue
         remedy = (
-            f"remove the folder {trained} and rerun the command: it is made again, from the last checkpoint where "
-            "one is left, and its log with it"
+            f"remove the folder {trained} and rerun the command: it is made again, from the last checkpoint "
+            "where one is left, and its log with it"
         )
         path = folder / LOG
         if not path.is_file():

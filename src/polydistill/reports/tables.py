@@ -17,13 +17,14 @@ from polydistill.reports.card import FEW_MASKED, with_error
 from polydistill.reports.finetune_page import joined
 from polydistill.reports.records import check_evaluation, summary_of
 
-CAPTION = """MRR: mean of 1/rank of the masked token ± its standard error over examples. MRR*: ranked among the pieces that both have.
+CAPTION = """MRR: mean of 1/rank of the masked token ± its standard error over examples.
+MRR*: ranked among the pieces that both have.
 Unigram: MRR of pieces ranked by their frequency, context unread."""
 
 
 def results_table(path: Path) -> Table | Group:
-    """A run's evaluation: probes' or fine-tuning's tables, or one row for each language, text, model and tokenizer, 80 columns wide; of
-    an extraction, what serving costs too.
+    """A run's evaluation: probes' or fine-tuning's tables, or one row for each language, text, model and
+    tokenizer, 80 columns wide; of an extraction, what serving costs too.
     """
     if (path / "evaluation" / "grid.json").is_file():
         return Group(*grid_tables(path))
@@ -86,7 +87,8 @@ def _balance_table(difference: dict[str, dict[str, dict[str, float]]]) -> Table:
     table = Table(
         box=box.SIMPLE,
         caption_justify="left",
-        caption="D: mean over languages of a student's MRR minus the language's teacher's, in hundredths; ± makes a "
+        caption="D: mean over languages of a student's MRR minus the language's teacher's, in hundredths; ± "
+        "makes a "
         "95 % interval,\nwhich reflects sampling of the text, not variation between seeds.",
     )
     table.add_column("D")
@@ -164,7 +166,8 @@ def finetune_tables(folder: Path) -> list[Table]:
         tables.append(table)
     if tables:
         tables[-1].caption = (
-            "RDT: mean over languages of 100 (student - teacher) / teacher, positive where the student is better, with its\n"
+            "RDT: mean over languages of 100 (student - teacher) / teacher, positive where the student is "
+            "better, with its\n"
             "interval over test items and seeds. Other metrics and deviations over seeds are in the report."
         )
         tables[-1].caption_justify = "left"
@@ -172,7 +175,9 @@ def finetune_tables(folder: Path) -> list[Table]:
 
 
 def cost_tables(rows: Sequence[dict[str, Any]]) -> Group:
-    """Sizes, then times and memory; rows as `compare_cost` gives them, the first model's being what 1 / it goes by."""
+    """Sizes, then times and memory; rows as `compare_cost` gives them, the first model's being what 1 / it
+    goes by.
+    """
     return Group(_sizes(rows), _times(rows))
 
 
@@ -217,7 +222,9 @@ def _times(rows: Sequence[dict[str, Any]]) -> Table:
 
 
 def grid_tables(folder: Path) -> list[Table]:
-    """For each text MRR with a line for each run and a column for each language; probes; what was fine-tuned."""
+    """For each text MRR with a line for each run and a column for each language; probes; what was
+    fine-tuned.
+    """
     grid = check_evaluation(folder / "evaluation" / "grid.json")
     tuned = [name for name in grid["runs"] if (folder / name / "evaluation" / "finetune.json").is_file()]
     rows = [row for row in grid["rows"] if row["run"] not in tuned]
@@ -239,7 +246,10 @@ def _mrr_table(title: str, rows: list[dict[str, Any]]) -> Table:
     languages = list(dict.fromkeys(row["language"] for row in rows))
     lines = grid_lines(rows)
     if any(", " in line for line in lines):
-        table.caption = "Each language is read by its teacher's tokenizer where none is named; other tokenizers guess other tokens."
+        table.caption = (
+            "Each language is read by its teacher's tokenizer where none is named; other "
+            "tokenizers guess other tokens."
+        )
         table.caption_justify = "left"
     table.add_column("", overflow="fold")
     for language in languages:

@@ -40,7 +40,8 @@ def compare_runs(folders: Sequence[Path], console: Console) -> None:
         raise RunFolderError(
             "run",
             str(folders[other]),
-            f"is a run of the kind {recipes[other]['recipe']!r}, and {folders[0]} of the kind {recipes[0]['recipe']!r}",
+            f"is a run of the kind {recipes[other]['recipe']!r}, and {folders[0]} of the kind "
+            f"{recipes[0]['recipe']!r}",
             "compare balance runs with each other, and merges and extractions with each other",
         )
     names = [folder.resolve().name for folder in folders]
@@ -60,7 +61,8 @@ def compare_runs(folders: Sequence[Path], console: Console) -> None:
 def compare_merges(
     folders: Sequence[Path], names: Sequence[str], ranks_of_runs: Sequence[dict[str, Any]], console: Console
 ) -> None:
-    """Print the students' MRR for each language, text and tokenizer, with the differences from the first run's.
+    """Print the students' MRR for each language, text and tokenizer, with the differences from the first
+    run's.
 
     ranks_of_runs  each run's ranks
     Raises RunFolderError for a run of other tokens.
@@ -98,8 +100,9 @@ def compare_merges(
         rows.append(row)
     console.print(_table(rows, names))
     console.print(
-        f"MRR, the difference from that of {names[0]}, and its 95 % interval by a paired bootstrap over examples, "
-        "* where it leaves zero out. The interval reflects sampling of the text, not variation between seeds.",
+        f"MRR, the difference from that of {names[0]}, and its 95 % interval by a paired bootstrap over "
+        "examples, * where it leaves zero out. The interval reflects sampling of the text, not variation "
+        "between seeds.",
         markup=False,
     )
 
@@ -173,7 +176,9 @@ def _ranks(folder: Path, place: str) -> dict[str, Any]:
 
 
 def _table(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> Table:
-    """A line for each model under each place: as many runs as there are, the table is as wide as a terminal."""
+    """A line for each model under each place: as many runs as there are, the table is as wide as a
+    terminal.
+    """
     table = Table(box=box.SIMPLE)
     table.add_column("", overflow="fold")
     for heading in ("MRR", "difference", "from", "to"):

@@ -83,8 +83,9 @@ def compare_balance(runs: Sequence[Evaluated], console: Console) -> None:
     )
     _print_probes(runs, students, groups, console)
     console.print(
-        "Means over the group's languages; ± is half of a 95 % interval by a paired bootstrap over examples, * where it "
-        "leaves zero out. The interval reflects sampling of the text, not variation between seeds.",
+        "Means over the group's languages; ± is half of a 95 % interval by a paired bootstrap over examples, "
+        "* where it leaves zero out. The interval reflects sampling of the text, not variation between "
+        "seeds.",
         markup=False,
     )
 
@@ -98,7 +99,8 @@ def _joined(runs: Sequence[Evaluated]) -> dict[str, npt.NDArray[Any]]:
             raise RunFolderError(
                 "run",
                 run.folder,
-                f"was evaluated on {', '.join(run.languages)}, and {first.folder} on {', '.join(first.languages)}",
+                f"was evaluated on {', '.join(run.languages)}, and {first.folder} on "
+                f"{', '.join(first.languages)}",
                 "compare runs of the same languages",
             )
         for language in first.languages:
@@ -120,7 +122,9 @@ def _print_probes(
     groups: Sequence[str],
     console: Console,
 ) -> None:
-    """A table for each task and metric, of the runs that probed the languages of the first that probed that task."""
+    """A table for each task and metric, of the runs that probed the languages of the first that probed that
+    task.
+    """
     for task in dict.fromkeys(task for run in runs for task in run.scores):
         scores_of = {
             name: run.scores[task][student] for name, (run, student) in students.items() if task in run.scores

@@ -23,8 +23,8 @@ def print_cost(
     rows = compare_cost(models, shapes=SHAPES, rounds=rounds, calls=calls)
     console.print(cost_tables(rows))
     console.print(
-        f"medians of {rounds} fresh processes, in turns, {calls} passes each; memory beyond what a process has before "
-        "the model; float32 on a processor",
+        f"medians of {rounds} fresh processes, in turns, {calls} passes each; memory beyond what a process "
+        "has before the model; float32 on a processor",
         markup=False,
     )
     if output is not None:

@@ -45,7 +45,9 @@ LATENCY_SHAPES = ((1, 128), (32, 512))
 
 @dataclass(frozen=True)
 class Latency:
-    """How to time: fresh processes for each figure, passes in each, threads of all (0: as PyTorch has them)."""
+    """How to time: fresh processes for each figure, passes in each, threads of all (0: as PyTorch has
+    them).
+    """
 
     rounds: int = 3
     calls: int = 5
@@ -66,17 +68,18 @@ def export_model(
     revision: str | None = None,
     allow_pickle: bool = False,
 ) -> dict[str, Any]:
-    """Write a masked language model as ONNX with its tokenizer, prove that it does what the model does, and print how.
+    """Write a masked language model as ONNX with its tokenizer, prove that it does what the model does, and
+    print how.
 
     model    a folder or a hub name of a masked language model; its weights are taken in float32
     output   a folder that is not there yet, or empty
     int8     write a dynamically quantised model too
     int8_bits  of its matrices' weights, 7 or 8, see `quantise_onnx`
-    texts    files, folders or globs; on `lines` of their lines logits and MRR are compared, else logits alone, on
-             random pieces
+    texts    files, folders or globs; on `lines` of their lines logits and MRR are compared, else logits
+             alone, on random pieces
     latency  how to time; None: not at all
-    Returns the record that export.json holds. Raises a UserError for what cannot be read or exported, for packages
-    that are not there and for logits that differ; then nothing is written.
+    Returns the record that export.json holds. Raises a UserError for what cannot be read or exported, for
+    packages that are not there and for logits that differ; then nothing is written.
     """
     check_opset(opset)
     output = free_folder(output)
@@ -137,7 +140,9 @@ def export_model(
 def _write(
     folder: Path, model: str, tokenizer: LoadedTokenizer, original: Any, *, int8_bits: int | None, opset: int
 ) -> dict[str, Any]:
-    """Write the tokenizer's files, config.json and the graphs. Returns the graphs' inputs and sizes in bytes."""
+    """Write the tokenizer's files, config.json and the graphs. Returns the graphs' inputs and sizes in
+    bytes.
+    """
     save_tokenizer(
         tokenizer.backend,
         folder,
@@ -165,7 +170,9 @@ def _write(
 
 
 def _time(folder: Path, original: Any, names: Sequence[str], latency: Latency) -> dict[str, Any]:
-    """Seconds and memory of a pass with the MLM head, PyTorch and exported models in turns, in processes of their own."""
+    """Seconds and memory of a pass with the MLM head, PyTorch and exported models in turns, in processes of
+    their own.
+    """
     threads = latency.threads or torch.get_num_threads()
     shared = {"pieces": original.config.vocab_size, "max_tokens": max_positions(original.config)}
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
@@ -213,7 +220,8 @@ def _print(record: Mapping[str, Any], console: Console) -> None:
         )
     console.print(table)
     console.print(
-        f"largest difference over largest logit, at attended positions; allowed for onnx: {record['tolerance']:g}; "
+        "largest difference over largest logit, at attended positions; allowed for onnx: "
+        f"{record['tolerance']:g}; "
         + (
             f"{record['lines']} lines of text"
             if record["lines"]
@@ -224,8 +232,8 @@ def _print(record: Mapping[str, Any], console: Console) -> None:
     if "int8" in record:
         kept = record["int8"]
         console.print(
-            f"int8: weights of {kept['weight_bits']} bits; the float model's likeliest piece at {kept['same_argmax']:.1%} of "
-            f"positions (at least {kept['least_same_argmax']:.0%})",
+            f"int8: weights of {kept['weight_bits']} bits; the float model's likeliest piece at "
+            f"{kept['same_argmax']:.1%} of positions (at least {kept['least_same_argmax']:.0%})",
             markup=False,
         )
     if record["mrr"]:

@@ -28,8 +28,8 @@ from polydistill.tokenization.load import LoadedTokenizer
 SHAPES, LONGEST = ((1, 8), (3, 17), (8, 64)), 1024
 # Times the largest logit.
 TOLERANCE = 1e-4
-# What an int8 model may lose. Of real models it keeps 0.85 to 0.98 of the likeliest pieces and 97 % of MRR or more; one
-# whose products saturate keeps 0.1 and half.
+# What an int8 model may lose. Of real models it keeps 0.85 to 0.98 of the likeliest pieces and 97 % of MRR or
+# more; one whose products saturate keeps 0.1 and half.
 INT8_SAME, INT8_MRR_LOSS = 0.6, 0.05
 MASKED_ONE_IN = 7
 # Tokens of a line for MRR, and of a batch: an exported model makes logits for all of them.
@@ -48,7 +48,8 @@ def choose_lines(paths: Sequence[str], number: int) -> list[str]:
 def proof_batches(
     tokenizer: LoadedTokenizer, texts: Sequence[str], *, token_types: bool, seed: int = 0
 ) -> list[Inputs]:
-    """Batches of `SHAPES` and of the longest text, rows of a batch of falling lengths, every seventh token masked.
+    """Batches of `SHAPES` and of the longest text, rows of a batch of falling lengths, every seventh token
+    masked.
 
     texts  if there are none, random pieces are used
     Shapes longer than the model takes are cut.
@@ -76,8 +77,8 @@ def prove_logits(
             raise ModelError(
                 "model",
                 name,
-                f"the exported model's logits differ by {own.relative:.2g} of the largest one at {shape} tokens "
-                f"(allowed: {TOLERANCE:g})",
+                f"the exported model's logits differ by {own.relative:.2g} of the largest one at {shape} "
+                f"tokens (allowed: {TOLERANCE:g})",
                 "please report this architecture; nothing was written",
             )
         batch, tokens = inputs.ids.shape
@@ -115,8 +116,8 @@ def prove_int8(
         raise ModelError(
             "int8",
             name,
-            f"on this processor it has the float model's likeliest piece at {same:.0%} of {attended:,} positions "
-            f"(at least: {INT8_SAME:.0%})",
+            f"on this processor it has the float model's likeliest piece at {same:.0%} of {attended:,} "
+            f"positions (at least: {INT8_SAME:.0%})",
             remedy,
         )
     if mrr is not None:
@@ -142,9 +143,11 @@ def prove_int8(
 def compare_mrr(
     model: Any, exported: Mapping[str, OnnxModel], tokenizer: LoadedTokenizer, texts: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
-    """MRR and the other measures of a model (`pytorch`) and its exports on the same masked tokens, all in float32.
+    """MRR and the other measures of a model (`pytorch`) and its exports on the same masked tokens, all in
+    float32.
 
-    Exports have `mrr_minus_pytorch` too: the difference and its interval of 95 % (paired bootstrap over lines).
+    Exports have `mrr_minus_pytorch` too: the difference and its interval of 95 % (paired bootstrap over
+    lines).
     """
     examples = mask_texts(
         texts,

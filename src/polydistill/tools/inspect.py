@@ -35,12 +35,13 @@ def inspect_store(folder: Path, num_examples: int, tokenizer: str, console: Cons
     input_bytes = sum(shard["tokens"] for shard in store.manifest["shards"]) * (
         2 if identity["vocabulary_size"] <= 65536 else 4
     )
+    bytes_a_position = (store.num_bytes - input_bytes) / max(1, store.num_masked)
     facts = {
         **identity,
         "examples": f"{len(store):,}",
         "masked positions": f"{store.num_masked:,}",
         "bytes": f"{store.num_bytes:,}",
-        "bytes a masked position, input ids apart": f"{(store.num_bytes - input_bytes) / max(1, store.num_masked):.1f}",
+        "bytes a masked position, input ids apart": f"{bytes_a_position:.1f}",
     }
     for key, value in facts.items():
         table.add_row(key, escape(str(value)))
@@ -66,7 +67,9 @@ def inspect_store(folder: Path, num_examples: int, tokenizer: str, console: Cons
 
 
 def unite_models(models: Sequence[str], output: Path, console: Console) -> None:
-    """Write the union tokenizer of models, and each model's own with the union's ids, and print the overlap."""
+    """Write the union tokenizer of models, and each model's own with the union's ids, and print the
+    overlap.
+    """
     loaded = [load_tokenizer(model, name=f"{index}-{Path(model).name}") for index, model in enumerate(models)]
     union = unite(loaded)
     length = (

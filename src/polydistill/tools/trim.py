@@ -39,15 +39,17 @@ def trim_vocabulary(
     revision: str | None = None,
     allow_pickle: bool = False,
 ) -> dict[str, Any]:
-    """Write a model with the pieces alone that texts use, prove that it does what the original does, and print how.
+    """Write a model with the pieces alone that texts use, prove that it does what the original does, and
+    print how.
 
     model         a folder or a hub name of a masked language model
     texts         language → files, folders or globs; a line of a text file is a document
-    output        a folder that is not there yet, or empty; it loads with AutoModelForMaskedLM and AutoTokenizer
+    output        a folder that is not there yet, or empty; it loads with AutoModelForMaskedLM and
+                  AutoTokenizer
     min_document_share, size  see `polydistill.tokenization.select`
     verify_lines  how many lines per language to prove it on; they are held apart from the selection
-    Returns the record that trim.json holds. Raises a UserError for what cannot be read or trimmed; then, and if the
-    proof fails, nothing is written.
+    Returns the record that trim.json holds. Raises a UserError for what cannot be read or trimmed; then, and
+    if the proof fails, nothing is written.
     """
     output = free_folder(output)
     if verify_lines < 1:
@@ -101,7 +103,9 @@ def _write(
     selection: Selection,
     apart: Mapping[str, Sequence[str]],
 ) -> dict[str, Any]:
-    """Write the trimmed tokenizer and model, and prove what was written, read again. Returns what was found."""
+    """Write the trimmed tokenizer and model, and prove what was written, read again. Returns what was
+    found.
+    """
     trimmed = trim_tokenizer(tokenizer, selection)
     save_tokenizer(
         trimmed.backend,
@@ -142,8 +146,8 @@ def _read(
             raise CorpusError(
                 f"text.{language}",
                 str(files[0].path),
-                f"{frequencies[language].num_documents} lines to select on and {len(apart[language])} to prove it on "
-                "are too few",
+                f"{frequencies[language].num_documents} lines to select on and {len(apart[language])} to "
+                "prove it on are too few",
                 f"give some hundred lines: about one in {HELD_APART_ONE_IN} is held apart",
             )
     return frequencies, apart
@@ -180,16 +184,16 @@ def _prove_pieces(
             raise TokenizerError(
                 "model",
                 original.name,
-                f"{len(differing)} of {len(held[language])} texts of {language} whose pieces are all kept get other "
-                f"pieces from the trimmed tokenizer, such as {differing[0][:60]!r}",
+                f"{len(differing)} of {len(held[language])} texts of {language} whose pieces are all kept "
+                f"get other pieces from the trimmed tokenizer, such as {differing[0][:60]!r}",
                 "please report this with its tokenizer.json; nothing was written",
             )
         if not held[language]:
             raise RecipeError(
                 f"text.{language}",
                 None,
-                f"of {len(texts)} lines that were held apart none has a word whose pieces are all kept, so that nothing "
-                "can be proven",
+                f"of {len(texts)} lines that were held apart none has a word whose pieces are all kept, so "
+                "that nothing can be proven",
                 "keep more pieces (a larger size, a lower min_document_share) or give more text",
             )
     return agreements, held
@@ -206,13 +210,14 @@ def _print(record: Mapping[str, Any], console: Console) -> None:
     for language, counts in record["languages"].items():
         proven = counts["kept_texts"] + counts["shortened_texts"]
         lines += [
-            f"{language}: chosen on {record['documents'][language]:,} lines; of {counts['num_texts']:,} others "
-            f"{counts['kept_texts']:,} have kept pieces alone, {counts['shortened_texts']:,} more with some words left out: "
-            f"{counts['identical_texts']:,} of these {proven:,} get the same pieces",
+            f"{language}: chosen on {record['documents'][language]:,} lines; of {counts['num_texts']:,} "
+            f"others {counts['kept_texts']:,} have kept pieces alone, {counts['shortened_texts']:,} more "
+            f"with some words left out: {counts['identical_texts']:,} of these {proven:,} get the same "
+            "pieces",
             f"    tokens kept {counts['kept_tokens']:.2%}; tokens a word {counts['fertility']:.3f} → "
             f"{counts['trimmed_fertility']:.3f}; unknown tokens {counts['unknown_share']:.4%} → "
-            f"{counts['trimmed_unknown_share']:.4%}; characters under them {counts['unknown_characters']:.4%} → "
-            f"{counts['trimmed_unknown_characters']:.4%}",
+            f"{counts['trimmed_unknown_share']:.4%}; characters under them "
+            f"{counts['unknown_characters']:.4%} → {counts['trimmed_unknown_characters']:.4%}",
         ]
     lines.append(
         f"logits of kept pieces: {logits['texts']} texts, {logits['tokens']:,} tokens, largest difference "

@@ -106,7 +106,9 @@ def _is_other(place: Path) -> bool:
 
 
 def verify_stores(folder: Path) -> list[str]:
-    """Check every checksum of a store, or of all stores under a folder; StoreError names the first damaged file."""
+    """Check every checksum of a store, or of all stores under a folder; StoreError names the first damaged
+    file.
+    """
     manifests = (
         [folder]
         if (folder / "manifest.json").is_file()
@@ -127,8 +129,8 @@ def verify_stores(folder: Path) -> list[str]:
 def verify_run(folder: Path) -> list[str]:
     """Check every file of every artefact below a run's folder, its checkpoints and its records.
 
-    Returns a line for each; RunFolderError names the first that is damaged, or gone. What exists and was not made by the
-    run is named and no fault: nothing is made from it, and it is not copied.
+    Returns a line for each; RunFolderError names the first that is damaged, or gone. What exists and was not
+    made by the run is named and no fault: nothing is made from it, and it is not copied.
     """
     artefacts = artefacts_in(folder)
     if not artefacts:

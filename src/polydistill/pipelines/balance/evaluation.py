@@ -21,7 +21,9 @@ from polydistill.tasks.tagged import read_tagged_tasks
 
 
 def evaluate_models(state: Balance) -> None:
-    """Every language's teacher and all students on the same masked tokens, to evaluation/mlm.json and ranks.npz."""
+    """Every language's teacher and all students on the same masked tokens, to evaluation/mlm.json and
+    ranks.npz.
+    """
     recipe, run = state.recipe, state.run
     students = {name: run.path / "students" / name / "final" for name in recipe.students}
     inputs = {

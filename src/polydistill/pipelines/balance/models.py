@@ -158,7 +158,9 @@ def _student_training(
 
 
 def score_teachers(state: Balance) -> None:
-    """The store of every teacher over its language's text, as far as students learn from stored predictions."""
+    """The store of every teacher over its language's text, as far as students learn from stored
+    predictions.
+    """
     parts = [
         state.truncated(settings.truncate)
         for settings in state.recipe.students.values()

@@ -1,7 +1,7 @@
 """Balance: monolingual teachers of one vocabulary in, multilingual students out (Limisiewicz et al. 2022).
 
-Vocabulary → corpora → teachers → students → evaluation, probes → report. Models are in teachers/<language>/final and
-students/<name>/final; existing models made from the same inputs are reused.
+Vocabulary → corpora → teachers → students → evaluation, probes → report. Models are in
+teachers/<language>/final and students/<name>/final; existing models made from the same inputs are reused.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ from polydistill.training.arguments import check_arguments, training_arguments
 
 
 def check(recipe: BalanceRecipe, command: Command) -> None:
-    """Raise what a run would be refused for that needs no model: arguments of training, tasks of probes, files of text."""
+    """Raise what a run would be refused for that needs no model: arguments of training, tasks of probes,
+    files of text.
+    """
     check_texts(recipe)
     for arguments in (recipe.teachers.training, *(student.training for student in recipe.students.values())):
         check_arguments(recipe.training | arguments)

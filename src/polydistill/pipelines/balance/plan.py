@@ -72,8 +72,8 @@ def _print(recipe: BalanceRecipe, characters: dict[str, int], model: Any, consol
     """Characters that each model sees, its steps, and their time."""
     rows = model.get_input_embeddings().weight.numel()
     console.print(
-        f"model: {recipe.model.model_type}, {recipe.tokenizer.size:,} pieces, {model.num_parameters():,} parameters, {rows:,} "
-        "of them embeddings",
+        f"model: {recipe.model.model_type}, {recipe.tokenizer.size:,} pieces, {model.num_parameters():,} "
+        f"parameters, {rows:,} of them embeddings",
         markup=False,
     )
     base = check_arguments(recipe.training)

@@ -51,7 +51,9 @@ class Balance:
 
     @cached_property
     def texts(self) -> dict[str, LanguageText]:
-        """Each language's training examples, capped as the recipe says; CorpusError where there are too few."""
+        """Each language's training examples, capped as the recipe says; CorpusError where there are too
+        few.
+        """
         texts = {}
         for language, settings in self.recipe.languages.items():
             text = LanguageText(Examples(self.corpora[language].path / "train.arrow"), self.recipe.seed)
@@ -60,7 +62,8 @@ class Balance:
                 raise CorpusError(
                     f"languages.{language}.max_characters",
                     cap,
-                    f"the training text has {text.characters[-1]:,} characters (cleaned, held-out text left out)",
+                    f"the training text has {text.characters[-1]:,} characters (cleaned, held-out text left "
+                    "out)",
                     "ask for fewer, leave it out, or add text",
                 )
             texts[language] = text.upto(cap)
@@ -88,7 +91,8 @@ class Balance:
             raise CorpusError(
                 f"languages.{language}.text",
                 None,
-                f"{len(examples)} held-out examples are too few to be parted between early stopping and results",
+                f"{len(examples)} held-out examples are too few to be parted between early stopping and "
+                "results",
                 "add text, lower corpora.block_lines or raise corpora.held_out_share",
             )
         return parts[0], parts[1]

@@ -20,7 +20,9 @@ from polydistill.pipelines.stages.evaluation import Measured, Reading, evaluate
 
 
 def evaluate_models(state: Extract) -> None:
-    """Student and teacher on held-out and further texts, to evaluation/mlm.json, samples.json and ranks.npz."""
+    """Student and teacher on held-out and further texts, to evaluation/mlm.json, samples.json and
+    ranks.npz.
+    """
     recipe, run = state.recipe, state.run
     inputs = {
         "stage": "evaluation",
@@ -64,8 +66,8 @@ def _summary(measured: Measured) -> dict[str, Any]:
 
 
 def measure_serving(state: Extract) -> None:
-    """Size, latency and peak memory of teacher and student, to cost/cost.json: beside the evaluation, whose bytes are
-    the same on every run.
+    """Size, latency and peak memory of teacher and student, to cost/cost.json: beside the evaluation, whose
+    bytes are the same on every run.
     """
     recipe, run = state.recipe, state.run
     if not recipe.cost.rounds:
@@ -95,8 +97,8 @@ def measure_serving(state: Extract) -> None:
 
 
 def make_readers(state: Extract) -> list[Reader]:
-    """Teacher and student by the student's tokenizer, so that both guess the same tokens; then, if pieces were dropped,
-    the teacher by its own.
+    """Teacher and student by the student's tokenizer, so that both guess the same tokens; then, if pieces
+    were dropped, the teacher by its own.
     """
     student = load_masked_lm(str(state.run.path / "student" / "final"), name="student").to(device())
     teacher = load_teacher(state.recipe).to(device())

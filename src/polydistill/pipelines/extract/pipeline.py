@@ -1,7 +1,8 @@
 """Extract: one multilingual teacher in, one small monolingual student out (Eliquare, 2022).
 
-Corpora → tokenizer (which pieces stay) → stored predictions, if any → training → evaluation, cost → report; each stage
-reuses what was made from the same inputs. The weights of dropped pieces are removed before or after training.
+Corpora → tokenizer (which pieces stay) → stored predictions, if any → training → evaluation, cost → report;
+each stage reuses what was made from the same inputs. The weights of dropped pieces are removed before or
+after training.
 """
 
 from __future__ import annotations
@@ -39,7 +40,9 @@ def build_corpus(state: Extract) -> None:
 
 
 def score_teacher(state: Extract) -> None:
-    """The teacher's store over the text, by the vocabulary that the student trains with; nothing for a live teacher."""
+    """The teacher's store over the text, by the vocabulary that the student trains with; nothing for a live
+    teacher.
+    """
     recipe = state.recipe
     if recipe.losses.predictions == "live":
         return

@@ -55,8 +55,8 @@ LARGE_UNKNOWN = 0.02
 
 
 def plan_extract(recipe: ExtractRecipe, console: Console, _: Mapping[str, Pipeline]) -> list[Conflict]:
-    """Print settings, sizes and times of an extraction; returns its conflicts. What depends on what is missing is left
-    out.
+    """Print settings, sizes and times of an extraction; returns its conflicts. What depends on what is
+    missing is left out.
     """
     arguments = check_arguments(recipe.training)
     print_settings(recipe, console, training=arguments)
@@ -150,10 +150,11 @@ def _print_models(
     student, _ = extract_student(teacher, config, state.layers, seed=recipe.seed)
     cut = selection is not None and recipe.trim.when == "after"
     sizes["student"] = model_size(trim_model(student, selection.kept) if cut and selection else student)
+    estimated = " (estimated from a sample of the text)"
     for name, size in sizes.items():
         console.print(
             f"{name}: {size['layers']} layers, {size['rows']:,} pieces"
-            f"{' (estimated from a sample of the text)' if name == 'student' and selection is not None else ''}, "
+            f"{estimated if name == 'student' and selection is not None else ''}, "
             f"{size['parameters']:,} parameters, {size['embeddings']:,} of them embeddings",
             markup=False,
         )
@@ -166,8 +167,8 @@ def _print_models(
     steps = arguments["max_steps"] * arguments["gradient_accumulation_steps"]
     console.print(
         f"train {arguments['max_steps']:,} steps: {seconds:.2f} s each micro-batch of "
-        f"{arguments['per_device_train_batch_size']} x {recipe.corpora.max_length} tokens, {clock(seconds * steps)}, "
-        "evaluation and corpora not counted",
+        f"{arguments['per_device_train_batch_size']} x {recipe.corpora.max_length} tokens, "
+        f"{clock(seconds * steps)}, evaluation and corpora not counted",
         markup=False,
     )
 
@@ -179,13 +180,16 @@ def _print_scoring(
     speed = scoring_speed(recipe, teacher, tokenizer, text.texts)
     size = estimated_store(recipe, text.tokens, tokenizer.size)
     console.print(
-        f"score {recipe.language}: {speed:,.0f} tokens/s, {clock(text.tokens / speed)}, store of {size / 2**20:,.0f} MiB",
+        f"score {recipe.language}: {speed:,.0f} tokens/s, {clock(text.tokens / speed)}, store of "
+        f"{size / 2**20:,.0f} MiB",
         markup=False,
     )
 
 
 def _live_step_seconds(recipe: ExtractRecipe, student: Any, teacher: Any, arguments: dict[str, Any]) -> float:
-    """Seconds of a micro-batch: both forward passes, the predictions' loss, the backward pass, the optimizer."""
+    """Seconds of a micro-batch: both forward passes, the predictions' loss, the backward pass, the
+    optimizer.
+    """
     where = device()
     live = LiveTeacher(teacher, recipe.losses, resolve_dtype("auto"))
     live.to(where)

@@ -106,7 +106,9 @@ def check_length(recipe: ExtractRecipe, original: LoadedTokenizer) -> None:
 
 
 def prepare(recipe: ExtractRecipe, run: Run, command: Command) -> Extract:
-    """Load the teacher's tokenizer and configuration, and check all that can be checked without weights and text."""
+    """Load the teacher's tokenizer and configuration, and check all that can be checked without weights and
+    text.
+    """
     original, config = teacher_tokenizer(recipe), teacher_config(recipe)
     check_length(recipe, original)
     if recipe.trim.when != "none":
@@ -164,8 +166,10 @@ def check_losses(recipe: ExtractRecipe, student: Any, teacher: Any) -> None:
         raise RecipeError(
             "losses.cosine",
             losses.cosine.highest,
-            f"the student's hidden states have {student.hidden_size} numbers and the teacher's {teacher.hidden_size}",
-            "set losses.cosine: 0 (losses.relation compares models of any width), or leave hidden_size as the teacher's",
+            f"the student's hidden states have {student.hidden_size} numbers and the teacher's "
+            f"{teacher.hidden_size}",
+            "set losses.cosine: 0 (losses.relation compares models of any width), or leave hidden_size as "
+            "the teacher's",
         )
     if not losses.relation.highest:
         return

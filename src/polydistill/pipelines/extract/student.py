@@ -1,4 +1,6 @@
-"""The training stage of an extraction: the student from its teacher's layers, trained beside it, and its folder."""
+"""The training stage of an extraction: the student from its teacher's layers, trained beside it, and its
+folder.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,8 @@ def train_student(state: Extract) -> None:
         record["models"]["student"] = model_size(smaller)
         _write_beside(state, folder, record)
         run.say(
-            f"student: {student.num_parameters():,} parameters before the trim, {smaller.num_parameters():,} after"
+            f"student: {student.num_parameters():,} parameters before the trim, {smaller.num_parameters():,} "
+            "after"
         )
 
     run.make("student/final", inputs, write, stage="trim")

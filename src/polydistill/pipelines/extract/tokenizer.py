@@ -1,4 +1,6 @@
-"""The tokenizer stage of an extraction: which pieces the language's text uses, and the tokenizer of these alone."""
+"""The tokenizer stage of an extraction: which pieces the language's text uses, and the tokenizer of these
+alone.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ BATCH = 1000
 
 
 def build_tokenizer(state: Extract) -> None:
-    """The student's tokenizer in tokenizer/, with kept.json (its ids → the teacher's) if pieces are dropped."""
+    """The student's tokenizer in tokenizer/, with kept.json (its ids → the teacher's) if pieces are
+    dropped.
+    """
     recipe, run = state.recipe, state.run
     inputs = {
         "stage": "tokenizer",
@@ -90,8 +94,8 @@ def _compare(
         raise TokenizerError(
             "teacher",
             state.original.name,
-            f"{len(differing)} of {len(held)} texts whose pieces are all kept get other pieces from the trimmed tokenizer, "
-            f"such as {differing[0][:60]!r}",
+            f"{len(differing)} of {len(held)} texts whose pieces are all kept get other pieces from the "
+            f"trimmed tokenizer, such as {differing[0][:60]!r}",
             "set trim.when: none, and please report this with its tokenizer.json",
         )
     return agreement.as_dict()

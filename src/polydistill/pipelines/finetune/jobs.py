@@ -1,4 +1,6 @@
-"""The queue's jobs: one training each, of one model for one task from one language and seed, and its tests."""
+"""The queue's jobs: one training each, of one model for one task from one language and seed, and its
+tests.
+"""
 
 from __future__ import annotations
 
@@ -157,19 +159,22 @@ class Job:
         """What becomes of the recipe's settings with this model."""
         asked = self.recipe.max_length(self.texts.task)
         return [
-            f"{self.model.field}: reads {language} in sequences of {coder.max_length} tokens at most, not {asked} "
-            f"({self.texts.name}): it takes no more"
+            f"{self.model.field}: reads {language} in sequences of {coder.max_length} tokens at most, not "
+            f"{asked} ({self.texts.name}): it takes no more"
             for language, coder in self._coders().items()
             if coder.max_length < asked
         ] + [
-            f"{self.model.field}: reads {language} by the tokenizer of all its languages: it has own ones for {', '.join(own)}"
+            f"{self.model.field}: reads {language} by the tokenizer of all its languages: it has own ones "
+            f"for {', '.join(own)}"
             for language in self._coders()
             if (own := self.model.own_tokenizers) and language not in own
         ]
 
     @property
     def groups_by_length(self) -> bool:
-        """Whether a batch's examples are of like length, by transformers' name for it or by that of older versions."""
+        """Whether a batch's examples are of like length, by transformers' name for it or by that of older
+        versions.
+        """
         values = self.recipe_arguments
         return values.get("train_sampling_strategy") == "group_by_length" or bool(
             values.get("group_by_length")
@@ -178,15 +183,18 @@ class Job:
     def arguments(self, num_features: int) -> tuple[dict[str, Any], str | None]:
         """The arguments for a training with that many features, and what was changed in them.
 
-        A preset's warm-up may be longer than a small set's training (Eliquare's 500 steps), whose learning rate would
-        never be reached: it is cut then. What the recipe itself says stays.
+        A preset's warm-up may be longer than a small set's training (Eliquare's 500 steps), whose learning
+        rate would never be reached: it is cut then. What the recipe itself says stays.
         """
         values = self.recipe_arguments
         steps = steps_of(num_features, values)[1]
         warm_up = values["warmup_steps"]
         if self._own_warmup or warm_up < 1 or warm_up <= LONGEST_WARM_UP * steps:
             return values, None
-        said = f"{warm_up} steps of warm-up are too many for a training of {steps}: {WARM_UP:.0%} of them instead"
+        said = (
+            f"{warm_up} steps of warm-up are too many for a training of {steps}: {WARM_UP:.0%} of them "
+            "instead"
+        )
         return values | {"warmup_steps": WARM_UP}, said
 
     def coder(self, language: str) -> Coder:
@@ -243,7 +251,9 @@ class Job:
 
 
 def task_arguments(recipe: FinetuneRecipe, name: str) -> dict[str, Any]:
-    """A task's arguments of TrainingArguments, checked; RecipeError names the task where it is the task that sets them."""
+    """A task's arguments of TrainingArguments, checked; RecipeError names the task where it is the task that
+    sets them.
+    """
     task = recipe.tasks[name]
 
     def place(argument: str) -> str:
@@ -253,7 +263,8 @@ def task_arguments(recipe: FinetuneRecipe, name: str) -> dict[str, Any]:
 
 
 def all_jobs(recipe: FinetuneRecipe, texts: dict[str, TaskTexts]) -> list[Job]:
-    """The queue: for each task a seed of all models before the next seed, so that early results can be compared.
+    """The queue: for each task a seed of all models before the next seed, so that early results can be
+    compared.
 
     Checks arguments, models and tokenizers; raises UserError for what cannot be used.
     """
@@ -286,7 +297,8 @@ def notes_of(jobs: Sequence[Job]) -> list[str]:
     recipe = jobs[0].recipe
     for name, task in recipe.tasks.items():
         said += [
-            f"models.{model}: is not trained for {name}, which learns from {task.source}, and its `languages` lack that"
+            f"models.{model}: is not trained for {name}, which learns from {task.source}, and its "
+            "`languages` lack that"
             for model, settings in recipe.models.items()
             if task.source is not None
             and settings.languages is not None
@@ -303,13 +315,16 @@ def notes_of(jobs: Sequence[Job]) -> list[str]:
             if teacher is not None and teacher != stand_in:
                 instead = "there is no RDT" if stand_in is None else f"RDT is from {stand_in}"
                 said.append(
-                    f"{texts.field(target, 'test')}: its teacher {teacher} is not trained for it, so {instead}"
+                    f"{texts.field(target, 'test')}: its teacher {teacher} is not trained for it, so "
+                    f"{instead}"
                 )
     return list(dict.fromkeys(said))
 
 
 def run_job(job: Job, run: Run) -> Path:
-    """Train and test, from where an interrupted run left it; returns the folder with scores.json and predictions/."""
+    """Train and test, from where an interrupted run left it; returns the folder with scores.json and
+    predictions/.
+    """
 
     def write(folder: Path) -> None:
         # A record that is damaged is as good as none: what it says is made again.

@@ -1,4 +1,6 @@
-"""Fine-tuning: models × tasks × languages × seeds in one queue that resumes after a crash, then scores, RDT and a report."""
+"""Fine-tuning: models × tasks × languages × seeds in one queue that resumes after a crash, then scores, RDT
+and a report.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,8 @@ def evaluate(state: Finetuning) -> None:
         metric = METRICS[job.texts.task.kind][0]
         shown = ", ".join(f"{language} {values[metric]:.3f}" for language, values in scores.items())
         run.say(
-            f"{number}/{len(jobs)} {job.texts.name}/{job.model.name} from {job.source}, seed {job.seed}: {shown} ({metric})"
+            f"{number}/{len(jobs)} {job.texts.name}/{job.model.name} from {job.source}, seed {job.seed}: "
+            f"{shown} ({metric})"
         )
         results.write(run.path)
     with run.stage("intervals"):

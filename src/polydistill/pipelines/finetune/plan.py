@@ -1,4 +1,6 @@
-"""What a fine-tuning recipe would read, train and take, and what does not fit together, before anything is trained."""
+"""What a fine-tuning recipe would read, train and take, and what does not fit together, before anything is
+trained.
+"""
 
 from __future__ import annotations
 
@@ -71,7 +73,9 @@ def plan_finetune(recipe: FinetuneRecipe, console: Console, _: Mapping[str, Pipe
 
 
 def _resolved_tasks(recipe: FinetuneRecipe, conflicts: list[Conflict]) -> dict[str, Any]:
-    """The recipe's tasks with their hyper-parameters as they come out of preset, recipe and task; refused ones as they are."""
+    """The recipe's tasks with their hyper-parameters as they come out of preset, recipe and task; refused
+    ones as they are.
+    """
     tasks: dict[str, Any] = recipe.model_dump(mode="json")["tasks"]
     arguments = collect(recipe.tasks, lambda name, _: task_arguments(recipe, name), conflicts)
     for name, task in recipe.tasks.items():
@@ -93,7 +97,9 @@ def _add_row(table: Table, texts: TaskTexts, language: str) -> None:
 
 
 def _times(jobs: Sequence[Job], console: Console) -> list[Conflict]:
-    """Print each model's and task's time; a few steps of the longest examples of the beginning of each file."""
+    """Print each model's and task's time; a few steps of the longest examples of the beginning of each
+    file.
+    """
     said: list[Conflict] = []
     table = Table(box=box.SIMPLE)
     for heading in ("task", "model", "jobs", "steps", "a step", "in all"):
@@ -126,7 +132,8 @@ def _times(jobs: Sequence[Job], console: Console) -> list[Conflict]:
         table.add_row(task, model, str(len(own)), f"{steps:,}", f"{step:.2f} s", clock(seconds))
     console.print(table)
     console.print(
-        f"{len(jobs)} jobs, in all about {clock(total)} (the longest that it may take: early stopping shortens it)",
+        f"{len(jobs)} jobs, in all about {clock(total)} (the longest that it may take: early stopping "
+        "shortens it)",
         markup=False,
     )
     return said

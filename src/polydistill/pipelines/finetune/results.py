@@ -43,7 +43,9 @@ class Results:
         self.jobs.append((job, folder))
 
     def write(self, run: Path, *, summarised: bool = False) -> None:
-        """Write evaluation/finetune.json: the scores so far; with `summarised` means, intervals and RDT as well."""
+        """Write evaluation/finetune.json: the scores so far; with `summarised` means, intervals and RDT as
+        well.
+        """
         results: dict[str, Any] = {
             "jobs": self.num_jobs,
             "done": len(self.jobs),
@@ -131,7 +133,9 @@ class Results:
     def _samples(
         self, name: str, task: Task, items: dict[str, dict[str, list[Items]]], metric: str
     ) -> dict[str, dict[str, Sampled]]:
-        """model → target → samples of the mean over seeds: the same test items for all models, each with the chance of its seeds."""
+        """model → target → samples of the mean over seeds: the same test items for all models, each with the
+        chance of its seeds.
+        """
         samples: dict[str, dict[str, Sampled]] = {model: {} for model in items}
         noise = seed_noise(
             [

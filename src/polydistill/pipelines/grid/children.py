@@ -1,4 +1,6 @@
-"""The runs of a grid: their recipes, what they read of each other, and what is checked before the first of them."""
+"""The runs of a grid: their recipes, what they read of each other, and what is checked before the first of
+them.
+"""
 
 from __future__ import annotations
 
@@ -60,8 +62,8 @@ def _placed(values: Any, folder: Path) -> Any:
 def _check_models(
     place: str, child: RunRecipe, grid: GridRecipe, folder: Path, earlier: Mapping[str, RunRecipe]
 ) -> None:
-    """Raise RecipeError for a model within the grid's folder that is not there and that no earlier run makes, and for one
-    of another folder that the grid had before.
+    """Raise RecipeError for a model within the grid's folder that is not there and that no earlier run makes,
+    and for one of another folder that the grid had before.
     """
     made = [path for run in earlier.values() for path in run.models_made]
     usual = Path("runs") / grid.name

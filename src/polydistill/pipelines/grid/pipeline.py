@@ -1,4 +1,6 @@
-"""A grid: recipes run one after the other, each in a folder of its own within the grid's, and one table of them."""
+"""A grid: recipes run one after the other, each in a folder of its own within the grid's, and one table of
+them.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ class Grid(NamedTuple):
 
 
 def check(recipe: GridRecipe, command: Command) -> None:
-    """Raise what any run of a grid would be refused for, as far as it can be known before the first of them."""
+    """Raise what any run of a grid would be refused for, as far as it can be known before the first of
+    them.
+    """
     for name, child in children_of(recipe).items():
         with within(name):
             check_engine(child)
@@ -81,7 +85,9 @@ def write_report(state: Grid) -> None:
 
 
 def grid_rows(folder: Path, name: str) -> list[dict[str, Any]]:
-    """One row for each language, text, model and tokenizer of a run, or each task of its probes and fine-tuning."""
+    """One row for each language, text, model and tokenizer of a run, or each task of its probes and
+    fine-tuning.
+    """
     mlm, probes, tuned = (folder / "evaluation" / f"{kind}.json" for kind in ("mlm", "probes", "finetune"))
     rows: list[dict[str, Any]] = []
     if mlm.is_file():
@@ -142,7 +148,8 @@ def grid_rows(folder: Path, name: str) -> list[dict[str, Any]]:
 
 
 def sooner(children: Mapping[str, RunRecipe], curves: Mapping[str, Curve]) -> list[dict[str, Any]]:
-    """Where each run's student reaches the loss at which another's ends: see `evaluation.convergence.reached`.
+    """Where each run's student reaches the loss at which another's ends: see
+    `evaluation.convergence.reached`.
 
     curves  of the runs that trained one
     Only of runs that guess the same pieces of the same text.

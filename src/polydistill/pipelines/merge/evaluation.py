@@ -24,7 +24,9 @@ from polydistill.tokenization.load import LoadedTokenizer
 
 
 def evaluate_models(merge: Merge) -> None:
-    """Student and teachers on held-out and further texts, to evaluation/mlm.json, samples.json and ranks.npz."""
+    """Student and teachers on held-out and further texts, to evaluation/mlm.json, samples.json and
+    ranks.npz.
+    """
     recipe, run = merge.recipe, merge.run
     inputs = {
         "stage": "evaluation",
@@ -66,8 +68,8 @@ def _readings(merge: Merge) -> Iterator[Reading]:
 
 
 def _summary(measured: Measured) -> dict[str, Any]:
-    """Each language's student beside its best teacher, by that teacher's tokenizer, so that both guess the same tokens
-    (balanced-2022, section 4).
+    """Each language's student beside its best teacher, by that teacher's tokenizer, so that both guess the
+    same tokens (balanced-2022, section 4).
     """
     languages = {}
     for language, measures in measured.items():

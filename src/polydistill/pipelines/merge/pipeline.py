@@ -42,7 +42,9 @@ SEGMENTATION_TEXTS = 2000
 
 
 def prepare(recipe: MergeRecipe, run: Run, command: Command) -> Merge:
-    """Load the teachers' tokenizers, unite them, and check all that can be checked before hours of scoring."""
+    """Load the teachers' tokenizers, unite them, and check all that can be checked before hours of
+    scoring.
+    """
     arguments = check_arguments(recipe.training)
     tokenizers = {
         name: load_tokenizer(t.model, name=name, tokenizer=t.tokenizer, revision=t.revision)
@@ -118,7 +120,8 @@ def _write_tokenizers(merge: Merge, folder: Path) -> None:
     for name, values in measured.items():
         run.say(
             f"  {name}: drift {values['drift']:.1%}, {values['fertility']:.2f} tokens a word "
-            f"(own {values['own_fertility']:.2f}), unknown {values['unknown_share']:.2%} (own {values['own_unknown_share']:.2%})"
+            f"(own {values['own_fertility']:.2f}), unknown {values['unknown_share']:.2%} (own "
+            f"{values['own_unknown_share']:.2%})"
         )
 
 

@@ -38,7 +38,9 @@ LARGE_UNKNOWN = 0.02
 
 
 def plan_merge(recipe: MergeRecipe, console: Console, _: Mapping[str, Pipeline]) -> list[Conflict]:
-    """Print settings, sizes and times of a merge; returns its conflicts. What depends on what is missing is left out."""
+    """Print settings, sizes and times of a merge; returns its conflicts. What depends on what is missing is
+    left out.
+    """
     arguments = check_arguments(recipe.training)
     print_settings(recipe, console, training=arguments)
     problems = plan_engine(recipe, console)
@@ -104,8 +106,8 @@ def conflicts(
         cased = [name for name, value in lowercase.items() if not value]
         problems.append(
             Conflict(
-                f"{', '.join(cased)} keep case and the other teachers do not: the union tokenizer keeps it, so the "
-                "others' languages lose pieces to capitals",
+                f"{', '.join(cased)} keep case and the other teachers do not: the union tokenizer keeps it, "
+                "so the others' languages lose pieces to capitals",
                 "set student.tokenizer.lowercase, or read each language by tokenizer/<language>",
             )
         )
@@ -114,7 +116,8 @@ def conflicts(
         problems.append(
             Conflict(
                 f"the union has {union.size:,} pieces: the embeddings would outweigh the encoder",
-                "use a factorised embedding (student.model_type: electra, student.config.embedding_size: 256)",
+                "use a factorised embedding (student.model_type: electra, student.config.embedding_size: "
+                "256)",
             )
         )
     merged = union_tokenizer(
@@ -134,8 +137,9 @@ def conflicts(
             ):
                 problems.append(
                     Conflict(
-                        f"languages.{language}: the union tokenizer makes {measured.drift:.0%} of {name}'s tokens "
-                        f"otherwise and leaves {measured.unknown_share:.1%} unknown (own {measured.own_unknown_share:.1%})",
+                        f"languages.{language}: the union tokenizer makes {measured.drift:.0%} of {name}'s "
+                        f"tokens otherwise and leaves {measured.unknown_share:.1%} unknown (own "
+                        f"{measured.own_unknown_share:.1%})",
                         f"load tokenizer/{language} for this language, rather than the default tokenizer",
                     )
                 )
@@ -172,7 +176,8 @@ def _print_student(recipe: MergeRecipe, union: Union, console: Console) -> Any:
     total = sum(parameter.numel() for parameter in student.parameters())
     rows = student.get_input_embeddings().weight.numel()
     console.print(
-        f"student: {config.model_type}, {union.size:,} pieces, {total:,} parameters, {rows:,} of them ({rows / total:.0%}) embeddings",
+        f"student: {config.model_type}, {union.size:,} pieces, {total:,} parameters, {rows:,} of them "
+        f"({rows / total:.0%}) embeddings",
         markup=False,
     )
     return student
@@ -200,8 +205,8 @@ def _print_times(
             seconds = sizes[language].tokens / speed
             scored += seconds
             console.print(
-                f"score {language} with {name} in {str(dtype).removeprefix('torch.')}: {speed:,.0f} tokens/s, "
-                f"{clock(seconds)}",
+                f"score {language} with {name} in {str(dtype).removeprefix('torch.')}: {speed:,.0f} "
+                f"tokens/s, {clock(seconds)}",
                 markup=False,
             )
     step = step_seconds(recipe, student, arguments)

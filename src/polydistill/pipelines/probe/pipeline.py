@@ -1,4 +1,6 @@
-"""Probes: linear classifiers of words on frozen encoders, within a language and from each language to each other."""
+"""Probes: linear classifiers of words on frozen encoders, within a language and from each language to each
+other.
+"""
 
 from __future__ import annotations
 

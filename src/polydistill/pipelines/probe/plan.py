@@ -24,7 +24,9 @@ SAMPLE_SENTENCES = 300
 
 
 def plan_probe(recipe: ProbeRecipe, console: Console, _: Mapping[str, Pipeline]) -> list[Conflict]:
-    """Print settings, sentences, words and tags of every file and what the features take on disk; returns the conflicts."""
+    """Print settings, sentences, words and tags of every file and what the features take on disk; returns the
+    conflicts.
+    """
     print_settings(recipe, console)
     samples, words, conflicts = plan_tasks(recipe.tasks, console)
     for name, settings in recipe.models.items():
@@ -47,7 +49,8 @@ def plan_probe(recipe: ProbeRecipe, console: Console, _: Mapping[str, Pipeline])
 def plan_tasks(
     tasks: Mapping[Any, Mapping[str, TaggedData]], console: Console, *, field: str = "tasks"
 ) -> tuple[dict[str, list[TaggedSentence]], int, list[Conflict]]:
-    """Print sentences, words and tags of every file; returns (some sentences of each language, words, conflicts).
+    """Print sentences, words and tags of every file; returns (some sentences of each language, words,
+    conflicts).
 
     field  where the recipe has the tasks
     """
@@ -85,8 +88,8 @@ def plan_tasks(
             if new:
                 conflicts.append(
                     Conflict(
-                        f"{text.field}: {', '.join(new[:5])} are in the test file only, so no probe can predict them "
-                        f"({sum(tags['test'][tag] for tag in new)} words)",
+                        f"{text.field}: {', '.join(new[:5])} are in the test file only, so no probe can "
+                        f"predict them ({sum(tags['test'][tag] for tag in new)} words)",
                         "use files of one tag set",
                     )
                 )
@@ -101,8 +104,8 @@ def _other_tags(field: str, known: Mapping[str, set[str]]) -> list[Conflict]:
     every = set().union(*known.values())
     return [
         Conflict(
-            f"{field}.{language}: its training file has no {', '.join(sorted(every - tags)[:5])}, which others have: a probe "
-            "from this language can never guess them",
+            f"{field}.{language}: its training file has no {', '.join(sorted(every - tags)[:5])}, which "
+            "others have: a probe from this language can never guess them",
             "use files of one tag set, or read its zero-shot scores with that in mind",
         )
         for language, tags in known.items()

@@ -18,8 +18,8 @@ Made = TypeVar("Made")
 class Conflict:
     """Something that the user should know before a run starts.
 
-    level  `error`: the run would refuse it; `conflict`: the run takes it, and its results may not be what is meant;
-           `note`: counted and reported, as the recipe asks
+    level  `error`: the run would refuse it; `conflict`: the run takes it, and its results may not be what is
+           meant; `note`: counted and reported, as the recipe asks
     """
 
     what: str

@@ -1,4 +1,6 @@
-"""The evaluation stage that recipes share: models on every language's texts, a summary, samples and ranks; and the report."""
+"""The evaluation stage that recipes share: models on every language's texts, a summary, samples and ranks;
+and the report.
+"""
 
 from __future__ import annotations
 

@@ -39,8 +39,8 @@ class Score(Protocol):
 
 @contextmanager
 def scoring_engine(recipe: MergeRecipe | ExtractRecipe | BalanceRecipe, run: Run) -> Iterator[Score]:
-    """What scores the stores of a stage: this process, or workers on Ray, which are started when first needed and
-    stopped at the end.
+    """What scores the stores of a stage: this process, or workers on Ray, which are started when first needed
+    and stopped at the end.
     """
     if recipe.scoring.engine == "local":
         yield score
@@ -106,7 +106,8 @@ def scored_store(
         store = Store(folder)
         speed = result["tokens_scored"] / result["seconds"] if result["seconds"] else 0
         run.say(
-            f"{place}: {store.num_masked:,} masked positions, {store.num_bytes / 2**20:.1f} MiB, {speed:,.0f} tokens/s"
+            f"{place}: {store.num_masked:,} masked positions, {store.num_bytes / 2**20:.1f} MiB, "
+            f"{speed:,.0f} tokens/s"
         )
 
     made = run.make(

@@ -53,8 +53,8 @@ def build_tokenizer(recipe: PretrainRecipe | BalanceRecipe, run: Run) -> LoadedT
 def _train_vocabulary(recipe: PretrainRecipe | BalanceRecipe, raw: Path) -> Tokenizer:
     """The WordPiece of the languages' text, which is cleaned and split into `raw` before it is read.
 
-    There is no tokenizer to pack text by yet, so characters count as tokens here. Training examples are packed again
-    afterwards.
+    There is no tokenizer to pack text by yet, so characters count as tokens here. Training examples are
+    packed again afterwards.
     """
     examples = {}
     for language, settings in recipe.languages.items():
@@ -90,7 +90,9 @@ def shared_tokenizer(recipe: PretrainRecipe | BalanceRecipe, folder: Path) -> Lo
 
 
 def copy_tokenizer(tokenizer: Path, folder: Path) -> None:
-    """A run's tokenizer into a model's folder: what was written with it, and not what somebody has put beside it."""
+    """A run's tokenizer into a model's folder: what was written with it, and not what somebody has put beside
+    it.
+    """
     others = {"stamp.json", "vocabulary.json", *unlisted_files(tokenizer)}
     for path in tokenizer.iterdir():
         if path.is_file() and path.name not in others:
@@ -98,7 +100,9 @@ def copy_tokenizer(tokenizer: Path, folder: Path) -> None:
 
 
 def _balanced(examples: dict[str, Examples], alpha: float) -> Iterator[str]:
-    """Languages' texts for the vocabulary, small languages repeated by the exponential smoothing of training."""
+    """Languages' texts for the vocabulary, small languages repeated by the exponential smoothing of
+    training.
+    """
     sizes = {language: int(sum(map(len, _texts(of_language)))) for language, of_language in examples.items()}
     shares = smoothed_probabilities(sizes, alpha)
     # The language that smoothing takes most from is read once; the others as often as their share asks.

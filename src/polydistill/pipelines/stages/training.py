@@ -53,7 +53,9 @@ class Training:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def run(self, folder: Path, **more: Any) -> list[dict[str, float]]:
-        """Train the model in place, with checkpoints in `folder`; returns the log. `more` goes before the options."""
+        """Train the model in place, with checkpoints in `folder`; returns the log. `more` goes before the
+        options.
+        """
         settings = {"arguments": dict(self.arguments), **self.options, **more}
         return train(
             self.model,
@@ -70,8 +72,8 @@ class Training:
 def train_into(
     run: Run, name: str, inputs: Any, begin: Callable[[], Training], *, seed: int, stage: str
 ) -> Artefact:
-    """Find the model that was made from just these inputs, or train it; checkpoints and log.json are beside its folder.
-    A run that may be reused and has the same model gives a copy of it.
+    """Find the model that was made from just these inputs, or train it; checkpoints and log.json are beside
+    its folder. A run that may be reused and has the same model gives a copy of it.
 
     name   the model's folder within the run's
     begin  makes what the training is given; called only if there is something to train or to copy
@@ -152,7 +154,9 @@ def initial_model(recipe: PretrainRecipe | BalanceRecipe, tokenizer: LoadedToken
 
 
 def check_training(recipe: TextRecipe, _: object = None) -> None:
-    """Raise what a run would be refused for that needs no model: its training's arguments and its files of text."""
+    """Raise what a run would be refused for that needs no model: its training's arguments and its files of
+    text.
+    """
     check_arguments(recipe.training)
     check_texts(recipe)
 
