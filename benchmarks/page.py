@@ -15,8 +15,8 @@ PAGE = Path(__file__).parent.parent / "docs" / "performance.md"
 HEAD = """# Performance
 
 Written by `python -m benchmarks` from its measurements; do not edit. Every figure is a median over rounds
-in which ours and its peers took turns on one machine, in fresh processes where memory is compared. The machines are
-shared: look at the ratios.
+in which ours and its peers took turns on one machine, in fresh processes where memory is compared. The
+machines are shared: look at the ratios.
 """
 
 
