@@ -245,7 +245,7 @@ def _check_layers(
             raise ModelError(
                 "student.init",
                 str(list(layers)),
-                f"{architecture}'s layer {index} cannot be the student's layer {place}: one lacks {differing}",
+                f"{architecture}'s layer {index} cannot be student layer {place}: one of them lacks {differing}",
                 "use layer 0 first and nowhere else: `stride`, `distilbert`, `bottom` or such a list",
             )
 

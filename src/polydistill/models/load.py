@@ -75,7 +75,7 @@ def load_masked_lm(
             field,
             model,
             f"its file lacks weights that a masked language model needs ({', '.join(missing[:3])})",
-            "it was saved without its MLM head, or is another kind of model; use the checkpoint with the head",
+            "it was saved without its MLM head, or is another kind of model: use a checkpoint with one",
         )
     check_weights(loaded, info, model, field, revision)
     check_finite(loaded, model, field)

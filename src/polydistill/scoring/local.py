@@ -28,8 +28,8 @@ def score(
 ) -> dict[str, Any]:
     """Write the store of one teacher over one language's examples into `folder`.
 
-    Existing shards are kept, so an interrupted run resumes. The bytes do not change, for a shard depends only on its
-    own examples.
+    Existing shards are kept, so an interrupted run resumes. The bytes do not change, for a shard depends only
+    on its own examples.
     model     moved to the GPU if there is one
     progress  called with the examples and tokens done since the last call
     Returns the manifest, with `tokens_scored` and `seconds` of this call.

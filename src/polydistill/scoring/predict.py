@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _DRAW = 9
-# Masked positions of a batch are padded to a multiple of this, see `polydistill.padding`. Batches have about 1,200
-# positions, more than training's, so the multiple is larger.
+# Masked positions of a batch are padded to a multiple of this, see `polydistill.padding`. Batches have about
+# 1,200 positions, more than training's, so the multiple is larger.
 POSITIONS_MULTIPLE = 64
 # Pieces per group: the search for the most likely pieces compares the groups' maxima first.
 GROUP = 64
@@ -55,10 +55,11 @@ def predict(
     """Run the teacher over one batch and keep k predictions per masked position.
 
     ids              the examples' ids, which seed random draws
-    vocabulary_size  pieces of the tokenizer; a model's rows beyond them are not predicted, and their probability
-                     counts as tail
+    vocabulary_size  pieces of the tokenizer; a model's rows beyond them are not predicted, and their
+                     probability counts as tail
     dtype            of matrix products (by autocast); logsumexp and probabilities are float32
-    chunk_positions  rows of vocabulary products computed at once; by default as many as fit into losses.CHUNK_BYTES
+    chunk_positions  rows of vocabulary products computed at once; by default as many as fit into
+                     losses.CHUNK_BYTES
     Raises NumericsError if a logit is not finite.
     """
     device = next(model.parameters()).device
@@ -152,8 +153,8 @@ def read_rows(
 def likeliest(logprobs: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
     """The K largest of each row, ids [N, K] and values [N, K], in descending order.
 
-    They are in the K groups with the largest maxima, so one vectorised pass excludes most columns. `topk` over all
-    columns takes as long as the product that made them.
+    They are in the K groups with the largest maxima, so one vectorised pass excludes most columns. `topk`
+    over all columns takes as long as the product that made them.
     """
     num_rows, width = logprobs.shape
     grouped = logprobs.view(num_rows, width // GROUP, GROUP)
@@ -167,8 +168,8 @@ def likeliest(logprobs: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
 def draw_pieces(logprobs: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
     """K draws with replacement from each row's distribution, as distinct ids with log(count / K), else -inf.
 
-    Importance sampling with the teacher as proposal: every draw has weight 1 / K, and the expected target is the full
-    distribution (Sparse Logit Sampling, ACL 2025, with exponent 1).
+    Importance sampling with the teacher as proposal: every draw has weight 1 / K, and the expected target is
+    the full distribution (Sparse Logit Sampling, ACL 2025, with exponent 1).
 
     logprobs [N, V], draws [N, K] uniform in [0, 1)
     """

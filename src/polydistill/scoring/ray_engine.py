@@ -1,6 +1,8 @@
-"""Scoring on Ray: a pool of workers with shards as the unit; another worker scores a lost worker's shards again.
+"""Scoring on Ray: a pool of workers with shards as the unit; another worker scores a lost worker's shards
+again.
 
-The driver reads examples, sends them shard by shard, checks the results, and writes them as `local.score` does.
+The driver reads examples, sends them shard by shard, checks the results, and writes them as `local.score`
+does.
 """
 
 from __future__ import annotations
@@ -75,7 +77,8 @@ def _fetch(
     todo: list[int],
     progress: Callable[[int, int], None],
 ) -> list[int]:
-    """Take shards from the storage, left there by an earlier driver's workers; return those still to score."""
+    """Take shards from the storage, left there by an earlier driver's workers; return those still to score.
+    """
     stored, left, ids = storage.indices(), [], examples.ids
     for index in todo:
         data = storage.get(index, stored.get(index, []))
@@ -161,8 +164,8 @@ class Workers:
                     if not any(worker.ready for worker in self.pool):
                         free = ray.available_resources()
                         self.say(
-                            f"scoring on Ray: waiting for workers, {_shown(ray_session.resources())}; free are "
-                            f"{free.get('CPU', 0):g} cores, {free.get('GPU', 0):g} GPUs"
+                            f"scoring on Ray: waiting for workers, {_shown(ray_session.resources())}; "
+                            f"free are {free.get('CPU', 0):g} cores, {free.get('GPU', 0):g} GPUs"
                         )
                     continue
                 worker, index = work.calls[done[0]]
@@ -171,7 +174,8 @@ class Workers:
                     if isinstance(result, ScoredShard) and checksum(result.data) != result.digest:
                         raise RayError("a shard's bytes were damaged in transfer")
                 except RayTaskError as error:
-                    # A user's error is raised as it is without Ray; others are bugs, with the worker's traceback.
+                    # A user's error is raised as it is without Ray; others are bugs, with the worker's
+                    # traceback.
                     raise error.cause if isinstance(error.cause, UserError) else error from None
                 except RayError as error:
                     self.lose(work, worker, index, error)
@@ -224,7 +228,9 @@ class Workers:
         )
 
     def _begin(self, job: Job, model: PreTrainedModel) -> Callable[[Worker], ObjectRef]:
-        """A function that makes a worker begin a job. A teacher's weights are sent once per machine, not per worker."""
+        """A function that makes a worker begin a job. A teacher's weights are sent once per machine, not per
+        worker.
+        """
         import ray
 
         number, known, parcel = self._teacher
@@ -249,7 +255,10 @@ class Workers:
         return Worker(actor.remote(self.settings.num_cpus, self._num_gpus > 0))
 
     def _fill(
-        self, work: Work, begin: Callable[[Worker], ObjectRef], read: Callable[[int], tuple[list[int], list[str]]]
+        self,
+        work: Work,
+        begin: Callable[[Worker], ObjectRef],
+        read: Callable[[int], tuple[list[int], list[str]]],
     ) -> None:
         """Start missing workers, and give every ready worker shards."""
         while len(self.pool) < min(self._num_workers, work.unfinished):
@@ -264,7 +273,9 @@ class Workers:
                     work.calls[worker.actor.score.remote(index, *read(index))] = (worker, index)
 
     def lose(self, work: Work, worker: Worker, index: int | None, error: Exception) -> None:
-        """Remove a worker and requeue its shards; ClusterError if a shard, or a start, failed MAX_TRIES times."""
+        """Remove a worker and requeue its shards; ClusterError if a shard, or a start, failed MAX_TRIES
+        times.
+        """
         import ray
 
         ray.kill(worker.actor)
@@ -283,8 +294,8 @@ class Workers:
                 "scoring.engine",
                 "ray",
                 f"{what} {MAX_TRIES} times, last: {reason}",
-                "see Ray's logs on that machine; if memory is short, lower scoring.batch_tokens (which scores all shards "
-                "again) or scoring.ray.workers; the same command resumes",
+                "see Ray's logs on that machine; if memory is short, lower scoring.batch_tokens (which scores all "
+                "shards again) or scoring.ray.workers; the same command resumes",
             )
         again = (
             f"shards {', '.join(map(str, shards))} are scored again" if shards else "another takes its place"

@@ -12,9 +12,9 @@ from polydistill.errors import ClusterError, RecipeError
 
 FIELD = "scoring.ray.address"
 CONNECT_SECONDS = 5.0
-# Read when Ray is imported or starts its processes; a user's own settings stay. SKIP_REGEX silences Ray's output about
-# lost workers, beside the exception; there is no other switch. Niceness: Ray's default, 15, starves workers beside other
-# processes, and the local engine has 0.
+# Read when Ray is imported or starts its processes; a user's own settings stay. SKIP_REGEX silences Ray's
+# output about lost workers, beside the exception; there is no other switch. Niceness: Ray's default, 15,
+# starves workers beside other processes, and the local engine has 0.
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -44,7 +44,9 @@ def _field(settings: Ray) -> str:
 
 
 def check_address(settings: Ray) -> None:
-    """Raise ClusterError if nothing answers at host:port: Ray would try for a minute and then end the process."""
+    """Raise ClusterError if nothing answers at host:port: Ray would try for a minute and then end the
+    process.
+    """
     address, field = address_of(settings), _field(settings)
     if address is None or address in ("auto", "local"):
         return
@@ -125,7 +127,9 @@ def needs(settings: Ray) -> tuple[float, int]:
         num_gpus = float(any(machine.get("GPU", 0) >= 1 for machine in machines))
     fits = room(machines, settings.num_cpus, num_gpus)
     if not fits and settings.workers is None:
-        most = {name: max((machine.get(name, 0) for machine in machines), default=0) for name in ("CPU", "GPU")}
+        most = {
+            name: max((machine.get(name, 0) for machine in machines), default=0) for name in ("CPU", "GPU")
+        }
         raise ClusterError(
             "scoring.ray",
             None,

@@ -1,4 +1,6 @@
-"""A model in a form for transfer: a small pickle, and weights as arrays that processes of a machine can share."""
+"""A model in a form for transfer: a small pickle, and weights as arrays that processes of a machine can
+share.
+"""
 
 from __future__ import annotations
 

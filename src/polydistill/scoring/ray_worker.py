@@ -1,7 +1,7 @@
 """A worker on Ray: one teacher, one shard after the other.
 
-A worker needs no disk in common with the driver: teacher, examples and shards are transferred by Ray's object store.
-This module does not import Ray, so it can be tested without it.
+A worker needs no disk in common with the driver: teacher, examples and shards are transferred by Ray's object
+store. This module does not import Ray, so it can be tested without it.
 """
 
 from __future__ import annotations

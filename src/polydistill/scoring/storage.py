@@ -1,7 +1,7 @@
 """Finished shards in shared storage: a folder or object storage, by `fsspec`.
 
-A file's name holds its checksum. So incomplete and damaged files are recognised, whatever the storage guarantees about
-renaming.
+A file's name holds its checksum. So incomplete and damaged files are recognised, whatever the storage
+guarantees about renaming.
 """
 
 from __future__ import annotations
