@@ -97,8 +97,7 @@ def measure_in_turns(
 
 
 def describe(model: str, *, revision: str | None = None, allow_pickle: bool = False) -> dict[str, Any]:
-    """Parameters, parameters in tables with a row per piece, bytes of weight files, pieces, largest length.
-    """
+    """Parameters, those in tables with a row per piece, bytes of weight files, pieces, largest length."""
     loaded = load_masked_lm(model, revision=revision, allow_pickle=allow_pickle)
     rows = loaded.config.vocab_size
     tables = [weight.numel() for weight in loaded.parameters() if weight.dim() == 2 and rows in weight.shape]

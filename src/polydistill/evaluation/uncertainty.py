@@ -1,5 +1,4 @@
-"""Uncertainty of a mean over masked tokens. Tokens of an example are correlated, so examples are resampled.
-"""
+"""Uncertainty of a mean over masked tokens. An example's tokens are correlated, so examples are resampled."""
 
 from __future__ import annotations
 
@@ -20,8 +19,7 @@ class Difference(NamedTuple):
 
     @property
     def settled(self) -> bool:
-        """Whether the interval excludes zero. It reflects sampling of the text, not variation between seeds.
-        """
+        """Whether the interval excludes 0. It reflects sampling of the text, not variation between seeds."""
         return self.low > 0 or self.high < 0
 
 

@@ -232,8 +232,7 @@ def _loss_rows(
 
 
 def cosine_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Σₙ 1 - cos(studentₙ, teacherₙ) of hidden states [N, H] each; Eliquare 2022, L_cosine, as in DistilBERT.
-    """
+    """Σₙ 1 - cos(studentₙ, teacherₙ) of hidden states [N, H]; Eliquare 2022, L_cosine, as in DistilBERT."""
     target = torch.ones(len(student), device=student.device)
     return functional.cosine_embedding_loss(_exact(student), _exact(teacher), target, reduction="sum")
 

@@ -116,8 +116,7 @@ def extracted_config(
 def check_extraction(
     config: PreTrainedConfig, teacher: PreTrainedConfig, layers: Sequence[int] | None
 ) -> None:
-    """Raise ModelError if a student with this configuration cannot start from these layers; loads no weights.
-    """
+    """Raise ModelError if a student configuration does not fit these layers; loads no weights."""
     shapes = build_student(config, seed=0, device="meta")
     if layers is not None:
         original = build_student(teacher, seed=0, field="teacher", device="meta")
@@ -245,7 +244,7 @@ def _check_layers(
             raise ModelError(
                 "student.init",
                 str(list(layers)),
-                f"{architecture}'s layer {index} cannot be student layer {place}: one of them lacks {differing}",
+                f"{architecture}'s layer {index} cannot be student layer {place}: one lacks {differing}",
                 "use layer 0 first and nowhere else: `stride`, `distilbert`, `bottom` or such a list",
             )
 

@@ -41,9 +41,7 @@ def masked_features(model: nn.Module, inputs: dict[str, Tensor], positions: Tens
 def features_and_states(
     model: nn.Module, inputs: dict[str, Tensor], positions: Tensor
 ) -> tuple[Tensor, Tensor | None]:
-    """(as `masked_features`, the encoder's last hidden states [B, L, H], or None if its output has another
-    shape).
-    """
+    """(see `masked_features`, the encoder's last hidden states [B, L, H] or None for another shape)."""
     kept: list[Tensor] = []
     states: list[Tensor] = []
     selected = False

@@ -14,9 +14,7 @@ LENGTH_MULTIPLE, PART_ROWS = 8, 4
 
 
 def length_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
-    """Indices of examples in batches of similar lengths, longest first, each of at most `max_tokens` padded
-    tokens.
-    """
+    """Indices of examples in batches of at most `max_tokens` padded tokens and similar lengths, longest first."""
     order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
     batches: list[list[int]] = []
     longest = 0
@@ -61,9 +59,7 @@ def length_parts(lengths: Sequence[int], overhead_tokens: int) -> list[list[int]
 def pad_batch(
     rows: Sequence[Sequence[int] | npt.NDArray[np.integer]], pad_id: int, *, multiple: int = LENGTH_MULTIPLE
 ) -> tuple[Tensor, Tensor]:
-    """([B, L] ids, [B, L] attention mask) of rows of ids; L is the longest, rounded up to a multiple of
-    `multiple`.
-    """
+    """([B, L] ids, [B, L] attention mask) of rows of ids, padded to the longest, rounded up to `multiple`."""
     longest = max(len(row) for row in rows)
     length = -(-longest // multiple) * multiple
     ids = torch.full((len(rows), length), pad_id, dtype=torch.long)

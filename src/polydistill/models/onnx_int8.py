@@ -103,9 +103,7 @@ def _tables(graph: onnx.GraphProto, rows: int) -> list[str]:
 
 
 def _quantise_table(graph: onnx.GraphProto, name: str, columns: str) -> None:
-    """Replace a table [V, E] by int8 with one scale per row; an int8 matrix `columns` [E, V] becomes its
-    transpose.
-    """
+    """Replace a table [V, E] by int8 with a scale per row; an int8 `columns` [E, V] becomes its transpose."""
     from onnx import helper, numpy_helper
 
     weights = {weight.name: weight for weight in graph.initializer}

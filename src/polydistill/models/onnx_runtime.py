@@ -56,8 +56,7 @@ class OnnxModel:
         self.inputs = [node.name for node in self._session.get_inputs()]
 
     def logits(self, input_ids: Tensor, attention: Tensor, token_types: Tensor | None = None) -> Tensor:
-        """[B, L, V] float32 logits of [B, L] ids, attention mask and token types (zeros if none are given).
-        """
+        """[B, L, V] float32 logits of [B, L] ids, attention mask and token types (zeros by default)."""
         feed = {"input_ids": input_ids.numpy(), "attention_mask": attention.numpy()}
         if "token_type_ids" in self.inputs:
             types = torch.zeros_like(input_ids) if token_types is None else token_types
@@ -65,8 +64,7 @@ class OnnxModel:
         return torch.from_numpy(self._session.run(["logits"], feed)[0])
 
     def logits_at(self, input_ids: Tensor, attention: Tensor, positions: Tensor) -> Iterator[Tensor]:
-        """Logits [N, V] at positions [N] of the flattened batch, in the form of `evaluation.measure_logits`.
-        """
+        """Logits [N, V] at positions [N] of the flattened batch, for `evaluation.measure_logits`."""
         yield self.logits(input_ids, attention).flatten(0, 1).index_select(0, positions)
 
 

@@ -77,8 +77,7 @@ def _fetch(
     todo: list[int],
     progress: Callable[[int, int], None],
 ) -> list[int]:
-    """Take shards from the storage, left there by an earlier driver's workers; return those still to score.
-    """
+    """Take shards that an earlier driver's workers left in the storage; return those still to score."""
     stored, left, ids = storage.indices(), [], examples.ids
     for index in todo:
         data = storage.get(index, stored.get(index, []))
@@ -228,9 +227,7 @@ class Workers:
         )
 
     def _begin(self, job: Job, model: PreTrainedModel) -> Callable[[Worker], ObjectRef]:
-        """A function that makes a worker begin a job. A teacher's weights are sent once per machine, not per
-        worker.
-        """
+        """A function that makes a worker begin a job. A teacher's weights are sent once per machine."""
         import ray
 
         number, known, parcel = self._teacher
@@ -273,9 +270,7 @@ class Workers:
                     work.calls[worker.actor.score.remote(index, *read(index))] = (worker, index)
 
     def lose(self, work: Work, worker: Worker, index: int | None, error: Exception) -> None:
-        """Remove a worker and requeue its shards; ClusterError if a shard, or a start, failed MAX_TRIES
-        times.
-        """
+        """Remove a worker and requeue its shards; ClusterError for MAX_TRIES failures of a shard or a start."""
         import ray
 
         ray.kill(worker.actor)
@@ -294,8 +289,8 @@ class Workers:
                 "scoring.engine",
                 "ray",
                 f"{what} {MAX_TRIES} times, last: {reason}",
-                "see Ray's logs on that machine; if memory is short, lower scoring.batch_tokens (which scores all "
-                "shards again) or scoring.ray.workers; the same command resumes",
+                "see Ray's logs on that machine; if memory is short, lower scoring.batch_tokens (which "
+                "scores all shards again) or scoring.ray.workers; the same command resumes",
             )
         again = (
             f"shards {', '.join(map(str, shards))} are scored again" if shards else "another takes its place"

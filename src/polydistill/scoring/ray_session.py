@@ -44,9 +44,7 @@ def _field(settings: Ray) -> str:
 
 
 def check_address(settings: Ray) -> None:
-    """Raise ClusterError if nothing answers at host:port: Ray would try for a minute and then end the
-    process.
-    """
+    """Raise ClusterError if nothing answers at host:port: Ray tries for a minute, then ends the process."""
     address, field = address_of(settings), _field(settings)
     if address is None or address in ("auto", "local"):
         return
@@ -91,8 +89,8 @@ def start(settings: Ray) -> bool:
 
 
 _REMEDY = (
-    "check that `ray start --head` runs there and that its port is open, or leave scoring.ray.address out and "
-    "RAY_ADDRESS unset to start Ray on this machine"
+    "check that `ray start --head` runs there and that its port is open, or leave scoring.ray.address out "
+    "and RAY_ADDRESS unset to start Ray on this machine"
 )
 
 
@@ -133,8 +131,8 @@ def needs(settings: Ray) -> tuple[float, int]:
         raise ClusterError(
             "scoring.ray",
             None,
-            f"a worker needs num_cpus {settings.num_cpus} and num_gpus {num_gpus:g}, but no machine has more than "
-            f"{most['CPU']:g} and {most['GPU']:g}",
+            f"a worker needs num_cpus {settings.num_cpus} and num_gpus {num_gpus:g}, but no machine has more "
+            f"than {most['CPU']:g} and {most['GPU']:g}",
             "ask for fewer, or set scoring.ray.workers if the cluster will grow",
         )
     return num_gpus, fits if settings.workers is None else settings.workers

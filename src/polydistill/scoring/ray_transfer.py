@@ -1,6 +1,4 @@
-"""A model in a form for transfer: a small pickle, and weights as arrays that processes of a machine can
-share.
-"""
+"""A model for transfer: a small pickle, and weights as arrays that processes of a machine can share."""
 
 from __future__ import annotations
 

@@ -6,14 +6,13 @@ store. This module does not import Ray, so it can be tested without it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import os
 import pickle
 import threading
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 

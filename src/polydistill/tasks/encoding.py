@@ -46,7 +46,9 @@ class Coder:
         if self.task.kind in ("ner", "pos"):
             return self._tagged([example for example in examples if isinstance(example, TaggedSentence)])
         if self.task.kind == "qa":
-            return self._questions([example for example in examples if isinstance(example, Question)], training)
+            return self._questions(
+                [example for example in examples if isinstance(example, Question)], training
+            )
         if self.task.kind == "choice":
             return self._choices([example for example in examples if isinstance(example, Choice)])
         return self._texts([example for example in examples if isinstance(example, LabelledText)])
@@ -102,7 +104,9 @@ class Coder:
         ]
 
     def _choices(self, examples: Sequence[Choice]) -> list[dict[str, Any]]:
-        encoded = iter(self._pairs([(example.premise, choice) for example in examples for choice in example.choices]))
+        encoded = iter(
+            self._pairs([(example.premise, choice) for example in examples for choice in example.choices])
+        )
         features = []
         for index, example in enumerate(examples):
             rows = [next(encoded) for _ in example.choices]
@@ -189,10 +193,11 @@ def best_span(
     offsets: Sequence[tuple[int, int] | None],
     max_tokens: int,
 ) -> tuple[float, int, int] | None:
-    """(score, first character, end character) of a window's most likely answer; None if the window has no text.
+    """(score, first character, end character) of a window's most likely answer; None if the window has no
+    text.
 
-    The score is the largest sum of a start's and an end's logit within the text, with the end not before the start
-    and at most `max_tokens` tokens. The end is exclusive.
+    The score is the largest sum of a start's and an end's logit within the text, with the end not before the
+    start and at most `max_tokens` tokens. The end is exclusive.
     """
     inside = np.array([offset is not None for offset in offsets])
     if not inside.any():

@@ -151,8 +151,8 @@ def takes_segments(config: PreTrainedConfig, input_names: Sequence[str]) -> bool
 def collate(features: Sequence[Feature], *, pad_id: int) -> dict[str, Tensor]:
     """A batch of features, padded to the longest.
 
-    features  `input_ids` [L], or [n, L] for choices; `token_type_ids` alike, if the model uses them; `labels`: a number,
-              or one per token; `start_positions`, `end_positions`
+    features  `input_ids` [L], or [n, L] for choices; `token_type_ids` alike, if the model uses them;
+              `labels`: a number, or one per token; `start_positions`, `end_positions`
     """
     nested = isinstance(features[0]["input_ids"][0], list)
     choices = len(features[0]["input_ids"]) if nested else 1

@@ -1,4 +1,4 @@
-"""Labelled examples of files and data sets: classes of texts and pairs, choices, questions, tagged sentences."""
+"""Labelled examples of files and data sets: classes of texts and pairs, choices, questions, sentences."""
 
 from __future__ import annotations
 
@@ -133,8 +133,8 @@ def _json_lines(path: Path, field: str) -> Iterator[_Row]:
 def _separated(path: Path, columns: Columns, field: str, *, tabs: bool) -> Iterator[_Row]:
     """Rows of a table with tabs or commas.
 
-    With tabs, quotation marks are plain text unless the recipe sets `quotes`: published sets have texts that begin
-    with one.
+    With tabs, quotation marks are plain text unless the recipe sets `quotes`: published sets have texts that
+    begin with one.
     """
     quotes = not tabs if columns.quotes is None else columns.quotes
     csv.field_size_limit(MAX_FIELD_CHARACTERS)
@@ -205,7 +205,9 @@ def _string(row: _Row, column: str, name: str, field: str) -> str:
 
 def _whole(text: str, row: _Row, column: str, field: str) -> str:
     if has_half_character(text):
-        raise CorpusError(field, row.where, f"column {column!r} {HALF_CHARACTER}", "correct or remove the row")
+        raise CorpusError(
+            field, row.where, f"column {column!r} {HALF_CHARACTER}", "correct or remove the row"
+        )
     return text
 
 
@@ -284,7 +286,10 @@ def _data_set(source: LabelledSource, kind: str, columns: Columns, field: str) -
             loaded = datasets.load_dataset(place, source.config, split=source.split)
         names = {column: _class_names(feature) for column, feature in loaded.features.items()}
         for number, row in enumerate(loaded):
-            yield _Row(f"{name}, row {number}", {column: _named(value, names[column]) for column, value in row.items()})
+            yield _Row(
+                f"{name}, row {number}",
+                {column: _named(value, names[column]) for column, value in row.items()},
+            )
     except CorpusError:
         raise
     except Exception as error:  # `datasets` raises various types, in loading and in reading

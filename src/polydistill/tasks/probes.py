@@ -91,14 +91,17 @@ def _numpy(tensor: Tensor) -> npt.NDArray[np.float32]:
 def score_tags(
     gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]], task: str
 ) -> dict[str, float]:
-    """Scores of a task's tags: accuracy; for `ner` also token macro-F1 (the balanced paper's) and entity F1 (seqeval).
+    """Scores of a task's tags: accuracy; for `ner` also token macro-F1 (the balanced paper's) and entity F1
+    (seqeval).
 
     gold, predicted  a sequence of tags per sentence
     Macro-F1 is over the tags that occur in either, `O` among them.
     """
     flat_gold = [tag for tags in gold for tag in tags]
     flat = [tag for tags in predicted for tag in tags]
-    scores = {"accuracy": float(np.mean([right == guess for right, guess in zip(flat_gold, flat, strict=True)]))}
+    scores = {
+        "accuracy": float(np.mean([right == guess for right, guess in zip(flat_gold, flat, strict=True)]))
+    }
     if task == "ner":
         # Imported here, for they take a second, which every command would wait for.
         from seqeval.metrics import f1_score as entity_f1
@@ -118,7 +121,8 @@ METRICS = {"pos": ("accuracy",), "ner": ("macro_f1", "entity_f1")}
 def summarise(
     scores: dict[str, dict[str, dict[str, list[float]]]], metric: str, groups: dict[str, list[str]]
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """group → `in_language` and `zero_shot` → mean and deviation over seeds of the mean over languages or pairs.
+    """group → `in_language` and `zero_shot` → mean and deviation over seeds of the mean over languages or
+    pairs.
 
     scores  source → target → metric → one score per seed
     A group's values are those of its languages as targets; zero-shot sources are all other languages.

@@ -292,8 +292,7 @@ def expected_size(
 def collate_parts(
     examples: Sequence[TrainingExample], pad_id: int, overhead_tokens: int
 ) -> dict[str, list[dict[str, Tensor]]]:
-    """A micro-batch as `parts`, each a batch (see `collate`) of similar lengths (see `models.length_parts`).
-    """
+    """A micro-batch as `parts` of similar lengths (`models.length_parts`), each a batch (`collate`)."""
     parts = length_parts([len(example.input_ids) for example in examples], overhead_tokens)
     return {"parts": [collate([examples[index] for index in part], pad_id) for part in parts]}
 

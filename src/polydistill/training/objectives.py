@@ -109,8 +109,7 @@ class Labels:
         return [known[labels] for labels in self.labels]
 
     def sums(self, mlm: Tensor, kd: Tensor, loss: Tensor, language: Tensor) -> Tensor:
-        """[2 + 2 languages] sums of MLM [N], of KD [N], of the loss [N] by language; positions by language.
-        """
+        """[2 + 2 languages] sums of MLM [N] and KD [N]; by language, sums of the loss [N] and positions."""
         size = len(self.languages)
         sums = torch.zeros(2 + 2 * size, dtype=torch.float64, device=loss.device)
         sums[0], sums[1] = mlm.sum(), kd.sum()
@@ -286,9 +285,7 @@ class LiveTeachers(Labels):
 
     @torch.no_grad()
     def _read(self, index: int, inputs: dict[str, Tensor], positions: Tensor) -> OutputLayer:
-        """A teacher's output layer with its features at positions [N] of the flattened batch; it sees its own
-        rows only.
-        """
+        """A teacher's output layer with features at flat positions [N]; it sees only its own rows."""
         width = inputs["input_ids"].shape[1]
         rows, within = (positions // width).unique(return_inverse=True)
         of_teacher = {name: values.index_select(0, rows) for name, values in inputs.items()}
