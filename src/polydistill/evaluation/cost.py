@@ -26,6 +26,8 @@ from polydistill.models.student import build_student
 from polydistill.tokenization.load import max_positions
 
 Part = Literal["encoder", "model"]
+# What is known of a model, or the options of its measurement.
+Facts = Mapping[str, Any]
 # (texts, tokens): that of Eliquare's table 3, and that of a service.
 SHAPES = ((32, 512), (1, 128))
 # Logits and their copies may take at most this share of the available memory.
@@ -38,7 +40,7 @@ def compare_cost(
     shapes: Sequence[tuple[int, int]] = SHAPES,
     rounds: int = 3,
     calls: int = 5,
-    loading: Mapping[str, Mapping[str, Any]] | None = None,
+    loading: Mapping[str, Facts] | None = None,
 ) -> list[dict[str, Any]]:
     """A row for each model, shape and part: medians over fresh processes.
 
@@ -56,14 +58,14 @@ def compare_cost(
 
 
 def measure_in_turns(
-    facts: Mapping[str, Mapping[str, Any]],
+    facts: Mapping[str, Facts],
     *,
     shapes: Sequence[tuple[int, int]],
     rounds: int,
     calls: int,
     parts: Sequence[Part] = ("encoder", "model"),
     threads: int = 0,
-    loading: Mapping[str, Mapping[str, Any]] | None = None,
+    loading: Mapping[str, Facts] | None = None,
 ) -> list[dict[str, Any]]:
     """`compare_cost` for models with known facts, from `describe` or elsewhere.
 
@@ -110,12 +112,12 @@ def describe(model: str, *, revision: str | None = None, allow_pickle: bool = Fa
     }
 
 
-def _fits(facts: Mapping[str, Any], batch: int, length: int) -> bool:
+def _fits(facts: Facts, batch: int, length: int) -> bool:
     return float(batch * length * facts["pieces"] * 4) < MEMORY_SHARE * psutil.virtual_memory().available
 
 
 def in_a_process(
-    model: str, batch: int, length: int, part: str, calls: int, options: Mapping[str, Any]
+    model: str, batch: int, length: int, part: str, calls: int, options: Facts
 ) -> dict[str, float]:
     """`measure_cost` in a fresh process. Raises ModelError if the process fails."""
     what = [str(batch), str(length), part, str(calls), json.dumps(options)]

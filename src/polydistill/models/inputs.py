@@ -14,7 +14,7 @@ LENGTH_MULTIPLE, PART_ROWS = 8, 4
 
 
 def length_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
-    """Indices of examples in batches of at most `max_tokens` padded tokens and similar lengths, longest first."""
+    """Indices of examples in batches of similar lengths, longest first, within `max_tokens` padded tokens."""
     order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
     batches: list[list[int]] = []
     longest = 0

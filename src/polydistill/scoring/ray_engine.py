@@ -270,7 +270,7 @@ class Workers:
                     work.calls[worker.actor.score.remote(index, *read(index))] = (worker, index)
 
     def lose(self, work: Work, worker: Worker, index: int | None, error: Exception) -> None:
-        """Remove a worker and requeue its shards; ClusterError for MAX_TRIES failures of a shard or a start."""
+        """Remove a worker and requeue its shards; ClusterError after MAX_TRIES failures."""
         import ray
 
         ray.kill(worker.actor)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 from importlib.util import find_spec
-from typing import Any
 
 from polydistill.config.scoring import Ray
 from polydistill.errors import ClusterError, RecipeError
@@ -77,7 +76,7 @@ def start(settings: Ray) -> bool:
     # By default Ray would also join the cluster that was last started on this machine.
     address = address_of(settings) or "local"
     check_address(settings)
-    own: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
+    own: dict[str, bool] = {"include_dashboard": False} if address == "local" else {}
     try:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR", **own)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:

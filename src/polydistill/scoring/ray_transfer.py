@@ -6,7 +6,6 @@ import io
 import pickle
 import warnings
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -70,6 +69,7 @@ def pack(model: nn.Module) -> Parcel:
     return Parcel(file.getvalue(), packer.tensors)
 
 
-def unpack(parcel: Parcel) -> Any:
+def unpack(parcel: Parcel) -> nn.Module:
     """The model, read-only: its weights are the parcel's memory, which processes may share."""
-    return _Unpacker(parcel).load()
+    model: nn.Module = _Unpacker(parcel).load()
+    return model

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from polydistill.config.finetune import Task
-from polydistill.tasks.heads import NO_LABEL
+from polydistill.tasks.heads import NO_LABEL, Feature
 from polydistill.tasks.labelled import Choice, Example, LabelledText
 from polydistill.tasks.questions import Question, locate
 from polydistill.tasks.tagged import TaggedSentence
@@ -24,6 +24,8 @@ FRAME_TOKENS = 4
 # Most likely starts, and ends, that are combined into answers.
 NUM_CANDIDATES = 20
 
+# Tags, or a label, a choice's index or an answer's text.
+Prediction = str | list[str]
 Outputs = Iterable[tuple[int, tuple[npt.NDArray[np.float32], ...]]]
 
 
@@ -41,7 +43,7 @@ class Coder:
     max_length: int
     segments: bool
 
-    def encode(self, examples: Sequence[Example], *, training: bool = False) -> list[dict[str, Any]]:
+    def encode(self, examples: Sequence[Example], *, training: bool = False) -> list[Feature]:
         """Features with their targets; `item` is the index of a feature's example."""
         if self.task.kind in ("ner", "pos"):
             return self._tagged([example for example in examples if isinstance(example, TaggedSentence)])
@@ -54,8 +56,8 @@ class Coder:
         return self._texts([example for example in examples if isinstance(example, LabelledText)])
 
     def decode(
-        self, examples: Sequence[Example], features: Sequence[dict[str, Any]], outputs: Outputs
-    ) -> list[Any]:
+        self, examples: Sequence[Example], features: Sequence[Feature], outputs: Outputs
+    ) -> list[Prediction]:
         """A prediction per example: tags, a label, a choice's index, or an answer's text."""
         if self.task.kind == "qa":
             return self._answers(examples, features, outputs)
@@ -74,9 +76,9 @@ class Coder:
                 predictions[feature["item"]] = label
         return predictions
 
-    def _tagged(self, sentences: Sequence[TaggedSentence]) -> list[dict[str, Any]]:
+    def _tagged(self, sentences: Sequence[TaggedSentence]) -> list[Feature]:
         indices = {label: index for index, label in enumerate(self.labels)}
-        features = []
+        features: list[Feature] = []
         words = [sentence.words for sentence in sentences]
         for window in split_into_windows(words, self.tokenizer, self.max_length):
             targets = [NO_LABEL] * len(window.ids)
@@ -94,7 +96,7 @@ class Coder:
             )
         return features
 
-    def _texts(self, examples: Sequence[LabelledText]) -> list[dict[str, Any]]:
+    def _texts(self, examples: Sequence[LabelledText]) -> list[Feature]:
         indices = {label: index for index, label in enumerate(self.labels)}
         return [
             {"item": index, **encoded, "labels": indices.get(example.label, NO_LABEL)}
@@ -103,11 +105,11 @@ class Coder:
             )
         ]
 
-    def _choices(self, examples: Sequence[Choice]) -> list[dict[str, Any]]:
+    def _choices(self, examples: Sequence[Choice]) -> list[Feature]:
         encoded = iter(
             self._pairs([(example.premise, choice) for example in examples for choice in example.choices])
         )
-        features = []
+        features: list[Feature] = []
         for index, example in enumerate(examples):
             rows = [next(encoded) for _ in example.choices]
             inputs = {name: [row[name] for row in rows] for name in rows[0]}
@@ -128,7 +130,7 @@ class Coder:
             for encoding in encodings
         ]
 
-    def _questions(self, questions: Sequence[Question], training: bool) -> list[dict[str, Any]]:
+    def _questions(self, questions: Sequence[Question], training: bool) -> list[Feature]:
         """Overlapping windows of each question's context; for training, only of questions that it answers."""
         backend = self.tokenizer.backend
         backend.no_padding()
@@ -146,7 +148,7 @@ class Coder:
         backend.enable_truncation(
             self.max_length, stride=min(self.task.stride_tokens, room // 2), strategy="only_second"
         )
-        features = []
+        features: list[Feature] = []
         for index, (question, text) in enumerate(zip(questions, asked, strict=True)):
             span = locate(question) if training else None
             if training and span is None:
@@ -173,8 +175,8 @@ class Coder:
         return features
 
     def _answers(
-        self, examples: Sequence[Example], features: Sequence[dict[str, Any]], outputs: Outputs
-    ) -> list[str]:
+        self, examples: Sequence[Example], features: Sequence[Feature], outputs: Outputs
+    ) -> list[Prediction]:
         best = [(-np.inf, "")] * len(examples)
         for index, (starts, ends) in outputs:
             feature = features[index]

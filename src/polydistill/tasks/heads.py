@@ -71,7 +71,7 @@ def load_with_head(
     if not random:
         refuse_pickle(model, field, revision, allow_pickle)
     # The folder's values may be another task's. An answer has a start and an end, a choice one score.
-    labels: dict[str, Any] = {
+    labels: dict[str, int | None] = {
         "num_labels": {"qa": 2, "choice": 1}.get(kind, num_labels),
         "problem_type": None,
     }

@@ -168,10 +168,10 @@ class TaggedText:
         }
 
     @cached_property
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, str | int | None]:
         """What the sentences depend on."""
         hashes = {split: hash_text_file(self._path(split), self._field(split)) for split in SPLITS}
-        return hashes | {"max": self.data.max_sentences}
+        return {**hashes, "max": self.data.max_sentences}
 
     def _path(self, split: str) -> Path:
         return Path(self.data.train if split == "train" else self.data.test)

@@ -7,17 +7,17 @@ import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from transformers import PreTrainedModel, TrainerState
 
 from polydistill.disk import bytes_below, hash_file, read_record, write_json
 from polydistill.errors import RunFolderError
+from polydistill.training.arguments import Arguments
 
 COMPLETE = "complete.json"
 
 
-def checkpoints_bytes(model: PreTrainedModel, arguments: dict[str, Any], folder: Path) -> int:
+def checkpoints_bytes(model: PreTrainedModel, arguments: Arguments, folder: Path) -> int:
     """Estimated bytes of the checkpoints plus the final model.
 
     arguments  of TrainingArguments, checked

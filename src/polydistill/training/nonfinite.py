@@ -31,6 +31,8 @@ SHOWN = 3
 # A micro-batch or a part of one; a step's micro-batches with their number of items.
 Batch = dict[str, Any]
 Samples = tuple[list[Batch], Any]
+# Where an example comes from: language, epoch, id.
+Origin = dict[str, int | str]
 
 
 class WatchedTrainer(Trainer):
@@ -86,7 +88,7 @@ class WatchedTrainer(Trainer):
             "lower training.learning_rate, lengthen warm-up, or set training.bf16: false; checkpoints stay",
         )
 
-    def _leave(self, folder: Path, record: dict[str, Any]) -> None:
+    def _leave(self, folder: Path, record: dict[str, object]) -> None:
         with artefact(folder, {"step": record["step"], "what": record["what"]}) as partial:
             model: PreTrainedModel = self.accelerator.unwrap_model(self.model)
             model.save_pretrained(partial)
@@ -99,7 +101,7 @@ class WatchedTrainer(Trainer):
                 save_file(tensors, partial / f"batch-{index}.safetensors")
             write_json(partial / "batch.json", record)
 
-    def _examples(self, batch: Batch) -> list[dict[str, Any]]:
+    def _examples(self, batch: Batch) -> list[Origin]:
         """The origin of each example of a batch, for messages; empty if unknown."""
         return []
 
@@ -135,7 +137,7 @@ class _FiniteGradients(TrainerCallback):
             self.trainer.stop("a gradient is not finite", together=True)
 
 
-def _named(examples: Sequence[dict[str, Any]]) -> str:
+def _named(examples: Sequence[Origin]) -> str:
     if not examples:
         return ""
     languages = ", ".join(sorted({str(example["language"]) for example in examples}))

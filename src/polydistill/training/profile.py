@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from torch.profiler import ProfilerActivity, profile, schedule
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -47,7 +46,7 @@ class StepProfiler(TrainerCallback):
     ) -> None:
         self.profiler.stop()
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, float | dict[str, float]]:
         """Milliseconds per step: `parts` sum to `step`, `operators` are the largest by their own time.
 
         `products_share` is the share of the step in matrix products. Times are CPU times: on a GPU, where the

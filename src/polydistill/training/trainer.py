@@ -13,7 +13,7 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from polydistill.models.features import output_layer
 from polydistill.training.data import LanguageDataset, LanguageSampler, StepSize, TrainingExample
-from polydistill.training.nonfinite import Batch, Samples, WatchedTrainer
+from polydistill.training.nonfinite import Batch, Origin, Samples, WatchedTrainer
 from polydistill.training.objectives import Counts, Objective, Progress
 from polydistill.training.profile import BATCH, STEP
 
@@ -150,7 +150,7 @@ class DistillationTrainer(WatchedTrainer):
             self._sums, self._waited, self._counting_since = None, 0.0, now
         super().log(logs, *arguments, **keywords)
 
-    def _examples(self, batch: Batch) -> list[dict[str, Any]]:
+    def _examples(self, batch: Batch) -> list[Origin]:
         dataset: LanguageDataset = self.train_dataset
         return [
             {
