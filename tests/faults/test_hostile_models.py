@@ -50,9 +50,7 @@ def as_teacher(model: Path) -> None:
 def test_a_configuration_of_fewer_layers_than_the_file_is_refused(model, load) -> None:
     """Such a model loads, cut off, with no more than a warning."""
     change(model / "config.json", num_hidden_layers=1)
-    with pytest.raises(
-        ModelError, match=r"holds layers that its configuration lacks \(bert.encoder.layer.1"
-    ):
+    with pytest.raises(ModelError, match=r"holds layers that its configuration lacks \(bert.encoder.layer.1"):
         load(model)
 
 

@@ -152,8 +152,7 @@ def measure_cost(
     if model.endswith(".onnx"):
         return _measure_onnx(Path(model), batch, length, calls, threads)
     config = model_config(model, revision=revision)
-    # Without weights, to load the architecture's code, which is larger than a small model, before memory
-    # counts.
+    # Without weights: loads the architecture's code, larger than a small model, before memory counts.
     build_student(config, seed=0, field="model", device="meta")
     before = psutil.Process().memory_info().rss
     where = torch.device("cpu") if threads else device()

@@ -57,12 +57,12 @@ class Reader:
             mask_texts(texts, ids, self.tokenizer, max_length=max_length, masking=masking, seed=seed)
         )
 
-    def mapped(self, texts: list[Masked]) -> list[Masked]:
+    def mapped(self, made: list[Masked]) -> list[Masked]:
         """Masked texts of this reader's tokenizer, in the model's ids."""
         mapping = self.mapping
         if mapping is None:
-            return texts
-        return [Masked(mapping[text.input_ids], text.positions, mapping[text.gold]) for text in texts]
+            return made
+        return [Masked(mapping[text.input_ids], text.positions, mapping[text.gold]) for text in made]
 
     @property
     def pad_id(self) -> int:
@@ -138,8 +138,7 @@ def evaluate_language(
 def hidden(masking: Masking) -> Masking:
     """Masking for evaluation: every chosen unit becomes the mask token.
 
-    Training leaves a tenth of the chosen tokens unchanged. There a model could copy its input, which would
-    count as rank 1.
+    Training leaves a tenth of the chosen tokens unchanged. There a model could copy its input, at rank 1.
     """
     return masking.model_copy(update={"mask_share": 1.0, "random_share": 0.0})
 

@@ -42,12 +42,10 @@ def pass_through(
     chunk_positions: int,
     open_chunk: Callable[[slice], Reader],
 ) -> Gradients:
-    """Compute features @ weight.T chunk by chunk; a reader turns the rows into gradients, which are summed
-    here.
+    """Compute features @ weight.T chunk by chunk; a reader turns rows into gradients, summed here.
 
     features         [N, E]; weight [V, E]; bias [V] or None, used only for its gradient
-    chunk_positions  rows whose products are computed at once; a reader gets as many at a time as a cache
-                     holds
+    chunk_positions  rows whose products are computed at once; a reader gets as many as a cache holds
     open_chunk       returns the reader of a chunk's rows
 
     Matrix products take a whole chunk. Everything between them is bound by memory, so it takes a few rows at

@@ -243,8 +243,7 @@ def relation_loss(
     """MiniLMv2's loss, summed over attended positions; a mean over relation heads (Wang et al. 2021, eq.
     5-6).
 
-    student, teacher  each [B, L, W]: queries, keys, values of a layer, heads concatenated; the widths may
-                      differ
+    student, teacher  each [B, L, W]: a layer's queries, keys, values, heads concatenated; widths may differ
     attention_mask    [B, L] 1 for tokens, 0 for padding
     heads             number of relation heads, which divides every width
 

@@ -83,8 +83,7 @@ def features_and_states(
 
 @contextmanager
 def queries_keys_values(model: nn.Module, layers: str) -> Iterator[list[Tensor]]:
-    """A list that collects the last layer's queries, keys and values, each [B, L, W], when the model runs
-    within.
+    """A list that collects the last layer's queries, keys and values, each [B, L, W], of a run within.
 
     layers  the name of the list that holds the model's layers
     Raises ModelError for an architecture whose layers of QUERY_KEY_VALUE are unknown.

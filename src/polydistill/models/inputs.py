@@ -28,8 +28,7 @@ def length_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
 
 
 def length_parts(lengths: Sequence[int], overhead_tokens: int) -> list[list[int]]:
-    """Indices of a batch's examples in parts of similar lengths, longest first; each part is padded by
-    itself.
+    """Indices of a batch's examples in parts of similar lengths, longest first; each is padded by itself.
 
     overhead_tokens  the cost of one more part, in padded tokens
     Dynamic programming finds the cheapest partition of the examples sorted by length. Parts end at multiples
@@ -38,8 +37,7 @@ def length_parts(lengths: Sequence[int], overhead_tokens: int) -> list[list[int]
     order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
     borders = [*range(0, len(order), PART_ROWS), len(order)]
     widths = [-(-lengths[order[place]] // LENGTH_MULTIPLE) * LENGTH_MULTIPLE for place in borders[:-1]]
-    # costs[j]: of the examples before border j; begins[j]: the border where the last part of that partition
-    # begins.
+    # costs[j]: of the examples before border j; begins[j]: the first border of that partition's last part.
     costs, begins = [0], [0]
     for end in range(1, len(borders)):
         cost, begin = min(

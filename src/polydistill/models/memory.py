@@ -17,8 +17,7 @@ def keep_freed_memory() -> bool:
 
     A step on a CPU allocates and frees the same large tensors repeatedly: logits, gradients of [V, E]. By
     default glibc returns each to the kernel, which clears every page again: measured, a fifth of a step's CPU
-    time, and six times the cost of one pass over a tensor of 246 MB. The price: the process holds memory that
-    it does not use.
+    time, and six times the cost of one pass over a tensor of 246 MB. The price is unused memory.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -30,8 +29,7 @@ def keep_freed_memory() -> bool:
 def return_freed_memory() -> bool:
     """Return unused memory to the kernel; False where this is not possible.
 
-    Called after a training or a store: the next one has tensors of other sizes, which would add to the unused
-    memory.
+    Called after a training or a store: the next one has tensors of other sizes, which would add to it.
     """
     # Reference cycles are freed only by collection.
     gc.collect()

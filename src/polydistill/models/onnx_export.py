@@ -80,8 +80,7 @@ def export_onnx(model: PreTrainedModel, path: Path, *, token_types: bool, opset:
 
     path   of the graph; a tied table is stored once, and weights beyond 1.8 GB go to `<path>.data`
     opset  of ONNX's own operators, at least 18
-    Raises RecipeError for an opset that cannot be written, ModelError for an architecture that cannot be
-    traced.
+    Raises RecipeError for an opset that cannot be written, ModelError if the architecture cannot be traced.
     """
     check_opset(opset)
     names = ["input_ids", "attention_mask", *(["token_type_ids"] if token_types else [])]
@@ -120,12 +119,12 @@ def export_onnx(model: PreTrainedModel, path: Path, *, token_types: bool, opset:
         sync(written)
 
 
-def agreement(own: Tensor, other: Tensor, attention: Tensor) -> Agreement:
+def agreement(one: Tensor, other: Tensor, attention: Tensor) -> Agreement:
     """Compare logits [B, L, V] where attention [B, L] is 1."""
     attended = attention.bool()
-    own, other = own[attended], other[attended]
-    same = (own.argmax(-1) == other.argmax(-1)).float().mean()
-    return Agreement(float((own - other).abs().max()), float(own.abs().max()), float(same))
+    one, other = one[attended], other[attended]
+    same = (one.argmax(-1) == other.argmax(-1)).float().mean()
+    return Agreement(float((one - other).abs().max()), float(one.abs().max()), float(same))
 
 
 @torch.no_grad()

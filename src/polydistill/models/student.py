@@ -165,8 +165,7 @@ def start_from_teachers(
     """Copy a teacher's encoder and rows into a student, and map the other teachers' rows into its space.
 
     teachers  the encoder's teacher first; the others in the order of the union
-    Returns a record of the origin of the weights. Raises ModelError if the encoder's shape is not the
-    student's.
+    Returns a record of the origin of the weights. Raises ModelError if the encoder's shape differs.
     """
     first, *others = teachers
     record: dict[str, Any] = {"encoder_from": first.name, "row_map": row_map, "rows": {}}

@@ -140,8 +140,7 @@ def _vocabulary_dimensions(model: PreTrainedModel) -> dict[str, int]:
     return dimensions
 
 
-# Logits are compared on at most LOGIT_TEXTS texts, cut to LOGIT_TOKENS tokens, with every seventh token
-# masked.
+# Logits are compared on at most LOGIT_TEXTS texts, cut to LOGIT_TOKENS, with every seventh token masked.
 LOGIT_TEXTS, LOGIT_TOKENS, MASKED_ONE_IN = 48, 128, 7
 # Times the largest logit, if that is above 1: a sum of hundreds of float32 products is not exact.
 LOGIT_TOLERANCE = 1e-5

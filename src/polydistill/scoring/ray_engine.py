@@ -1,8 +1,6 @@
-"""Scoring on Ray: a pool of workers with shards as the unit; another worker scores a lost worker's shards
-again.
+"""Scoring on Ray: a pool of workers with shards as the unit; another worker takes a lost one's shards.
 
-The driver reads examples, sends them shard by shard, checks the results, and writes them as `local.score`
-does.
+The driver reads examples, sends them shard by shard, checks the results, and writes them like `local.score`.
 """
 
 from __future__ import annotations
@@ -173,8 +171,7 @@ class Workers:
                     if isinstance(result, ScoredShard) and checksum(result.data) != result.digest:
                         raise RayError("a shard's bytes were damaged in transfer")
                 except RayTaskError as error:
-                    # A user's error is raised as it is without Ray; others are bugs, with the worker's
-                    # traceback.
+                    # A user's error is raised as it is without Ray; others are bugs, with a traceback.
                     raise error.cause if isinstance(error.cause, UserError) else error from None
                 except RayError as error:
                     self.lose(work, worker, index, error)

@@ -195,8 +195,7 @@ def best_span(
     offsets: Sequence[tuple[int, int] | None],
     max_tokens: int,
 ) -> tuple[float, int, int] | None:
-    """(score, first character, end character) of a window's most likely answer; None if the window has no
-    text.
+    """(score, first character, end character) of a window's most likely answer; None without text.
 
     The score is the largest sum of a start's and an end's logit within the text, with the end not before the
     start and at most `max_tokens` tokens. The end is exclusive.

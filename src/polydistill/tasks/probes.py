@@ -121,8 +121,7 @@ METRICS = {"pos": ("accuracy",), "ner": ("macro_f1", "entity_f1")}
 def summarise(
     scores: dict[str, dict[str, dict[str, list[float]]]], metric: str, groups: dict[str, list[str]]
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """group → `in_language` and `zero_shot` → mean and deviation over seeds of the mean over languages or
-    pairs.
+    """group → `in_language`, `zero_shot` → mean, deviation over seeds of the mean over languages or pairs.
 
     scores  source → target → metric → one score per seed
     A group's values are those of its languages as targets; zero-shot sources are all other languages.

@@ -52,8 +52,7 @@ def locate(question: Question) -> tuple[int, int] | None:
 def answer_faults(questions: Sequence[Question]) -> dict[str, int]:
     """Number of questions by fault; only faults that occur.
 
-    `without`: no answer; `absent`: no answer is in the context; `misplaced`: no answer is at its stated
-    start.
+    `without`: no answer; `absent`: none in the context; `misplaced`: none at its stated start.
     """
     faults: Counter[str] = Counter()
     for question in questions:
