@@ -42,7 +42,7 @@ class Measures:
     counts: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
     def summary(self) -> dict[str, float | int]:
-        """MRR (mean of 1/rank over masked tokens), top-1 and top-5 accuracy, mean loss, number of tokens.
+        """MRR (mean of 1/rank over masked tokens), top-1 and top-5 accuracy, mean loss, masked tokens.
 
         `mrr_error` is the standard error over examples.
         """
