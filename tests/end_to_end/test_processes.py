@@ -139,7 +139,7 @@ def test_a_training_goes_on_with_another_number_of_processes(recipe, alone) -> N
         assert (run / "student" / "checkpoints" / last / "complete.json").is_file(), stopped.stderr
     done = polydistill("train", path)
     assert done.returncode == 0, done.stderr
-    assert "going on at step 8" in done.stdout
+    assert "resuming at step 8" in done.stdout
     assert_same(run, alone)
 
 
@@ -195,7 +195,7 @@ def test_a_merge_on_two_processes_evaluates_once(tmp_path, recipe_values) -> Non
     [
         (
             {"training": {"per_device_train_batch_size": 5, "gradient_accumulation_steps": 3}},
-            "5 x 3 examples cannot be shared by 2 processes",
+            "5 x 3 examples do not divide by 2 processes",
         ),
         ({"recipe": "grid"}, "runs in one process, and 2 were started"),
     ],

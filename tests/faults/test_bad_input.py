@@ -220,7 +220,7 @@ def test_truncated_and_flipped_shards(recipe_values) -> None:
     values = only_russian(recipe_values, recipe_values["teachers"]["ru"])
     expect_refusal(values, "store/ru/ru", "shard-00000.arrow is not what was written", until="train")
     # A store without the stamp's checksums, as a copy to elsewhere may be, still knows its sizes.
-    with pytest.raises(UserError, match=r"shard-00000.* bytes where the manifest says"):
+    with pytest.raises(UserError, match=r"shard-00000.* bytes, but the manifest has"):
         verify_stores(folder / "store")
     shard.write_bytes(whole)
     assert run(values, "train").is_dir()

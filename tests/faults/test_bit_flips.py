@@ -129,7 +129,7 @@ def test_checkpoints_of_other_settings_are_not_gone_on_from(finished) -> None:
         lines: list[str] = []
         recipe = parse_recipe(values | {"training": changed})
         run_recipe(recipe, update=True, until="train", show=lines.append)
-        assert any("going on at step" in line for line in lines) == goes_on
+        assert any("resuming at step" in line for line in lines) == goes_on
 
 
 def test_every_file_that_a_run_makes_is_sealed_and_verify_says_so(finished) -> None:

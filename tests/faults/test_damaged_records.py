@@ -92,7 +92,7 @@ def test_a_log_that_is_damaged_or_gone_is_found_and_its_remedy_works(damaged, da
         said.append(str(caught.value))
     assert all(f"remove the folder {folder / 'student' / 'final'}" in one for one in said)
     shutil.rmtree(folder / "student" / "final")
-    assert any("going on at step 4" in line for line in run(values))
+    assert any("resuming at step 4" in line for line in run(values))
     assert weights(folder) == before
     assert verify_run(folder)
 
@@ -223,7 +223,7 @@ def test_a_checkpoint_whose_list_is_shorter_or_that_holds_more_is_passed_over(da
     (newest / "complete.json").write_text(json.dumps(record), "utf-8")
     assert last_checkpoint(checkpoints) == newest
     (newest / "scaler.pt").write_bytes(b"more")
-    assert fault_of(newest) == "its file scaler.pt is none that was written with it"
+    assert fault_of(newest) == "its file scaler.pt was not written with it"
 
 
 class Evil:
@@ -242,7 +242,7 @@ def test_a_pickle_in_a_checkpoint_that_would_run_code_is_refused_with_the_folder
     mark_complete(checkpoint)
     shutil.rmtree(folder / "student" / "final")
     with pytest.raises(
-        RunFolderError, match=r"checkpoint-2: holds a state of training that is refused"
+        RunFolderError, match=r"checkpoint-2: holds a training state that is refused"
     ) as caught:
         run(values)
     assert "remove that folder" in caught.value.remedy
@@ -269,7 +269,7 @@ def test_a_shard_that_was_copied_over_another_is_not_believed(damaged) -> None:
     write_json(
         store / "manifest.json", {key: one for key, one in manifest.items() if key != SEAL}, sealed=True
     )
-    with pytest.raises(StoreError, match="is another shard: its number is 0 in place of 1"):
+    with pytest.raises(StoreError, match="is another shard: its number is 0 instead of 1"):
         _ = Store(store).examples
     # In one that is half made: it is scored again.
     second.write_bytes(whole[second.name])
@@ -337,7 +337,7 @@ def test_a_store_of_an_earlier_version_is_read_and_not_scored_anew(damaged) -> N
     manifest = read_json(store / "manifest.json")
     manifest["shards"][1]["bytes"] = (store / "shard-00001.arrow").stat().st_size
     write_json(store / "manifest.json", manifest, sealed=True)
-    with pytest.raises(StoreError, match="its number is none in place of 1"):
+    with pytest.raises(StoreError, match="its number is none instead of 1"):
         _ = Store(store).examples
 
 
@@ -384,7 +384,7 @@ def test_a_run_of_an_earlier_version_goes_on_and_nothing_of_it_is_made_anew(dama
     assert not any("training" in line or "masked positions" in line for line in run(values))
     assert {path: path.stat().st_mtime_ns for path in before} == before
     shutil.rmtree(folder / "student" / "final")
-    assert any("going on at step 4" in line for line in run(values))
+    assert any("resuming at step 4" in line for line in run(values))
     # Another run may take its student.
     other = values | {"output": str(folder.with_name("other")), "reuse": [str(folder)]}
     assert any("student: taken from" in line for line in run(other))

@@ -81,7 +81,7 @@ def test_a_choice_that_is_no_number_is_named(tmp_path, label) -> None:
     path.write_text(
         json.dumps({"premise": "p", "choice1": "a", "choice2": "b", "label": label}) + "\n", "utf-8"
     )
-    with pytest.raises(CorpusError, match="is none of 0 to 1"):
+    with pytest.raises(CorpusError, match="is not in 0 to 1"):
         read(path, "choice")
 
 

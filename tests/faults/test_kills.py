@@ -51,7 +51,7 @@ def test_a_killed_run_goes_on(tmp_path, recipe_values, moment, pattern, values) 
     again = subprocess.run(arguments, capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stderr
     if moment == "training" and (run / "student/checkpoints/checkpoint-6/complete.json").exists():
-        assert "going on at step" in again.stdout
+        assert "resuming at step" in again.stdout
     calm, killed = content(tmp_path / "calm" / "run"), content(run)
     assert calm.keys() == killed.keys()
     assert [name for name in calm if calm[name] != killed[name]] == []

@@ -1,4 +1,4 @@
-"""What serving a model costs: latency and peak memory, each measured in a process of its own.
+"""The cost of serving a model: latency and peak memory, each measured in a separate process.
 
 `python -m polydistill.evaluation.cost MODEL BATCH LENGTH PART CALLS OPTIONS` prints one measurement as JSON.
 """
@@ -26,9 +26,11 @@ from polydistill.models.student import build_student
 from polydistill.tokenization.load import max_positions
 
 Part = Literal["encoder", "model"]
-# What Eliquare's table 3 has, and what a service sees.
+# What is known of a model, or the options of its measurement.
+Facts = Mapping[str, Any]
+# (texts, tokens): that of Eliquare's table 3, and that of a service.
 SHAPES = ((32, 512), (1, 128))
-# Logits with copies of them must leave room for everything else.
+# Logits and their copies may take at most this share of the available memory.
 MEMORY_SHARE = 0.4
 
 
@@ -38,16 +40,17 @@ def compare_cost(
     shapes: Sequence[tuple[int, int]] = SHAPES,
     rounds: int = 3,
     calls: int = 5,
-    loading: Mapping[str, Mapping[str, Any]] | None = None,
+    loading: Mapping[str, Facts] | None = None,
 ) -> list[dict[str, Any]]:
-    """A row for each model, shape and part: medians over fresh processes, in turns, so that a machine that grows warm
-    or busy does so for all.
+    """A row for each model, shape and part: medians over fresh processes.
 
-    shapes  (texts, tokens); a model that takes fewer tokens gets as many as it takes
-    rounds  processes for each row; calls  forward passes timed in each, after one that warms up
-    loading  for models that need it, `revision` and `allow_pickle` of `load_masked_lm`
-    Rows hold `seconds` and `peak_bytes` (beyond what the process had before the model), None where logits would not
-    fit into memory; `parameters`, `embedding_parameters`, `file_bytes`. On a processor in float32.
+    Models take turns, so that a machine that grows warm or busy affects all of them.
+    shapes   (texts, tokens); a model with a smaller limit gets as many tokens as it accepts
+    rounds   processes per row
+    calls    timed forward passes per process, after one that warms up
+    loading  model → `revision` and `allow_pickle` of `load_masked_lm`, where they are needed
+    Rows hold `seconds` and `peak_bytes` (without the process's memory before the model), both None where
+    logits would not fit into memory; `parameters`, `embedding_parameters`, `file_bytes`. On a CPU in float32.
     Raises ModelError for a model that cannot be loaded.
     """
     facts = {model: describe(model, **(loading or {}).get(model, {})) for model in models}
@@ -55,34 +58,35 @@ def compare_cost(
 
 
 def measure_in_turns(
-    facts: Mapping[str, Mapping[str, Any]],
+    facts: Mapping[str, Facts],
     *,
     shapes: Sequence[tuple[int, int]],
     rounds: int,
     calls: int,
     parts: Sequence[Part] = ("encoder", "model"),
     threads: int = 0,
-    loading: Mapping[str, Mapping[str, Any]] | None = None,
+    loading: Mapping[str, Facts] | None = None,
 ) -> list[dict[str, Any]]:
-    """`compare_cost` for models of which `describe` or somebody else has said what they are.
+    """`compare_cost` for models with known facts, from `describe` or elsewhere.
 
-    facts    model → what its rows hold beside the figures, `pieces` and `max_tokens` among it; a name that ends in
-             `.onnx` is an exported model, which has no encoder of its own
-    threads  of each process, which then stays on the processor; 0: as many as it takes, on the accelerator if there is one
+    facts    model → further values of its rows, among them `pieces` and `max_tokens`; a name that ends in
+             `.onnx` is an exported model, which has no separate encoder
+    threads  of each process, which then stays on the CPU; 0: torch's default, and the GPU if there is one
     """
     rows = []
     options = {model: {"threads": threads, **(loading or {}).get(model, {})} for model in facts}
     for batch, length in shapes:
         for part in parts:
-            found: dict[str, list[dict[str, float]]] = {model: [] for model in facts}
+            measurements: dict[str, list[dict[str, float]]] = {model: [] for model in facts}
             for _ in range(rounds):
                 for model in facts:
                     tokens = min(length, facts[model]["max_tokens"])
                     if part == "encoder" or _fits(facts[model], batch, tokens):
-                        found[model].append(in_a_process(model, batch, tokens, part, calls, options[model]))
-            for model, each in found.items():
+                        measured = in_a_process(model, batch, tokens, part, calls, options[model])
+                        measurements[model].append(measured)
+            for model, each in measurements.items():
                 medians = {
-                    name: statistics.median(one[name] for one in each) if each else None
+                    name: statistics.median(measured[name] for measured in each) if each else None
                     for name in ("seconds", "peak_bytes")
                 }
                 tokens = min(length, facts[model]["max_tokens"])
@@ -95,10 +99,10 @@ def measure_in_turns(
 
 
 def describe(model: str, *, revision: str | None = None, allow_pickle: bool = False) -> dict[str, Any]:
-    """Parameters, those of them in tables with a row a piece, bytes of the weights' files, pieces, most tokens."""
+    """Parameters, those in tables with a row per piece, bytes of weight files, pieces, largest length."""
     loaded = load_masked_lm(model, revision=revision, allow_pickle=allow_pickle)
     rows = loaded.config.vocab_size
-    tables = [p.numel() for p in loaded.parameters() if p.dim() == 2 and rows in p.shape]
+    tables = [weight.numel() for weight in loaded.parameters() if weight.dim() == 2 and rows in weight.shape]
     return {
         "parameters": loaded.num_parameters(),
         "embedding_parameters": sum(tables),
@@ -108,13 +112,14 @@ def describe(model: str, *, revision: str | None = None, allow_pickle: bool = Fa
     }
 
 
-def _fits(facts: Mapping[str, Any], batch: int, length: int) -> bool:
+def _fits(facts: Facts, batch: int, length: int) -> bool:
     return float(batch * length * facts["pieces"] * 4) < MEMORY_SHARE * psutil.virtual_memory().available
 
 
 def in_a_process(
-    model: str, batch: int, length: int, part: str, calls: int, options: Mapping[str, Any]
+    model: str, batch: int, length: int, part: str, calls: int, options: Facts
 ) -> dict[str, float]:
+    """`measure_cost` in a fresh process. Raises ModelError if the process fails."""
     what = [str(batch), str(length), part, str(calls), json.dumps(options)]
     arguments = [sys.executable, "-m", __name__, model, *what]
     done = subprocess.run(arguments, capture_output=True, text=True, check=False)
@@ -123,7 +128,7 @@ def in_a_process(
             "model",
             model,
             f"could not be measured ({done.stderr.strip().splitlines()[-1:]})",
-            "see whether the machine has the memory for it",
+            "check that the machine has enough memory for it",
         )
     measured: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return measured
@@ -141,13 +146,13 @@ def measure_cost(
     revision: str | None = None,
     allow_pickle: bool = False,
 ) -> dict[str, float]:
-    """Median seconds of a forward pass of this process, and the most memory that it has taken so far for the model."""
+    """Median seconds of a forward pass in this process, and peak memory for the model."""
     if threads:
         torch.set_num_threads(threads)
     if model.endswith(".onnx"):
         return _measure_onnx(Path(model), batch, length, calls, threads)
     config = model_config(model, revision=revision)
-    # Without weights: the architecture's code, which takes more than a small model, is in memory before it counts.
+    # Without weights: loads the architecture's code, larger than a small model, before memory counts.
     build_student(config, seed=0, field="model", device="meta")
     before = psutil.Process().memory_info().rss
     where = torch.device("cpu") if threads else device()
@@ -168,7 +173,7 @@ def measure_cost(
 
 
 def _measure_onnx(path: Path, batch: int, length: int, calls: int, threads: int) -> dict[str, float]:
-    import onnxruntime  # noqa: F401 - its code is in memory before it counts
+    import onnxruntime  # noqa: F401 - loads its code before memory counts
 
     config = model_config(str(path.parent))
     before = psutil.Process().memory_info().rss
@@ -184,7 +189,7 @@ def _random_ids(rows: int, batch: int, length: int) -> torch.Tensor:
 
 
 def _median_seconds(call: Callable[[], object], calls: int) -> float:
-    """Of so many calls, after one that warms up."""
+    """Over `calls` calls, after one that warms up."""
     seconds = []
     for _ in range(1 + calls):
         started = time.perf_counter()
@@ -194,9 +199,9 @@ def _median_seconds(call: Callable[[], object], calls: int) -> float:
 
 
 def _high_water() -> int:
-    """The most bytes that this process has had in memory.
+    """The peak memory of this process in bytes.
 
-    Not from getrusage where there is another way: Linux counts there what the process that started this one had.
+    getrusage is only the fallback: on Linux it includes the memory of the process that started this one.
     """
     try:
         lines = Path("/proc/self/status").read_text("utf-8").splitlines()

@@ -1,10 +1,10 @@
-"""Masked-token measures: reciprocal rank, top-k accuracy and loss, beside the unigram baseline."""
+"""Masked-token measures: reciprocal rank, top-k accuracy and loss, and the unigram baseline."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +18,11 @@ from polydistill.models.features import masked_features, output_layer
 from polydistill.models.inputs import pad_batch
 from polydistill.padding import filled
 
-# (ids [B, L], attention mask [B, L], places [N] in the flattened batch) → logits at these places, in order, as one
-# or more float32 tensors [n, V], which the receiver may write into.
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+# (ids [B, L], attention mask [B, L], positions [N] in the flattened batch) → logits at these positions, in
+# order, as one or more float32 tensors [n, V], which the receiver may overwrite.
 LogitsAt = Callable[[Tensor, Tensor, Tensor], Iterable[Tensor]]
 
 
@@ -27,10 +30,10 @@ LogitsAt = Callable[[Tensor, Tensor, Tensor], Iterable[Tensor]]
 class Measures:
     """Per masked token: [M] arrays, in the order of examples and positions.
 
-    ranks             of the gold token, from 1; tied logits share their mean rank
+    ranks             of the gold token, from 1; tied logits get their mean rank
     losses            in nats
-    restricted_ranks  among the pieces of `restrict` only, if it was given
-    counts            [E] masked tokens of each example, whose sum is M
+    restricted_ranks  among the pieces of `restrict`, if given
+    counts            [E] masked tokens of each example, with sum M
     """
 
     ranks: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
@@ -39,10 +42,11 @@ class Measures:
     counts: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
     def summary(self) -> dict[str, float | int]:
-        """MRR (mean over masked tokens of 1/rank) with its standard error over examples, top-1 and top-5 accuracy, mean
-        loss, number of masked tokens.
+        """MRR (mean of 1/rank over masked tokens), top-1 and top-5 accuracy, mean loss, masked tokens.
+
+        `mrr_error` is the standard error over examples.
         """
-        found: dict[str, float | int] = {
+        values: dict[str, float | int] = {
             "mrr": mean_reciprocal_rank(self.ranks),
             "mrr_error": standard_error(1.0 / self.ranks, self.counts),
             "top1": float((self.ranks <= 1).mean()) if len(self.ranks) else 0.0,
@@ -51,8 +55,8 @@ class Measures:
             "num_masked": len(self.ranks),
         }
         if self.restricted_ranks is not None:
-            found["mrr_teacher_pieces"] = mean_reciprocal_rank(self.restricted_ranks)
-        return found
+            values["mrr_teacher_pieces"] = mean_reciprocal_rank(self.restricted_ranks)
+        return values
 
 
 def mean_reciprocal_rank(ranks: npt.NDArray[np.float64]) -> float:
@@ -61,7 +65,7 @@ def mean_reciprocal_rank(ranks: npt.NDArray[np.float64]) -> float:
 
 
 def ranks_of(logits: Tensor, gold: Tensor) -> Tensor:
-    """[N] ranks of gold [N] in logits [N, V]: 1 + how many are greater + half of the others that are equal."""
+    """[N] ranks of gold [N] in logits [N, V]: 1 + number of greater logits + half the number of ties."""
     own = logits.gather(1, gold[:, None])
     greater = (logits > own).sum(-1)
     equal = (logits == own).sum(-1)
@@ -70,7 +74,7 @@ def ranks_of(logits: Tensor, gold: Tensor) -> Tensor:
 
 @torch.no_grad()
 def measure(
-    model: Any,
+    model: PreTrainedModel,
     examples: Sequence[Masked],
     *,
     pad_id: int,
@@ -79,10 +83,10 @@ def measure(
     restrict: npt.NDArray[np.bool_] | None = None,
     chunk_positions: int = 512,
 ) -> Measures:
-    """Measure a model on masked examples in its own ids, every masked token once.
+    """Measure a model on masked examples in its own ids, each masked token once.
 
-    batches   indices of examples that run together
-    restrict  [V] the pieces among which a second rank is counted (a gold token outside it counts too)
+    batches   indices of the examples of each batch
+    restrict  [V] pieces for a second rank (a gold token outside them is included)
     """
     model.eval()
     device = next(model.parameters()).device
@@ -96,7 +100,7 @@ def measure(
         for start in range(0, len(features), chunk_positions):
             chunk = features[start : start + chunk_positions]
             products = (filled(chunk) @ weight.t())[: len(chunk)]
-            # Ranks are many passes over the logits: on a processor a few rows at a time stay in its cache.
+            # Ranks take many passes over the logits: on a CPU a few rows at a time stay in the cache.
             for rows in torch.split(products, rows_at_once(device, len(weight), torch.float32)):
                 yield rows.float() if bias is None else rows + bias.float()
 
@@ -112,8 +116,8 @@ def measure_logits(
     batches: Sequence[Sequence[int]],
     restrict: npt.NDArray[np.bool_] | None = None,
 ) -> Measures:
-    """Measure whatever makes logits on masked examples, every masked token once (see `measure` and `LogitsAt`)."""
-    found: dict[int, list[npt.NDArray[np.float64]]] = {}
+    """Measure a source of logits on masked examples, each masked token once; see `measure`, `LogitsAt`."""
+    measured: dict[int, list[npt.NDArray[np.float64]]] = {}
     for batch in batches:
         chosen = [index for index in batch if len(examples[index].positions)]
         if not chosen:
@@ -127,30 +131,31 @@ def measure_logits(
             golden = gold[start : start + len(logits)].to(logits.device)
             start += len(logits)
             loss = logits.logsumexp(-1) - logits.gather(1, golden[:, None])[:, 0]
-            ranks = ranks_of(logits, golden)
-            restricted = ranks
+            batch_ranks = batch_restricted = ranks_of(logits, golden)
             if restrict is not None:
                 allowed = torch.from_numpy(restrict).to(logits.device)
                 own = logits.gather(1, golden[:, None])
                 logits.masked_fill_(~allowed, -torch.inf).scatter_(1, golden[:, None], own)
-                restricted = ranks_of(logits, golden)
-            parts.append((ranks, loss.double(), restricted))
+                batch_restricted = ranks_of(logits, golden)
+            parts.append((batch_ranks, loss.double(), batch_restricted))
         joined = [torch.cat(tensors).cpu().numpy() for tensors in zip(*parts, strict=True)]
         ends = np.cumsum([len(examples[index].positions) for index in chosen])[:-1]
-        for index, *pieces in zip(chosen, *(np.split(values, ends) for values in joined), strict=True):
-            found[index] = pieces
-    if not found:
+        for index, *arrays in zip(chosen, *(np.split(values, ends) for values in joined), strict=True):
+            measured[index] = arrays
+    if not measured:
         return Measures()
-    measured = [np.concatenate([found[index][place] for index in sorted(found)]) for place in range(3)]
-    counts = np.array([len(found[index][0]) for index in sorted(found)])
-    return Measures(measured[0], measured[1], measured[2] if restrict is not None else None, counts)
+    ranks, losses, restricted = (
+        np.concatenate([measured[index][part] for index in sorted(measured)]) for part in range(3)
+    )
+    counts = np.array([len(measured[index][0]) for index in sorted(measured)])
+    return Measures(ranks, losses, restricted if restrict is not None else None, counts)
 
 
 def unigram_ranks(counts: npt.NDArray[np.int64], gold: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
     """[M] ranks of gold tokens when pieces are ranked by their frequency in the training text.
 
-    counts  [V] how often each piece stands in the training text; pieces as frequent share their mean rank
-    A model at this level has learned nothing of context.
+    counts  [V] frequency of each piece in the training text; ties get their mean rank
+    A model at this level has learned nothing from context.
     """
     ordered = np.sort(counts)
     own = counts[gold]
@@ -161,11 +166,17 @@ def unigram_ranks(counts: npt.NDArray[np.int64], gold: npt.NDArray[np.int64]) ->
 
 @torch.no_grad()
 def guesses(
-    model: Any, example: Masked, place: int, *, pad_id: int, k: int = 5, dtype: torch.dtype = torch.float32
+    model: PreTrainedModel,
+    example: Masked,
+    place: int,
+    *,
+    pad_id: int,
+    k: int = 5,
+    dtype: torch.dtype = torch.float32,
 ) -> list[tuple[int, float]]:
-    """The k most probable pieces, (id, probability), for one masked position of an example.
+    """(id, probability) of the k most probable pieces at one masked position of an example.
 
-    place  which of the example's masked positions
+    place  index among the example's masked positions
     """
     model.eval()
     device = next(model.parameters()).device

@@ -1,11 +1,11 @@
-"""Evaluation: every model on every language's held-out and further texts, with the same masks."""
+"""Evaluation of every model on every language's held-out and further texts, with the same masks."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,26 +20,29 @@ from polydistill.models.memory import return_freed_memory
 from polydistill.tokenization.encode import as_text
 from polydistill.tokenization.load import LoadedTokenizer
 
-# Piece frequencies are counted on about so many bytes of the training text.
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+# Approximate bytes of the training text on which piece frequencies are counted.
 COUNT_BYTES = 50_000_000
-# Masks of evaluation are drawn apart from those of training.
+# Added to the seed, so that masks differ from training's.
 EVALUATION_SEED = 1_000_003
 
 
 @dataclass(frozen=True)
 class Reader:
-    """A model with the tokenizer that it reads a language by.
+    """A model with its tokenizer for a language.
 
-    name       as it stands in the results: a teacher's name or `student`
-    tokenizer  masks and cuts the text
-    mapping    [tokenizer's size] its ids → the model's, None where they are the same
+    name       in the results: a teacher's name or `student`
+    tokenizer  for masking and truncation
+    mapping    [tokenizer's size] its ids → the model's, None where they are equal
     view       `own` (a teacher's tokenizer) or `union`
-    teacher    whose tokenizer it is, for `own`
+    teacher    the tokenizer's teacher, for `own`
     restrict   [V] the teacher's pieces among the model's, for the restricted MRR
     """
 
     name: str
-    model: Any
+    model: PreTrainedModel
     tokenizer: LoadedTokenizer
     view: str
     teacher: str | None = None
@@ -49,17 +52,17 @@ class Reader:
     def masked(
         self, texts: Sequence[str], ids: Sequence[int], max_length: int, masking: Masking, seed: int
     ) -> list[Masked]:
-        """Mask texts by this reader's tokenizer, in the model's ids."""
+        """Mask texts with this reader's tokenizer, in the model's ids."""
         return self.mapped(
             mask_texts(texts, ids, self.tokenizer, max_length=max_length, masking=masking, seed=seed)
         )
 
     def mapped(self, made: list[Masked]) -> list[Masked]:
-        """Masked texts of this reader's tokenizer in the model's ids."""
-        if self.mapping is None:
-            return made
+        """Masked texts of this reader's tokenizer, in the model's ids."""
         mapping = self.mapping
-        return [Masked(mapping[m.input_ids], m.positions, mapping[m.gold]) for m in made]
+        if mapping is None:
+            return made
+        return [Masked(mapping[text.input_ids], text.positions, mapping[text.gold]) for text in made]
 
     @property
     def pad_id(self) -> int:
@@ -80,20 +83,20 @@ def evaluate_language(
     seed: int,
     measured: dict[str, Measures] | None = None,
 ) -> list[dict[str, Any]]:
-    """One row for each reader and text: its measures, and the unigram baseline by the same tokenizer.
+    """One row per reader and text: its measures, and the unigram baseline with the same tokenizer.
 
-    measured  takes what was measured of each row under `text/view/teacher/model`
+    measured  receives the measures of each row under `text/view/teacher/model`
     """
     masking = hidden(masking)
     rows = []
     counts = {
         key: _piece_counts(tokenizer, training)
-        for key, tokenizer in {(r.view, r.teacher): r.tokenizer for r in readers}.items()
+        for key, tokenizer in {(reader.view, reader.teacher): reader.tokenizer for reader in readers}.items()
     }
     for text_name, examples in texts.items():
         chosen = examples.first(settings.max_examples)
         raw, ids = examples.texts(chosen), [int(examples.ids[row]) for row in chosen]
-        # Readers of one tokenizer see the same masks: the text is tokenised once for them.
+        # Readers with one tokenizer see the same masks, so the text is tokenised once for them.
         plain_of = {
             (reader.view, reader.teacher): replace(reader, mapping=None).masked(
                 raw, ids, max_length, masking, seed + EVALUATION_SEED
@@ -105,10 +108,10 @@ def evaluate_language(
             masked = reader.mapped(plain)
             gold = np.concatenate([example.gold for example in plain])
             if not len(gold):
-                # A text of a few words may have no masked one: it says nothing.
+                # A text of a few words may have no masked token.
                 continue
             baseline = unigram_ranks(counts[reader.view, reader.teacher], gold)
-            result: Measures = measure(
+            result = measure(
                 reader.model,
                 masked,
                 pad_id=reader.pad_id,
@@ -133,10 +136,9 @@ def evaluate_language(
 
 
 def hidden(masking: Masking) -> Masking:
-    """Masks of evaluation: every chosen unit becomes the mask token.
+    """Masking for evaluation: every chosen unit becomes the mask token.
 
-    Training leaves a tenth of the chosen tokens as they are: there a model reads the answer off its input, which
-    would count as a rank of 1.
+    Training leaves a tenth of the chosen tokens unchanged. There a model could copy its input, at rank 1.
     """
     return masking.model_copy(update={"mask_share": 1.0, "random_share": 0.0})
 
@@ -151,13 +153,13 @@ def sample_guesses(
     seed: int,
     decode: Any,
 ) -> list[dict[str, Any]]:
-    """A few masked sentences with each reader's five best guesses for one masked place.
+    """Masked sentences with each reader's five best guesses for one masked position.
 
-    readers  of one tokenizer, so that they see the same masks
-    decode   (model's id, reader) → the piece as people read it
+    readers  with one tokenizer, so that they see the same masks
+    decode   (model's id, reader) → the piece's text
     """
     masking = hidden(masking)
-    found = []
+    samples = []
     for row in examples.first(settings.num_samples * 4)[: settings.num_samples * 4]:
         text, example_id = examples.texts(np.array([row]))[0], int(examples.ids[row])
         first = readers[0]
@@ -165,12 +167,14 @@ def sample_guesses(
             [text], [example_id], max_length, masking, seed + EVALUATION_SEED
         )[0]
         mask_id = first.tokenizer.special_ids["mask"]
-        places = [i for i, position in enumerate(plain.positions) if plain.input_ids[position] == mask_id]
+        places = [
+            place for place, position in enumerate(plain.positions) if plain.input_ids[position] == mask_id
+        ]
         if not places:
             continue
         place = places[len(places) // 2]
         position = int(plain.positions[place])
-        # The special tokens at both ends are left out.
+        # Without the special tokens at both ends.
         window = slice(max(1, position - 24), min(len(plain.input_ids) - 1, position + 25))
         backend = first.tokenizer.backend
         entry: dict[str, Any] = {
@@ -189,17 +193,17 @@ def sample_guesses(
             entry["guesses"][reader.name] = [
                 [decode(index, reader), round(share, 4)] for index, share in best
             ]
-        found.append(entry)
-        if len(found) == settings.num_samples:
+        samples.append(entry)
+        if len(samples) == settings.num_samples:
             break
-    return found
+    return samples
 
 
 def _piece_counts(tokenizer: LoadedTokenizer, training: Examples) -> npt.NDArray[np.int64]:
-    """[size] how often each piece stands in the training text."""
+    """[size] frequency of each piece in the training text."""
     counts = np.zeros(tokenizer.size, dtype=np.int64)
     backend = as_text(tokenizer.backend)
-    # Evenly spaced blocks of a text too long to count whole: its first source is not all of it.
+    # Of a long text, evenly spaced blocks: its beginning is only its first source.
     total = int(training.table["text"].nbytes)
     step = max(1, -(-total // COUNT_BYTES))
     for start in range(0, len(training), 1000 * step):
@@ -211,8 +215,8 @@ def _piece_counts(tokenizer: LoadedTokenizer, training: Examples) -> npt.NDArray
 
 
 def text_files(corpus: Path) -> dict[str, Examples]:
-    """The held-out text and the further evaluation texts of a language's corpus, by name."""
-    found = {"held_out": Examples(corpus / "held_out.arrow")}
+    """Name → text: the held-out text and further evaluation texts of a language's corpus."""
+    texts = {"held_out": Examples(corpus / "held_out.arrow")}
     for path in sorted((corpus / "evaluation").glob("*.arrow")):
-        found[path.stem] = Examples(path)
-    return found
+        texts[path.stem] = Examples(path)
+    return texts

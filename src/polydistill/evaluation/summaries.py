@@ -1,4 +1,4 @@
-"""The summary of an evaluation: mean reciprocal ranks, and the measure D with its intervals."""
+"""The summary of an evaluation: MRR, and the measure D with its intervals."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import numpy.typing as npt
 
 from polydistill.evaluation.uncertainty import paired_difference
 
-# The name of a language's teacher among the models that are compared.
+# The name of a language's teacher among the compared models.
 TEACHER = "teacher"
-# A normal distribution's 95 % interval, in standard deviations.
+# Half the 95 % interval of a normal distribution, in standard deviations.
 NORMAL_95 = 1.959964
 
 
 class HeldOut(NamedTuple):
-    """Models on the same masked tokens of a language's held-out text.
+    """Several models' results on the same masked tokens of a language's held-out text.
 
-    reciprocal  model → [M] reciprocal ranks, TEACHER among them where there is one
+    reciprocal  model → [M] reciprocal ranks; TEACHER, if there is one, is among the models
     counts      [E] masked tokens of each example
     """
 
@@ -31,22 +31,22 @@ def summarise(languages: Mapping[str, HeldOut], groups: Mapping[str, Sequence[st
     """MRR and D of each group of languages on held-out text, `all` languages first.
 
     groups  name → its languages
-    `mrr`: model → group → mean over languages. `D` (balanced-2022, eq. 3): student → group → mean over languages of its
-    MRR minus the teacher's, with a 95 % interval. `differences`: the same from the first student to each other one.
-    The intervals reflect sampling of the text (bootstrap over examples, languages independent), not variation between
-    seeds.
+    `mrr`: model → group → mean over languages. `D` (balanced-2022, eq. 3): student → group → mean over
+    languages of its MRR minus the teacher's, with a 95 % interval. `differences`: the first student's MRR
+    minus each other student's. The intervals reflect sampling of the text (bootstrap over examples, languages
+    independent), not variation between seeds.
     """
     members = {"all": list(languages)} | {
         name: [language for language in chosen if language in languages] for name, chosen in groups.items()
     }
     members = {name: chosen for name, chosen in members.items() if chosen}
-    models = list(dict.fromkeys(model for found in languages.values() for model in found.reciprocal))
+    models = list(dict.fromkeys(model for results in languages.values() for model in results.reciprocal))
     students = [model for model in models if model != TEACHER]
 
-    def against(one: str, other: str) -> dict[str, dict[str, float]]:
+    def against(model: str, other: str) -> dict[str, dict[str, float]]:
         pairs = {
-            language: paired_difference(found.reciprocal[one], found.reciprocal[other], found.counts)
-            for language, found in languages.items()
+            language: paired_difference(results.reciprocal[model], results.reciprocal[other], results.counts)
+            for language, results in languages.items()
         }
         rows = {}
         for group, chosen in members.items():
@@ -65,6 +65,6 @@ def summarise(languages: Mapping[str, HeldOut], groups: Mapping[str, Sequence[st
             for model in models
         },
         "D": {student: against(student, TEACHER) for student in students} if TEACHER in models else {},
-        "differences": {other: against(other=other, one=students[0]) for other in students[1:]},
+        "differences": {other: against(students[0], other) for other in students[1:]},
         "first": students[0] if students else None,
     }

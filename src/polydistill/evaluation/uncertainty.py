@@ -1,4 +1,4 @@
-"""How sure a mean over masked tokens is. Tokens of one example hang together, so examples are what is drawn."""
+"""Uncertainty of a mean over masked tokens. An example's tokens are correlated, so examples are resampled."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ NUM_SAMPLES = 2000
 
 
 class Difference(NamedTuple):
-    """The difference of two means, and the interval that holds 95 % of its bootstrap samples."""
+    """The difference of two means, with the interval of 95 % of its bootstrap samples."""
 
     value: float
     low: float
@@ -19,14 +19,14 @@ class Difference(NamedTuple):
 
     @property
     def settled(self) -> bool:
-        """Whether the interval leaves zero out. It knows the texts' chance, not that of the training's seed."""
+        """Whether the interval excludes 0. It reflects sampling of the text, not variation between seeds."""
         return self.low > 0 or self.high < 0
 
 
 def standard_error(values: npt.NDArray[np.float64], counts: npt.NDArray[np.int64]) -> float:
-    """Standard error of the mean over tokens, examples being the units drawn (linearised ratio estimate).
+    """Standard error of the mean over tokens, with examples as sampling units (linearised ratio estimate).
 
-    values  [M] one number a token, in the order of examples
+    values  [M] one number per token, in the order of examples
     counts  [E] tokens of each example
     """
     if len(counts) < 2 or not len(values):
@@ -43,13 +43,13 @@ def paired_difference(
     *,
     seed: int = 0,
 ) -> Difference:
-    """Mean of `ones` minus mean of `others`, two models' numbers for the same tokens, by paired bootstrap.
+    """Mean of `ones` minus mean of `others`, two models' values on the same tokens, by paired bootstrap.
 
     ones, others  [M]; counts [E] tokens of each example
-    Raises ValueError where the numbers are not of the same tokens.
+    Raises ValueError if the values are not of the same tokens.
     """
     if len(ones) != len(others) or len(ones) != counts.sum():
-        raise ValueError("not of the same tokens")
+        raise ValueError("the values are not of the same tokens")
     sums = _sums(ones - others, counts)
     generator = np.random.default_rng(seed)
     samples = np.empty(NUM_SAMPLES)

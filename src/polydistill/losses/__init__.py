@@ -1,4 +1,4 @@
-"""Losses over masked positions, and with a live teacher, as pure functions of tensors."""
+"""Losses at masked positions, and with a live teacher, as pure functions of tensors."""
 
 from polydistill.losses.live import LiveLoss, cosine_loss, live_distillation, relation_loss
 from polydistill.losses.schedules import scheduled_weight

@@ -1,4 +1,4 @@
-"""The way through the output layer: logits in chunks, read and turned into gradients while they are in cache."""
+"""A pass through the output layer: logits in chunks, turned into gradients while they are in cache."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from torch import Tensor
 
 from polydistill.padding import filled
 
-# Products with the vocabulary held at once: the larger, the fewer passes over the weight's gradient.
+# Vocabulary products in memory at once: larger chunks need fewer passes over the weight's gradient.
 CHUNK_BYTES = 256 * 2**20
-# Logits in float32 that stay in a processor's cache between two passes over them.
+# Bytes of float32 logits that stay in a CPU's cache between two passes.
 CACHE_BYTES = 2 * 2**20
 
-# (products [n, V] of some rows, these rows among all, the same among the chunk's) → their gradient [n, V], or None.
+# (products [n, V] of n rows, these rows among all, these rows in the chunk) → their gradient [n, V], or None.
 Reader = Callable[[Tensor, slice, slice], Tensor | None]
 
 
 class Gradients(NamedTuple):
-    """A loss's gradients by features [N, E], weight [V, E] and bias [V]; None for what needs none."""
+    """A loss's gradients of features [N, E], weight [V, E] and bias [V]; None where none is needed."""
 
     features: Tensor | None
     weight: Tensor | None
     bias: Tensor | None
 
     def scaled(self, scale: Tensor) -> Gradients:
-        """Times a number."""
-        # On a processor the look costs nothing, and a pass over [V, E] does.
+        """The gradients times a number."""
+        # On a CPU reading the number is free, and a pass over [V, E] is not.
         if scale.device.type == "cpu" and float(scale) == 1.0:
             return self
-        return Gradients(*(None if made is None else made * scale.to(made.dtype) for made in self))
+        return Gradients(*(None if tensor is None else tensor * scale.to(tensor.dtype) for tensor in self))
 
 
 def pass_through(
@@ -42,14 +42,14 @@ def pass_through(
     chunk_positions: int,
     open_chunk: Callable[[slice], Reader],
 ) -> Gradients:
-    """Make features @ weight.T chunk by chunk, have a reader turn the rows into gradients, and collect these.
+    """Compute features @ weight.T chunk by chunk; a reader turns rows into gradients, summed here.
 
-    features         [N, E]; weight [V, E]; bias [V] or None, for its gradient alone
-    chunk_positions  rows whose products are made at once; they are read as many at a time as a cache holds
-    open_chunk       gives the reader of a chunk's rows
+    features         [N, E]; weight [V, E]; bias [V] or None, used only for its gradient
+    chunk_positions  rows whose products are computed at once; a reader gets as many as a cache holds
+    open_chunk       returns the reader of a chunk's rows
 
-    Matrix products take a chunk at once; everything between them is memory traffic, so it goes through a few
-    rows at a time. The loss is one number, so that a backward pass only has to scale what is collected here.
+    Matrix products take a whole chunk. Everything between them is bound by memory, so it takes a few rows at
+    a time. The loss is a scalar, so the backward pass only scales these gradients.
     """
     compute = torch.float64 if features.dtype == torch.float64 else torch.float32
     needs = [tensor is not None and tensor.requires_grad for tensor in (features, weight, bias)]
@@ -61,7 +61,7 @@ def pass_through(
     for start in range(0, len(features), chunk_positions):
         rows = slice(start, min(len(features), start + chunk_positions))
         chunk = filled(features.detach()[rows])
-        # Rows of zeros behind the others stay so, and add nothing to any gradient.
+        # Padding rows of zeros stay zero, and add nothing to any gradient.
         products = chunk @ matrix.t()
         read = open_chunk(rows)
         for first in range(rows.start, rows.stop, block):
@@ -71,7 +71,7 @@ def pass_through(
             if gradient is not None:
                 if grad_bias is not None:
                     grad_bias += gradient.sum(0)
-                # The logits are done with: their memory takes the gradient.
+                # The logits are no longer needed: the gradient takes their memory.
                 products[within] = gradient
         if grad_features is not None:
             grad_features[rows] = (products @ matrix)[: rows.stop - rows.start]
@@ -84,6 +84,6 @@ def pass_through(
 
 
 def rows_at_once(device: torch.device, vocabulary_size: int, dtype: torch.dtype) -> int:
-    """Rows of logits to go through at once: on a processor as many as its cache holds, elsewhere a chunk."""
+    """Rows of logits to process at once: on a CPU as many as its cache holds, elsewhere a chunk."""
     size = CACHE_BYTES if device.type == "cpu" else CHUNK_BYTES
     return max(1, size // (vocabulary_size * dtype.itemsize))

@@ -1,4 +1,4 @@
-"""Losses with a live teacher: its predictions in chunks whose logits are never all in memory, its hidden states."""
+"""Losses with a live teacher: on its predictions, in chunks of logits, and on its hidden states."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from torch.nn import functional
 from polydistill.losses.chunks import CHUNK_BYTES, Gradients, Reader, pass_through
 from polydistill.padding import filled
 
-# Stands for minus infinity in scores: its softmax is 0, and 0 times a difference of two such is 0.
+# Replaces -inf in scores: its softmax is 0, and 0 times a difference of two such scores is 0, not NaN.
 NEVER = -1e9
 
 
 class OutputLayer(NamedTuple):
-    """What makes logits: features [N, E] at the chosen positions, weight [V, E], bias [V] or None."""
+    """The inputs of logits: features [N, E] at the chosen positions, weight [V, E], bias [V] or None."""
 
     features: Tensor
     weight: Tensor
@@ -27,11 +27,11 @@ class OutputLayer(NamedTuple):
 
 
 class LiveLoss(NamedTuple):
-    """What one pass over both output layers gives.
+    """The result of one pass over both output layers.
 
-    loss  scalar: the weighted sum over positions, in nats, to differentiate
+    loss  scalar, differentiable: the weighted sum over positions, in nats
     kd    [N] float32, detached: temperature² · KL(teacher ‖ student)
-    mlm   [N] float32, detached: cross-entropy of the text's token; 0 where its weight is 0
+    mlm   [N] float32, detached: cross-entropy of the text's token; 0 where it is not measured (see `masked`)
     """
 
     loss: Tensor
@@ -52,29 +52,30 @@ def live_distillation(
 ) -> LiveLoss:
     """The teacher's predictions and the text's tokens as one loss, summed over positions.
 
-    student, teacher  of one vocabulary; the widths E may differ. No gradient goes to the teacher. Of several teachers the
-                first one's features are those of the first positions, and so on: together [N, E].
-    gold        [N] the text's tokens
-    kd_weight   [N] weight of the teacher's predictions at each position
-    mlm_weight  [N] weight of the text's token
-    masked      [N] bool, where `mlm` is measured; by default where its weight is not 0
-    chunk_positions  rows whose products with the vocabulary are made at once; by default as many as fit into
-                     CHUNK_BYTES, of both models together
+    student, teacher  of one vocabulary; the widths E may differ. The teacher gets no gradient. With several
+                      teachers, the first one's features are those of the first positions, and so on: together
+                      [N, E].
+    gold              [N] the text's tokens
+    kd_weight         [N] weight of the teacher's predictions at each position
+    mlm_weight        [N] weight of the text's token
+    masked            [N] bool, where `mlm` is measured; by default where its weight is not 0
+    chunk_positions   rows of vocabulary products computed at once; by default as many as fit into
+                      CHUNK_BYTES, of both models together
 
     Equal to Σₙ kd_weight · T² · KL(softmax(t/T) ‖ softmax(s/T)) + mlm_weight · CE(s, gold) with logits s, t
-    (Hinton et al. 2015; Sanh et al. 2019; Eliquare 2022, L_distillation and L_mlm, whose L_distillation leaves out the
-    teacher's entropy, which is no gradient), without holding [N, V] of either. Logits are products in the
+    (Hinton et al. 2015; Sanh et al. 2019; Eliquare 2022, L_distillation and L_mlm; L_distillation omits the
+    teacher's entropy, which has no gradient), without holding [N, V] of either. Logits are products in the
     features' dtype; everything after them is float32 (float64 stays float64).
     """
-    # OutputLayer is a tuple itself.
+    # OutputLayer is itself a tuple.
     teachers = [teacher] if isinstance(teacher, OutputLayer) else list(teacher)
-    if sum(len(one.features) for one in teachers) != len(gold):
-        raise ValueError("teachers' features are not as many as positions")
+    if sum(len(layer.features) for layer in teachers) != len(gold):
+        raise ValueError("the number of teachers' features is not the number of positions")
     if masked is None:
         masked = mlm_weight != 0
     if chunk_positions is None:
         sizes = student.features.element_size() + max(
-            (one.features.element_size() for one in teachers), default=0
+            (layer.features.element_size() for layer in teachers), default=0
         )
         chunk_positions = max(1, CHUNK_BYTES // (len(student.weight) * sizes))
     loss, kd, mlm = _Live.apply(  # type: ignore[no-untyped-call]
@@ -84,7 +85,7 @@ def live_distillation(
 
 
 class _Live(torch.autograd.Function):
-    """Gradients are made in the forward pass, as in `losses.sparse`."""
+    """Computes gradients in the forward pass, as in `losses.sparse`."""
 
     @staticmethod
     def forward(
@@ -102,27 +103,27 @@ class _Live(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         compute = torch.float64 if features.dtype == torch.float64 else torch.float32
         offset = None if bias is None else bias.detach().to(compute)
-        starts = list(accumulate((len(one.features) for one in teachers), initial=0))
+        starts = list(accumulate((len(layer.features) for layer in teachers), initial=0))
         segments = [
             _Segment(
                 slice(*bounds),
-                one.features.detach(),
-                one.weight.detach().to(one.features.dtype),
-                None if one.bias is None else one.bias.detach().to(compute),
+                layer.features.detach(),
+                layer.weight.detach().to(layer.features.dtype),
+                None if layer.bias is None else layer.bias.detach().to(compute),
             )
-            for bounds, one in zip(pairwise(starts), teachers, strict=True)
+            for bounds, layer in zip(pairwise(starts), teachers, strict=True)
         ]
-        # The text's token counts where it is masked alone.
+        # The text's token counts only where it is masked.
         weighed = torch.where(masked, mlm_weight, 0.0).to(compute)
         targets = _Targets(gold, kd_weight.to(compute), weighed, masked, temperature)
         kd = torch.zeros(len(gold), dtype=compute, device=features.device)
         mlm = torch.zeros_like(kd)
 
         def open_chunk(rows: slice) -> Reader:
-            theirs = [made for segment in segments if (made := segment.products(rows)) is not None]
+            theirs = [part for segment in segments if (part := segment.products(rows)) is not None]
 
             def read(products: Tensor, part: slice, _: slice) -> Tensor:
-                logits = [made for one in theirs if (made := one.logits(part, compute)) is not None]
+                logits = [tensor for each in theirs if (tensor := each.logits(part, compute)) is not None]
                 return _loss_rows(
                     _logits(products, offset, compute),
                     logits[0] if len(logits) == 1 else torch.cat(logits),
@@ -148,7 +149,7 @@ class _Live(torch.autograd.Function):
 
 
 class _Segment(NamedTuple):
-    """A teacher's positions among all, and what makes its products with the vocabulary."""
+    """A teacher's range of positions, and its output layer."""
 
     rows: slice
     features: Tensor
@@ -156,7 +157,7 @@ class _Segment(NamedTuple):
     bias: Tensor | None
 
     def products(self, rows: slice) -> _Products | None:
-        """Those of some of all positions; None if none of them is its."""
+        """Its products at `rows` of all positions; None if it has none of them."""
         mine = _common(self.rows, rows)
         if mine is None:
             return None
@@ -165,14 +166,14 @@ class _Segment(NamedTuple):
 
 
 class _Products(NamedTuple):
-    """A teacher's products [n, V] at some of all positions."""
+    """A teacher's products [n, V] at `rows` of all positions."""
 
     rows: slice
     values: Tensor
     bias: Tensor | None
 
     def logits(self, rows: slice, compute: torch.dtype) -> Tensor | None:
-        """Those of some of all positions; None if none of them is here."""
+        """Its logits at `rows` of all positions; None if it has none of them."""
         mine = _common(self.rows, rows)
         if mine is None:
             return None
@@ -180,13 +181,13 @@ class _Products(NamedTuple):
         return _logits(self.values[within], self.bias, compute)
 
 
-def _common(one: slice, other: slice) -> slice | None:
-    start, stop = max(one.start, other.start), min(one.stop, other.stop)
+def _common(rows: slice, other: slice) -> slice | None:
+    start, stop = max(rows.start, other.start), min(rows.stop, other.stop)
     return slice(start, stop) if start < stop else None
 
 
 class _Targets(NamedTuple):
-    """What all positions are to learn: see `live_distillation`."""
+    """Targets of all positions, see `live_distillation`."""
 
     gold: Tensor
     kd_weight: Tensor
@@ -202,7 +203,7 @@ def _logits(products: Tensor, bias: Tensor | None, compute: torch.dtype) -> Tens
 def _loss_rows(
     logits: Tensor, theirs: Tensor, targets: _Targets, rows: slice, kd: Tensor, mlm: Tensor
 ) -> Tensor:
-    """Write some rows' losses into `kd` and `mlm` of all positions, and return their gradient [n, V].
+    """Write the rows' losses into `kd` and `mlm` of all positions, and return the gradient [n, V].
 
     logits, theirs  [n, V] the student's and the teacher's
     """
@@ -231,7 +232,7 @@ def _loss_rows(
 
 
 def cosine_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Σₙ 1 - cos(studentₙ, teacherₙ) of hidden states [N, H] each; Eliquare 2022, L_cosine, as DistilBERT has it."""
+    """Σₙ 1 - cos(studentₙ, teacherₙ) of hidden states [N, H]; Eliquare 2022, L_cosine, as in DistilBERT."""
     target = torch.ones(len(student), device=student.device)
     return functional.cosine_embedding_loss(_exact(student), _exact(teacher), target, reduction="sum")
 
@@ -239,14 +240,15 @@ def cosine_loss(student: Tensor, teacher: Tensor) -> Tensor:
 def relation_loss(
     student: Sequence[Tensor], teacher: Sequence[Tensor], attention_mask: Tensor, *, heads: int
 ) -> Tensor:
-    """MiniLMv2's loss, summed over attended positions; a mean over relation heads (Wang et al. 2021, eq. 5-6).
+    """MiniLMv2's loss, summed over attended positions; a mean over relation heads (Wang et al. 2021, eq.
+    5-6).
 
-    student, teacher  each [B, L, W]: queries, keys, values of a layer, all heads side by side; the widths may differ
+    student, teacher  each [B, L, W]: a layer's queries, keys, values, heads concatenated; widths may differ
     attention_mask    [B, L] 1 for tokens, 0 for padding
-    heads             relation heads, which divides every width
+    heads             number of relation heads, which divides every width
 
-    Of each of the three: Σ KL(softmax(t tᵀ/√dₜ) ‖ softmax(s sᵀ/√dₛ)) over queries, with d = W / heads. The paper
-    takes a mean over each text's positions; here the caller divides by those of the whole step.
+    For each of the three: Σ KL(softmax(t tᵀ/√dₜ) ‖ softmax(s sᵀ/√dₛ)) over queries, with d = W / heads. The
+    paper takes a mean over each text's positions; here the caller divides by the positions of the whole step.
     """
     total = torch.zeros((), dtype=_exact(student[0]).dtype, device=student[0].device)
     for ours, theirs in zip(student, teacher, strict=True):

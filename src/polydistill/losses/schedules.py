@@ -1,4 +1,4 @@
-"""How a weight changes over training."""
+"""Schedules of a loss's weight."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import Literal
 def scheduled_weight(
     progress: float, *, first: float, last: float, schedule: Literal["linear", "cosine", "constant"]
 ) -> float:
-    """A weight at a share of the training steps; of the teachers' labels: teacher annealing (Clark et al. 2019, section 3.2).
+    """A weight at a share of the training steps.
+
+    For teachers' labels this is teacher annealing (Clark et al. 2019, section 3.2).
 
     progress  steps done / all steps, in [0, 1]
     """

@@ -1,4 +1,4 @@
-"""Cross-entropy of sparse targets, computed in chunks whose logits are never all in memory."""
+"""Cross-entropy of sparse targets, in chunks, so that all logits are never in memory."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from polydistill.losses.chunks import CHUNK_BYTES, Gradients, pass_through
 
 
 class SparseLoss(NamedTuple):
-    """What one pass over the output layer gives.
+    """The result of one pass over the output layer.
 
-    loss       scalar: the sum over positions, in nats, to differentiate
+    loss       scalar, differentiable: the sum over positions, in nats
     logprobs   [N, K] float32, detached: the student's log-probabilities of `ids`
     tail_loss  [N] float32, detached: -log of the student's probability of all pieces outside `top`
     """
@@ -36,16 +36,15 @@ def sparse_soft_cross_entropy(
 ) -> SparseLoss:
     """Cross-entropy in nats of a sparse target, summed over positions.
 
-    features  [N, E]  output-layer inputs at masked positions
-    weight    [V, E], bias [V] or None
-    ids       [N, K]  student ids; a repeated id counts with the sum of its targets
-    target    [N, K]  each row sums to its weight: 1, or less with a tail or for a mean over positions
-    tail      [N]     probability of one more class that stands for every piece outside `ids[:, top]`
-    chunk_positions   rows whose products with the vocabulary are made at once; by default as many as fit
-                      into CHUNK_BYTES
+    features         [N, E] output-layer inputs at masked positions
+    weight           [V, E], bias [V] or None
+    ids              [N, K] student ids; a repeated id counts with the sum of its targets
+    target           [N, K] each row sums to its weight: 1, or less with a tail or for a mean over positions
+    tail             [N] probability of an extra class for all pieces outside `ids[:, top]`
+    chunk_positions  rows of vocabulary products computed at once; by default as many as fit into CHUNK_BYTES
 
-    Without a tail equal to -(target * log_softmax(features @ weight.T + bias).gather(1, ids)).sum(), without
-    holding [N, V]. Gold and teacher labels are one target: MergeDistill, eq. 1-2 and L_ALL. Logits are
+    Without a tail, equal to -(target * log_softmax(features @ weight.T + bias).gather(1, ids)).sum(), without
+    holding [N, V]. Gold and teacher labels form one target: MergeDistill, eq. 1-2 and L_ALL. Logits are
     products in the features' dtype; logsumexp, softmax and the loss are float32 (float64 stays float64).
     """
     if chunk_positions is None:
@@ -57,7 +56,7 @@ def sparse_soft_cross_entropy(
 
 
 class _Sparse(torch.autograd.Function):
-    """Gradients are made in the forward pass, chunk by chunk, while the chunk's logits are at hand."""
+    """Computes gradients in the forward pass, chunk by chunk, while the chunk's logits are in memory."""
 
     @staticmethod
     def forward(
@@ -95,7 +94,7 @@ class _Sparse(torch.autograd.Function):
 
 
 class _Targets(NamedTuple):
-    """The sparse target of all positions: see `sparse_soft_cross_entropy`."""
+    """The sparse target of all positions, see `sparse_soft_cross_entropy`."""
 
     ids: Tensor
     target: Tensor
@@ -113,7 +112,7 @@ def _loss_rows(
     tail_loss: Tensor,
     needs_gradient: bool,
 ) -> Tensor | None:
-    """Add some rows' loss to `loss`, write their log-probabilities, and return their gradient [n, V].
+    """Add the rows' loss to `loss`, write their log-probabilities, and return the gradient [n, V].
 
     products  [n, V] features @ weight.T; loss, logprobs, tail_loss  of all positions, written in place
     """
@@ -133,7 +132,7 @@ def _loss_rows(
     others = log_softmax.scatter(1, ids[:, targets.top], -torch.inf)
     outside = others.logsumexp(-1, keepdim=True)
     tail_loss[rows] = -outside[:, 0]
-    # Where the ids are the whole vocabulary there is no tail to have a loss.
+    # If the ids are the whole vocabulary, there is no tail and no loss of it.
     has_tail = (tail > 0) & outside.isfinite()
     tail = torch.where(has_tail, tail, 0.0)
     loss -= torch.where(has_tail, tail * outside, 0.0).sum()

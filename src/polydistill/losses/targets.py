@@ -1,4 +1,4 @@
-"""Soft targets from what a store holds of a teacher's distribution."""
+"""Soft targets from a teacher's stored predictions."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ Tail = Literal["renormalise", "bucket", "raw", "gold"]
 
 
 def soft_targets(logprobs: Tensor, *, tail: Tail) -> tuple[Tensor, Tensor]:
-    """([N, K] probabilities of the stored pieces, [N] probability of all the others).
+    """([N, K] probabilities of the stored pieces, [N] probability of all others).
 
-    logprobs     [N, K] log-probabilities under the teacher's full softmax; -inf for an empty slot
-    tail         `renormalise`: the K sum to 1 (MergeDistill, step 2); `raw`: as stored, the others nothing;
-                 `bucket` and `gold`: the others keep their mass, which the loss gives to one extra class
-                 or to the gold piece
+    logprobs  [N, K] log-probabilities under the teacher's full softmax; -inf for an empty slot
+    tail      `renormalise`: the K sum to 1 (MergeDistill, step 2); `raw`: as stored, the others get 0;
+              `bucket` and `gold`: the others keep their mass, which the loss gives to one extra class or to
+              the gold piece
 
-    The stored K of a random sampling sum to 1, so there every reading is the same.
+    With random sampling the stored K sum to 1, so all settings are equal.
     """
     stored = logprobs.float()
     mass = stored.exp().sum(-1, keepdim=True)
-    # float16 rounding can bring the sum a little over 1.
+    # float16 rounding can make the sum slightly larger than 1.
     within = mass.clamp(max=1.0)
     shares = torch.softmax(stored, dim=-1)
     if tail == "renormalise":

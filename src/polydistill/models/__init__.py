@@ -1,4 +1,4 @@
-"""The Hugging Face boundary: teachers loaded safely, students built, features at masked positions."""
+"""Hugging Face models: load teachers safely, build students, read features at masked positions."""
 
 from polydistill.models.extract import extract_student
 from polydistill.models.features import masked_features, output_layer

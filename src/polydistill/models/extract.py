@@ -1,9 +1,9 @@
-"""A student made of a teacher's layers: the same architecture, fewer of them."""
+"""A student made of a teacher's layers: the same architecture with fewer layers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -11,23 +11,26 @@ from torch import Tensor, nn
 from polydistill.errors import ModelError
 from polydistill.models.student import build_student, student_config
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
 TOKEN_TYPES, POSITIONS = "token_type_embeddings.weight", "position_embeddings.weight"
 
 
-def check_extractable(config: Any, model: str, *, field: str = "teacher") -> None:
-    """Raise ModelError for a teacher whose architecture has no layers of its own to take, or no MLM head."""
+def check_extractable(config: PreTrainedConfig, model: str, *, field: str = "teacher") -> None:
+    """Raise ModelError for a teacher whose layers share weights, or that has no MLM head."""
     if hasattr(config, "num_hidden_groups"):
         raise ModelError(
             field,
             model,
-            f"{config.model_type} shares one layer's weights among all its layers: none can be left out",
-            "use a teacher whose layers have weights of their own; `polydistill vocab trim` makes this one smaller",
+            f"{config.model_type} shares one layer's weights among all its layers, so none can be left out",
+            "use a teacher with separate weights per layer; `polydistill vocab trim` makes this one smaller",
         )
     if config.model_type == "electra" and "ElectraForPreTraining" in (config.architectures or ()):
         raise ModelError(
             field,
             model,
-            "is ELECTRA's discriminator, which predicts no tokens",
+            "is ELECTRA's discriminator, which does not predict tokens",
             "use the generator's checkpoint (ElectraForMaskedLM)",
         )
 
@@ -35,13 +38,13 @@ def check_extractable(config: Any, model: str, *, field: str = "teacher") -> Non
 def choose_layers(
     init: str | Sequence[int], num_layers: int | None, depth: int
 ) -> tuple[int, list[int] | None]:
-    """(the student's number of layers, which of the teacher's `depth` layers they are; None for random weights).
+    """(number of student layers, their indices among the teacher's `depth` layers; None for random weights).
 
-    init        `stride` (evenly spaced from the first; Sun et al. 2019, PKD-skip: every second one), `distilbert`
-                (from the first to the last; Sanh et al. 2019's code: 0 2 4 7 9 11 of 12), `bottom`, `top`, `random`,
-                or the layers' numbers from 0
-    num_layers  None for half the teacher's, at least one
-    Raises ModelError for more layers than the teacher has, or one that it does not have.
+    init        `stride` (evenly spaced from the first; Sun et al. 2019, PKD-skip: every second one),
+                `distilbert` (from the first to the last; Sanh et al. 2019's code: 0 2 4 7 9 11 of 12),
+                `bottom`, `top`, `random`, or layer indices from 0
+    num_layers  None for half the teacher's, at least 1
+    Raises ModelError for more layers than the teacher has, or a layer that it lacks.
     """
     if not isinstance(init, str):
         for index in init:
@@ -50,7 +53,7 @@ def choose_layers(
                     "student.init",
                     str(list(init)),
                     f"the teacher has no layer {index}: it has {depth}, from 0 to {depth - 1}",
-                    "name layers that it has",
+                    "give layers that it has",
                 )
         return len(init), list(init)
     size = max(1, depth // 2) if num_layers is None else num_layers
@@ -63,26 +66,26 @@ def choose_layers(
     if init == "stride":
         return size, [place * depth // size for place in range(size)]
     if init == "distilbert":
-        # round(place * (depth - 1) / (size - 1)), halves upwards
+        # round(place * (depth - 1) / (size - 1)), halves rounded up
         steps = max(1, size - 1)
         return size, [(2 * place * (depth - 1) + steps) // (2 * steps) for place in range(size)]
     return size, list(range(size)) if init == "bottom" else list(range(depth - size, depth))
 
 
 def extracted_config(
-    teacher: Any,
+    teacher: PreTrainedConfig,
     fields: Mapping[str, Any],
     *,
     num_layers: int,
     layers: Sequence[int] | None,
     special_ids: dict[str, int],
     max_length: int,
-) -> Any:
-    """The student's configuration: the teacher's, with so many layers and a single token type.
+) -> PreTrainedConfig:
+    """The student's configuration: the teacher's, with `num_layers` layers and a single token type.
 
-    teacher  its configuration, after a trim that comes before
-    fields   the architecture's own, where they are not the teacher's
-    layers   see `choose_layers`; each keeps its kind of attention where kinds alternate
+    teacher  its configuration, after trimming if there is any
+    fields   the architecture's own, where they differ from the teacher's
+    layers   see `choose_layers`; each keeps its type of attention where types alternate
     Raises ModelError for fields that cannot be set, or too few positions for `max_length` tokens.
     """
     depth_name = teacher.attribute_map.get("num_hidden_layers", "num_hidden_layers")
@@ -92,7 +95,7 @@ def extracted_config(
                 f"student.config.{name}",
                 fields[name],
                 "is set by the run itself",
-                "use student.num_layers for depth, trim for the vocabulary",
+                "use student.num_layers for the depth, trim for the vocabulary",
             )
     values = {**fields, depth_name: num_layers}
     kinds = getattr(teacher, "layer_types", None)
@@ -110,8 +113,10 @@ def extracted_config(
     )
 
 
-def check_extraction(config: Any, teacher: Any, layers: Sequence[int] | None) -> None:
-    """Raise ModelError if a student of this configuration cannot start from these layers; loads no weights."""
+def check_extraction(
+    config: PreTrainedConfig, teacher: PreTrainedConfig, layers: Sequence[int] | None
+) -> None:
+    """Raise ModelError if a student configuration does not fit these layers; loads no weights."""
     shapes = build_student(config, seed=0, device="meta")
     if layers is not None:
         original = build_student(teacher, seed=0, field="teacher", device="meta")
@@ -119,14 +124,14 @@ def check_extraction(config: Any, teacher: Any, layers: Sequence[int] | None) ->
 
 
 def extract_student(
-    teacher: Any, config: Any, layers: Sequence[int] | None, *, seed: int
-) -> tuple[Any, dict[str, Any]]:
-    """(the student before training, the record of where its weights came from).
+    teacher: PreTrainedModel, config: PreTrainedConfig, layers: Sequence[int] | None, *, seed: int
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """(student before training, record of the origin of its weights).
 
     teacher  the loaded model
     config   see `extracted_config`
     layers   of the teacher, in the student's order; None for random weights
-    With all layers of the teacher the student computes what the teacher does, for texts of one segment.
+    With all of the teacher's layers the student computes the same as the teacher, for texts of one segment.
     """
     student = build_student(config, seed=seed)
     record: dict[str, Any] = {"seed": seed, "layers": layers if layers is None else list(layers)}
@@ -146,11 +151,11 @@ def extract_student(
     return student, record
 
 
-def _single_type(config: Any) -> bool:
-    """Whether the architecture adds a token type's row to a table of positions, so that one type can go there.
+def _single_type(config: PreTrainedConfig) -> bool:
+    """Whether token types are added to a position table, so that one type can be folded into it.
 
-    DistilBERT's script leaves the rows of token types out and puts nothing in their place; the layers behind them
-    were trained with row 0 in every sum.
+    DistilBERT's script drops token types without replacement; but the layers above them were trained with row
+    0 in every sum.
     """
     if getattr(config, "type_vocab_size", 0) < 2:
         return False
@@ -165,14 +170,14 @@ def _is_types(name: str) -> bool:
 
 
 def _fold_types(state: Mapping[str, Tensor]) -> None:
-    """Move the one row of token types into every position's row, where it is added just as well."""
+    """Add row 0 of the token types to every position's row, with the same sum, and zero it."""
     types = next(name for name in state if _is_types(name))
     state[types.removesuffix(TOKEN_TYPES) + POSITIONS].add_(state[types][0])
     state[types].zero_()
 
 
 def _freeze_types(student: nn.Module) -> None:
-    """Keep the row at zero: BERT and its kin cannot be without it."""
+    """Keep the row at zero: BERT-like architectures cannot drop it."""
     for name, parameter in student.named_parameters():
         if _is_types(name):
             with torch.no_grad():
@@ -180,10 +185,10 @@ def _freeze_types(student: nn.Module) -> None:
             parameter.requires_grad_(False)
 
 
-def layer_list(model: Any) -> str:
+def layer_list(model: PreTrainedModel) -> str:
     """The name of the list that holds a model's layers, such as `bert.encoder.layer`.
 
-    Raises ModelError where there is none: layers that are shared, or in several blocks.
+    Raises ModelError if there is none: the layers are shared, or in several blocks.
     """
     depth = model.config.num_hidden_layers
     for name, module in model.named_modules():
@@ -192,13 +197,13 @@ def layer_list(model: Any) -> str:
     raise ModelError(
         "teacher",
         model.config.model_type,
-        f"its {depth} layers do not stand in one list, so none can be left out",
-        "use a teacher of BERT's, DistilBERT's, RoBERTa's, ELECTRA's or ModernBERT's kind",
+        f"its {depth} layers are not in one list, so none can be left out",
+        "use a teacher such as BERT, DistilBERT, RoBERTa, ELECTRA or ModernBERT",
     )
 
 
-def _sources(student: Any, teacher: Any, layers: Sequence[int]) -> dict[str, str]:
-    """Name of each of the student's tensors → the teacher's tensor that it starts as, shapes checked."""
+def _sources(student: PreTrainedModel, teacher: PreTrainedModel, layers: Sequence[int]) -> dict[str, str]:
+    """Name of each student tensor → name of the teacher tensor it starts from; shapes are checked."""
     check_extractable(teacher.config, teacher.config.model_type)
     prefix = layer_list(teacher) + "."
     source, target = teacher.state_dict(), student.state_dict()
@@ -218,7 +223,7 @@ def _sources(student: Any, teacher: Any, layers: Sequence[int]) -> dict[str, str
                 None,
                 f"the teacher's {origin} is {None if theirs is None else tuple(theirs)} and the student's "
                 f"{tuple(tensor.shape)}",
-                "leave fields that change a weight's shape as the teacher's, or use `init: random`",
+                "keep the teacher's fields that set a weight's shape, or use `init: random`",
             )
         names[name] = origin
     return names
@@ -227,10 +232,10 @@ def _sources(student: Any, teacher: Any, layers: Sequence[int]) -> dict[str, str
 def _check_layers(
     source: Iterable[str], target: Iterable[str], prefix: str, layers: Sequence[int], architecture: str
 ) -> None:
-    """Raise ModelError where a layer has other weights than the place that it shall take.
+    """Raise ModelError where a layer's weights differ in kind from those of the place it takes.
 
-    ModernBERT's first layer has no norm before its attention, for the embeddings' norm comes just before: another
-    layer in its place would lose its own norm, and it has none to bring elsewhere.
+    ModernBERT's first layer has no norm before its attention, for the embeddings' norm precedes it. Another
+    layer in its place would lose its norm, and the first layer has none to take to another place.
     """
     theirs, ours = _by_layer(source, prefix), _by_layer(target, prefix)
     for place, index in enumerate(layers):
@@ -239,15 +244,15 @@ def _check_layers(
             raise ModelError(
                 "student.init",
                 str(list(layers)),
-                f"{architecture}'s layer {index} cannot be the student's layer {place}: one of them has no {differing}",
-                "begin with layer 0 and use it nowhere else: `stride`, `distilbert`, `bottom` or such a list",
+                f"{architecture}'s layer {index} cannot be student layer {place}: one lacks {differing}",
+                "use layer 0 first and nowhere else: `stride`, `distilbert`, `bottom` or such a list",
             )
 
 
 def _by_layer(names: Iterable[str], prefix: str) -> dict[int, set[str]]:
-    found: dict[int, set[str]] = {}
+    layers: dict[int, set[str]] = {}
     for name in names:
         if name.startswith(prefix):
             place, _, rest = name.removeprefix(prefix).partition(".")
-            found.setdefault(int(place), set()).add(rest)
-    return found
+            layers.setdefault(int(place), set()).add(rest)
+    return layers

@@ -1,17 +1,20 @@
-"""What a masked language model's output layer sees at masked positions, without the logits elsewhere."""
+"""Inputs of a masked language model's output layer at masked positions, without logits elsewhere."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from polydistill.errors import ModelError
 from polydistill.padding import filled
 
-# How architectures name what makes a layer's queries, keys and values; one name for all three at once.
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+# Names of the layers that make queries, keys and values, by architecture; a single name makes all three.
 QUERY_KEY_VALUE = (
     ("query", "key", "value"),
     ("q_lin", "k_lin", "v_lin"),
@@ -22,15 +25,15 @@ QUERY_KEY_VALUE = (
 
 
 def masked_features(model: nn.Module, inputs: dict[str, Tensor], positions: Tensor) -> Tensor:
-    """[N, E] inputs of the output layer at masked positions; autograd goes through.
+    """[N, E] inputs of the output layer at masked positions, differentiable.
 
-    inputs     input_ids [B, L], attention_mask [B, L] and whatever else the model takes
-    positions  [N] places in the flattened batch, row * L + column
+    inputs     input_ids [B, L], attention_mask [B, L] and further arguments of the model
+    positions  [N] indices in the flattened batch, row * L + column
 
-    A hook on the encoder hands only these rows on, so that the head's transform sees no others, and a pre-hook on
-    the output embeddings keeps what comes and hands on no rows, so that the layer itself costs nothing: a loss takes
-    `output_layer` and makes the logits in chunks. Heads of masked language models see each position alone; where an
-    encoder's output is not [B, L, H], the head runs at all positions and the rows are taken behind it.
+    A hook on the encoder passes only these rows to the head's transform. A pre-hook on the output embeddings
+    keeps its input and passes no rows, so the layer itself costs nothing: a loss takes `output_layer` and
+    makes logits in chunks. Heads of masked language models treat each position separately. Where an encoder's
+    output is not [B, L, H], the head runs at all positions and the rows are selected after it.
     """
     return features_and_states(model, inputs, positions)[0]
 
@@ -38,13 +41,13 @@ def masked_features(model: nn.Module, inputs: dict[str, Tensor], positions: Tens
 def features_and_states(
     model: nn.Module, inputs: dict[str, Tensor], positions: Tensor
 ) -> tuple[Tensor, Tensor | None]:
-    """(see `masked_features`, the encoder's last hidden states [B, L, H]; None where its output has another shape)."""
+    """(see `masked_features`, the encoder's last hidden states [B, L, H] or None for another shape)."""
     kept: list[Tensor] = []
     states: list[Tensor] = []
     selected = False
     shape = inputs["input_ids"].shape
 
-    def select(_: nn.Module, __: tuple[Any, ...], output: Any) -> Any:
+    def select(_: nn.Module, __: tuple[object, ...], output: Any) -> Any:
         nonlocal selected
         hidden = output[0]
         if hidden.shape[:-1] != shape:
@@ -64,7 +67,7 @@ def features_and_states(
         return (flat[:0], *arguments[1:])
 
     number = len(positions)
-    # The first token of the batch stands behind the others; what comes out of its rows is dropped.
+    # Padding repeats the batch's first token; its rows are dropped below.
     positions = filled(positions)
     inner = unwrapped(model)
     handles = [output_embeddings(inner).register_forward_pre_hook(keep)]
@@ -79,28 +82,28 @@ def features_and_states(
 
 
 @contextmanager
-def queries_keys_values(model: Any, layers: str) -> Iterator[list[Tensor]]:
-    """A list that takes the last layer's queries, keys and values, each [B, L, W], when the model runs within.
+def queries_keys_values(model: nn.Module, layers: str) -> Iterator[list[Tensor]]:
+    """A list that collects the last layer's queries, keys and values, each [B, L, W], of a run within.
 
     layers  the name of the list that holds the model's layers
-    Raises ModelError for an architecture that makes them in a way that is not known here.
+    Raises ModelError for an architecture whose layers of QUERY_KEY_VALUE are unknown.
     """
     layer = unwrapped(model).get_submodule(layers)[-1]
-    found = {name.rpartition(".")[2]: module for name, module in layer.named_modules()}
-    names = next((names for names in QUERY_KEY_VALUE if all(name in found for name in names)), None)
+    modules = {name.rpartition(".")[2]: module for name, module in layer.named_modules()}
+    names = next((group for group in QUERY_KEY_VALUE if all(name in modules for name in group)), None)
     if names is None:
         raise ModelError(
             "losses.relation",
             None,
             f"{unwrapped(model).config.model_type} has no queries, keys and values that can be read",
-            "leave losses.relation at 0",
+            "set losses.relation to 0",
         )
     made: list[Tensor] = []
 
-    def take(_: nn.Module, __: Any, output: Tensor) -> None:
+    def take(_: nn.Module, __: tuple[object, ...], output: Tensor) -> None:
         made.extend(output.chunk(3, -1) if len(names) == 1 else [output])
 
-    handles = [found[name].register_forward_hook(take) for name in names]
+    handles = [modules[name].register_forward_hook(take) for name in names]
     try:
         yield made
     finally:
@@ -108,14 +111,14 @@ def queries_keys_values(model: Any, layers: str) -> Iterator[list[Tensor]]:
             handle.remove()
 
 
-def unwrapped(model: Any) -> Any:
-    """The model itself: a wrapper for data parallelism has it in `module`, and the wrapper's forward is the one to call."""
+def unwrapped(model: Any) -> PreTrainedModel:
+    """The model inside a data-parallel wrapper (its `module`); a caller runs the wrapper's forward."""
     while not hasattr(model, "get_output_embeddings"):
         model = model.module
     return model
 
 
-def output_embeddings(model: Any) -> nn.Module:
+def output_embeddings(model: PreTrainedModel) -> nn.Module:
     """The linear layer that makes the logits."""
     layer = model.get_output_embeddings()
     if layer is None:
@@ -123,7 +126,7 @@ def output_embeddings(model: Any) -> nn.Module:
     return layer  # type: ignore[no-any-return]
 
 
-def output_layer(model: Any) -> tuple[Tensor, Tensor | None]:
-    """The output layer's weight [V, E] and bias [V], if there is one."""
+def output_layer(model: PreTrainedModel) -> tuple[Tensor, Tensor | None]:
+    """The output layer's weight [V, E] and its bias [V] or None."""
     layer: Any = output_embeddings(model)
     return layer.weight, getattr(layer, "bias", None)

@@ -1,42 +1,43 @@
-"""Text to what a model takes: masked examples, and batches of similar lengths."""
+"""Batches of similar lengths, and padding."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-# Lengths of padded batches, and rows of parts of a batch, come in steps of these: few shapes for kernels to be made for.
+# Padded lengths and rows of a batch's parts are multiples of these: kernels see few shapes.
 LENGTH_MULTIPLE, PART_ROWS = 8, 4
 
 
 def length_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
-    """Indices of examples in batches of similar lengths, longest first, each within a budget of padded tokens."""
+    """Indices of examples in batches of similar lengths, longest first, within `max_tokens` padded tokens."""
     order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
-    made: list[list[int]] = []
+    batches: list[list[int]] = []
     longest = 0
     for index in order:
-        if made and (len(made[-1]) + 1) * longest <= max_tokens:
-            made[-1].append(index)
+        if batches and (len(batches[-1]) + 1) * longest <= max_tokens:
+            batches[-1].append(index)
         else:
-            made.append([index])
+            batches.append([index])
             longest = max(1, -(-lengths[index] // LENGTH_MULTIPLE) * LENGTH_MULTIPLE)
-    return made
+    return batches
 
 
 def length_parts(lengths: Sequence[int], overhead_tokens: int) -> list[list[int]]:
-    """Indices of a batch's examples in parts of similar lengths, longest first, each part to be padded by itself.
+    """Indices of a batch's examples in parts of similar lengths, longest first; each is padded by itself.
 
-    overhead_tokens  what one more part costs, in padded tokens
-    The cheapest partition of the examples in the order of their lengths, by dynamic programming. Parts end at multiples
-    of PART_ROWS rows and lengths count in steps of LENGTH_MULTIPLE, so that few shapes come up.
+    overhead_tokens  the cost of one more part, in padded tokens
+    Dynamic programming finds the cheapest partition of the examples sorted by length. Parts end at multiples
+    of PART_ROWS rows, and lengths are rounded up to LENGTH_MULTIPLE, so that few shapes occur.
     """
     order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
     borders = [*range(0, len(order), PART_ROWS), len(order)]
     widths = [-(-lengths[order[place]] // LENGTH_MULTIPLE) * LENGTH_MULTIPLE for place in borders[:-1]]
-    # costs[j]: of the examples before border j; begins[j]: where the last part of the cheapest partition begins.
+    # costs[j]: of the examples before border j; begins[j]: the first border of that partition's last part.
     costs, begins = [0], [0]
     for end in range(1, len(borders)):
         cost, begin = min(
@@ -53,13 +54,15 @@ def length_parts(lengths: Sequence[int], overhead_tokens: int) -> list[list[int]
     return parts[::-1]
 
 
-def pad_batch(rows: Sequence[Any], pad_id: int, *, multiple: int = LENGTH_MULTIPLE) -> tuple[Tensor, Tensor]:
-    """([B, L] ids, [B, L] attention mask) of rows of ids, padded to the longest (to a multiple of `multiple`)."""
+def pad_batch(
+    rows: Sequence[Sequence[int] | npt.NDArray[np.integer]], pad_id: int, *, multiple: int = LENGTH_MULTIPLE
+) -> tuple[Tensor, Tensor]:
+    """([B, L] ids, [B, L] attention mask) of rows of ids, padded to the longest, rounded up to `multiple`."""
     longest = max(len(row) for row in rows)
     length = -(-longest // multiple) * multiple
     ids = torch.full((len(rows), length), pad_id, dtype=torch.long)
-    mask_ = torch.zeros((len(rows), length), dtype=torch.long)
+    mask = torch.zeros((len(rows), length), dtype=torch.long)
     for index, row in enumerate(rows):
         ids[index, : len(row)] = torch.as_tensor(row, dtype=torch.long)
-        mask_[index, : len(row)] = 1
-    return ids, mask_
+        mask[index, : len(row)] = 1
+    return ids, mask

@@ -6,7 +6,7 @@ import json
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import regex
 import torch
@@ -18,11 +18,14 @@ from polydistill.disk import fingerprint, hash_file
 from polydistill.errors import ModelError, NumericsError
 from polydistill.limits import is_out_of_memory
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
 PICKLE_FILES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
-# No encoder has more; what a damaged configuration asks for is else built, layer by layer, before it is compared.
+# No encoder has more. Without these limits a damaged configuration would be built before it is compared.
 MAX_LAYERS, MAX_POSITIONS = 1000, 1 << 22
-# What files of earlier versions of transformers hold beside weights.
+# Integer tensors in files of earlier versions of transformers, beside the weights.
 COUNTS = {"position_ids", "token_type_ids", "num_batches_tracked"}
 
 
@@ -34,14 +37,13 @@ def load_masked_lm(
     allow_pickle: bool = False,
     dtype: torch.dtype | Literal["auto"] = torch.float32,
     field: str | None = None,
-) -> Any:
+) -> PreTrainedModel:
     """A masked language model in evaluation mode, its weights from safetensors.
 
-    dtype  transformers takes a file's own (a float16 file stays float16 on a processor): here it is said; `auto`
-           for the file's own
-    field  where the recipe has the model, for messages; by default under `teachers`, or `model`
-    Raises ModelError if nothing is there, if the weights are only there as a pickle, if the architecture has
-    no MLM head, or if the file leaves weights unset; NumericsError if a weight is not finite.
+    dtype  of the loaded weights; `auto` for the file's own (a float16 file then stays float16, even on a CPU)
+    field  the recipe's field of the model, for messages; by default under `teachers`, or `model`
+    Raises ModelError if there is no model, if its weights exist only as a pickle, if the architecture has no
+    MLM head, or if the file lacks weights; NumericsError if a weight is not finite.
     """
     field = field or (f"teachers.{name}" if name else "model")
     refuse_pickle(model, field, revision, allow_pickle)
@@ -57,7 +59,7 @@ def load_masked_lm(
             weights_only=True,
             output_loading_info=True,
         )
-    except Exception as error:  # safetensors and pickle raise kinds of their own for a damaged file
+    except Exception as error:  # safetensors and pickle raise their own types for a damaged file
         if is_out_of_memory(error):
             raise
         refuse_code(error, model, field)
@@ -73,28 +75,30 @@ def load_masked_lm(
             field,
             model,
             f"its file lacks weights that a masked language model needs ({', '.join(missing[:3])})",
-            "it was saved without its MLM head, or is another kind of model: use the checkpoint with the head",
+            "it was saved without its MLM head, or is another kind of model: use a checkpoint with one",
         )
     check_weights(loaded, info, model, field, revision)
     check_finite(loaded, model, field)
     return loaded.eval()
 
 
-def check_finite(loaded: Any, model: str, field: str) -> None:
+def check_finite(loaded: PreTrainedModel, model: str, field: str) -> None:
     """Raise NumericsError if a weight or a buffer of a loaded model is not finite."""
     for key, tensor in loaded.state_dict().items():
         if not torch.isfinite(tensor).all():
             raise NumericsError(
-                field, model, f"its weight {key} has NaN or infinity in it", "use an undamaged checkpoint"
+                field, model, f"its weight {key} holds NaN or infinity", "use an undamaged checkpoint"
             )
 
 
-def model_config(model: str, *, name: str = "", revision: str | None = None, field: str | None = None) -> Any:
-    """A model's configuration, without its weights. Raises ModelError for one that cannot be read, or is of no model."""
+def model_config(
+    model: str, *, name: str = "", revision: str | None = None, field: str | None = None
+) -> PreTrainedConfig:
+    """A model's configuration. Raises ModelError if it cannot be read, or fits no model."""
     field = field or (f"teachers.{name}" if name else "model")
     try:
         config = AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=False)
-    except Exception as error:  # huggingface_hub's validation raises kinds of its own
+    except Exception as error:  # huggingface_hub's validation raises its own types
         raise ModelError(
             field,
             model,
@@ -105,47 +109,46 @@ def model_config(model: str, *, name: str = "", revision: str | None = None, fie
     return config
 
 
-def check_sizes(config: Any, field: str, value: object = None) -> None:
-    """Raise ModelError for numbers of layers, heads or positions that no model has, before anything is built of them."""
+def check_sizes(config: PreTrainedConfig, field: str, value: object = None) -> None:
+    """Raise ModelError for impossible numbers of layers, heads or positions, before a model is built."""
     for name, number in config.to_dict().items():
         if type(number) is not int or "norm" in name:
             continue
         limit = MAX_LAYERS if "layer" in name else MAX_POSITIONS if "position" in name else None
-        least = (
-            1
-            if name.endswith("_heads")
-            else 0
-            if name.endswith("layers")
-            else -1
-            if limit is not None
-            else None
-        )
+        least = None if limit is None else -1
+        if name.endswith("_heads"):
+            least = 1
+        elif name.endswith("layers"):
+            least = 0
         if (limit is not None and number > limit) or (least is not None and number < least):
             bounds = f"at least {least}" if limit is None else f"from {least} to {limit}"
             raise ModelError(
                 field,
                 value,
-                f"its configuration has {name} {number}, and a model has {bounds}",
+                f"its configuration has {name} {number}; a model has {bounds}",
                 f"set {name} in config.json, or in the recipe",
             )
 
 
 def refuse_code(error: Exception, model: str, field: str) -> None:
-    """Raise ModelError for an error in loading which says that a pickle holds more than weights."""
+    """Raise ModelError for a loading error that means a pickle holds more than weights."""
     if isinstance(error, pickle.UnpicklingError) or "Weights only load failed" in str(error):
-        found = regex.search(r"Unsupported (?:global|class|operand)[^.\n]{0,100}", str(error))
+        unsupported = regex.search(r"Unsupported (?:global|class|operand)[^.\n]{0,100}", str(error))
+        reason = unsupported[0] if unsupported else "damaged"
         raise ModelError(
             field,
             model,
-            f"its pickle is refused: it holds more than weights, or is none ({found[0] if found else 'damaged'})",
-            "do not use it unless you know who made it; ask for safetensors",
+            f"its pickle is refused: it holds more than weights, or is none ({reason})",
+            "use safetensors; do not use this pickle unless you know who made it",
         ) from error
 
 
-def check_weights(loaded: Any, info: dict[str, Any], model: str, field: str, revision: str | None) -> None:
-    """Raise ModelError if a model's files hold layers beyond its configuration's, or whole numbers where weights are.
+def check_weights(
+    loaded: PreTrainedModel, info: dict[str, Any], model: str, field: str, revision: str | None
+) -> None:
+    """Raise ModelError if a model's files hold layers beyond its configuration's, or integer weights.
 
-    info  what `from_pretrained` says of the keys
+    info  of `from_pretrained`, about keys
     """
     shapes = {_numberless(key) for key in loaded.state_dict()}
     beyond = [
@@ -157,8 +160,8 @@ def check_weights(loaded: Any, info: dict[str, Any], model: str, field: str, rev
         raise ModelError(
             field,
             model,
-            f"its file holds layers that its configuration leaves out ({beyond[0]}, {len(beyond)} weights in all)",
-            "mend the number of layers in config.json, or use the checkpoint that belongs to it",
+            f"its file holds layers that its configuration lacks ({beyond[0]}, {len(beyond)} weights in all)",
+            "correct the number of layers in config.json, or use the checkpoint that belongs to it",
         )
     counts = COUNTS | {name.rpartition(".")[2] for name, _ in loaded.named_buffers()}
     for key, dtype in _dtypes(model, revision):
@@ -169,8 +172,8 @@ def check_weights(loaded: Any, info: dict[str, Any], model: str, field: str, rev
             raise ModelError(
                 field,
                 model,
-                f"its weight {key} is of whole numbers ({dtype})",
-                "use the checkpoint that was not quantised; distillation and fine-tuning need floating point",
+                f"its weight {key} has an integer type ({dtype})",
+                "use the checkpoint before quantisation; distillation and fine-tuning need floating point",
             )
 
 
@@ -179,7 +182,7 @@ def _numberless(key: str) -> str:
 
 
 def _dtypes(model: str, revision: str | None) -> Iterator[tuple[str, str]]:
-    """(key, type) of every tensor in a model's weight files, as it is loaded from: safetensors, or a pickle."""
+    """(key, type) of every tensor in the weight files that are loaded: safetensors, or else pickles."""
     files = {name: path for name, path in _weight_files(model, revision).items() if path is not None}
     safe = [path for name, path in files.items() if name.endswith(".safetensors")]
     for path in safe:
@@ -193,7 +196,7 @@ def _dtypes(model: str, revision: str | None) -> Iterator[tuple[str, str]]:
 
 
 def weights_fingerprint(model: str, *, revision: str | None = None) -> str:
-    """What a model's weights are, by content: the hash of its weight files and configuration."""
+    """A model's identity by content: the hash of its weight files and configuration."""
     files = _weight_files(model, revision)
     config = _find(model, "config.json", revision)
     hashes = {} if config is None else {"config.json": hash_file(config)}
@@ -203,48 +206,50 @@ def weights_fingerprint(model: str, *, revision: str | None = None) -> str:
 
 
 def weights_size(model: str, *, revision: str | None = None) -> int:
-    """Bytes of a model's weight files: safetensors, or a pickle where there are none."""
+    """Bytes of a model's weight files: safetensors, or else pickles."""
     files = _weight_files(model, revision)
     safe = {name: path for name, path in files.items() if name.endswith(".safetensors")}
     return sum(path.stat().st_size for path in (safe or files).values() if path is not None)
 
 
 def _weight_files(model: str, revision: str | None, field: str = "model") -> dict[str, Path | None]:
-    """File's name → where it is, for every weight file, shards included."""
-    found: dict[str, Path | None] = {}
+    """File name → path, for every weight file, shards included."""
+    paths: dict[str, Path | None] = {}
     for file in (*WEIGHT_FILES, *PICKLE_FILES):
         path = _find(model, file, revision)
         if path is None:
             continue
-        found[file] = path
+        paths[file] = path
         if file.endswith(".index.json"):
             for shard in _shards(path, field):
-                found[shard] = _find(model, shard, revision)
-    return found
+                paths[shard] = _find(model, shard, revision)
+    return paths
 
 
 def _shards(index: Path, field: str) -> list[str]:
-    """The files that an index names, sorted; ModelError if it is no index."""
+    """The files named by an index, sorted; ModelError if it is not an index."""
     try:
-        found = json.loads(index.read_text("utf-8"))
+        content = json.loads(index.read_text("utf-8"))
     except (ValueError, RecursionError, OSError) as error:
         raise _no_index(field, index, first_line(error)) from error
-    names = found.get("weight_map") if isinstance(found, dict) else None
+    names = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(names, dict) or not names:
         raise _no_index(field, index, "it has no weight_map")
     for name in names.values():
-        # A name and no path: an index must not lead elsewhere.
+        # A file name, not a path: an index must not point elsewhere.
         if not isinstance(name, str) or Path(name).name != name:
-            raise _no_index(field, index, f"{name!r:.60} is no file's name")
+            raise _no_index(field, index, f"{name!r:.60} is not a file name")
     return sorted(set(names.values()))
 
 
 def _no_index(field: str, index: Path, reason: str) -> ModelError:
-    return ModelError(field, str(index), f"is no index of weights ({reason})", "use an undamaged checkpoint")
+    return ModelError(
+        field, str(index), f"is not an index of weights ({reason})", "use an undamaged checkpoint"
+    )
 
 
 def refuse_pickle(model: str, field: str, revision: str | None, allow_pickle: bool) -> None:
-    """Raise ModelError if a model's weights are only there as a pickle, unless the recipe accepts that."""
+    """Raise ModelError if a model's weights exist only as a pickle, unless the recipe allows pickles."""
     if any(_find(model, file, revision) for file in WEIGHT_FILES):
         return
     pickles = [file for file in PICKLE_FILES if _find(model, file, revision)]
@@ -252,7 +257,7 @@ def refuse_pickle(model: str, field: str, revision: str | None, allow_pickle: bo
         raise ModelError(
             field,
             model,
-            f"its weights are only there as a pickle ({pickles[0]}), which can run code when opened",
+            f"its weights exist only as a pickle ({pickles[0]}), which can run code when opened",
             f"convert it to safetensors, or, if you trust it, set {field}.allow_pickle: true",
         )
 
@@ -262,7 +267,7 @@ def _find(model: str, file: str, revision: str | None) -> Path | None:
         path = Path(model) / file
         return path if path.is_file() else None
     try:
-        found = cached_file(
+        cached = cached_file(
             model,
             file,
             revision=revision,
@@ -271,9 +276,9 @@ def _find(model: str, file: str, revision: str | None) -> Path | None:
         )
     except (OSError, ValueError):
         return None
-    return Path(found) if found else None
+    return Path(cached) if cached else None
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, cut to a line."""
+    """An error's first line, cut to 200 characters; its type if it has no message."""
     return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__

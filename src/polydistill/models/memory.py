@@ -1,4 +1,4 @@
-"""Memory that large temporaries come from."""
+"""The allocator's memory for large temporaries."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ LARGEST_INT = 2**31 - 1
 
 @cache
 def keep_freed_memory() -> bool:
-    """Let this process keep the memory that it frees, for the next large tensor; False where that cannot be said.
+    """Let this process keep freed memory for the next large tensor; False where this cannot be set.
 
-    A step on a processor makes and frees the same large tensors again and again: logits, gradients of [V, E]. glibc
-    takes each from the kernel and gives it back, and the kernel clears every page of it anew: measured, a fifth of a
-    step's processor time, and six times the cost of one pass over a tensor of 246 MB. The price is that memory which
-    is free for a while stays the process' own.
+    A step on a CPU allocates and frees the same large tensors repeatedly: logits, gradients of [V, E]. By
+    default glibc returns each to the kernel, which clears every page again: measured, a fifth of a step's CPU
+    time, and six times the cost of one pass over a tensor of 246 MB. The price is unused memory.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -28,12 +27,11 @@ def keep_freed_memory() -> bool:
 
 
 def return_freed_memory() -> bool:
-    """Give the kernel what this process keeps and does not use; False where that cannot be said.
+    """Return unused memory to the kernel; False where this is not possible.
 
-    At the end of a training or of a store: the next one makes tensors of other sizes, which would come beside what the
-    last one left.
+    Called after a training or a store: the next one has tensors of other sizes, which would add to it.
     """
-    # What knows itself by a detour goes when it is collected.
+    # Reference cycles are freed only by collection.
     gc.collect()
     try:
         trim = ctypes.CDLL(None).malloc_trim

@@ -1,27 +1,31 @@
-"""A masked language model as an ONNX graph, and how far its logits are from the model's own."""
+"""Export of a masked language model as an ONNX graph, and the difference of its logits."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from polydistill.disk import sync
 from polydistill.errors import ModelError, RecipeError
+from polydistill.models.load import first_line
 from polydistill.models.onnx_runtime import OnnxModel, quiet, require_onnx
 
-# What torch's exporter writes without converting: every onnxruntime since 1.14 reads it.
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+# torch's exporter writes it without conversion; every onnxruntime since 1.14 reads it.
 OPSET = 18
-# A protobuf message ends at 2 GiB; beyond this the weights go to a file of their own.
+# A protobuf message is at most 2 GiB; larger weights go to a separate file.
 INLINE_BYTES = 1_800_000_000
 
 
 class Inputs(NamedTuple):
-    """What a model takes, each [B, L]; `token_types` is None where it has one type."""
+    """A model's inputs, each [B, L]; `token_types` is None for a model with one type."""
 
     ids: Tensor
     attention: Tensor
@@ -32,7 +36,7 @@ class Agreement(NamedTuple):
     """Two models' logits at attended positions.
 
     difference, largest  the largest absolute difference; the first model's largest absolute logit
-    same                 the share of positions with the same likeliest piece
+    same                 share of positions with the same most likely piece
     """
 
     difference: float
@@ -45,17 +49,14 @@ class Agreement(NamedTuple):
         return self.difference / self.largest
 
 
-def takes_token_types(model: Any, tokenizer_inputs: Sequence[str]) -> bool:
-    """Whether a model has more than one type of tokens and its tokenizer writes them.
+def takes_token_types(model: PreTrainedModel, tokenizer_inputs: Sequence[str]) -> bool:
+    """Whether a model has more than one token type and its tokenizer writes them.
 
     tokenizer_inputs  the names of the tokenizer's outputs (`model_input_names`)
     """
-    takes = "token_type_ids" in inspect.signature(model.forward).parameters
-    return (
-        takes
-        and "token_type_ids" in tokenizer_inputs
-        and (getattr(model.config, "type_vocab_size", 1) or 1) > 1
-    )
+    written = "token_type_ids" in tokenizer_inputs
+    types = getattr(model.config, "type_vocab_size", 1) or 1
+    return written and types > 1 and "token_type_ids" in inspect.signature(model.forward).parameters
 
 
 def check_opset(opset: int) -> None:
@@ -68,23 +69,23 @@ def check_opset(opset: int) -> None:
         raise RecipeError(
             "opset",
             opset,
-            f"torch's exporter writes none below {OPSET}, and onnx has {newest} at most",
+            f"torch's exporter writes none below {OPSET}, and onnx has at most {newest}",
             f"give {OPSET}, which every onnxruntime since 1.14 reads",
         )
 
 
-def export_onnx(model: Any, path: Path, *, token_types: bool, opset: int = OPSET) -> None:
-    """Write a masked language model's graph: input_ids, attention_mask (and token_type_ids) [batch, tokens] int64 →
-    logits [batch, tokens, V] float32, any batch and length.
+def export_onnx(model: PreTrainedModel, path: Path, *, token_types: bool, opset: int = OPSET) -> None:
+    """Write a masked language model's graph: input_ids, attention_mask (and token_type_ids) [batch, tokens]
+    int64 → logits [batch, tokens, V] float32, any batch and length.
 
-    path   a tied table is stored once; weights beyond 1.8 GB go to `<path>.data` beside it
-    opset  of ONNX's own operators, from 18 on
-    Raises RecipeError for an opset that cannot be written, ModelError for an architecture that cannot be traced.
+    path   of the graph; a tied table is stored once, and weights beyond 1.8 GB go to `<path>.data`
+    opset  of ONNX's own operators, at least 18
+    Raises RecipeError for an opset that cannot be written, ModelError if the architecture cannot be traced.
     """
     check_opset(opset)
     names = ["input_ids", "attention_mask", *(["token_type_ids"] if token_types else [])]
     generator = torch.Generator().manual_seed(0)
-    # No dimension is 1 and none is another's: the exporter would take that for a rule.
+    # No dimension is 1 and no two are equal: the exporter would treat that as a constraint.
     ids = torch.randint(0, model.config.vocab_size, (2, 11), generator=generator)
     arguments = [ids, torch.ones_like(ids).index_fill_(1, torch.tensor([9, 10]), 0)]
     arguments += [torch.zeros_like(ids)] if token_types else []
@@ -101,16 +102,16 @@ def export_onnx(model: Any, path: Path, *, token_types: bool, opset: int = OPSET
                 opset_version=opset,
                 verbose=False,
             )
-    except Exception as error:  # tracing raises kinds of its own, and so does whatever it traces
+    except Exception as error:  # tracing and the traced model raise various types
         raise ModelError(
             "model",
             model.config.model_type,
-            f"cannot be exported with opset {opset} ({_first_line(error)})",
+            f"cannot be exported with opset {opset} ({first_line(error)})",
             f"try opset {OPSET}, or report this architecture",
         ) from error
-    found = program.model.opset_imports.get("")
-    if found != opset:
-        raise RecipeError("opset", opset, f"the graph came out in opset {found}", f"give {OPSET}")
+    exported = program.model.opset_imports.get("")
+    if exported != opset:
+        raise RecipeError("opset", opset, f"the graph came out in opset {exported}", f"give {OPSET}")
     _forget_sources(program.model)
     with quiet():
         program.save(path, external_data=_bytes(model) > INLINE_BYTES)
@@ -127,17 +128,17 @@ def agreement(one: Tensor, other: Tensor, attention: Tensor) -> Agreement:
 
 
 @torch.no_grad()
-def compare_onnx(model: Any, exported: Sequence[OnnxModel], inputs: Inputs) -> list[Agreement]:
-    """How each exported model agrees with the model itself on one batch."""
+def compare_onnx(model: PreTrainedModel, exported: Sequence[OnnxModel], inputs: Inputs) -> list[Agreement]:
+    """The agreement of each exported model with the model itself on one batch."""
     types = {} if inputs.token_types is None else {"token_type_ids": inputs.token_types}
     own = model(input_ids=inputs.ids, attention_mask=inputs.attention, **types).logits.float()
-    return [agreement(own, one.logits(*inputs), inputs.attention) for one in exported]
+    return [agreement(own, graph.logits(*inputs), inputs.attention) for graph in exported]
 
 
 class _Logits(nn.Module):
-    """The model with tensors in and a tensor out."""
+    """The model with tensors as inputs and output."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.model = model
 
@@ -149,12 +150,12 @@ class _Logits(nn.Module):
         return logits
 
 
-def _bytes(model: Any) -> int:
-    return sum(p.numel() * p.element_size() for p in model.parameters())
+def _bytes(model: PreTrainedModel) -> int:
+    return sum(weight.numel() * weight.element_size() for weight in model.parameters())
 
 
 def _forget_sources(graph: Any) -> None:
-    """Leave out which line of which file on this machine each operator came from."""
+    """Remove the source lines of operators, which name files on this machine."""
     for node in graph.graph.all_nodes():
         node.metadata_props.clear()
         for value in node.outputs:
@@ -163,7 +164,3 @@ def _forget_sources(graph: Any) -> None:
         value.metadata_props.clear()
     graph.metadata_props.clear()
     graph.graph.metadata_props.clear()
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__

@@ -1,10 +1,10 @@
-"""Dynamic quantisation of an exported model: weights as int8 of 7 or 8 bits, activations as they come."""
+"""Dynamic quantisation of an exported model: int8 weights of 7 or 8 bits, activations scaled at run time."""
 
 from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -13,9 +13,12 @@ from polydistill.disk import sync
 from polydistill.models.onnx_export import INLINE_BYTES
 from polydistill.models.onnx_runtime import quiet, require_onnx
 
+if TYPE_CHECKING:
+    import onnx
+
 FOLDED = "_columns"
-# Bits of a matrix's weights. An x86 processor without VNNI adds two products of an unsigned and a signed byte in 16 bits,
-# and cuts what does not fit: 2 x 255 x 127 does not, 2 x 255 x 64 does.
+# Bits of a matrix's weights. An x86 CPU without VNNI adds two products of an unsigned and a signed byte in 16
+# bits, with saturation: 2 x 255 x 127 does not fit, 2 x 255 x 64 does.
 WEIGHT_BITS = 7
 
 
@@ -25,11 +28,11 @@ def quantise_onnx(
     """Write an exported model with int8 weights.
 
     rows    the vocabulary's size V
-    tables  quantise tables of V rows too, each row with a scale of its own
-    bits    of matrices: 7 is right on every processor, 8 a little nearer to the float weights where it is served with
-            VNNI (x86), or on ARM
-    Matrices have a scale a column, symmetric; activations get a scale a tensor when the model runs. A table that
-    is also the output layer stays one: its rows are that layer's columns, so one int8 copy serves both.
+    tables  quantise tables of V rows too, with one scale per row
+    bits    of matrices: 7 is correct on every CPU; 8 is slightly closer to the float weights, for x86 with
+            VNNI and ARM
+    Matrices have one symmetric scale per column; activations get one scale per tensor at run time. A table
+    tied to the output layer stays tied: its rows are that layer's columns, so both use one int8 copy.
     """
     require_onnx()
     import onnx
@@ -61,9 +64,10 @@ def quantise_onnx(
         sync(written)
 
 
-def _fold_transposes(graph: Any) -> dict[str, str]:
-    """Put a matrix's transpose where the graph transposes it, for what quantises sees matrices alone; name of each
-    matrix → name of its transpose. Matrices that nothing else reads go.
+def _fold_transposes(graph: onnx.GraphProto) -> dict[str, str]:
+    """Replace transposed matrices by constants, because the quantiser sees only constants.
+
+    Returns the name of each matrix → the name of its transpose. Matrices that are no longer used are removed.
     """
     from onnx import numpy_helper
 
@@ -86,20 +90,20 @@ def _fold_transposes(graph: Any) -> dict[str, str]:
     return folded
 
 
-def _tables(graph: Any, rows: int) -> list[str]:
-    """Names of float matrices of so many rows that tokens are looked up in."""
+def _tables(graph: onnx.GraphProto, rows: int) -> list[str]:
+    """Names of float matrices with `rows` rows that are used for token lookup."""
     from onnx import TensorProto
 
-    found = {
+    matrices = {
         w.name
         for w in graph.initializer
         if len(w.dims) == 2 and w.dims[0] == rows and w.data_type == TensorProto.FLOAT
     }
-    return sorted(found & {node.input[0] for node in graph.node if node.op_type == "Gather"})
+    return sorted(matrices & {node.input[0] for node in graph.node if node.op_type == "Gather"})
 
 
-def _quantise_table(graph: Any, name: str, columns: str) -> None:
-    """Replace a table [V, E] by int8 and a scale a row; `columns` [E, V], if it is there in int8, becomes its transpose."""
+def _quantise_table(graph: onnx.GraphProto, name: str, columns: str) -> None:
+    """Replace a table [V, E] by int8 with a scale per row; an int8 `columns` [E, V] becomes its transpose."""
     from onnx import helper, numpy_helper
 
     weights = {weight.name: weight for weight in graph.initializer}
@@ -125,22 +129,22 @@ def _quantise_table(graph: Any, name: str, columns: str) -> None:
             helper.make_node("Gather", [scale_name, ids], [made + "_scale"], axis=0),
             helper.make_node("Mul", [made + "_cast", made + "_scale"], [made]),
         ]
-        for offset, each in enumerate(new):
-            graph.node.insert(place + offset, each)
+        for offset, operator in enumerate(new):
+            graph.node.insert(place + offset, operator)
 
 
 def quantise_rows(table: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
-    """([V, E] int8, [V] scales) whose product is nearest to the table, symmetric: a row's largest number becomes 127."""
+    """([V, E] int8, [V] scales), symmetric: a row's largest absolute value becomes 127."""
     scale = np.maximum(np.abs(table).max(1), np.finfo(np.float32).tiny) / np.float32(127)
     return np.rint(table / scale[:, None]).astype(np.int8), scale.astype(np.float32)
 
 
-def _rename(graph: Any, old: str, new: str) -> None:
+def _rename(graph: onnx.GraphProto, old: str, new: str) -> None:
     for node in graph.node:
         for place, name in enumerate(node.input):
             if name == old:
                 node.input[place] = new
 
 
-def _weight_bytes(graph: Any) -> int:
+def _weight_bytes(graph: onnx.GraphProto) -> int:
     return sum(weight.ByteSize() for weight in graph.initializer)

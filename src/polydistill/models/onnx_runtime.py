@@ -1,4 +1,4 @@
-"""Exported models under onnxruntime; everything of `polydistill[onnx]` is imported when it is first needed."""
+"""Exported models under onnxruntime. Packages of `polydistill[onnx]` are imported on first use."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 
 
 def require_onnx() -> None:
-    """Raise a UserError that says what to install, if a package of the extra `onnx` is not there."""
+    """Raise UserError, which says what to install, if a package of the extra `onnx` is missing."""
     missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:
         raise UserError(
@@ -28,11 +28,11 @@ def require_onnx() -> None:
 
 
 class OnnxModel:
-    """An exported masked language model, run on the processor.
+    """An exported masked language model, run on the CPU.
 
-    path     its .onnx file, external data beside it
-    threads  within an operator; 0: as many as PyTorch has, which knows OMP_NUM_THREADS
-    Raises ModelError for a file that onnxruntime does not take.
+    path     its .onnx file, with external data beside it
+    threads  within an operator; 0: as many as PyTorch uses, which respects OMP_NUM_THREADS
+    Raises ModelError for a file that onnxruntime cannot load.
     """
 
     def __init__(self, path: Path, *, threads: int = 0) -> None:
@@ -46,17 +46,17 @@ class OnnxModel:
             self._session: Any = onnxruntime.InferenceSession(
                 str(path), options, providers=["CPUExecutionProvider"]
             )
-        except Exception as error:  # onnxruntime raises kinds of its own
+        except Exception as error:  # onnxruntime raises its own types
             raise ModelError(
                 "model",
                 path.name,
-                f"onnxruntime does not take it ({str(error).strip()[:200]})",
-                "see whether the file is whole, or export it with another opset",
+                f"onnxruntime cannot load it ({str(error).strip()[:200]})",
+                "check that the file is complete, or export it with another opset",
             ) from error
-        self.inputs = [one.name for one in self._session.get_inputs()]
+        self.inputs = [node.name for node in self._session.get_inputs()]
 
     def logits(self, input_ids: Tensor, attention: Tensor, token_types: Tensor | None = None) -> Tensor:
-        """[B, L, V] float32 logits of [B, L] ids, attention mask and token types (zeros if none are given)."""
+        """[B, L, V] float32 logits of [B, L] ids, attention mask and token types (zeros by default)."""
         feed = {"input_ids": input_ids.numpy(), "attention_mask": attention.numpy()}
         if "token_type_ids" in self.inputs:
             types = torch.zeros_like(input_ids) if token_types is None else token_types
@@ -64,13 +64,13 @@ class OnnxModel:
         return torch.from_numpy(self._session.run(["logits"], feed)[0])
 
     def logits_at(self, input_ids: Tensor, attention: Tensor, positions: Tensor) -> Iterator[Tensor]:
-        """Logits [N, V] at places [N] of the flattened batch, as `evaluation.measure_logits` wants them."""
+        """Logits [N, V] at positions [N] of the flattened batch, for `evaluation.measure_logits`."""
         yield self.logits(input_ids, attention).flatten(0, 1).index_select(0, positions)
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without the exporter's and the quantiser's notes to their own developers."""
+    """Silence the exporter's and the quantiser's notes to their own developers."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

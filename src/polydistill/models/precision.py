@@ -1,4 +1,4 @@
-"""Which number type to compute in."""
+"""The dtype and the device to compute with."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ Precision = Literal["auto", "float32", "bfloat16"]
 
 @cache
 def computes_in_bfloat16() -> bool:
-    """Whether this machine multiplies bfloat16 matrices in hardware (AVX512-BF16, AMX, or a GPU that does)."""
+    """Whether this machine multiplies bfloat16 matrices in hardware (AVX512-BF16, AMX, or a GPU)."""
     if torch.cuda.is_available():
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "AVX2"):
-        # An older processor, or ATEN_CPU_CAPABILITY says to compute as on one.
+        # An older CPU, or ATEN_CPU_CAPABILITY emulates one.
         return False
     try:
         flags = Path("/proc/cpuinfo").read_text("utf-8")
@@ -27,12 +27,12 @@ def computes_in_bfloat16() -> bool:
 
 
 def resolve_dtype(precision: Precision) -> torch.dtype:
-    """`auto` is bfloat16 where the machine computes in it, else float32."""
+    """`auto` is bfloat16 where the hardware computes in it, else float32."""
     if precision == "bfloat16" or (precision == "auto" and computes_in_bfloat16()):
         return torch.bfloat16
     return torch.float32
 
 
 def device() -> torch.device:
-    """The accelerator if there is one, else the processor."""
+    """The GPU if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,10 +1,10 @@
-"""Building a student, and starting it from its teachers."""
+"""Building a student, and initialising it from its teachers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,24 +18,27 @@ from polydistill.models.features import output_layer
 from polydistill.models.load import check_sizes
 from polydistill.tokenization.load import first_position, max_positions
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
 RowMap = Literal["orthogonal", "least_squares", "mean"]
 
-# A map between two embedding spaces is fitted on shared pieces; with fewer than this it would be noise.
+# A map between embedding spaces is fitted on shared pieces; with fewer than this it would be noise.
 MIN_SHARED_PIECES = 64
 
 
 @dataclass(frozen=True)
 class TeacherRows:
-    """A teacher's part in a student's initial weights.
+    """A teacher from which a student's initial weights come.
 
-    model    the loaded teacher
-    mapping  [teacher's size] teacher id → student id
-    ordinary     ids of its ordinary pieces
-    special_ids  role → its id
+    model        the loaded teacher
+    mapping      [teacher's size] teacher id → student id
+    ordinary     the teacher's ids of its ordinary pieces
+    special_ids  role → the teacher's id
     """
 
     name: str
-    model: Any
+    model: PreTrainedModel
     mapping: npt.NDArray[np.int64]
     ordinary: npt.NDArray[np.int64]
     special_ids: dict[str, int]
@@ -48,11 +51,11 @@ def student_config(
     vocabulary_size: int,
     special_ids: dict[str, int],
     max_length: int,
-    base: Any = None,
-) -> Any:
+    base: PreTrainedConfig | None = None,
+) -> PreTrainedConfig:
     """The configuration of a student.
 
-    fields  the architecture's own; what is not there comes from `base` (a teacher's configuration) if given
+    fields  the architecture's own; `base` (a teacher's configuration), if given, sets the others
     Raises ModelError for an unknown architecture or field, or too few positions for `max_length` tokens.
     """
     _check_fields(model_type, fields)
@@ -79,19 +82,19 @@ def student_config(
     }
     try:
         config = AutoConfig.for_model(model_type, **values)
-    except Exception as error:  # huggingface_hub's validation raises kinds of its own
+    except Exception as error:  # huggingface_hub's validation raises its own types
         raise ModelError(
             "student.config",
             None,
             f"refused by {model_type} ({' '.join(str(error).split())[:160]})",
-            "mend that field",
+            "correct that field",
         ) from error
     if max_positions(config) < max_length:
         raise ModelError(
             "student.config.max_position_embeddings",
             getattr(config, "max_position_embeddings", None),
             f"holds {max_positions(config)} tokens, and sequences have {max_length} (corpora.max_length)",
-            "raise the one or lower the other",
+            "raise it, or lower corpora.max_length",
         )
     return config
 
@@ -107,7 +110,7 @@ def _check_fields(model_type: str, fields: dict[str, Any]) -> None:
             "transformers knows no such architecture",
             "use a `model_type` such as bert, electra, roberta, modernbert, deberta-v2",
         ) from None
-    # Beside its own fields a configuration takes other names for some of them.
+    # A configuration accepts aliases of some fields.
     known = set(default.to_dict()) | set(type(default).attribute_map)
     for name in fields:
         if name not in known:
@@ -115,14 +118,16 @@ def _check_fields(model_type: str, fields: dict[str, Any]) -> None:
                 f"student.config.{name}",
                 None,
                 f"{model_type} has no such configuration field",
-                f"it has, among others, {', '.join(sorted(set(default.to_dict()) & _SHAPE_FIELDS))}",
+                f"its fields include {', '.join(sorted(set(default.to_dict()) & _SHAPE_FIELDS))}",
             )
 
 
-def build_student(config: Any, *, seed: int, field: str = "student.model_type", device: str = "cpu") -> Any:
-    """A masked language model with random weights, the same for the same seed.
+def build_student(
+    config: PreTrainedConfig, *, seed: int, field: str = "student.model_type", device: str = "cpu"
+) -> PreTrainedModel:
+    """A masked language model with random weights, determined by the seed.
 
-    device  `meta` makes shapes without weights, to check a configuration before hours of scoring
+    device  `meta` gives shapes without weights, to check a configuration before hours of scoring
     """
     check_sizes(config, field.replace("model_type", "config"))
     state = torch.random.get_rng_state()
@@ -130,22 +135,22 @@ def build_student(config: Any, *, seed: int, field: str = "student.model_type", 
     try:
         with torch.device(device):
             model = AutoModelForMaskedLM.from_config(config, dtype=torch.float32)
-    except Exception as error:  # whatever an architecture makes of sizes that it cannot have
+    except Exception as error:  # architectures raise various types for impossible sizes
         if is_out_of_memory(error):
             raise
         raise ModelError(
             field,
             config.model_type,
-            f"no masked language model of it ({' '.join(str(error).split())[:160]})",
-            "use an architecture that `AutoModelForMaskedLM` knows, and sizes that divide as it needs",
+            f"cannot be built as a masked language model ({' '.join(str(error).split())[:160]})",
+            "use an architecture that `AutoModelForMaskedLM` knows, with sizes that it accepts",
         ) from error
     finally:
         torch.random.set_rng_state(state)
     return model
 
 
-def check_encoder(student: Any, teacher: Any, name: str) -> None:
-    """Raise ModelError if a student of this configuration cannot take the encoder of a teacher of that one."""
+def check_encoder(student: PreTrainedConfig, teacher: PreTrainedConfig, name: str) -> None:
+    """Raise ModelError if a student's configuration does not fit a teacher's encoder."""
     if student.model_type != teacher.model_type:
         raise _shape_error(name, "its architecture", teacher.model_type, student.model_type)
     theirs, ours = teacher.to_dict(), student.to_dict()
@@ -155,13 +160,12 @@ def check_encoder(student: Any, teacher: Any, name: str) -> None:
 
 
 def start_from_teachers(
-    student: Any, teachers: Sequence[TeacherRows], *, row_map: RowMap, seed: int
+    student: PreTrainedModel, teachers: Sequence[TeacherRows], *, row_map: RowMap, seed: int
 ) -> dict[str, Any]:
-    """Copy a teacher's encoder and rows into a student, and bring the other teachers' rows into its space.
+    """Copy a teacher's encoder and rows into a student, and map the other teachers' rows into its space.
 
     teachers  the encoder's teacher first; the others in the order of the union
-    Returns the record of what came from where.
-    Raises ModelError where the encoder's shape is not the student's.
+    Returns a record of the origin of the weights. Raises ModelError if the encoder's shape differs.
     """
     first, *others = teachers
     record: dict[str, Any] = {"encoder_from": first.name, "row_map": row_map, "rows": {}}
@@ -210,19 +214,19 @@ _SHAPE_FIELDS = {
 }
 
 
-def _copy_encoder(student: Any, teacher: TeacherRows) -> int:
-    """Copy every tensor that does not hang on the vocabulary; positions may be fewer."""
+def _copy_encoder(student: PreTrainedModel, teacher: TeacherRows) -> int:
+    """Copy every tensor that does not depend on the vocabulary; the student may have fewer positions."""
     source, target = teacher.model.state_dict(), student.state_dict()
     rows, bias = _rows_and_bias(student)
     vocabulary = {
         tensor.data_ptr() for tensor in (rows, bias, output_layer(student)[0]) if tensor is not None
     }
-    # Architectures that count positions from behind the padding id have them elsewhere if that id moves.
+    # Where positions are counted from the padding id, they move with that id.
     shift = first_position(teacher.model.config) - first_position(student.config)
     copied = 0
     with torch.no_grad():
         for name, tensor in target.items():
-            # The embeddings and whatever is tied to them; ELECTRA and others hold a bias of the vocabulary twice.
+            # The embeddings and tied tensors; ELECTRA and others hold the vocabulary's bias twice.
             if tensor.data_ptr() in vocabulary or name.endswith(("predictions.bias", "lm_head.bias")):
                 continue
             if name not in source:
@@ -238,7 +242,7 @@ def _copy_encoder(student: Any, teacher: TeacherRows) -> int:
 
 
 def _positions(source: Tensor, target: Tensor, shift: int) -> Tensor:
-    """The target's table with the source's positions, moved by `shift`; the student may have fewer."""
+    """The target's table with the source's positions, shifted by `shift`; the student may have fewer."""
     start = max(0, -shift)
     length = min(len(target) - start, len(source) - start - shift)
     table = target.clone()
@@ -246,12 +250,12 @@ def _positions(source: Tensor, target: Tensor, shift: int) -> Tensor:
     return table
 
 
-def _shape_error(name: str, what: str, found: Any, wanted: Any) -> ModelError:
+def _shape_error(name: str, what: str, theirs: object, ours: object) -> ModelError:
     return ModelError(
         "student.encoder_from",
         name,
-        f"{what} is {found} and the student's is {wanted}",
-        "leave `student.model_type` and `student.config` as the teacher's, or use `init: random`",
+        f"{what} is {theirs} and the student's is {ours}",
+        "set `student.model_type` and `student.config` as the teacher's, or use `init: random`",
     )
 
 
@@ -265,7 +269,7 @@ def _place(table: Tensor, have: Tensor, teacher: TeacherRows, rows: Tensor) -> N
 def _bring_rows(
     table: Tensor, have: Tensor, other: TeacherRows, rows: Tensor, row_map: RowMap
 ) -> dict[str, Any]:
-    """Bring a teacher's rows into the table's space, by a map fitted on the pieces that both have."""
+    """Map a teacher's rows into the table's space, by a map fitted on shared pieces."""
     source_ids = torch.from_numpy(other.ordinary)
     where = torch.from_numpy(other.mapping[other.ordinary])
     shared = have[where]
@@ -281,18 +285,18 @@ def _bring_rows(
         record["map"] = row_map
         table[where[~shared]] = new
     else:
-        # The rows stay as they were drawn, around the mean of the first teacher's.
+        # The rows keep their random values, around the mean of the first teacher's rows.
         record["map"] = "mean"
     have[where] = True
     return record
 
 
 def fit_map(source: Tensor, target: Tensor, rows: Tensor, row_map: RowMap) -> tuple[Tensor, dict[str, float]]:
-    """Map rows by a fit of source → target; returns the rows and how well the fit holds on a tenth left out.
+    """Map rows by a fit of source → target; returns the rows, and the fit's quality on a held-out tenth.
 
-    orthogonal     the rotation nearest in least squares (Procrustes; Schönemann 1966), scaled
-    least_squares  ridge regression; the mapped rows are stretched to the spread that the target has, for
-                   regression shrinks towards the mean
+    orthogonal     the scaled rotation that is best in least squares (Procrustes; Schönemann 1966)
+    least_squares  ridge regression; the mapped rows are rescaled to the target's spread, for regression
+                   shrinks towards the mean
     """
     mean_in, mean_out = source.mean(0), target.mean(0)
     left = torch.arange(len(source)) % 10 == 0
@@ -315,7 +319,7 @@ def fit_map(source: Tensor, target: Tensor, rows: Tensor, row_map: RowMap) -> tu
 
 
 def _bring_biases(target: Tensor, teachers: Sequence[TeacherRows], first_bias: Tensor | None) -> None:
-    """Each teacher's output biases, shifted so that shared pieces have the same mean."""
+    """Copy each teacher's output biases, shifted so that shared pieces have the same mean."""
     if first_bias is None:
         return
     target.fill_(float(first_bias[torch.from_numpy(teachers[0].ordinary)].mean()))
@@ -337,7 +341,7 @@ def _bring_biases(target: Tensor, teachers: Sequence[TeacherRows], first_bias: T
         have[where] = True
 
 
-def _rows_and_bias(model: Any) -> tuple[Tensor, Tensor | None]:
+def _rows_and_bias(model: PreTrainedModel) -> tuple[Tensor, Tensor | None]:
     """(input embedding rows [V, E], output bias [V] or None), as detached views of the parameters."""
     bias = output_layer(model)[1]
     return model.get_input_embeddings().weight.detach(), None if bias is None else bias.detach()

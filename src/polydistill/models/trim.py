@@ -1,10 +1,10 @@
-"""A model's weights for a part of its vocabulary."""
+"""A model reduced to a part of its vocabulary."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,19 +18,22 @@ from polydistill.tokenization.encode import encode
 from polydistill.tokenization.load import LoadedTokenizer, first_position
 from polydistill.tokenization.selection import Selection
 
-# Logits of a batch that are in memory at once, of the larger of the two models.
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+# Most logits of a batch in memory at once, of the larger of the two models.
 MAX_LOGITS = 1 << 26
 
 
-def trim_model(model: Any, kept: npt.NDArray[np.int64]) -> Any:
-    """The model with the rows of the kept pieces alone: the same architecture, weights elsewhere and dtype.
+def trim_model(model: PreTrainedModel, kept: npt.NDArray[np.int64]) -> PreTrainedModel:
+    """The model with only the rows of the kept pieces; architecture, other weights and dtype do not change.
 
     kept  [n] new id → old id
-    Whatever changes its shape with `vocab_size` hangs on the vocabulary: embeddings, output layer (tied or not)
-    and its bias, wherever an architecture holds them and however often. Ids of special tokens in the
-    configuration follow; those of dropped pieces become None.
-    Raises ModelError for an id that the model has no row for, an architecture whose shapes do not follow
-    `vocab_size`, or one that counts positions from the padding id if that id would move.
+    Every tensor whose shape changes with `vocab_size` depends on the vocabulary: embeddings, output layer
+    (tied or not) and its bias, wherever and however often an architecture holds them. Special token ids in
+    the configuration are mapped; those of dropped pieces become None. Raises ModelError for an id without a
+    row, an architecture whose shapes do not follow `vocab_size`, or one that counts positions from the
+    padding id if that id would move.
     """
     rows = model.config.vocab_size
     if len(kept) == 0 or int(kept.max()) >= rows:
@@ -61,13 +64,16 @@ def trim_model(model: Any, kept: npt.NDArray[np.int64]) -> Any:
 
 
 def logits_difference(
-    original: Any, trimmed: Any, kept: npt.NDArray[np.int64], sequences: Sequence[npt.NDArray[np.int64]]
+    original: PreTrainedModel,
+    trimmed: PreTrainedModel,
+    kept: npt.NDArray[np.int64],
+    sequences: Sequence[npt.NDArray[np.int64]],
 ) -> tuple[float, float]:
-    """How far the trimmed model's logits are from the original's at kept pieces: (largest difference, largest logit).
+    """(largest difference, largest logit) of the trimmed and the original model's logits at kept pieces.
 
     kept       [n] new id → old id
-    sequences  each [L] old ids, every one of a kept piece, special tokens included
-    Both absolute, over all tokens of all sequences; a batch holds sequences of several lengths, padded.
+    sequences  each [L] old ids, all of kept pieces, special tokens included
+    Both absolute, over all tokens of all sequences; a batch pads sequences of several lengths.
     """
     rows = original.config.vocab_size
     mapping = np.full(rows, -1, dtype=np.int64)
@@ -84,14 +90,14 @@ def logits_difference(
     return difference, largest
 
 
-def _logits(model: Any, batch: Sequence[npt.NDArray[np.int64]]) -> Tensor:
+def _logits(model: PreTrainedModel, batch: Sequence[npt.NDArray[np.int64]]) -> Tensor:
     ids, attention = pad_batch(batch, model.config.pad_token_id or 0, multiple=1)
     with torch.no_grad():
         logits: Tensor = model(input_ids=ids, attention_mask=attention).logits.float()
     return logits
 
 
-def _trim_config(config: Any, kept: npt.NDArray[np.int64]) -> Any:
+def _trim_config(config: PreTrainedConfig, kept: npt.NDArray[np.int64]) -> PreTrainedConfig:
     new_id = {int(old): new for new, old in enumerate(kept)}
     trimmed = copy.deepcopy(config)
     for name, value in config.to_dict().items():
@@ -102,60 +108,59 @@ def _trim_config(config: Any, kept: npt.NDArray[np.int64]) -> Any:
                 setattr(trimmed, name, [new_id[index] for index in value if index in new_id] or None)
             else:
                 setattr(trimmed, name, new_id.get(value))
-        except Exception as error:  # huggingface_hub's validation raises kinds of its own
+        except Exception as error:  # huggingface_hub's validation raises its own types
             raise ModelError(
                 f"model.config.{name}",
                 value,
-                "it must be set and is the id of a piece that is dropped",
+                "it must be set, and is the id of a dropped piece",
                 "set it to the id of one of the tokenizer's special tokens",
             ) from error
     trimmed.vocab_size = len(kept)
     return trimmed
 
 
-def _vocabulary_dimensions(model: Any) -> dict[str, int]:
-    """Name of each tensor that hangs on the vocabulary → the dimension that counts its pieces."""
+def _vocabulary_dimensions(model: PreTrainedModel) -> dict[str, int]:
+    """Name of each tensor that depends on the vocabulary → its dimension of pieces."""
     larger = copy.deepcopy(model.config)
     larger.vocab_size += 1
     shapes = build_student(larger, seed=0, field="model", device="meta").state_dict()
-    found = {}
+    dimensions = {}
     for name, tensor in model.state_dict().items():
         other = shapes[name].shape
         changed = [place for place, size in enumerate(tensor.shape) if other[place] != size]
         if changed:
-            found[name] = changed[0]
+            dimensions[name] = changed[0]
         if len(changed) > 1 or any(tensor.shape[place] != model.config.vocab_size for place in changed):
             raise ModelError(
                 "model",
                 model.config.model_type,
-                f"its {name} of shape {tuple(tensor.shape)} does not follow the vocabulary's size alone",
+                f"its {name} of shape {tuple(tensor.shape)} depends on more than the vocabulary's size",
                 "please report this architecture: its vocabulary cannot be trimmed yet",
             )
-    return found
+    return dimensions
 
 
-# Logits are compared on so many texts at most, cut to so many tokens, with every seventh token masked.
+# Logits are compared on at most LOGIT_TEXTS texts, cut to LOGIT_TOKENS, with every seventh token masked.
 LOGIT_TEXTS, LOGIT_TOKENS, MASKED_ONE_IN = 48, 128, 7
-
-
-# Times the largest logit, if that is above 1: a sum of some hundred float32 products is not exact.
+# Times the largest logit, if that is above 1: a sum of hundreds of float32 products is not exact.
 LOGIT_TOLERANCE = 1e-5
 
 
 def prove_logits(
-    original: Any,
-    trimmed: Any,
+    original: PreTrainedModel,
+    trimmed: PreTrainedModel,
     tokenizer: LoadedTokenizer,
     selection: Selection,
     held: Mapping[str, Sequence[str]],
 ) -> dict[str, Any]:
-    """Compare logits of kept pieces in float32."""
+    """Check in float32 that logits of kept pieces did not change; returns the record."""
     share = max(1, LOGIT_TEXTS // len(held))
-    texts = [text for found in held.values() for text in found[:share]]
+    texts = [text for language_texts in held.values() for text in language_texts[:share]]
     length = min(tokenizer.max_length, LOGIT_TOKENS)
-    encoded = [one.cut(length) for one in encode(tokenizer, texts)]
-    sequences = [_masked(one.ids, one.starts, tokenizer.special_ids["mask"]) for one in encoded]
-    # The original is of no further use in its own precision.
+    encoded = [encoding.cut(length) for encoding in encode(tokenizer, texts)]
+    mask_id = tokenizer.special_ids["mask"]
+    sequences = [_masked(encoding.ids, encoding.starts, mask_id) for encoding in encoded]
+    # The original is not needed in its own precision afterwards.
     difference, largest = logits_difference(original.float(), trimmed, selection.kept, sequences)
     tolerance = LOGIT_TOLERANCE * max(1.0, largest)
     if not difference <= tolerance:
@@ -175,6 +180,6 @@ def prove_logits(
 
 
 def _masked(ids: npt.NDArray[np.int64], starts: npt.NDArray[np.int64], mask_id: int) -> npt.NDArray[np.int64]:
-    """[L] ids with every seventh token hidden behind the mask; special tokens (start -1) stay."""
+    """[L] ids with every seventh token masked; special tokens (start -1) stay."""
     hidden = (starts >= 0) & (np.arange(len(ids)) % MASKED_ONE_IN == MASKED_ONE_IN // 2)
     return np.where(hidden, mask_id, ids)

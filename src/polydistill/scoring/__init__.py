@@ -1,4 +1,4 @@
-"""Scoring: a teacher's soft labels for a language's examples, written once."""
+"""Scoring: a teacher's soft labels for a language's examples, computed once."""
 
 from polydistill.scoring.local import score
 from polydistill.scoring.predict import Predictions, predict

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,17 +18,20 @@ from polydistill.masking import Masked, uniform
 from polydistill.models.features import masked_features, output_layer
 from polydistill.models.inputs import pad_batch
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 _DRAW = 9
-# Masked positions of a batch come in groups of as many, see `polydistill.padding`: batches are larger than training's, about
-# 1,200 positions, and so are the groups.
+# Masked positions of a batch are padded to a multiple of this, see `polydistill.padding`. Batches have about
+# 1,200 positions, more than training's, so the multiple is larger.
 POSITIONS_MULTIPLE = 64
-# Pieces whose maximum is looked at before they are.
+# Pieces per group: the search for the most likely pieces compares the groups' maxima first.
 GROUP = 64
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """Of M masked positions: gold_logprobs [M] nats, top_ids [M, K], top_logprobs [M, K] nats."""
+    """At M masked positions: gold_logprobs [M] nats, top_ids [M, K], top_logprobs [M, K] nats."""
 
     gold_logprobs: npt.NDArray[np.float32]
     top_ids: npt.NDArray[np.int64]
@@ -37,7 +40,7 @@ class Predictions:
 
 @torch.no_grad()
 def predict(
-    model: Any,
+    model: PreTrainedModel,
     examples: Sequence[Masked],
     *,
     ids: Sequence[int],
@@ -49,13 +52,13 @@ def predict(
     seed: int,
     chunk_positions: int | None = None,
 ) -> list[Predictions]:
-    """Run the teacher over one batch and keep k predictions for each masked position.
+    """Run the teacher over one batch and keep k predictions per masked position.
 
-    ids              the examples' ids, which random draws depend on
-    vocabulary_size  pieces of the tokenizer: a model may have more rows, which are no predictions; their
+    ids              the examples' ids, which seed random draws
+    vocabulary_size  pieces of the tokenizer; a model's rows beyond them are not predicted, and their
                      probability counts as tail
-    dtype  what matrices are multiplied in (by autocast); logsumexp and probabilities are float32
-    chunk_positions  rows whose products with the vocabulary are made at once; by default as many as fit into
+    dtype            of matrix products (by autocast); logsumexp and probabilities are float32
+    chunk_positions  rows of vocabulary products computed at once; by default as many as fit into
                      losses.CHUNK_BYTES
     Raises NumericsError if a logit is not finite.
     """
@@ -79,7 +82,7 @@ def predict(
     parts = []
     for start in range(0, len(gold), chunk_positions):
         products = (features[start : start + chunk_positions] @ weight.t())[: len(gold) - start]
-        # Everything after the products is memory traffic: a few rows at a time stay in the cache.
+        # Everything after the products is bound by memory: a few rows at a time stay in the cache.
         for first in range(0, len(products), block):
             rows_of = slice(start + first, start + min(len(products), first + block))
             parts.append(
@@ -105,10 +108,10 @@ def predict(
     return [Predictions(gold_all[a:b], ids_all[a:b], logprobs_all[a:b]) for a, b in pairwise(ends)]
 
 
-def _features(model: Any, examples: Sequence[Masked], pad_id: int, dtype: torch.dtype) -> Tensor:
-    """[N, E] what the output layer sees at the examples' masked positions, in order.
+def _features(model: PreTrainedModel, examples: Sequence[Masked], pad_id: int, dtype: torch.dtype) -> Tensor:
+    """[N, E] inputs of the output layer at the examples' masked positions, in order.
 
-    Rows that mean nothing stand behind and bring N to a multiple of POSITIONS_MULTIPLE.
+    Padding rows at the end bring N to a multiple of POSITIONS_MULTIPLE.
     """
     device = next(model.parameters()).device
     input_ids, attention = pad_batch([example.input_ids for example in examples], pad_id)
@@ -127,12 +130,12 @@ def _features(model: Any, examples: Sequence[Masked], pad_id: int, dtype: torch.
 def read_rows(
     products: Tensor, bias: Tensor | None, gold: Tensor, vocabulary_size: int, wanted: int | Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Of some rows: the gold pieces' log-probabilities [n], ids [n, K] and their log-probabilities [n, K].
+    """(log-probabilities of gold pieces [n], ids [n, K], log-probabilities of ids [n, K]) of n rows.
 
     products  [n, V] features @ weight.T
-    wanted    K for the K likeliest, or uniform draws [n, K]
+    wanted    K for the K most likely, or uniform draws [n, K]
     """
-    # Columns in whole groups: those beyond the model's are never among the likeliest.
+    # Columns are padded to whole groups; the padding, -inf, is never among the most likely.
     width = products.shape[1]
     logprobs = torch.full((len(products), -(-width // GROUP) * GROUP), -torch.inf, device=products.device)
     if bias is None:
@@ -150,8 +153,8 @@ def read_rows(
 def likeliest(logprobs: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
     """The K largest of each row, ids [N, K] and values [N, K], in descending order.
 
-    They lie in the K groups whose maxima are largest, so most columns are looked at by one vectorised pass:
-    `topk` over all of them takes as long as the product that made them.
+    They are in the K groups with the largest maxima, so one vectorised pass excludes most columns. `topk`
+    over all columns takes as long as the product that made them.
     """
     num_rows, width = logprobs.shape
     grouped = logprobs.view(num_rows, width // GROUP, GROUP)
@@ -163,10 +166,10 @@ def likeliest(logprobs: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
 
 
 def draw_pieces(logprobs: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
-    """K draws with replacement from each row's distribution, as distinct ids with log(times / K), -inf elsewhere.
+    """K draws with replacement from each row's distribution, as distinct ids with log(count / K), else -inf.
 
-    Importance sampling with the teacher itself as the proposal: every draw weighs 1 / K, and the expected
-    target is the full distribution (Sparse Logit Sampling, ACL 2025, with its exponent at 1).
+    Importance sampling with the teacher as proposal: every draw has weight 1 / K, and the expected target is
+    the full distribution (Sparse Logit Sampling, ACL 2025, with exponent 1).
 
     logprobs [N, V], draws [N, K] uniform in [0, 1)
     """

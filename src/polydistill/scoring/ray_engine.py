@@ -1,6 +1,6 @@
-"""Scoring on Ray: a pool of workers, shards as the unit, a lost worker's shards scored again by another.
+"""Scoring on Ray: a pool of workers with shards as the unit; another worker takes a lost one's shards.
 
-The driver reads examples, hands them out a shard at a time, checks what comes back, and writes it as `local.score` does.
+The driver reads examples, sends them shard by shard, checks the results, and writes them like `local.score`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from polydistill.config.scoring import Ray
 from polydistill.errors import ClusterError, UserError
@@ -23,9 +23,14 @@ from polydistill.scoring.shards import HasTexts, Job
 from polydistill.scoring.storage import ShardStorage, checksum
 from polydistill.store.writer import StoreWriter
 
-# A shard that takes its worker with it so often is not tried again.
+if TYPE_CHECKING:
+    from ray import ObjectRef
+    from ray.actor import ActorHandle
+    from transformers import PreTrainedModel
+
+# A shard whose worker is lost this often is not tried again.
 MAX_TRIES = 3
-# Shards that a worker has at hand: one is tokenised while another is scored.
+# Shards per worker at a time: one is tokenised while another is scored.
 AHEAD = 2
 WAITING_SECONDS = 60.0
 
@@ -34,15 +39,15 @@ def score_on_ray(
     folder: Path,
     job: Job,
     examples: HasTexts,
-    model: Any,
+    model: PreTrainedModel,
     *,
     workers: Workers,
     progress: Callable[[int, int], None] = lambda examples, tokens: None,
 ) -> dict[str, Any]:
-    """As `local.score`, by workers on Ray: the same bytes, whole shards as they come.
+    """As `local.score`, but by workers on Ray; the bytes are the same, shards arrive in any order.
 
-    model     on the processor; workers get its weights from this process
-    progress  called with the examples and tokens of each shard that is done
+    model     on the CPU; workers get its weights from this process
+    progress  called with the examples and tokens of each finished shard
     Raises what `local.score` raises, and ClusterError if a shard is lost MAX_TRIES times.
     """
     writer = StoreWriter(folder, job.identity)
@@ -57,7 +62,7 @@ def score_on_ray(
             writer.put(index, shard.data)
             tokens += shard.tokens
             progress(len(job.rows(index, len(examples))), shard.tokens)
-        # Starting Ray and its workers left out, as loading the teacher is elsewhere.
+        # Without the start of Ray and its workers, as `local.score` excludes loading the teacher.
         seconds = time.perf_counter() - workers.ready_at
     return writer.finish({}) | {"tokens_scored": tokens, "seconds": seconds}
 
@@ -70,12 +75,12 @@ def _fetch(
     todo: list[int],
     progress: Callable[[int, int], None],
 ) -> list[int]:
-    """Take shards from the storage that an earlier driver's workers left there; returns those still to score."""
-    there, left, ids = storage.indices(), [], examples.ids
+    """Take shards that an earlier driver's workers left in the storage; return those still to score."""
+    stored, left, ids = storage.indices(), [], examples.ids
     for index in todo:
-        data = storage.get(index, there.get(index, []))
+        data = storage.get(index, stored.get(index, []))
         rows = job.rows(index, len(examples))
-        # A name holds a checksum, and a file may be copied under another name.
+        # The checksum in the name does not exclude a copy under another index.
         if data is None or not writer.is_shard(index, data, ids[rows.start : rows.stop].tolist()):
             left.append(index)
         else:
@@ -86,44 +91,44 @@ def _fetch(
 
 @dataclass(eq=False)
 class Worker:
-    """An actor; `ready` when it has taken on the job, `new` until its first."""
+    """An actor; `ready` once it has accepted the job, `new` until its first job."""
 
-    actor: Any
+    actor: ActorHandle
     ready: bool = False
     new: bool = True
 
 
 @dataclass
 class Work:
-    """A job under way: shards that wait, how often each was tried, and calls under way with their shard (None: begin)."""
+    """A running job: waiting shards, failures of each, and running calls with their shard (None: `begin`)."""
 
     waiting: deque[int]
     tries: Counter[int] = field(default_factory=Counter)
-    calls: dict[Any, tuple[Worker, int | None]] = field(default_factory=dict)
+    calls: dict[ObjectRef, tuple[Worker, int | None]] = field(default_factory=dict)
     lost_at_start: int = 0
 
     @property
     def unfinished(self) -> int:
-        """Shards that wait or are under way."""
+        """Shards that wait or are being scored."""
         return len(self.waiting) + sum(index is not None for _, index in self.calls.values())
 
     def under_way(self, worker: Worker) -> int:
-        """Calls that a worker has."""
-        return sum(one is worker for one, _ in self.calls.values())
+        """A worker's running calls."""
+        return sum(called is worker for called, _ in self.calls.values())
 
     def drop(self, worker: Worker) -> list[int]:
-        """Forget a worker's calls; returns their shards."""
-        calls = [call for call, (one, _) in self.calls.items() if one is worker]
+        """Drop a worker's calls; return their shards."""
+        calls = [call for call, (called, _) in self.calls.items() if called is worker]
         shards = [self.calls.pop(call)[1] for call in calls]
         return sorted(shard for shard in shards if shard is not None)
 
 
 class Workers:
-    """Workers on Ray, started when first needed and kept from store to store until `close`.
+    """Workers on Ray, started on first use and kept across stores until `close`.
 
     settings  `scoring.ray`
-    say       where lines for people go
-    ready_at  when the first of them began with the last store, by `time.perf_counter`
+    say       prints a line
+    ready_at  when the first worker began the last store, by `time.perf_counter`
     """
 
     def __init__(self, settings: Ray, say: Callable[[str], None] = lambda line: None) -> None:
@@ -131,13 +136,13 @@ class Workers:
         self.ready_at = 0.0
         self._started = self._ours = False
         self.pool: list[Worker] = []
-        self._teacher: tuple[int, Any, Any] = (-1, None, None)
+        self._teacher: tuple[int, PreTrainedModel | None, ObjectRef] = (-1, None, None)
         self._num_gpus, self._num_workers, self._num_jobs = 0.0, 0, 0
 
     def score(
-        self, job: Job, model: Any, examples: HasTexts, todo: Sequence[int]
+        self, job: Job, model: PreTrainedModel, examples: HasTexts, todo: Sequence[int]
     ) -> Iterator[tuple[int, ScoredShard]]:
-        """(index, shard) of every shard of `todo`, in the order in which they are done."""
+        """(index, shard) of every shard of `todo`, in order of completion."""
         import ray
         from ray.exceptions import RayError, RayTaskError
 
@@ -156,17 +161,17 @@ class Workers:
                     if not any(worker.ready for worker in self.pool):
                         free = ray.available_resources()
                         self.say(
-                            f"scoring on Ray: waiting for workers, {_shown(ray_session.resources())}; free are "
-                            f"{free.get('CPU', 0):g} cores, {free.get('GPU', 0):g} GPUs"
+                            f"scoring on Ray: waiting for workers, {_shown(ray_session.resources())}; "
+                            f"free are {free.get('CPU', 0):g} cores, {free.get('GPU', 0):g} GPUs"
                         )
                     continue
                 worker, index = work.calls[done[0]]
                 try:
                     result = ray.get(done[0])
                     if isinstance(result, ScoredShard) and checksum(result.data) != result.digest:
-                        raise RayError("a shard's bytes were damaged on their way")
+                        raise RayError("a shard's bytes were damaged in transfer")
                 except RayTaskError as error:
-                    # What the user can mend is said as it is without Ray; the rest is a bug, with the worker's traceback.
+                    # A user's error is raised as it is without Ray; others are bugs, with a traceback.
                     raise error.cause if isinstance(error.cause, UserError) else error from None
                 except RayError as error:
                     self.lose(work, worker, index, error)
@@ -177,12 +182,12 @@ class Workers:
                 else:
                     self._welcome(work, worker, result)
         finally:
-            # Nobody waits for what is still being scored when something went wrong.
+            # After an error nothing waits for shards that are still being scored.
             if work.unfinished:
                 self._stop()
 
     def close(self) -> None:
-        """Stop the workers, and Ray if it was started or joined here."""
+        """Stop the workers, and disconnect from Ray if this object connected."""
         if not self._started:
             return
         import ray
@@ -200,8 +205,8 @@ class Workers:
         self.pool = []
 
     def _welcome(self, work: Work, worker: Worker, where: str) -> None:
-        """A worker has taken on the job."""
-        if not any(one.ready for one in self.pool):
+        """Mark a worker that has accepted the job."""
+        if not any(other.ready for other in self.pool):
             self.ready_at = time.perf_counter()
         if worker.new:
             self.say(f"scoring on Ray: a worker is ready, {where}")
@@ -218,15 +223,15 @@ class Workers:
             f"{self._num_gpus:g} GPUs each, {_shown(ray_session.resources())}"
         )
 
-    def _begin(self, job: Job, model: Any) -> Callable[[Worker], Any]:
-        """What tells a worker to take on a job. A teacher's weights go to a machine once, however many workers it has."""
+    def _begin(self, job: Job, model: PreTrainedModel) -> Callable[[Worker], ObjectRef]:
+        """A function that makes a worker begin a job. A teacher's weights are sent once per machine."""
         import ray
 
         number, known, parcel = self._teacher
         if known is not model:
             number, parcel = number + 1, ray.put(pack(model))
             self._teacher = (number, model, parcel)
-        # Without what the tokenizer has worked out, which is larger than it is.
+        # Without the tokenizers' cached properties, which are larger than the tokenizers.
         plain = replace(
             job, tokenizer=replace(job.tokenizer), beside=tuple(replace(other) for other in job.beside)
         )
@@ -244,14 +249,17 @@ class Workers:
         return Worker(actor.remote(self.settings.num_cpus, self._num_gpus > 0))
 
     def _fill(
-        self, work: Work, begin: Callable[[Worker], Any], read: Callable[[int], tuple[list[int], list[str]]]
+        self,
+        work: Work,
+        begin: Callable[[Worker], ObjectRef],
+        read: Callable[[int], tuple[list[int], list[str]]],
     ) -> None:
-        """Give every ready worker shards to do, and make the workers that are missing."""
+        """Start missing workers, and give every ready worker shards."""
         while len(self.pool) < min(self._num_workers, work.unfinished):
             worker = self._new_worker()
             self.pool.append(worker)
             work.calls[begin(worker)] = (worker, None)
-        # A round for each place, so that the last shards are spread over the workers.
+        # One shard per worker and round, so that the last shards are spread over the workers.
         for place in range(AHEAD):
             for worker in self.pool:
                 if work.waiting and worker.ready and work.under_way(worker) == place:
@@ -259,7 +267,7 @@ class Workers:
                     work.calls[worker.actor.score.remote(index, *read(index))] = (worker, index)
 
     def lose(self, work: Work, worker: Worker, index: int | None, error: Exception) -> None:
-        """Take a worker out and its shards back; ClusterError for a shard, or a start, that failed MAX_TRIES times."""
+        """Remove a worker and requeue its shards; ClusterError after MAX_TRIES failures."""
         import ray
 
         ray.kill(worker.actor)
@@ -269,7 +277,7 @@ class Workers:
         work.tries.update(shards)
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         if index is None and worker.new:
-            # One that has worked before was lost with its machine, not by what it was told.
+            # A worker that has finished a job before was lost with its machine, not because of this job.
             work.lost_at_start += 1
         failed = [shard for shard in shards if work.tries[shard] >= MAX_TRIES]
         if failed or work.lost_at_start >= MAX_TRIES:
@@ -278,8 +286,8 @@ class Workers:
                 "scoring.engine",
                 "ray",
                 f"{what} {MAX_TRIES} times, last: {reason}",
-                "see Ray's logs on that machine; where memory is short, lower scoring.batch_tokens (which scores anew) or "
-                "scoring.ray.workers; the same command goes on",
+                "see Ray's logs on that machine; if memory is short, lower scoring.batch_tokens (which "
+                "scores all shards again) or scoring.ray.workers; the same command resumes",
             )
         again = (
             f"shards {', '.join(map(str, shards))} are scored again" if shards else "another takes its place"
@@ -288,6 +296,6 @@ class Workers:
 
 
 def _shown(machines: list[dict[str, float]]) -> str:
-    """A cluster in words."""
+    """A cluster's size in words."""
     cores, gpus = (sum(machine.get(name, 0) for machine in machines) for name in ("CPU", "GPU"))
     return f"the cluster has {len(machines)} machines, {cores:g} cores, {gpus:g} GPUs"

@@ -1,20 +1,19 @@
-"""Ray: whether it is there, started or joined without its noise, left again; what its machines have."""
+"""Ray: check that it is installed, start or join it quietly, and read its resources."""
 
 from __future__ import annotations
 
 import os
 import socket
 from importlib.util import find_spec
-from typing import Any
 
 from polydistill.config.scoring import Ray
 from polydistill.errors import ClusterError, RecipeError
 
 FIELD = "scoring.ray.address"
 CONNECT_SECONDS = 5.0
-# Read when Ray is imported or starts its processes; what a user has set stays. SKIP_REGEX: what Ray prints of lost workers
-# beside the exception, for which it has no switch. Niceness: Ray's own 15 starves workers beside whatever else runs, and
-# the local engine has none.
+# Read when Ray is imported or starts its processes; a user's own settings stay. SKIP_REGEX silences Ray's
+# output about lost workers, beside the exception; there is no other switch. Niceness: Ray's default, 15,
+# starves workers beside other processes, and the local engine has 0.
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -24,7 +23,7 @@ _ENVIRONMENT = {
 
 
 def require_ray() -> None:
-    """Raise RecipeError that says what to install, if Ray is not there."""
+    """Raise RecipeError, which says what to install, if Ray is missing."""
     if find_spec("ray") is None:
         raise RecipeError(
             "scoring.engine",
@@ -35,7 +34,7 @@ def require_ray() -> None:
 
 
 def address_of(settings: Ray) -> str | None:
-    """Where a cluster is asked for, by the recipe or by RAY_ADDRESS; None: Ray is started on this machine."""
+    """The cluster's address, from the recipe or RAY_ADDRESS; None starts Ray on this machine."""
     return settings.address or os.environ.get("RAY_ADDRESS") or None
 
 
@@ -44,7 +43,7 @@ def _field(settings: Ray) -> str:
 
 
 def check_address(settings: Ray) -> None:
-    """Raise ClusterError if nobody answers at host:port: Ray itself would try for a minute and then end the process."""
+    """Raise ClusterError if nothing answers at host:port: Ray tries for a minute, then ends the process."""
     address, field = address_of(settings), _field(settings)
     if address is None or address in ("auto", "local"):
         return
@@ -52,7 +51,7 @@ def check_address(settings: Ray) -> None:
         raise ClusterError(
             field,
             address,
-            "is an address for Ray's client, and the driver belongs on the cluster",
+            "is an address for Ray's client, but the driver must run on the cluster",
             "run the command on a machine of the cluster, with host:port or `auto`",
         )
     host, _, port = address.rpartition(":")
@@ -63,7 +62,7 @@ def check_address(settings: Ray) -> None:
 
 
 def start(settings: Ray) -> bool:
-    """Join the cluster, or start Ray on this machine; False if this process is connected already.
+    """Join the cluster, or start Ray on this machine; False if this process is already connected.
 
     Raises RecipeError if Ray is not installed, ClusterError if the cluster cannot be joined.
     """
@@ -74,10 +73,10 @@ def start(settings: Ray) -> bool:
 
     if ray.is_initialized():
         return False
-    # By itself Ray would also join whatever cluster was last started on this machine.
+    # By default Ray would also join the cluster that was last started on this machine.
     address = address_of(settings) or "local"
     check_address(settings)
-    own: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
+    own: dict[str, bool] = {"include_dashboard": False} if address == "local" else {}
     try:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR", **own)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
@@ -89,25 +88,25 @@ def start(settings: Ray) -> bool:
 
 
 _REMEDY = (
-    "see that `ray start --head` runs there and that its port is open, or leave scoring.ray.address out and "
-    "RAY_ADDRESS unset: Ray is started on this machine then"
+    "check that `ray start --head` runs there and that its port is open, or leave scoring.ray.address out "
+    "and RAY_ADDRESS unset to start Ray on this machine"
 )
 
 
 def resources() -> list[dict[str, float]]:
-    """What each live machine of the cluster has: `CPU`, `GPU`."""
+    """`CPU` and `GPU` of each live machine of the cluster."""
     import ray
 
     return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
 
 
 def room(machines: list[dict[str, float]], num_cpus: int, num_gpus: float) -> int:
-    """How many workers fit on the machines at a time."""
+    """Workers that fit on the machines at a time."""
     total = 0
     for machine in machines:
         fits = int(machine.get("CPU", 0) // num_cpus)
         if num_gpus:
-            # Ray parts a GPU among workers, but gives none a part of each of two.
+            # Ray divides a GPU among workers, but gives no worker parts of two GPUs.
             gpus = machine.get("GPU", 0)
             fits = min(fits, int(gpus // num_gpus) if num_gpus >= 1 else int(gpus) * int(1 / num_gpus))
         total += fits
@@ -115,9 +114,9 @@ def room(machines: list[dict[str, float]], num_cpus: int, num_gpus: float) -> in
 
 
 def needs(settings: Ray) -> tuple[float, int]:
-    """(GPUs of a worker, how many workers): what the settings leave open is what the cluster has.
+    """(GPUs per worker, workers); the cluster's resources set what the settings leave open.
 
-    Raises ClusterError if Ray runs on this machine alone and not one worker fits. A cluster may be about to grow.
+    Raises ClusterError if no worker fits and `workers` is not set: a cluster that will grow needs it.
     """
     machines = resources()
     num_gpus = settings.num_gpus
@@ -125,12 +124,14 @@ def needs(settings: Ray) -> tuple[float, int]:
         num_gpus = float(any(machine.get("GPU", 0) >= 1 for machine in machines))
     fits = room(machines, settings.num_cpus, num_gpus)
     if not fits and settings.workers is None:
-        most = {name: max((m.get(name, 0) for m in machines), default=0) for name in ("CPU", "GPU")}
+        most = {
+            name: max((machine.get(name, 0) for machine in machines), default=0) for name in ("CPU", "GPU")
+        }
         raise ClusterError(
             "scoring.ray",
             None,
-            f"a worker takes num_cpus {settings.num_cpus} and num_gpus {num_gpus:g}, and no machine has so many (at most "
-            f"{most['CPU']:g} and {most['GPU']:g})",
+            f"a worker needs num_cpus {settings.num_cpus} and num_gpus {num_gpus:g}, but no machine has more "
+            f"than {most['CPU']:g} and {most['GPU']:g}",
             "ask for fewer, or set scoring.ray.workers if the cluster will grow",
         )
     return num_gpus, fits if settings.workers is None else settings.workers

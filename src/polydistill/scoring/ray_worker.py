@@ -1,7 +1,7 @@
-"""What runs in a worker on Ray: one teacher, one shard after the other.
+"""A worker on Ray: one teacher, one shard after the other.
 
-Nothing here needs a disk in common with the driver: the teacher, the examples and the shards' bytes come and go through
-Ray's object store. This module imports no Ray, so it can be tried without.
+A worker needs no disk in common with the driver: teacher, examples and shards are transferred by Ray's object
+store. This module does not import Ray, so it can be tested without it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import threading
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -23,10 +23,13 @@ from polydistill.scoring.shards import Job
 from polydistill.scoring.storage import ShardStorage, checksum
 from polydistill.store.writer import StoreWriter
 
-# The writer encodes here and writes nothing.
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+# The writer only encodes here.
 _NOWHERE = Path()
 
-# What the numbers in a store hang on.
+# Packages that a store's numbers depend on.
 PACKAGES = ("polydistill", "torch", "transformers", "tokenizers", "numpy", "pyarrow")
 
 
@@ -38,7 +41,7 @@ def versions() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class ScoredShard:
-    """A shard's bytes, their checksum where they were made, and how many tokens were scored."""
+    """A shard's bytes, their checksum at the worker, and the number of scored tokens."""
 
     data: bytes
     digest: str
@@ -48,12 +51,12 @@ class ScoredShard:
 class ShardWorker:
     """Scores shards of one job at a time.
 
-    num_threads  that PyTorch and the tokenizer take
-    use_gpu      whether it computes on the GPU that Ray has shown to it
+    num_threads  of PyTorch and the tokenizer
+    use_gpu      whether it computes on the GPU that Ray assigned to it
     """
 
     def __init__(self, num_threads: int, use_gpu: bool) -> None:
-        # Read by the tokenizer's thread pool when it is first used.
+        # The tokenizer's thread pool reads it on first use.
         os.environ["RAYON_NUM_THREADS"] = str(num_threads)
         self._num_threads = num_threads
         self._device = torch.device("cuda" if use_gpu else "cpu")
@@ -61,7 +64,7 @@ class ShardWorker:
             keep_freed_memory()
         self._lock = threading.Lock()
         self._teacher = self._number = -1
-        self._model: Any = None
+        self._model: PreTrainedModel | None = None
 
     def begin(
         self,
@@ -72,25 +75,25 @@ class ShardWorker:
         teacher: int,
         parcel: Parcel,
     ) -> str:
-        """Take on a job; returns where this worker is, in words.
+        """Accept a job; return this worker's process, machine and device, in words.
 
         expected  the driver's versions
-        number    the job's; a worker that was slow to start may hear of an earlier one later
-        job       a pickled Job, which is opened when versions are known to agree
-        teacher   the number of the model in `parcel`, which is unpacked if this worker has another
-        Raises ClusterError where versions differ.
+        number    of the job; a worker that starts slowly may receive an earlier job later
+        job       a pickled Job, unpickled only if the versions agree
+        teacher   number of the model in `parcel`, which is unpacked if this worker has another
+        Raises ClusterError if versions differ.
         """
         different = [
-            f"{name} {found} (here {expected[name]})"
-            for name, found in versions().items()
-            if found != expected[name]
+            f"{name} {installed} (here {expected[name]})"
+            for name, installed in versions().items()
+            if installed != expected[name]
         ]
         if different:
             raise ClusterError(
                 "scoring.ray.address",
                 None,
                 f"machine {os.uname().nodename} has {', '.join(different)}",
-                "install the same versions on every machine: other code makes other numbers",
+                "install the same versions on every machine: other code gives other numbers",
             )
         with self._lock:
             if number > self._number:
@@ -104,8 +107,8 @@ class ShardWorker:
         return f"process {os.getpid()} on {os.uname().nodename}, {self._device.type}"
 
     def score(self, index: int, ids: list[int], texts: list[str]) -> ScoredShard:
-        """Score one shard. Two calls may run at a time: one is tokenised while the other is scored."""
-        # OpenMP's number of threads is each thread's own.
+        """Score one shard. Two calls may run at a time: one tokenises while the other scores."""
+        # OpenMP's number of threads is set per thread.
         torch.set_num_threads(self._num_threads)
         masked = self._job.mask(ids, texts)
         with self._lock:

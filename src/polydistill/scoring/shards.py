@@ -1,10 +1,10 @@
-"""One shard of a store: the same work wherever it is done, and the same bytes."""
+"""One shard of a store: the same work and the same bytes on every engine."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,23 +18,26 @@ from polydistill.scoring.predict import predict
 from polydistill.store.writer import ScoredExample
 from polydistill.tokenization.load import LoadedTokenizer
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 
 class HasTexts(Protocol):
-    """What scoring needs of examples: ids and texts by row."""
+    """Examples for scoring: ids and texts by row."""
 
     def __len__(self) -> int: ...
     @property
     def ids(self) -> npt.NDArray[np.uint64]: ...
-    def texts(self, rows: Any) -> list[str]: ...
+    def texts(self, rows: slice) -> list[str]: ...
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a shard hangs on beside its examples and the teacher's weights.
+    """What a shard depends on, besides its examples and the teacher's weights.
 
-    identity  what the store is, see `store.StoreWriter`
-    dtype     what matrices are multiplied in
-    beside    the tokenizers of the language's other teachers, whose copies mask the same words
+    identity  of the store, see `store.StoreWriter`
+    dtype     of matrix products
+    beside    tokenizers of the language's other teachers, whose copies mask the same words
     """
 
     identity: dict[str, Any]
@@ -47,7 +50,7 @@ class Job:
     beside: tuple[LoadedTokenizer, ...] = ()
 
     def num_shards(self, num_examples: int) -> int:
-        """Shards of so many examples."""
+        """Shards that `num_examples` examples take."""
         return -(-num_examples // self.scoring.shard_examples)
 
     def rows(self, index: int, num_examples: int) -> range:
@@ -75,16 +78,16 @@ class Job:
 
     def score(
         self,
-        model: Any,
+        model: PreTrainedModel,
         ids: Sequence[int],
         masked: Sequence[Masked],
         progress: Callable[[int, int], None] = lambda examples, tokens: None,
     ) -> list[ScoredExample]:
-        """A shard's examples with their teacher's predictions; those without a masked token are left out.
+        """A shard's examples with the teacher's predictions, without examples that have no masked token.
 
         progress  called after each batch with its examples and tokens
         """
-        found: list[ScoredExample | None] = [None] * len(ids)
+        scored: list[ScoredExample | None] = [None] * len(ids)
         for batch in length_batches(
             [len(example.input_ids) for example in masked], self.scoring.batch_tokens
         ):
@@ -103,7 +106,7 @@ class Job:
                 )
                 for row, prediction in zip(chosen, predictions, strict=True):
                     example = masked[row]
-                    found[row] = ScoredExample(
+                    scored[row] = ScoredExample(
                         ids[row],
                         example.input_ids,
                         example.positions,
@@ -113,4 +116,4 @@ class Job:
                         prediction.top_logprobs,
                     )
             progress(len(batch), sum(len(masked[row].input_ids) for row in batch))
-        return [example for example in found if example is not None]
+        return [example for example in scored if example is not None]

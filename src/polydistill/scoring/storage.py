@@ -1,7 +1,7 @@
-"""Finished shards in storage that machines share: a folder or object storage, by `fsspec`.
+"""Finished shards in shared storage: a folder or object storage, by `fsspec`.
 
-A file's name holds its checksum, so that one that was half written, or damaged, is known for what it is, whatever the
-storage promises about renaming.
+A file's name holds its checksum. So incomplete and damaged files are recognised, whatever the storage
+guarantees about renaming.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ def checksum(data: bytes) -> str:
 class ShardStorage:
     """The shards of one store under a URL.
 
-    identity  of the store; shards of another identity lie elsewhere
-    Raises RecipeError for a kind of URL that is not known, or whose package is not installed.
+    identity  of the store, which determines the folder
+    Raises RecipeError for an unknown kind of URL, or one whose package is not installed.
     """
 
     def __init__(self, url: str, identity: dict[str, Any]) -> None:
@@ -41,7 +41,7 @@ class ShardStorage:
                 FIELD,
                 url,
                 f"cannot be used ({error})",
-                "install the package that it names, or give a URL that fsspec knows, such as s3://bucket/scoring",
+                "install the package named, or give a URL that fsspec supports, such as s3://bucket/scoring",
             ) from error
         self._folder = f"{root.rstrip('/')}/{fingerprint(identity)}"
 
@@ -52,8 +52,8 @@ class ShardStorage:
             self._files.pipe_file(f"{self._folder}/{_name(index, checksum(data))}", data)
 
     def indices(self) -> dict[int, list[str]]:
-        """Index → names, of every shard that may be there."""
-        found: dict[int, list[str]] = {}
+        """Index → file names, of every shard in the storage, checked or not."""
+        names: dict[int, list[str]] = {}
         with self._explained("read"):
             self._files.invalidate_cache()
             try:
@@ -63,11 +63,11 @@ class ShardStorage:
         for name in sorted(path.rsplit("/", 1)[-1] for path in paths):
             index = name.removeprefix("shard-").split(".")[0]
             if index.isdecimal():
-                found.setdefault(int(index), []).append(name)
-        return found
+                names.setdefault(int(index), []).append(name)
+        return names
 
     def get(self, index: int, names: list[str]) -> bytes | None:
-        """A shard's bytes, or None if no file holds what its name says."""
+        """A shard's bytes; None if no file matches the checksum in its name."""
         for name in names:
             with self._explained("read"):
                 data: bytes = self._files.cat_file(f"{self._folder}/{name}")
@@ -79,12 +79,12 @@ class ShardStorage:
     def _explained(self, done: str) -> Iterator[None]:
         try:
             yield
-        except Exception as error:  # every storage has exceptions of its own
+        except Exception as error:  # every storage raises its own types
             raise ClusterError(
                 FIELD,
                 self.url,
                 f"cannot be {done} ({str(error).strip()[:200] or type(error).__name__})",
-                "check the URL and that every machine may read and write there; the same command goes on",
+                "check the URL and that every machine may read and write there; the same command resumes",
             ) from error
 
 

@@ -1,7 +1,8 @@
-"""Reading a store by memory map, and checking that it is what the reader asks for."""
+"""Reading a store by memory map, with checks of its format, identity and shards."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,11 +24,11 @@ class StoreRow:
 
     example: int
     loss: float
-    input_ids: npt.NDArray[Any]
-    positions: npt.NDArray[Any]
-    gold: npt.NDArray[Any]
+    input_ids: npt.NDArray[np.unsignedinteger]
+    positions: npt.NDArray[np.unsignedinteger]
+    gold: npt.NDArray[np.unsignedinteger]
     gold_logprobs: npt.NDArray[np.float16]
-    top_ids: npt.NDArray[Any]
+    top_ids: npt.NDArray[np.unsignedinteger]
     top_logprobs: npt.NDArray[np.float16]
 
 
@@ -67,7 +68,7 @@ class _Batch:
 class Store:
     """A finished store, by memory map.
 
-    Raises StoreError if there is none, if its format is another, or if a shard is missing or cut short.
+    Raises StoreError if there is none, if its format differs, or if a shard is missing or truncated.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -77,10 +78,10 @@ class Store:
                 "store", str(folder), "holds no manifest.json", "score first: `polydistill score RECIPE`"
             )
         manifest = read_json(folder / MANIFEST)
-        found = manifest.get("format") if isinstance(manifest, dict) else None
-        if found != FORMAT:
+        version = manifest.get("format") if isinstance(manifest, dict) else None
+        if version != FORMAT:
             raise StoreError(
-                "store", str(folder), f"has format {found}, this version reads {FORMAT}", "score again"
+                "store", str(folder), f"has format {version}, but this version reads {FORMAT}", "score again"
             )
         try:
             Manifest.model_validate(manifest)
@@ -97,11 +98,11 @@ class Store:
         for shard in manifest["shards"]:
             path = folder / shard["file"]
             if not path.is_file() or path.stat().st_size != shard["bytes"]:
-                found = path.stat().st_size if path.is_file() else "no"
+                size = path.stat().st_size if path.is_file() else "no"
                 raise StoreError(
                     "store",
                     str(path),
-                    f"has {found} bytes where the manifest says {shard['bytes']}",
+                    f"has {size} bytes, but the manifest has {shard['bytes']}",
                     self._remedy(),
                 )
         self._starts = np.cumsum([0] + [shard["examples"] for shard in manifest["shards"]])
@@ -121,7 +122,7 @@ class Store:
         return sum(shard["bytes"] for shard in self.manifest["shards"])
 
     def row(self, index: int) -> StoreRow:
-        """The example at a place in the store's order."""
+        """The example at an index in the store's order."""
         shard = int(np.searchsorted(self._starts, index, side="right")) - 1
         within = index - int(self._starts[shard])
         for batch in self._shard(shard):
@@ -143,37 +144,31 @@ class Store:
     @cached_property
     def lengths(self) -> npt.NDArray[np.int64]:
         """[N] tokens of each example, special tokens included."""
-        parts = [
-            np.diff(batch.id_offsets)
-            for index in range(len(self._starts) - 1)
-            for batch in self._shard(index)
-        ]
+        parts = [np.diff(batch.id_offsets) for batch in self._all_batches()]
         return np.concatenate(parts).astype(np.int64) if parts else np.zeros(0, dtype=np.int64)
 
     @cached_property
     def num_masked_of(self) -> npt.NDArray[np.int64]:
         """[N] masked tokens of each example."""
-        parts = [
-            np.diff(batch.offsets) for index in range(len(self._starts) - 1) for batch in self._shard(index)
-        ]
+        parts = [np.diff(batch.offsets) for batch in self._all_batches()]
         return np.concatenate(parts).astype(np.int64) if parts else np.zeros(0, dtype=np.int64)
 
     def check_identity(self, asked: dict[str, Any], *, field: str) -> None:
-        """Raise StoreError if the store was made from something else than what a recipe asks.
+        """Raise StoreError if the store's identity is not the one that a recipe needs.
 
-        field  where the recipe asks, such as `languages.sw`
+        field  the recipe's field, such as `languages.sw`
         """
         for key, value in asked.items():
             if self.identity.get(key) != value:
                 raise StoreError(
                     f"{field}, store {self.folder}",
                     None,
-                    f"its {key} is {_short(self.identity.get(key))}, and the recipe asks {_short(value)}",
+                    f"its {key} is {_short(self.identity.get(key))}, but the recipe needs {_short(value)}",
                     "score again with this recipe, or choose another `output`",
                 )
 
     def verify(self) -> None:
-        """Read every shard and compare its checksum; StoreError names the first that is damaged."""
+        """Read every shard and compare its checksum; StoreError names the first damaged one."""
         for shard in self.manifest["shards"]:
             path = self.folder / shard["file"]
             if hash_file(path) != shard["checksum"]:
@@ -182,13 +177,15 @@ class Store:
                 )
 
     def _remedy(self) -> str:
-        return f"remove the folder {self.folder} and score again: whole stores of other languages stay"
+        return f"remove the folder {self.folder} and score again: complete stores of other languages are kept"
 
-    def _column(self, name: str, dtype: Any) -> npt.NDArray[Any]:
-        parts = [
-            getattr(batch, name) for index in range(len(self._starts) - 1) for batch in self._shard(index)
-        ]
+    def _column(self, name: str, dtype: type[np.generic]) -> npt.NDArray[Any]:
+        parts = [getattr(batch, name) for batch in self._all_batches()]
         return np.concatenate(parts) if parts else np.zeros(0, dtype=dtype)
+
+    def _all_batches(self) -> Iterator[_Batch]:
+        for index in range(len(self._starts) - 1):
+            yield from self._shard(index)
 
     def _shard(self, index: int) -> list[_Batch]:
         if index not in self._batches:
@@ -210,19 +207,19 @@ class Store:
                     f"is not the manifest's: it holds {rows} examples of store {made_for}",
                     self._remedy(),
                 )
-            # Earlier versions gave shards no number, and say so by giving none in the manifest either.
+            # Earlier versions gave shards no number, neither in the shard nor in the manifest.
             if number != (None if shard.get("number") is None and number is None else str(index).encode()):
-                found = "none" if number is None else number.decode("utf-8", "replace")[:20]
+                stored = "none" if number is None else number.decode("utf-8", "replace")[:20]
                 raise StoreError(
                     "store",
                     str(path),
-                    f"is another shard: its number is {found} in place of {index}",
+                    f"is another shard: its number is {stored} instead of {index}",
                     self._remedy(),
                 )
             self._batches[index] = batches
         return self._batches[index]
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -1,20 +1,20 @@
-"""The store's format: one Arrow row for an example, one struct for a masked position.
+"""The store's format: one Arrow row per example, one struct per masked position.
 
 Columns of a shard:
 
     example    uint64                         the example's id in `corpora/<language>`
     loss       float32                        the teacher's mean loss in nats over the masked tokens
-    input_ids  list<uint16 | uint32>          what the teacher saw, masks in place, in the teacher's ids
+    input_ids  list<uint16 | uint32>          the teacher's input with masks, in the teacher's ids
     masked     list<struct>                   the masked positions, ascending
       position      uint8 | uint16
-      gold          uint16 | uint32           the text's own token
+      gold          uint16 | uint32           the text's token
       gold_logprob  float16                   its log-probability in nats under the teacher's full softmax
       top_ids       fixed list of k ids       most probable first (or drawn)
-      top_logprobs  fixed list of k float16   under the full softmax, so that 1 - sum(p) is the tail's mass
+      top_logprobs  fixed list of k float16   under the full softmax: the tail's mass is 1 - sum(p)
 
-Ids have the smallest type that the vocabulary fits, positions the smallest that the length fits. Language
-and teacher are the same for all of a store's rows: they stand in the manifest and in the shard's metadata.
-With `sampling: random` a drawn piece's log-probability is log(times drawn / k), and empty slots are -inf.
+Ids have the smallest type for the vocabulary, positions the smallest type for the length. Language and
+teacher are constant in a store: the manifest and the shard's metadata hold them. With `sampling: random` a
+drawn piece's log-probability is log(times drawn / k), and empty slots are -inf.
 """
 
 from __future__ import annotations
@@ -27,9 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 FORMAT = 1
 MANIFEST = "manifest.json"
-
-
-# In a shard's metadata: its place among the store's shards, so that one cannot stand in for another.
+# In a shard's metadata: its index in the store, so that no shard can replace another.
 NUMBER = "shard"
 
 
@@ -39,28 +37,28 @@ def shard_name(index: int) -> str:
 
 
 class Shard(BaseModel):
-    """What a manifest says of a shard."""
+    """A shard's entry in a manifest."""
 
     model_config = ConfigDict(frozen=True, strict=True)
 
-    # A name and no path: a manifest must not lead elsewhere.
+    # A file name, not a path: a manifest must not point elsewhere.
     file: str = Field(pattern=r"^shard-[0-9]+\.arrow$")
     checksum: str
     bytes: int = Field(ge=0)
     examples: int = Field(ge=0)
     masked: int = Field(ge=0)
     tokens: int = Field(ge=0)
-    # That the shard says so itself; those of earlier versions do not.
+    # Also in the shard's metadata; shards of earlier versions have none.
     number: int | None = Field(default=None, ge=0)
 
 
 class Manifest(BaseModel):
-    """What stands in manifest.json, as far as readers go by it."""
+    """The parts of manifest.json that readers use."""
 
     model_config = ConfigDict(frozen=True, strict=True)
 
     identity: dict[str, Any]
-    # A store of nothing is none that was written: there is text, or the run ends before.
+    # No store is empty: without text the run ends before.
     shards: list[Shard] = Field(min_length=1)
 
     @field_validator("shards")
@@ -68,14 +66,14 @@ class Manifest(BaseModel):
     def _in_order(cls, shards: list[Shard]) -> list[Shard]:
         for index, shard in enumerate(shards):
             if shard.file != shard_name(index) or shard.number not in (None, index):
-                raise ValueError(f"{shard_name(index)} is not where it must be")
+                raise ValueError(f"{shard_name(index)} is not at its index")
         return shards
 
     @field_validator("identity")
     @classmethod
     def _has_top_k(cls, identity: dict[str, Any]) -> dict[str, Any]:
         if type(identity.get("top_k")) is not int or identity["top_k"] < 1:
-            raise ValueError("identity.top_k is no positive whole number")
+            raise ValueError("identity.top_k is not a positive whole number")
         return identity
 
 
@@ -119,7 +117,7 @@ def shard_schema(vocabulary_size: int, max_length: int, top_k: int, metadata: di
 def store_bytes(
     tokens: float, *, vocabulary_size: int, max_length: int, top_k: int, masked_share: float
 ) -> float:
-    """About how many bytes the store of so many tokens takes.
+    """Estimated bytes of a store of `tokens` tokens.
 
     masked_share  share of the tokens that are masked
     """

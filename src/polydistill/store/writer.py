@@ -1,4 +1,4 @@
-"""Writing a store, shard by shard; an interrupted writer goes on at the next shard."""
+"""Writing a store, shard by shard; an interrupted writer resumes at the next shard."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from polydistill.errors import StoreError
 from polydistill.store.schema import FORMAT, MANIFEST, NUMBER, Manifest, numpy_dtype, shard_name, shard_schema
 
 ROWS_PER_BATCH = 4096
-# Beside a shard, until the manifest is written.
+# Ending of a shard's checksum file, which exists until the manifest is written.
 CHECKSUM = ".xxh3"
 
 
@@ -42,10 +42,10 @@ class ScoredExample:
 
 
 class StoreWriter:
-    """Writes shards into a folder, each whole or not at all, and the manifest at the end.
+    """Writes shards into a folder, each completely or not at all, and the manifest at the end.
 
-    identity  what the store holds and was made from; its `vocabulary_size`, `max_length` and `top_k` decide
-              the schema. It is checked by readers, key by key.
+    identity  what the store holds and depends on; its `vocabulary_size`, `max_length` and `top_k` determine
+              the schema. Readers check it key by key.
     """
 
     def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
@@ -63,9 +63,9 @@ class StoreWriter:
         )
 
     def has(self, index: int, examples: Sequence[int] | None = None) -> bool:
-        """Whether a shard is there already, with the bytes that were written, and is that shard.
+        """Whether a shard exists, undamaged, under its own name.
 
-        examples  the ids that it may hold; shards of earlier versions have no number, but their examples tell
+        examples  the ids that it may hold; they identify shards of earlier versions, which have no number
         """
         path = self.folder / shard_name(index)
         if not path.is_file() or hash_file(path) != self._written(path):
@@ -73,7 +73,7 @@ class StoreWriter:
         return self.is_shard(index, path.read_bytes(), examples)
 
     def is_shard(self, index: int, data: bytes, examples: Sequence[int] | None = None) -> bool:
-        """Whether bytes are those of this store's shard of that number: as it says itself, and by its examples' ids."""
+        """Whether the bytes are this store's shard of that number, by its metadata and its examples' ids."""
         try:
             reader = pa.ipc.open_stream(pa.py_buffer(data))
             metadata = reader.schema.metadata or {}
@@ -83,12 +83,12 @@ class StoreWriter:
                 return False
             if examples is None:
                 return True
-            found = reader.read_all().column("example").to_pylist()
+            stored = reader.read_all().column("example").to_pylist()
         except (pa.ArrowException, KeyError, ValueError):
             return False
-        # In the order of the text; those without a masked token are left out.
-        left = iter(examples)
-        return all(any(example == one for one in left) for example in found)
+        # In the order of the text, without examples that have no masked token: a subsequence.
+        allowed = iter(examples)
+        return all(any(example == candidate for candidate in allowed) for example in stored)
 
     def write(self, index: int, examples: list[ScoredExample]) -> None:
         """Write one shard, in the order of `examples`."""
@@ -104,16 +104,16 @@ class StoreWriter:
         return bytes(sink.getvalue())
 
     def put(self, index: int, data: bytes) -> None:
-        """Put the bytes of a whole shard into its place."""
+        """Write the bytes of a complete shard under its name."""
         path = self.folder / shard_name(index)
-        # Before the shard: one that is there has its checksum too. It goes into the manifest in the end.
+        # The checksum first, so that every existing shard has one. The manifest holds it in the end.
         write_bytes(path.with_suffix(CHECKSUM), xxhash.xxh3_128_hexdigest(data).encode())
         write_bytes(path, data)
 
     def finish(self, extra: dict[str, Any]) -> dict[str, Any]:
         """Write the manifest over all shards in the folder and return it.
 
-        extra  what else to record, such as timing; readers do not check it
+        extra  further records, such as timing; readers do not check them
         """
         shards: list[dict[str, Any]] = []
         for path in sorted(self.folder.glob("shard-*.arrow")):
@@ -128,7 +128,10 @@ class StoreWriter:
                 )
             table = pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
             number = (table.schema.metadata or {}).get(NUMBER.encode())
-            counts = pa.compute.list_value_length(table["masked"])
+            masked, tokens = (
+                int(pa.compute.sum(pa.compute.list_value_length(table[name])).as_py() or 0)
+                for name in ("masked", "input_ids")
+            )
             shards.append(
                 ({} if number is None else {"number": len(shards)})
                 | {
@@ -136,10 +139,8 @@ class StoreWriter:
                     "checksum": checksum,
                     "bytes": path.stat().st_size,
                     "examples": table.num_rows,
-                    "masked": int(pa.compute.sum(counts).as_py() or 0),
-                    "tokens": int(
-                        pa.compute.sum(pa.compute.list_value_length(table["input_ids"])).as_py() or 0
-                    ),
+                    "masked": masked,
+                    "tokens": tokens,
                 }
             )
         manifest = {"format": FORMAT, "identity": self.identity, "shards": shards, "record": extra}
@@ -149,11 +150,11 @@ class StoreWriter:
         return manifest
 
     def _written(self, path: Path) -> str | None:
-        """The checksum that a shard was written with; None if there is no telling."""
+        """The checksum that a shard was written with; None if it is unknown."""
         beside, manifest = path.with_suffix(CHECKSUM), self.folder / MANIFEST
         if beside.is_file():
             return beside.read_text("utf-8", errors="replace")
-        # Killed between the manifest and the end.
+        # The run was killed after the manifest was written.
         try:
             shards = Manifest.model_validate(read_record(manifest)).shards
         except ValidationError:

@@ -1,4 +1,4 @@
-"""Tasks with labels: their data, heads, fine-tuning, probes and scores."""
+"""Labelled tasks: data, heads, fine-tuning, probes and scores."""
 
 from polydistill.tasks.heads import load_with_head
 from polydistill.tasks.probes import Probe, fit_probe, score_tags

@@ -1,4 +1,4 @@
-"""From a task's examples to what models take, and from what models say back to predictions."""
+"""From a task's examples to model inputs, and from model outputs to predictions."""
 
 from __future__ import annotations
 
@@ -10,29 +10,31 @@ import numpy as np
 import numpy.typing as npt
 
 from polydistill.config.finetune import Task
-from polydistill.tasks.heads import NO_LABEL
+from polydistill.tasks.heads import NO_LABEL, Feature
 from polydistill.tasks.labelled import Choice, Example, LabelledText
 from polydistill.tasks.questions import Question, locate
 from polydistill.tasks.tagged import TaggedSentence
 from polydistill.tasks.words import split_into_windows
 from polydistill.tokenization.load import LoadedTokenizer
 
-# BERT's: longer questions are cut.
+# BERT's limit; longer questions are cut.
 MAX_QUESTION_TOKENS = 64
-# Special tokens of a pair, in any architecture.
+# Most special tokens of a pair, in any architecture.
 FRAME_TOKENS = 4
-# Starts and ends of an answer that are combined with each other.
+# Most likely starts, and ends, that are combined into answers.
 NUM_CANDIDATES = 20
 
+# Tags, or a label, a choice's index or an answer's text.
+Prediction = str | list[str]
 Outputs = Iterable[tuple[int, tuple[npt.NDArray[np.float32], ...]]]
 
 
 @dataclass(frozen=True)
 class Coder:
-    """How one model reads one language's examples of a task.
+    """Encodes one language's examples of a task for one model, and decodes its outputs.
 
     labels    of the training file, in the order of the model's outputs
-    segments  whether the model is told a pair's second text by token types
+    segments  whether token types mark a pair's second text
     """
 
     task: Task
@@ -41,46 +43,49 @@ class Coder:
     max_length: int
     segments: bool
 
-    def encode(self, examples: Sequence[Example], *, training: bool = False) -> list[dict[str, Any]]:
-        """Features: `item` says which example each is of; with their targets for training."""
+    def encode(self, examples: Sequence[Example], *, training: bool = False) -> list[Feature]:
+        """Features with their targets; `item` is the index of a feature's example."""
         if self.task.kind in ("ner", "pos"):
-            return self._tagged([one for one in examples if isinstance(one, TaggedSentence)])
+            return self._tagged([example for example in examples if isinstance(example, TaggedSentence)])
         if self.task.kind == "qa":
-            return self._questions([one for one in examples if isinstance(one, Question)], training)
+            return self._questions(
+                [example for example in examples if isinstance(example, Question)], training
+            )
         if self.task.kind == "choice":
-            return self._choices([one for one in examples if isinstance(one, Choice)])
-        return self._texts([one for one in examples if isinstance(one, LabelledText)])
+            return self._choices([example for example in examples if isinstance(example, Choice)])
+        return self._texts([example for example in examples if isinstance(example, LabelledText)])
 
     def decode(
-        self, examples: Sequence[Example], features: Sequence[dict[str, Any]], outputs: Outputs
-    ) -> list[Any]:
-        """A prediction for each example: tags, a label, a choice's place, an answer's text."""
+        self, examples: Sequence[Example], features: Sequence[Feature], outputs: Outputs
+    ) -> list[Prediction]:
+        """A prediction per example: tags, a label, a choice's index, or an answer's text."""
         if self.task.kind == "qa":
             return self._answers(examples, features, outputs)
-        found: list[Any] = [
-            [""] * len(one.words) if isinstance(one, TaggedSentence) else "" for one in examples
+        predictions: list[Any] = [
+            [""] * len(example.words) if isinstance(example, TaggedSentence) else "" for example in examples
         ]
         for index, (logits,) in outputs:
             feature = features[index]
             if self.task.kind in ("ner", "pos"):
                 chosen = logits[feature["firsts"]].argmax(-1)
-                for word, label in zip(feature["words"], chosen, strict=True):
-                    found[feature["item"]][word] = self.labels[label]
+                for word, index_of_label in zip(feature["words"], chosen, strict=True):
+                    predictions[feature["item"]][word] = self.labels[index_of_label]
             else:
                 best = int(logits.argmax())
-                found[feature["item"]] = str(best) if self.task.kind == "choice" else self.labels[best]
-        return found
+                label = str(best) if self.task.kind == "choice" else self.labels[best]
+                predictions[feature["item"]] = label
+        return predictions
 
-    def _tagged(self, sentences: Sequence[TaggedSentence]) -> list[dict[str, Any]]:
-        places = {label: index for index, label in enumerate(self.labels)}
-        made = []
+    def _tagged(self, sentences: Sequence[TaggedSentence]) -> list[Feature]:
+        indices = {label: index for index, label in enumerate(self.labels)}
+        features: list[Feature] = []
         words = [sentence.words for sentence in sentences]
         for window in split_into_windows(words, self.tokenizer, self.max_length):
             targets = [NO_LABEL] * len(window.ids)
             tags = sentences[window.sentence].tags
             for first, word in zip(window.firsts, window.words, strict=True):
-                targets[first] = places.get(tags[word], NO_LABEL)
-            made.append(
+                targets[first] = indices.get(tags[word], NO_LABEL)
+            features.append(
                 {
                     "item": window.sentence,
                     "input_ids": window.ids,
@@ -89,33 +94,30 @@ class Coder:
                     "words": list(window.words),
                 }
             )
-        return made
+        return features
 
-    def _texts(self, examples: Sequence[LabelledText]) -> list[dict[str, Any]]:
-        places = {label: index for index, label in enumerate(self.labels)}
+    def _texts(self, examples: Sequence[LabelledText]) -> list[Feature]:
+        indices = {label: index for index, label in enumerate(self.labels)}
         return [
-            {"item": index, **encoded, "labels": places.get(example.label, NO_LABEL)}
+            {"item": index, **encoded, "labels": indices.get(example.label, NO_LABEL)}
             for index, (example, encoded) in enumerate(
                 zip(examples, self._pairs([example.texts for example in examples]), strict=True)
             )
         ]
 
-    def _choices(self, examples: Sequence[Choice]) -> list[dict[str, Any]]:
-        encoded = iter(self._pairs([(one.premise, choice) for one in examples for choice in one.choices]))
-        made = []
+    def _choices(self, examples: Sequence[Choice]) -> list[Feature]:
+        encoded = iter(
+            self._pairs([(example.premise, choice) for example in examples for choice in example.choices])
+        )
+        features: list[Feature] = []
         for index, example in enumerate(examples):
             rows = [next(encoded) for _ in example.choices]
-            made.append(
-                {
-                    "item": index,
-                    "labels": example.right,
-                    **{name: [row[name] for row in rows] for name in rows[0]},
-                }
-            )
-        return made
+            inputs = {name: [row[name] for row in rows] for name in rows[0]}
+            features.append({"item": index, "labels": example.right, **inputs})
+        return features
 
     def _pairs(self, texts: Sequence[tuple[str, ...]]) -> list[dict[str, list[int]]]:
-        """Texts and pairs of texts; the longer one of a pair is cut where they do not fit."""
+        """Encode texts and pairs of texts; the longer text of a pair is cut first."""
         backend = self.tokenizer.backend
         backend.no_padding()
         backend.enable_truncation(self.max_length, strategy="longest_first")
@@ -123,12 +125,13 @@ class Coder:
         encodings = backend.encode_batch(inputs)
         backend.no_truncation()
         return [
-            {"input_ids": list(one.ids)} | ({"token_type_ids": list(one.type_ids)} if self.segments else {})
-            for one in encodings
+            {"input_ids": list(encoding.ids)}
+            | ({"token_type_ids": list(encoding.type_ids)} if self.segments else {})
+            for encoding in encodings
         ]
 
-    def _questions(self, questions: Sequence[Question], training: bool) -> list[dict[str, Any]]:
-        """Windows of each question's text, which overlap; for training those of questions whose answer stands in it."""
+    def _questions(self, questions: Sequence[Question], training: bool) -> list[Feature]:
+        """Overlapping windows of each question's context; for training, only of questions that it answers."""
         backend = self.tokenizer.backend
         backend.no_padding()
         backend.no_truncation()
@@ -137,7 +140,7 @@ class Coder:
             _first_tokens(question.question, encoding.offsets, limit)
             for question, encoding in zip(
                 questions,
-                backend.encode_batch([q.question for q in questions], add_special_tokens=False),
+                backend.encode_batch([question.question for question in questions], add_special_tokens=False),
                 strict=True,
             )
         ]
@@ -145,7 +148,7 @@ class Coder:
         backend.enable_truncation(
             self.max_length, stride=min(self.task.stride_tokens, room // 2), strategy="only_second"
         )
-        made = []
+        features: list[Feature] = []
         for index, (question, text) in enumerate(zip(questions, asked, strict=True)):
             span = locate(question) if training else None
             if training and span is None:
@@ -167,21 +170,21 @@ class Coder:
                     ends = (place == 0, place == len(windows) - 1)
                     first, last = _answer_tokens(feature["offsets"], span, ends)
                     feature |= {"start_positions": first, "end_positions": last}
-                made.append(feature)
+                features.append(feature)
         backend.no_truncation()
-        return made
+        return features
 
     def _answers(
-        self, examples: Sequence[Example], features: Sequence[dict[str, Any]], outputs: Outputs
-    ) -> list[str]:
+        self, examples: Sequence[Example], features: Sequence[Feature], outputs: Outputs
+    ) -> list[Prediction]:
         best = [(-np.inf, "")] * len(examples)
         for index, (starts, ends) in outputs:
             feature = features[index]
-            found = best_span(starts, ends, feature["offsets"], self.task.max_answer_tokens)
+            span = best_span(starts, ends, feature["offsets"], self.task.max_answer_tokens)
             example = examples[feature["item"]]
-            if found is not None and isinstance(example, Question) and found[0] > best[feature["item"]][0]:
-                score, start, end = found
-                # Byte-level tokens have the blank before them.
+            if span is not None and isinstance(example, Question) and span[0] > best[feature["item"]][0]:
+                score, start, end = span
+                # Byte-level tokens include the space before them.
                 best[feature["item"]] = (score, example.context[start:end].strip())
         return [text for _, text in best]
 
@@ -192,8 +195,10 @@ def best_span(
     offsets: Sequence[tuple[int, int] | None],
     max_tokens: int,
 ) -> tuple[float, int, int] | None:
-    """(score, first character, last but one) of the likeliest answer of a window: the largest sum of a start's and an
-    end's logit within the text, the end not before the start and at most `max_tokens` in all. None if there is no text.
+    """(score, first character, end character) of a window's most likely answer; None without text.
+
+    The score is the largest sum of a start's and an end's logit within the text, with the end not before the
+    start and at most `max_tokens` tokens. The end is exclusive.
     """
     inside = np.array([offset is not None for offset in offsets])
     if not inside.any():
@@ -219,9 +224,9 @@ def _first_tokens(text: str, offsets: Sequence[tuple[int, int]], limit: int) -> 
 def _answer_tokens(
     offsets: Sequence[tuple[int, int] | None], span: tuple[int, int], ends: tuple[bool, bool]
 ) -> tuple[int, int]:
-    """First and last token of an answer in a window; the first token of all, twice, where the window does not hold all of it.
+    """(first, last) token of an answer in a window; (0, 0) if the window does not hold all of it.
 
-    ends  whether the window has the text's beginning, and its end
+    ends  whether the window holds the text's beginning, and its end
     """
     inside = [(place, offset) for place, offset in enumerate(offsets) if offset is not None]
     held = [place for place, (start, end) in inside if start < span[1] and end > span[0] and end > start]

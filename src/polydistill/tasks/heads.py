@@ -1,10 +1,10 @@
-"""Encoders with a fresh head for a task, batches for them, and what they predict."""
+"""Encoders with a new head for a task, their batches and predictions."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,9 @@ from polydistill.models.load import (
     refuse_pickle,
 )
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
 HEADS = {
     "ner": AutoModelForTokenClassification,
     "pos": AutoModelForTokenClassification,
@@ -38,9 +41,9 @@ HEADS = {
     "choice": AutoModelForMultipleChoice,
     "qa": AutoModelForQuestionAnswering,
 }
-# The target of tokens that have none, which torch's cross-entropy leaves out.
+# Target of tokens without a label, which torch's cross-entropy ignores.
 NO_LABEL = -100
-# What architectures call the layer that gives the labels, and what they put right before it for one task alone.
+# Names of label layers, and of task-specific layers right before them, by architecture.
 LABEL_LAYERS = ("classifier", "qa_outputs", "pre_classifier", "score", "logits_proj", "sequence_summary")
 Feature = Mapping[str, Any]
 
@@ -56,22 +59,23 @@ def load_with_head(
     allow_pickle: bool = False,
     random: bool = False,
     fresh: bool = True,
-) -> Any:
-    """An encoder in float32 with a head for a kind of task; what the folder lacks of the head (and of a pooler, which
-    students have none of) is drawn from `seed`, and with `random` all of it. `fresh`: the layer that gives the labels is
-    drawn in any case, also where the folder has one of another task or training.
+) -> PreTrainedModel:
+    """An encoder in float32 with a head for a kind of task.
 
-    Raises ModelError if it cannot be loaded, if weights of the encoder itself are missing, or if they are only there as
-    a pickle; NumericsError if a weight is not finite.
+    seed    of the head's missing weights (and of a pooler's, which students lack)
+    random  draw all weights from the seed
+    fresh   draw the label layer even if the folder has one, perhaps of another task or training
+    Raises ModelError if it cannot be loaded, if the encoder lacks weights, or if they exist only as a pickle;
+    NumericsError if a weight is not finite.
     """
     if not random:
         refuse_pickle(model, field, revision, allow_pickle)
-    # A folder may have been of another task: an answer has a start and an end, a choice one score.
-    labels: dict[str, Any] = {
+    # The folder's values may be another task's. An answer has a start and an end, a choice one score.
+    labels: dict[str, int | None] = {
         "num_labels": {"qa": 2, "choice": 1}.get(kind, num_labels),
         "problem_type": None,
     }
-    # It reports the head that the folder lacks, which is what is meant here.
+    # Silences a warning about the folder's missing head, which is intended here.
     logging.getLogger("transformers.modeling_utils").setLevel(logging.ERROR)
     set_seed(seed)
     if random:
@@ -92,7 +96,7 @@ def load_with_head(
             ignore_mismatched_sizes=fresh,
             **labels,
         )
-    except Exception as error:  # safetensors and pickle raise kinds of their own for a damaged file
+    except Exception as error:  # safetensors and pickle raise their own types for a damaged file
         if is_out_of_memory(error):
             raise
         refuse_code(error, model, field)
@@ -111,19 +115,19 @@ def load_with_head(
             field,
             model,
             f"its file lacks weights of the encoder ({', '.join(missing[:3])})",
-            "use a whole checkpoint",
+            "use a complete checkpoint",
         )
     check_weights(loaded, info, model, field, revision)
     if fresh:
-        _draw_labels_anew(loaded, kind, seed, drawn={*own})
+        _redraw_labels(loaded, kind, seed, drawn={*own})
     check_finite(loaded, model, field)
     return loaded
 
 
-def _draw_labels_anew(model: Any, kind: str, seed: int, *, drawn: set[str]) -> None:
-    """Replace the weights of a head that came with the folder by ones drawn from the seed.
+def _redraw_labels(model: PreTrainedModel, kind: str, seed: int, *, drawn: set[str]) -> None:
+    """Replace a head's weights from the folder by weights drawn from the seed.
 
-    drawn  keys that were not in the folder
+    drawn  keys that are not in the folder
     """
     old = {
         key: weight
@@ -139,16 +143,16 @@ def _draw_labels_anew(model: Any, kind: str, seed: int, *, drawn: set[str]) -> N
             weight.copy_(new[key])
 
 
-def takes_segments(config: Any, input_names: Sequence[str]) -> bool:
-    """Whether a model is told a pair's second text by token types: it has two, and its tokenizer writes them."""
+def takes_segments(config: PreTrainedConfig, input_names: Sequence[str]) -> bool:
+    """Whether token types mark a pair's second text: the model has two, and its tokenizer writes them."""
     return int(getattr(config, "type_vocab_size", 0) or 0) > 1 and "token_type_ids" in input_names
 
 
 def collate(features: Sequence[Feature], *, pad_id: int) -> dict[str, Tensor]:
     """A batch of features, padded to the longest.
 
-    features  `input_ids` [L], or [n, L] of choices; `token_type_ids` alike where the model takes them; `labels`: a number,
-              or one a token; `start_positions`, `end_positions`
+    features  `input_ids` [L], or [n, L] for choices; `token_type_ids` alike, if the model uses them;
+              `labels`: a number, or one per token; `start_positions`, `end_positions`
     """
     nested = isinstance(features[0]["input_ids"][0], list)
     choices = len(features[0]["input_ids"]) if nested else 1
@@ -169,10 +173,11 @@ def collate(features: Sequence[Feature], *, pad_id: int) -> dict[str, Tensor]:
 
 
 def predict(
-    model: Any, features: Sequence[Feature], *, pad_id: int, batch_tokens: int, dtype: torch.dtype
+    model: PreTrainedModel, features: Sequence[Feature], *, pad_id: int, batch_tokens: int, dtype: torch.dtype
 ) -> Iterator[tuple[int, tuple[npt.NDArray[np.float32], ...]]]:
-    """(index of the feature, logits) of each feature, in the order in which they are computed; logits of tokens are cut
-    to the feature's own length. Of `qa` two arrays: starts and ends.
+    """(index, logits) of each feature, in order of computation; `qa` has two arrays, starts and ends.
+
+    Logits of tokens are cut to the feature's own length.
     """
     device = next(model.parameters()).device
     model.eval()
@@ -180,8 +185,8 @@ def predict(
         inputs = collate([_unlabelled(features[index]) for index in batch], pad_id=pad_id)
         with torch.no_grad(), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             out = model(**{name: tensor.to(device) for name, tensor in inputs.items()})
-        found = (out.start_logits, out.end_logits) if "start_logits" in out else (out.logits,)
-        rows = [tensor.float().cpu().numpy() for tensor in found]
+        logits = (out.start_logits, out.end_logits) if "start_logits" in out else (out.logits,)
+        rows = [tensor.float().cpu().numpy() for tensor in logits]
         tokens = "start_logits" in out or rows[0].ndim == 3
         for place, index in enumerate(batch):
             length = len(features[index]["input_ids"])
@@ -189,7 +194,7 @@ def predict(
 
 
 def num_tokens(feature: Feature) -> int:
-    """Tokens that a feature takes in a batch: of choices, the longest times their number."""
+    """Tokens of a feature in a batch; for choices, the longest times their number."""
     ids = feature["input_ids"]
     return len(ids) * max(map(len, ids)) if isinstance(ids[0], list) else len(ids)
 

@@ -1,4 +1,4 @@
-"""Labelled examples: classes of texts and pairs, choices, questions with their answers, tagged sentences of data sets."""
+"""Labelled examples of files and data sets: classes of texts and pairs, choices, questions, sentences."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from polydistill.tasks.questions import HALF_CHARACTER, Question, has_half_chara
 from polydistill.tasks.tagged import TaggedSentence, read_tagged
 
 COMPRESSIONS = (".gz", ".xz", ".zst")
-# A field of a table; csv's own limit is 128 KiB.
+# Of a table's field; csv's own limit is 128 KiB.
 MAX_FIELD_CHARACTERS = 1 << 24
 
 
@@ -33,7 +33,7 @@ class LabelledText:
 
 @dataclass(frozen=True)
 class Choice:
-    """What several texts may follow, and the place of the right one, counted from 0."""
+    """A premise, its possible continuations, and the index of the right one, from 0."""
 
     premise: str
     choices: tuple[str, ...]
@@ -44,7 +44,7 @@ Example = TaggedSentence | LabelledText | Choice | Question
 
 
 class _Row(NamedTuple):
-    """A row of a table, and where it stands, for messages."""
+    """A row of a table, and its place for messages."""
 
     where: str
     values: dict[str, Any]
@@ -54,8 +54,8 @@ def read_labelled(source: LabelledSource, kind: str, columns: Columns, *, field:
     """The examples of a file or data set.
 
     kind   of the task: `ner`, `pos`, `classification`, `pairs`, `choice`, `qa`
-    field  where the source stands in the recipe
-    Raises CorpusError, with file and line, for what is missing or cannot be used.
+    field  of the source in the recipe
+    Raises CorpusError, with file and line, for missing or unusable input.
     """
     if source.quotes is not None:
         columns = columns.model_copy(update={"quotes": source.quotes})
@@ -68,7 +68,7 @@ def read_labelled(source: LabelledSource, kind: str, columns: Columns, *, field:
         path = Path(source.path).expanduser()
         if not is_text_file(path, field):
             raise CorpusError(
-                field, str(path), "no such file", f"check the path; it counts from {Path.cwd()}"
+                field, str(path), "no such file", f"check the path, which is relative to {Path.cwd()}"
             )
         if kind not in ("ner", "pos", "qa"):
             rows = _table(path, columns, field)
@@ -101,7 +101,7 @@ def _table(path: Path, columns: Columns, field: str) -> Iterator[_Row]:
         raise CorpusError(
             field,
             str(path),
-            "its ending names no format that this task reads",
+            "its file name has no ending that this task reads",
             "give a .tsv, .csv or .jsonl file (.gz, .xz and .zst as well)",
         )
 
@@ -110,10 +110,10 @@ def _lines(path: Path, field: str) -> Iterator[str]:
     dropped: Counter[str] = Counter()
     yield from read_lines(path, dropped, field=field, whole=True, most=MAX_TASK_BYTES)
     if dropped:
-        # An example without one of its lines is another example.
+        # Without one of its lines, an example would be a different one.
         reasons = ", ".join(f"{reason.replace('_', ' ')} {count}" for reason, count in dropped.items())
         raise CorpusError(
-            field, str(path), f"has lines that cannot be read ({reasons})", "mend or convert it"
+            field, str(path), f"has lines that cannot be read ({reasons})", "correct or convert it"
         )
 
 
@@ -126,13 +126,15 @@ def _json_lines(path: Path, field: str) -> Iterator[_Row]:
         except (ValueError, RecursionError) as error:
             raise _bad(path, number, field, f"is not JSON ({error})") from None
         if not isinstance(row, dict):
-            raise _bad(path, number, field, f"is a {type(row).__name__} in place of an object")
+            raise _bad(path, number, field, f"is a {type(row).__name__} instead of an object")
         yield _Row(f"{path}, line {number}", row)
 
 
 def _separated(path: Path, columns: Columns, field: str, *, tabs: bool) -> Iterator[_Row]:
-    """Rows of a table of tabs or commas. Tabs go without quotation marks unless the recipe says so: published sets with
-    tabs have texts that begin with one.
+    """Rows of a table with tabs or commas.
+
+    With tabs, quotation marks are plain text unless the recipe sets `quotes`: published sets have texts that
+    begin with one.
     """
     quotes = not tabs if columns.quotes is None else columns.quotes
     csv.field_size_limit(MAX_FIELD_CHARACTERS)
@@ -156,7 +158,7 @@ def _separated(path: Path, columns: Columns, field: str, *, tabs: bool) -> Itera
                     path,
                     reader.line_num,
                     field,
-                    "repeats `columns.header`, which is for files without a header line",
+                    "repeats `columns.header`, which is only for files without a header line",
                     "leave columns.header out",
                 )
             if len(row) != len(header):
@@ -165,7 +167,7 @@ def _separated(path: Path, columns: Columns, field: str, *, tabs: bool) -> Itera
                     reader.line_num,
                     field,
                     f"has {len(row)} fields and the header {len(header)}",
-                    "mend the line, or set `columns.quotes`",
+                    "correct the line, or set `columns.quotes`",
                 )
             yield _Row(f"{path}, line {reader.line_num}", dict(zip(header, row, strict=True)))
     except csv.Error as error:
@@ -173,8 +175,8 @@ def _separated(path: Path, columns: Columns, field: str, *, tabs: bool) -> Itera
             path,
             reader.line_num,
             field,
-            f"cannot be parted into fields ({error})",
-            "mend it, or set `columns.quotes`",
+            f"cannot be split into fields ({error})",
+            "correct it, or set `columns.quotes`",
         ) from error
 
 
@@ -195,22 +197,24 @@ def _string(row: _Row, column: str, name: str, field: str) -> str:
         raise CorpusError(
             field,
             row.where,
-            f"column {column!r} holds no text but {value!r:.60}",
-            "name another column, or mend it",
+            f"column {column!r} holds {value!r:.60} instead of text",
+            "name another column, or correct it",
         )
     return _whole(value, row, column, field)
 
 
 def _whole(text: str, row: _Row, column: str, field: str) -> str:
     if has_half_character(text):
-        raise CorpusError(field, row.where, f"column {column!r} {HALF_CHARACTER}", "mend or remove the row")
+        raise CorpusError(
+            field, row.where, f"column {column!r} {HALF_CHARACTER}", "correct or remove the row"
+        )
     return text
 
 
 def _label(row: _Row, column: str, field: str) -> str:
     value = _value(row, column, "label", field)
     if value is None or isinstance(value, list | dict) or not str(value).strip():
-        raise CorpusError(field, row.where, f"column {column!r} holds no label", "mend or remove the row")
+        raise CorpusError(field, row.where, f"column {column!r} holds no label", "correct or remove the row")
     return _whole(str(value).strip(), row, column, field)
 
 
@@ -227,15 +231,15 @@ def _choice(row: _Row, kind: str, columns: Columns, field: str) -> Choice:
         premise = f"{premise} {_string(row, columns.question, 'question', field)}"
     choices = tuple(_string(row, column, "choices", field) for column in columns.choices)
     label = _label(row, columns.label, field)
-    # Python reads no number of thousands of digits.
+    # Python does not parse numbers of thousands of digits.
     right = int(label) - columns.first_choice if re.fullmatch(r"-?\d{1,18}", label) else -1
     if not 0 <= right < len(choices):
         last = columns.first_choice + len(choices) - 1
         raise CorpusError(
             field,
             row.where,
-            f"label {label!r:.60} is none of {columns.first_choice} to {last}",
-            "mend it, or say in `columns.first_choice` which number the first choice has",
+            f"label {label!r:.60} is not in {columns.first_choice} to {last}",
+            "correct it, or set `columns.first_choice` to the number of the first choice",
         )
     return Choice(premise, choices, right)
 
@@ -249,7 +253,7 @@ def _tagged(row: _Row, kind: str, columns: Columns, field: str) -> TaggedSentenc
     tags = _value(row, columns.tags, "tags", field)
     if not isinstance(words, list) or not isinstance(tags, list) or len(words) != len(tags):
         raise CorpusError(
-            field, row.where, "its words and tags are no lists of one length", "name the right `columns`"
+            field, row.where, "its words and tags are not lists of equal length", "name the right `columns`"
         )
     return TaggedSentence(
         tuple(_whole(str(word), row, columns.words, field) for word in words),
@@ -268,7 +272,7 @@ _MAKERS: dict[str, Callable[[_Row, str, Columns, str], Example]] = {
 
 
 def _data_set(source: LabelledSource, kind: str, columns: Columns, field: str) -> Iterator[_Row]:
-    """Rows of a data set; numbers of classes become their names."""
+    """Rows of a data set; class indices become class names."""
     import datasets
 
     name = str(source.dataset)
@@ -282,10 +286,13 @@ def _data_set(source: LabelledSource, kind: str, columns: Columns, field: str) -
             loaded = datasets.load_dataset(place, source.config, split=source.split)
         names = {column: _class_names(feature) for column, feature in loaded.features.items()}
         for number, row in enumerate(loaded):
-            yield _Row(f"{name}, row {number}", {c: _named(v, names[c]) for c, v in row.items()})
+            yield _Row(
+                f"{name}, row {number}",
+                {column: _named(value, names[column]) for column, value in row.items()},
+            )
     except CorpusError:
         raise
-    except Exception as error:  # `datasets` raises many kinds, in loading and in reading
+    except Exception as error:  # `datasets` raises various types, in loading and in reading
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CorpusError(
             f"{field}.dataset",
@@ -295,7 +302,7 @@ def _data_set(source: LabelledSource, kind: str, columns: Columns, field: str) -
         ) from error
 
 
-def _class_names(feature: Any) -> list[str] | None:
+def _class_names(feature: object) -> list[str] | None:
     names: list[str] | None = getattr(getattr(feature, "feature", feature), "names", None)
     return names
 
@@ -304,11 +311,11 @@ def _named(value: Any, names: list[str] | None) -> Any:
     if names is None:
         return value
     if isinstance(value, list):
-        return [_named(one, names) for one in value]
+        return [_named(entry, names) for entry in value]
     return names[value] if isinstance(value, int) and 0 <= value < len(names) else value
 
 
 def _bad(
-    path: Path, number: int, field: str, reason: str, remedy: str = "mend the line, or name another file"
+    path: Path, number: int, field: str, reason: str, remedy: str = "correct the line, or name another file"
 ) -> CorpusError:
     return CorpusError(field, f"{path}, line {number}", reason, remedy)

@@ -1,4 +1,4 @@
-"""Probes: a linear classifier of words on a frozen encoder (Belinkov 2022), and what it scores."""
+"""Probes: a linear classifier of words on a frozen encoder (Belinkov 2022), and its scores."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-# Of Adam's step, for features of mean 0 and variance 1; it falls to zero in a straight line.
+# Of Adam, for features of mean 0 and variance 1; it decays linearly to zero.
 LEARNING_RATE = 1e-2
 
 
 @dataclass(frozen=True)
 class Probe:
-    """A linear classifier: scores of a word are weight @ features + bias.
+    """A linear classifier: a word's scores are weight @ features + bias.
 
     weight  [C, H]; bias [C]
     """
@@ -25,7 +25,7 @@ class Probe:
     bias: npt.NDArray[np.float32]
 
     def predict(self, features: npt.NDArray[np.floating]) -> npt.NDArray[np.int64]:
-        """[N] classes of words with these features [N, H]."""
+        """[N] classes of words with features [N, H]."""
         scores = np.asarray(features, dtype=np.float32) @ self.weight.T + self.bias
         return np.asarray(scores.argmax(-1), dtype=np.int64)
 
@@ -39,9 +39,9 @@ def fit_probe(
     epochs: int = 10,
     batch_size: int = 256,
 ) -> Probe:
-    """Multinomial logistic regression by Adam, from random weights and in a random order that `seed` says.
+    """Multinomial logistic regression by Adam; `seed` sets initial weights and order.
 
-    features  [N, H] of any floating type; brought to mean 0 and variance 1, which a linear probe may do for free
+    features  [N, H] of any floating type; standardised, which does not change what a linear probe can express
     classes   [N] 0 … num_classes - 1
     Raises ValueError if there is no word.
     """
@@ -66,13 +66,13 @@ def fit_probe(
             loss.backward()
             optimizer.step()
             schedule.step()
-    # The standardisation goes into the weights, so that the probe reads features as they are.
+    # The weights include the standardisation, so that the probe reads raw features.
     weight = np.asarray(_numpy(layer.weight) / deviation, dtype=np.float32)
     return Probe(weight, np.asarray(_numpy(layer.bias) - weight @ mean, dtype=np.float32))
 
 
 def _moments(features: npt.NDArray[np.floating]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """([H] mean, [H] standard deviation) of rows, a part at a time: features may lie on disk in float16."""
+    """([H] mean, [H] standard deviation) of rows, in parts: features may be on disk in float16."""
     total = np.zeros(features.shape[1])
     squares = np.zeros(features.shape[1])
     for start in range(0, len(features), 65536):
@@ -91,51 +91,54 @@ def _numpy(tensor: Tensor) -> npt.NDArray[np.float32]:
 def score_tags(
     gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]], task: str
 ) -> dict[str, float]:
-    """What a task's tags score: `pos` accuracy; `ner` token macro-F1 (the balanced paper's) and entity F1 (seqeval).
+    """Scores of a task's tags: accuracy; for `ner` also token macro-F1 (the balanced paper's) and entity F1
+    (seqeval).
 
-    gold, predicted  a sequence of tags for each sentence
+    gold, predicted  a sequence of tags per sentence
     Macro-F1 is over the tags that occur in either, `O` among them.
     """
     flat_gold = [tag for tags in gold for tag in tags]
     flat = [tag for tags in predicted for tag in tags]
-    scores = {"accuracy": float(np.mean([one == other for one, other in zip(flat_gold, flat, strict=True)]))}
+    scores = {
+        "accuracy": float(np.mean([right == guess for right, guess in zip(flat_gold, flat, strict=True)]))
+    }
     if task == "ner":
-        # Here, for they take a second to import, which every command would wait for.
+        # Imported here, for they take a second, which every command would wait for.
         from seqeval.metrics import f1_score as entity_f1
         from sklearn.metrics import f1_score as macro_f1
 
         scores["macro_f1"] = float(macro_f1(flat_gold, flat, average="macro", zero_division=0.0))
         scores["entity_f1"] = float(
-            entity_f1([list(t) for t in gold], [list(t) for t in predicted], zero_division=0.0)
+            entity_f1([list(tags) for tags in gold], [list(tags) for tags in predicted], zero_division=0.0)
         )
     return scores
 
 
-# What a task is measured by; the first is the paper's.
+# Metrics of a task; the first is the paper's.
 METRICS = {"pos": ("accuracy",), "ner": ("macro_f1", "entity_f1")}
 
 
 def summarise(
     scores: dict[str, dict[str, dict[str, list[float]]]], metric: str, groups: dict[str, list[str]]
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """group → `in_language` and `zero_shot` → mean and standard deviation, over seeds, of the mean over languages or pairs.
+    """group → `in_language`, `zero_shot` → mean, deviation over seeds of the mean over languages or pairs.
 
-    scores  source → target → metric → one score a seed
-    A group's figures are those of its languages as targets; zero-shot sources are all other languages.
+    scores  source → target → metric → one score per seed
+    A group's values are those of its languages as targets; zero-shot sources are all other languages.
     """
-    found = {}
+    summary = {}
     for group, members in {"all": list(scores), **groups}.items():
         pairs = {
             "in_language": [(target, target) for target in members if target in scores],
             "zero_shot": [(source, target) for target in members for source in scores if source != target],
         }
-        found[group] = {
+        summary[group] = {
             kind: _mean_and_deviation(
                 [scores[source][target][metric] for source, target in chosen if target in scores[source]]
             )
             for kind, chosen in pairs.items()
         }
-    return found
+    return summary
 
 
 def _mean_and_deviation(rows: list[list[float]]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Questions with their answers within a text: SQuAD's JSON, and where answers stand."""
+"""Questions with answers in a text: SQuAD's JSON, and the position of answers."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import UnionType
 from typing import Any, NamedTuple
 
 from polydistill.corpora.lines import MAX_TASK_BYTES, read_lines
@@ -15,7 +16,7 @@ from polydistill.errors import CorpusError
 
 
 class Answer(NamedTuple):
-    """An answer's text, and at which character of the context it is said to start."""
+    """An answer's text, and the character of the context where it should start."""
 
     start: int
     text: str
@@ -23,7 +24,7 @@ class Answer(NamedTuple):
 
 @dataclass(frozen=True)
 class Question:
-    """A question, the text that holds its answer, and all answers that count as right."""
+    """A question, the text with its answer, and all accepted answers."""
 
     name: str
     question: str
@@ -32,49 +33,52 @@ class Question:
 
 
 def locate(question: Question) -> tuple[int, int] | None:
-    """First and last-but-one character of the first answer that stands in the context; None if none does.
+    """(first character, end character) of the first answer that the context contains; None if there is none.
 
-    Where an answer is not at its start, its nearest occurrence is taken.
+    If an answer is not at its stated start, the nearest occurrence counts. The end is exclusive.
     """
     for start, text in question.answers:
         if not text:
             continue
         if question.context.startswith(text, start) and start >= 0:
             return start, start + len(text)
-        places = _occurrences(question.context, text)
-        if places:
-            nearest = min(places, key=lambda place: (abs(place - start), place))
+        positions = _occurrences(question.context, text)
+        if positions:
+            nearest = min(positions, key=lambda position: (abs(position - start), position))
             return nearest, nearest + len(text)
     return None
 
 
 def answer_faults(questions: Sequence[Question]) -> dict[str, int]:
-    """How many questions have no answer (`without`), none that stands in the context (`absent`), or one that stands
-    elsewhere than it says (`misplaced`); those that occur alone.
+    """Number of questions by fault; only faults that occur.
+
+    `without`: no answer; `absent`: none in the context; `misplaced`: none at its stated start.
     """
-    found: Counter[str] = Counter()
+    faults: Counter[str] = Counter()
     for question in questions:
-        told = [answer for answer in question.answers if answer.text]
-        if not told:
-            found["without"] += 1
+        answers = [answer for answer in question.answers if answer.text]
+        if not answers:
+            faults["without"] += 1
         elif locate(question) is None:
-            found["absent"] += 1
+            faults["absent"] += 1
         elif not any(
-            answer.start >= 0 and question.context.startswith(answer.text, answer.start) for answer in told
+            answer.start >= 0 and question.context.startswith(answer.text, answer.start) for answer in answers
         ):
-            found["misplaced"] += 1
-    return dict(sorted(found.items()))
+            faults["misplaced"] += 1
+    return dict(sorted(faults.items()))
 
 
 def read_squad(path: Path, *, field: str) -> list[Question]:
     """The questions of a file in SQuAD's format: data → paragraphs (context) → qas (question, answers).
 
-    Raises CorpusError, with the line of damaged JSON or the place of what is missing in it.
+    Raises CorpusError, with the line of damaged JSON or the path of a missing part.
     """
     dropped: Counter[str] = Counter()
     text = "\n".join(read_lines(path, dropped, field=field, whole=True, most=MAX_TASK_BYTES))
     if dropped:
-        raise CorpusError(field, str(path), "has lines that are not UTF-8, or too long", "mend or convert it")
+        raise CorpusError(
+            field, str(path), "has lines that are not UTF-8, or too long", "correct or convert it"
+        )
     try:
         whole = json.loads(text)
     except json.JSONDecodeError as error:
@@ -84,11 +88,11 @@ def read_squad(path: Path, *, field: str) -> list[Question]:
             f"is not JSON ({error.msg})",
             "give a file in SQuAD's format",
         ) from None
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, lists nested without end
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, lists nested too deeply
         raise CorpusError(
             field, str(path), f"is not JSON ({error})", "give a file in SQuAD's format"
         ) from None
-    found = []
+    questions = []
     articles = _part(whole, "data", list, str(path), field)
     for a, article in enumerate(articles):
         where = f"{path}, data[{a}]"
@@ -98,48 +102,50 @@ def read_squad(path: Path, *, field: str) -> list[Question]:
             for q, entry in enumerate(_part(paragraph, "qas", list, place, field)):
                 spot = f"{place}.qas[{q}]"
                 _part(entry, "question", str, spot, field)
-                found.append(row_question({**entry, "context": context}, spot, field))
-    if not found:
+                questions.append(row_question({**entry, "context": context}, spot, field))
+    if not questions:
         raise CorpusError(field, str(path), "holds no question", "check that it is the right file")
-    return found
+    return questions
 
 
 def row_question(row: Mapping[str, Any], where: str, field: str) -> Question:
-    """A question of a mapping with question, context and answers, as SQuAD's files or its data set have them."""
+    """A question from a mapping in the form of SQuAD's files or data set."""
     context = _part(row, "context", str, where, field)
     answers = _part(row, "answers", list | dict, where, field)
     if isinstance(answers, dict):
-        # `datasets` has a mapping of lists.
+        # `datasets` gives a mapping of lists.
         texts = _part(answers, "text", list, f"{where}.answers", field)
         starts = _part(answers, "answer_start", list, f"{where}.answers", field)
-        answers = [{"text": t, "answer_start": s} for t, s in zip(texts, starts, strict=False)]
-    told = tuple(
+        answers = [{"text": text, "answer_start": start} for text, start in zip(texts, starts, strict=False)]
+    accepted = tuple(
         Answer(
             _part(answer, "answer_start", int, f"{where}.answers[{index}]", field),
             _part(answer, "text", str, f"{where}.answers[{index}]", field),
         )
         for index, answer in enumerate(answers)
     )
-    question = Question(str(row.get("id", where)), _part(row, "question", str, where, field), context, told)
-    for text in (question.name, question.question, question.context, *(answer.text for answer in told)):
+    question = Question(
+        str(row.get("id", where)), _part(row, "question", str, where, field), context, accepted
+    )
+    for text in (question.name, question.question, question.context, *(answer.text for answer in accepted)):
         if has_half_character(text):
-            raise CorpusError(field, where, HALF_CHARACTER, "mend or remove it")
+            raise CorpusError(field, where, HALF_CHARACTER, "correct or remove it")
     return question
 
 
-# UTF-8 cannot carry it, so neither files nor tokenizers take it.
+# UTF-8 cannot encode it, so neither files nor tokenizers accept it.
 HALF_CHARACTER = "holds half a character (a surrogate without the other, such as \\ud800)"
 
 
 def has_half_character(text: str) -> bool:
-    """Whether a text holds a surrogate; JSON can, by an escape."""
+    """Whether a text holds a surrogate, which JSON's escapes allow."""
     return not text.isascii() and _SURROGATE.search(text) is not None
 
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-def _part(value: Any, key: str, kind: Any, where: str, field: str) -> Any:
+def _part(value: object, key: str, kind: type | UnionType, where: str, field: str) -> Any:
     if not isinstance(value, Mapping) or key not in value:
         raise CorpusError(field, where, f"has no `{key}`", "give a file in SQuAD's format")
     if not isinstance(value[key], kind):
@@ -150,9 +156,9 @@ def _part(value: Any, key: str, kind: Any, where: str, field: str) -> Any:
 
 
 def _occurrences(context: str, text: str) -> list[int]:
-    places = []
-    place = context.find(text)
-    while place >= 0:
-        places.append(place)
-        place = context.find(text, place + 1)
-    return places
+    positions = []
+    position = context.find(text)
+    while position >= 0:
+        positions.append(position)
+        position = context.find(text, position + 1)
+    return positions

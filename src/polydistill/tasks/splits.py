@@ -1,4 +1,4 @@
-"""A task's examples: read, checked against each other, set apart for a dev set."""
+"""A task's examples: read, checked, and split into training and dev sets."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from dataclasses import field as dataclass_field
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
@@ -26,20 +25,20 @@ FAULTS = {
 }
 # IOB2 and IOBES.
 ENTITY_TAG = re.compile(r"O|[BIES]-.+")
-# Labels that a message names.
+# Labels named in a message.
 NAMED = 5
 
 
 def read_tasks(recipe: FinetuneRecipe) -> dict[str, TaskTexts]:
-    """All examples of all tasks, checked: what cannot be used is a CorpusError before any work."""
+    """All examples of all tasks, checked. Raises CorpusError for unusable input before any work."""
     texts = {name: TaskTexts(name, task, recipe.seed) for name, task in recipe.tasks.items()}
-    for one in texts.values():
-        one.check()
+    for task_texts in texts.values():
+        task_texts.check()
     return texts
 
 
-def gold_of(example: Example) -> Any:
-    """What an example's prediction is compared with: a label, tags, or the texts of all answers."""
+def gold_of(example: Example) -> str | list[str]:
+    """The reference for an example's prediction: a label, tags, or the texts of all answers."""
     if isinstance(example, TaggedSentence):
         return list(example.tags)
     if isinstance(example, LabelledText):
@@ -53,7 +52,7 @@ def gold_of(example: Example) -> Any:
 class TaskTexts:
     """The examples of one task in all its languages.
 
-    seed  of the dev sets that are set apart: the same for all models and trainings
+    seed  of the dev split, the same for all models and trainings
     """
 
     name: str
@@ -77,7 +76,7 @@ class TaskTexts:
         limit = self.task.max_examples
         if limit is None or len(examples) <= limit:
             return examples
-        # Not the first: some files are sorted by label (SIB-200's test files).
+        # A random draw, not the first: some files are sorted by label (SIB-200's test files).
         drawn = self._generator(language, split).choice(len(examples), limit, replace=False)
         return [examples[index] for index in sorted(drawn)]
 
@@ -85,82 +84,86 @@ class TaskTexts:
         return np.random.default_rng([self.seed, hash_text("/".join((self.name, *names)))])
 
     def field(self, language: str, split: str) -> str:
-        """Where a file stands in the recipe."""
+        """The recipe's field of a file."""
         return f"tasks.{self.name}.data.{language}.{split}"
 
     @cached_property
     def splits(self) -> dict[str, dict[str, Sequence[Example]]]:
-        """Language → split → examples; a language that is trained on has `train` and `dev`, every one `test`."""
-        found = {language: dict(read) for language, read in self._read.items()}
+        """Language → split → examples; source languages have `train` and `dev`, all have `test`."""
+        splits = {language: dict(read) for language, read in self._read.items()}
         for source in self.task.sources if self.task.overlap == "drop" else []:
             for split in ("train", "dev"):
-                if split in found[source]:
-                    found[source][split] = self._without_tests(source, split)
+                if split in splits[source]:
+                    splits[source][split] = self._without_tests(source, split)
         for source in self.task.sources:
-            if "dev" in found[source]:
+            if "dev" in splits[source]:
                 continue
-            examples = found[source]["train"]
+            examples = splits[source]["train"]
             chosen = self._set_apart(source, examples)
             if not 0 < len(chosen) < len(examples):
                 raise CorpusError(
                     self.field(source, "train"),
                     None,
-                    f"{len(examples)} examples are too few to set a dev set apart",
+                    f"{len(examples)} examples are too few for a dev split",
                     f"give more, or data.{source}.dev",
                 )
-            found[source]["dev"] = [one for index, one in enumerate(examples) if index in chosen]
-            found[source]["train"] = [one for index, one in enumerate(examples) if index not in chosen]
-        return found
+            rest = [index for index in range(len(examples)) if index not in chosen]
+            splits[source]["dev"] = [examples[index] for index in sorted(chosen)]
+            splits[source]["train"] = [examples[index] for index in rest]
+        return splits
 
     def _without_tests(self, source: str, split: str) -> Sequence[Example]:
-        """The examples of a split that no test file has which a model of this source is tested on."""
-        tested = {_content(one) for target in self.task.targets(source) for one in self._read[target]["test"]}
-        kept = [one for one in self._read[source][split] if _content(one) not in tested]
+        """The examples of a split that are in no test set of this source's models."""
+        tests = (test for target in self.task.targets(source) for test in self._read[target]["test"])
+        tested = set(map(_content, tests))
+        kept = [example for example in self._read[source][split] if _content(example) not in tested]
         if not kept:
             raise CorpusError(
                 self.field(source, split),
                 None,
-                "all of its examples stand in the test set too, and overlap: drop leaves them out",
+                "all of its examples are also in the test set, and overlap: drop removes them",
                 "name another file, or set overlap: count",
             )
         return kept
 
     def _set_apart(self, source: str, examples: Sequence[Example]) -> set[int]:
-        """The examples of a dev set that is taken from the training file: all questions on a text or none of them, for
-        a text that training has seen says less of others.
+        """Indices of the training file's examples that become the dev set.
+
+        All questions on a text go together: a text seen in training is a weaker test.
         """
         size = round(len(examples) * self.task.dev_share)
         groups: dict[str | int, list[int]] = {}
-        for index, one in enumerate(examples):
-            groups.setdefault(one.context if isinstance(one, Question) else index, []).append(index)
+        for index, example in enumerate(examples):
+            key = example.context if isinstance(example, Question) else index
+            groups.setdefault(key, []).append(index)
         members = list(groups.values())
         chosen: set[int] = set()
-        for place in self._generator(source).permutation(len(members)):
+        for group in self._generator(source).permutation(len(members)):
             if len(chosen) >= size:
                 break
-            chosen.update(members[place])
+            chosen.update(members[group])
         return chosen
 
     def labels(self, source: str) -> list[str]:
-        """The labels of a language's training file, sorted; of choices and answers none."""
+        """The labels of a language's training file, sorted; none for choices and answers."""
         return sorted(_labels(self._read[source]["train"])) if self.task.kind not in ("choice", "qa") else []
 
     def identity(self, language: str, split: str) -> str:
-        """What examples are, by content: a file that is packed otherwise is the same."""
+        """The fingerprint of a split's examples; compression of the file does not change it."""
         key = (language, split)
         if key not in self._identities:
             self._identities[key] = fingerprint([asdict(example) for example in self.splits[language][split]])
         return self._identities[key]
 
     def check(self) -> None:
-        """Raise CorpusError for what cannot be learned or scored; see `notes` for what is only said."""
+        """Raise CorpusError for data that cannot be learned or scored; `notes` lists lesser problems."""
         for source in self.task.sources:
             field = self.field(source, "train")
             train = self.splits[source]["train"]
             if self.task.kind == "qa":
-                if not any(isinstance(one, Question) and locate(one) for one in train):
+                if not any(isinstance(example, Question) and locate(example) for example in train):
                     raise CorpusError(
-                        field, None, "no question's answer stands in its text", "check the file"
+                        field, None, "no question's answer occurs in its text", "check the file"
                     )
                 self._check_answers()
                 continue
@@ -173,8 +176,8 @@ class TaskTexts:
                 raise CorpusError(
                     field,
                     None,
-                    f"all examples have the one label {labels[0]!r}",
-                    "give examples of at least two",
+                    f"all examples have the label {labels[0]!r}",
+                    "give examples of at least two labels",
                 )
             for target in self.task.targets(source):
                 unseen = self.unseen(source, target)
@@ -182,34 +185,30 @@ class TaskTexts:
                     raise CorpusError(
                         self.field(target, "test"),
                         None,
-                        f"has labels that training on {source} never saw: {_named(unseen)}",
-                        f"mend the files, or set tasks.{self.name}.unseen_labels: count, which counts them as wrong",
+                        f"has labels that are not in the training data of {source}: {_named(unseen)}",
+                        "correct the files, or score them as wrong with "
+                        f"tasks.{self.name}.unseen_labels: count",
                     )
 
     def _check_entities(self, source: str) -> None:
-        """Other tags are taken for entities too (seqeval reads NOUN as one of the kind OUN), and scored."""
+        """Raise CorpusError for tags that seqeval would misread as entities (NOUN as one of kind OUN)."""
         for language, split in (
             (source, "train"),
             (source, "dev"),
-            *((one, "test") for one in self.task.targets(source)),
+            *((target, "test") for target in self.task.targets(source)),
         ):
-            other = Counter(
-                {
-                    tag: n
-                    for tag, n in _labels(self.splits[language][split]).items()
-                    if not ENTITY_TAG.fullmatch(tag)
-                }
-            )
+            counts = _labels(self.splits[language][split])
+            other = Counter({tag: count for tag, count in counts.items() if not ENTITY_TAG.fullmatch(tag)})
             if other:
                 raise CorpusError(
                     self.field(language, split),
                     None,
-                    f"has tags that are not of entities: {_named(other)}",
+                    f"has tags that are not entity tags: {_named(other)}",
                     "give O, B-KIND, I-KIND (IOB2), or E- and S- besides; for parts of speech set kind: pos",
                 )
 
     def _check_answers(self) -> None:
-        """Published test sets often come without their answers."""
+        """Raise CorpusError for a split without answers, as many published test sets are."""
         for language, splits in self.splits.items():
             for split, examples in splits.items():
                 if not any(text for example in examples for text in gold_of(example)):
@@ -221,7 +220,7 @@ class TaskTexts:
                     )
 
     def unseen(self, source: str, target: str, split: str = "test") -> Counter[str]:
-        """How often labels that a source's training file lacks occur in a target's test file, or another of its splits."""
+        """Counts of a target split's labels that the source's training file lacks."""
         known = set(self.labels(source))
         if not known:
             return Counter()
@@ -229,9 +228,9 @@ class TaskTexts:
         return Counter({label: count for label, count in counts.items() if label not in known})
 
     def notes(self) -> list[str]:
-        """What users should know of the files: counted, not dropped silently."""
-        said = [note for source in self.task.sources for note in self._overlaps(source)]
-        said += [
+        """Problems of the files that a user should know, with counts; they are written to the results."""
+        notes = [note for source in self.task.sources for note in self._overlaps(source)]
+        notes += [
             f"{self.field(language, split)}: is not read: models are trained on {self.task.source} alone"
             for language, data in self.task.data.items()
             for split, given in (("train", data.train), ("dev", data.dev))
@@ -244,40 +243,41 @@ class TaskTexts:
             ]:
                 unseen = self.unseen(source, target, split)
                 if unseen:
-                    said.append(
-                        f"{self.field(target, split)}: labels that training on {source} never saw count as wrong: "
-                        f"{_named(unseen)}"
+                    notes.append(
+                        f"{self.field(target, split)}: labels that training on {source} never saw "
+                        f"count as wrong: {_named(unseen)}"
                     )
         if self.task.kind != "qa":
-            return said
+            return notes
         for language, splits in self.splits.items():
             for split, examples in splits.items():
-                questions = [one for one in examples if isinstance(one, Question)]
+                questions = [example for example in examples if isinstance(example, Question)]
                 for fault, count in answer_faults(questions).items():
                     what = f"{count} of {len(questions)} questions {FAULTS[fault]}"
-                    said.append(f"{self.field(language, split)}: {what}{_consequence(fault, split)}")
-        return said
+                    notes.append(f"{self.field(language, split)}: {what}{_consequence(fault, split)}")
+        return notes
 
     def _overlaps(self, source: str) -> list[str]:
-        """How much of the test sets models see before they are tested, and what is left out so that they do not."""
-        said = []
+        """Notes on training examples that are in test sets, kept or dropped."""
+        notes = []
         read = self._read[source] if self.task.overlap == "drop" else {}
         for split in [split for split in ("train", "dev") if split in read]:
             if dropped := len(read[split]) - len(self._without_tests(source, split)):
                 what = "questions are on texts" if self.task.kind == "qa" else "examples are some"
-                said.append(
-                    f"{self.field(source, split)}: {dropped} of {len(read[split])} {what} that a test set has: they are left out"
+                notes.append(
+                    f"{self.field(source, split)}: {dropped} of {len(read[split])} {what} "
+                    "that a test set has: they are left out"
                 )
         known = {_content(example) for example in self.splits[source]["train"]}
         for target in self.task.targets(source):
             tests = self.splits[target]["test"]
             what = "questions are on texts that" if self.task.kind == "qa" else "examples"
             if shared := sum(_content(example) in known for example in tests):
-                said.append(
-                    f"{self.field(target, 'test')}: {shared} of {len(tests)} {what} stand in {source}'s training set too "
-                    "(overlap: drop leaves them out of it)"
+                notes.append(
+                    f"{self.field(target, 'test')}: {shared} of {len(tests)} {what} "
+                    f"stand in {source}'s training set too (overlap: drop leaves them out of it)"
                 )
-        return said
+        return notes
 
 
 def _consequence(fault: str, split: str) -> str:
@@ -291,7 +291,7 @@ def _consequence(fault: str, split: str) -> str:
 
 
 def _content(example: Example) -> str:
-    """What a model that has learned it knows of an example."""
+    """The content of an example that training reveals: a question's text, else the whole example."""
     return fingerprint(example.context if isinstance(example, Question) else asdict(example))
 
 

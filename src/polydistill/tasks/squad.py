@@ -1,4 +1,4 @@
-"""How a predicted answer is compared with the right ones: as SQuAD v1.1's script does, and as MLQA's."""
+"""Comparison of a predicted answer with the right ones, as in the scripts of SQuAD v1.1 and MLQA."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ import regex
 
 # Languages that are written without spaces between words.
 SPACELESS = ("zh", "yue", "wuu", "ja", "th", "lo", "km", "my", "bo", "dz")
-# Of each language that MLQA has (Lewis et al. 2020); Arabic's is a prefix and stands below.
+# By language of MLQA (Lewis et al. 2020); Arabic's article is a prefix, see `normalise`.
 ARTICLES = {
     "en": "a|an|the",
     "es": "un|una|unos|unas|el|la|los|las",
     "vi": "của|là|cái|chiếc|những",
     "de": "ein|eine|einen|einem|eines|einer|der|die|das|den|dem|des",
 }
-# MLQA parts Chinese into the characters of this range; the other languages without spaces are ours.
+# MLQA splits Chinese into characters of this range; the other languages without spaces are our extension.
 _HAN = regex.compile(r"[\u4e00-\u9fa5]")
 _APART = regex.compile(
     r"[\u4e00-\u9fa5]|[\p{Script=Hiragana}\p{Script=Katakana}\p{Script=Thai}\p{Script=Lao}\p{Script=Khmer}"
@@ -30,19 +30,20 @@ _APART = regex.compile(
 
 
 def uses_mlqa(language: str, normalisation: str) -> bool:
-    """Whether a language's answers are compared as MLQA's script does.
+    """Whether a language's answers are normalised as in MLQA's script.
 
-    language       its code, also with a script or a region behind it (`zh-Hant`)
+    language       its code, perhaps followed by a script or a region (`zh-Hant`)
     normalisation  `squad`, `mlqa`, or `auto`: MLQA's for languages without spaces
     """
     return normalisation == "mlqa" or (normalisation == "auto" and _code(language) in SPACELESS)
 
 
 def normalise(text: str, language: str, *, mlqa: bool) -> list[str]:
-    """The words of an answer, by which it is compared.
+    """The words of an answer, for comparison.
 
-    SQuAD v1.1 (Rajpurkar et al. 2016): lower case, no ASCII punctuation, no English articles, parted at spaces. MLQA: no
-    punctuation of any script, the language's own articles, and characters apart where words have no spaces between them.
+    SQuAD v1.1 (Rajpurkar et al. 2016): lower case, without ASCII punctuation and English articles, split at
+    spaces. MLQA: without punctuation of any script and the language's own articles; languages without spaces
+    are split into characters.
     """
     if not mlqa:
         kept = "".join(character for character in text.lower() if character not in string.punctuation)
@@ -50,7 +51,7 @@ def normalise(text: str, language: str, *, mlqa: bool) -> list[str]:
     code = _code(language)
     kept = "".join(character for character in text.lower() if character not in _punctuation())
     if code == "ar":
-        # The article is written as part of the word: taken away behind a blank or wherever it stands, as there.
+        # The article is part of the word; as in MLQA's script, it is removed after a space or anywhere.
         kept = re.sub(r"\sال^|ال", " ", kept)
     elif code in ARTICLES:
         kept = re.sub(rf"\b(?:{ARTICLES[code]})\b", " ", kept)
@@ -63,7 +64,7 @@ def normalise(text: str, language: str, *, mlqa: bool) -> list[str]:
 def answer_scores(
     predicted: str, answers: Sequence[str], language: str, *, mlqa: bool
 ) -> tuple[float, float]:
-    """(F1 of the words, exact match) of a predicted answer, each against the right answer that suits it best."""
+    """(F1 over words, exact match) of a predicted answer, each the best over the right answers."""
     words = normalise(predicted, language, mlqa=mlqa)
     f1 = exact = 0.0
     for answer in answers:
@@ -80,6 +81,6 @@ def _code(language: str) -> str:
 
 @cache
 def _punctuation() -> frozenset[str]:
-    """All punctuation of Unicode, and ASCII's signs."""
+    """All punctuation of Unicode, and ASCII's symbols."""
     signs = {chr(n) for n in range(sys.maxunicode + 1) if unicodedata.category(chr(n)).startswith("P")}
     return frozenset(signs | set(string.punctuation))

@@ -1,4 +1,4 @@
-"""Sentences whose words carry tags: treebanks in CoNLL-U, entities in columns."""
+"""Sentences with tagged words: treebanks in CoNLL-U, entities in columns."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from polydistill.config.probe import TaggedData
 from polydistill.corpora.lines import MAX_LINE_BYTES, MAX_TASK_BYTES, hash_text_file, is_text_file, read_lines
 from polydistill.errors import CorpusError
 
-# Of a sentence; without blank lines a whole file would be one.
+# Of a sentence; without blank lines a whole file would be one sentence.
 MAX_SENTENCE_LINES = 20_000
 
 
@@ -30,28 +30,26 @@ class TaggedSentence:
 def read_tagged(path: Path, *, field: str, max_sentences: int | None = None) -> list[TaggedSentence]:
     """A file's sentences: UPOS of a `.conllu` file, the last column of any other (first column: the word).
 
-    path   also compressed: .gz, .xz, .zst. Blank lines part sentences; lines that start with `#` and a blank before
-           a sentence's first word, and `-DOCSTART-`, are no words. Columns are parted by tabs, else by blanks.
-    field  the file's place in the recipe
-    Multi-word tokens and empty nodes of a treebank are left out: their parts, and what is written, are words.
-    Raises CorpusError if the file is missing, holds no sentence, or a word without a tag.
+    path   perhaps compressed: .gz, .xz, .zst. Blank lines separate sentences. Lines that start with `# `
+           before a sentence's first word, and `-DOCSTART-` lines, are skipped. Columns are separated by tabs,
+           else by spaces.
+    field  the file's field in the recipe
+    Multi-word tokens and empty nodes of a treebank are left out: words are the syntactic words.
+    Raises CorpusError if the file is missing, holds no sentence, or has a word without a tag.
     """
     if not is_text_file(path, field):
-        raise CorpusError(field, str(path), "is no file", "name a .conllu file or one of columns")
-    treebank = ".conllu" in path.suffixes
-    found = []
+        raise CorpusError(field, str(path), "is not a file", "name a .conllu file, or one with columns")
+    parse = _treebank_sentence if ".conllu" in path.suffixes else _columns_sentence
+    sentences = []
     for number, block in _blocks(path, field):
-        if treebank:
-            sentence = _treebank_sentence(block, path, number, field)
-        else:
-            sentence = _columns_sentence(block, path, number, field)
+        sentence = parse(block, path, number, field)
         if sentence.words:
-            found.append(sentence)
-        if max_sentences is not None and len(found) >= max_sentences:
+            sentences.append(sentence)
+        if max_sentences is not None and len(sentences) >= max_sentences:
             break
-    if not found:
+    if not sentences:
         raise CorpusError(field, str(path), "holds no tagged sentence", "check that it is the right file")
-    return found
+    return sentences
 
 
 def _blocks(path: Path, field: str) -> Iterator[tuple[int, list[str]]]:
@@ -59,8 +57,8 @@ def _blocks(path: Path, field: str) -> Iterator[tuple[int, list[str]]]:
     block: list[str] = []
     first = 1
     dropped: Counter[str] = Counter()
-    found = read_lines(path, dropped, field=field, whole=True, most=MAX_TASK_BYTES)
-    for number, line in enumerate(found, start=1):
+    lines = read_lines(path, dropped, field=field, whole=True, most=MAX_TASK_BYTES)
+    for number, line in enumerate(lines, start=1):
         if len(line) > MAX_LINE_BYTES:
             raise _bad(path, number, field, f"has {len(line):,} characters")
         if len(block) >= MAX_SENTENCE_LINES:
@@ -68,7 +66,7 @@ def _blocks(path: Path, field: str) -> Iterator[tuple[int, list[str]]]:
                 path,
                 first,
                 field,
-                f"begins a sentence of more than {MAX_SENTENCE_LINES:,} lines, without a blank one",
+                f"begins a sentence of more than {MAX_SENTENCE_LINES:,} lines, without a blank line",
             )
         if line.strip():
             if not block:
@@ -78,9 +76,9 @@ def _blocks(path: Path, field: str) -> Iterator[tuple[int, list[str]]]:
             yield first, block
             block = []
     if dropped:
-        # A sentence without one of its words is another sentence.
+        # Without one of its words, a sentence would be a different one.
         raise CorpusError(
-            field, str(path), f"has lines that are not UTF-8 ({dropped.total()})", "mend or convert it"
+            field, str(path), f"has lines that are not UTF-8 ({dropped.total()})", "correct or convert it"
         )
     if block:
         yield first, block
@@ -89,12 +87,9 @@ def _blocks(path: Path, field: str) -> Iterator[tuple[int, list[str]]]:
 def _treebank_sentence(block: list[str], path: Path, number: int, field: str) -> TaggedSentence:
     try:
         parsed = conllu.parse("\n".join(block) + "\n\n")
-    except (
-        conllu.exceptions.ParseException,
-        ValueError,
-    ) as error:  # an id of thousands of digits is no number
+    except (conllu.exceptions.ParseException, ValueError) as error:  # an id of thousands of digits
         raise _bad(path, number, field, f"is not CoNLL-U ({error})") from error
-    # Ranges (multi-word tokens) and decimals (empty nodes) have ids that are no numbers.
+    # Ranges (multi-word tokens) and decimals (empty nodes) have ids that are not integers.
     tokens = [token for sentence in parsed for token in sentence if isinstance(token["id"], int)]
     for token in tokens:
         if not token.get("upos") or token["upos"] == "_":
@@ -105,31 +100,29 @@ def _treebank_sentence(block: list[str], path: Path, number: int, field: str) ->
 def _columns_sentence(block: list[str], path: Path, number: int, field: str) -> TaggedSentence:
     words: list[str] = []
     tags: list[str] = []
-    for place, line in enumerate(block):
+    for offset, line in enumerate(block):
         if (line.startswith("# ") and not words) or line.startswith("-DOCSTART-"):
             continue
         columns = line.split("\t") if "\t" in line else line.split()
         if len(columns) < 2 or not columns[0].strip() or not columns[-1].strip():
-            raise _bad(path, number + place, field, f"has no word and tag: {line[:60]!r}")
+            raise _bad(path, number + offset, field, f"has no word and tag: {line[:60]!r}")
         words.append(columns[0].strip())
         tags.append(columns[-1].strip())
     return TaggedSentence(tuple(words), tuple(tags))
 
 
 def _bad(path: Path, number: int, field: str, reason: str) -> CorpusError:
-    return CorpusError(field, f"{path}, line {number}", reason, "mend the line, or name another file")
+    return CorpusError(field, f"{path}, line {number}", reason, "correct the line, or name another file")
 
 
 SPLITS = ("train", "test")
-
-
 Texts = dict[str, dict[str, "TaggedText"]]
 
 
 def read_tagged_tasks(tasks: Mapping[Any, Mapping[str, TaggedData]], *, field: str = "tasks") -> Texts:
-    """Task → language → tagged sentences, all of them read: a file that cannot be used is a CorpusError before any work.
+    """Task → language → tagged sentences, all read. Raises CorpusError for an unusable file before any work.
 
-    field  where the tasks stand in the recipe
+    field  of the tasks in the recipe
     """
     texts = {
         task: {
@@ -154,19 +147,19 @@ class TaggedText:
     data: TaggedData
 
     def read(self) -> None:
-        """Raise CorpusError for a file that cannot be used."""
+        """Raise CorpusError for an unusable file."""
         tags = {tag for sentence in self.sentences["train"] for tag in sentence.tags}
         if len(tags) == 1:
             raise CorpusError(
                 self._field("train"),
                 self.data.train,
-                f"has a single tag ({tags.pop()}): there is nothing to tell apart",
-                "use a file with its tags, or leave the language out",
+                f"has a single tag ({tags.pop()}), so there is nothing to learn",
+                "use a file with several tags, or leave the language out",
             )
 
     @cached_property
     def sentences(self) -> dict[str, list[TaggedSentence]]:
-        """Of each split."""
+        """Split → sentences."""
         return {
             split: read_tagged(
                 self._path(split), field=self._field(split), max_sentences=self.data.max_sentences
@@ -175,10 +168,10 @@ class TaggedText:
         }
 
     @cached_property
-    def identity(self) -> dict[str, Any]:
-        """What the sentences hang on."""
+    def identity(self) -> dict[str, str | int | None]:
+        """What the sentences depend on."""
         hashes = {split: hash_text_file(self._path(split), self._field(split)) for split in SPLITS}
-        return hashes | {"max": self.data.max_sentences}
+        return {**hashes, "max": self.data.max_sentences}
 
     def _path(self, split: str) -> Path:
         return Path(self.data.train if split == "train" else self.data.test)

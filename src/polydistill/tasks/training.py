@@ -1,4 +1,4 @@
-"""Fine-tuning an encoder with a head, measured on a dev set as it goes, from the last whole checkpoint if there is one."""
+"""Fine-tuning an encoder with a head, with dev evaluations, from the last complete checkpoint if any."""
 
 from __future__ import annotations
 
@@ -9,31 +9,41 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, TrainerCallback
+from transformers import (
+    EarlyStoppingCallback,
+    PreTrainedModel,
+    PrinterCallback,
+    ProgressCallback,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 from polydistill.models.attention import attention_for
 from polydistill.models.memory import keep_freed_memory
-from polydistill.tasks.heads import collate
-from polydistill.training.arguments import training_arguments
+from polydistill.tasks.heads import Feature, collate
+from polydistill.training.arguments import Arguments, training_arguments
 from polydistill.training.checkpoints import explain_pickles, finished_state, last_checkpoint
 from polydistill.training.nonfinite import WatchedTrainer
 
-# Of a log's entries; the others are times, which differ from run to run.
+# Kept keys of log entries; the others are times, which differ between runs.
 KEPT = ("step", "epoch", "loss", "learning_rate", "grad_norm", "eval_score")
 
 
 class FineTuner(WatchedTrainer):
     """Trainer whose evaluation is a function of the model.
 
-    measure  the model's score on the dev set, higher being better
+    measure  returns a model's score on the dev set; higher is better
     """
 
-    def __init__(self, *, measure: Callable[[Any], float], **arguments: Any) -> None:
+    control: TrainerControl
+
+    def __init__(self, *, measure: Callable[[PreTrainedModel], float], **arguments: Any) -> None:
         super().__init__(**arguments)
-        self.control: Any = self.control
         self.measure = measure
-        # A head's loss is the mean of its micro-batch, which Trainer divides by their number: not all heads take the
-        # count that it would pass otherwise.
+        # A head's loss is its micro-batch's mean, which Trainer divides by the number of micro-batches: not
+        # all heads accept the item count that it would pass otherwise.
         self.model_accepts_loss_kwargs = False
 
     def evaluate(self, *arguments: Any, **keywords: Any) -> dict[str, float]:
@@ -42,52 +52,61 @@ class FineTuner(WatchedTrainer):
         metrics = {"eval_score": self.measure(self.model)}
         self.model.train(training)
         self.log(metrics)
-        control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        self.control = control
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
     def compute_loss(self, *arguments: Any, **keywords: Any) -> Any:
         """The head's own loss."""
-        found = super().compute_loss(*arguments, **keywords)
-        self.check(found[0] if isinstance(found, tuple) else found)
-        return found
+        loss = super().compute_loss(*arguments, **keywords)
+        self.check(loss[0] if isinstance(loss, tuple) else loss)
+        return loss
 
 
 class _Narrator(TrainerCallback):
-    """Says each measurement in a line, and measures the last step, whatever its number."""
+    """Prints a line per evaluation, and evaluates the last step, whatever its number."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self.say, self.loss = say, math.nan
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> None:
         if state.global_step:
-            self.say(f"going on at step {state.global_step}")
+            self.say(f"resuming at step {state.global_step}")
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> None:
         if state.global_step >= state.max_steps:
             control.should_evaluate = control.should_save = True
 
     def on_log(
-        self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: object,
     ) -> None:
         logs = logs or {}
         self.loss = logs.get("loss", self.loss)
         if "eval_score" in logs:
-            self.say(
-                f"step {state.global_step}/{state.max_steps}  loss {self.loss:.3f}  dev {logs['eval_score']:.3f}"
-            )
+            step = f"step {state.global_step}/{state.max_steps}"
+            self.say(f"{step}  loss {self.loss:.3f}  dev {logs['eval_score']:.3f}")
 
 
 class Patience(EarlyStoppingCallback):
-    """Early stopping that begins to count when there is a score at all: entity F1 is 0 while a model calls every word O."""
+    """Early stopping, counted from the first score above 0: entity F1 is 0 while a model predicts only O."""
 
-    def check_metric_value(self, args: Any, state: Any, control: Any, metric_value: Any) -> None:
+    def check_metric_value(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metric_value: float
+    ) -> None:
         if metric_value > 0 or (state.best_metric or 0) > 0:
             super().check_metric_value(args, state, control, metric_value)
 
 
-def steps_of(num_features: int, arguments: dict[str, Any]) -> tuple[int, int]:
-    """(steps of an epoch, of the whole training)."""
+def steps_of(num_features: int, arguments: Arguments) -> tuple[int, int]:
+    """(steps per epoch, steps in total)."""
     batch = arguments["per_device_train_batch_size"] * arguments["gradient_accumulation_steps"]
     epoch = max(1, math.ceil(num_features / batch))
     limit = arguments.get("max_steps") or 0
@@ -95,12 +114,12 @@ def steps_of(num_features: int, arguments: dict[str, Any]) -> tuple[int, int]:
 
 
 def fine_tune(
-    model: Any,
-    features: Sequence[Any],
+    model: PreTrainedModel,
+    features: Sequence[Feature],
     *,
     folder: Path,
-    arguments: dict[str, Any],
-    measure: Callable[[Any], float],
+    arguments: Arguments,
+    measure: Callable[[PreTrainedModel], float],
     patience: int,
     evaluations_per_epoch: int,
     max_length: int,
@@ -109,16 +128,18 @@ def fine_tune(
     say: Callable[[str], None],
     evidence: Path | None = None,
 ) -> dict[str, Any]:
-    """Train `model` in place; returns `best` (the best checkpoint's name), its dev `score` and `step`, and the `log`.
+    """Train `model` in place; returns `best` (the best checkpoint's name), its dev `score` and `step`, and
+    the `log`.
 
-    features   with their targets (see `models.collate`)
-    folder     holds the checkpoints; the same call with the same folder goes on after the last whole one
+    features   with targets (see `heads.collate`)
+    folder     of the checkpoints; the same call with the same folder resumes from the last complete one
     arguments  of TrainingArguments, checked
-    measure    the model's dev score
-    evidence   where a step whose numbers are not finite is left; by default beside `folder`
-    patience   so many measurements without a better one end the training, counted from the first above 0; 0: none do
+    measure    returns a model's dev score
+    evidence   folder for a step with non-finite numbers; by default beside `folder`
+    patience   evaluations without improvement that end training, counted from the first score above 0; 0: no
+               limit
     """
-    # It warns of keys that a checkpoint holds once.
+    # Silences a warning about tied weights, which a checkpoint holds once.
     logging.getLogger("transformers.trainer").setLevel(logging.ERROR)
     epoch, total = steps_of(len(features), arguments)
     every = min(total, max(1, epoch // evaluations_per_epoch))
@@ -140,7 +161,7 @@ def fine_tune(
         folder,
         seed=seed,
     )
-    # Several GPUs are for torchrun: Trainer would wrap the model in DataParallel by itself.
+    # Several GPUs need torchrun: by itself Trainer would wrap the model in DataParallel.
     settings._n_gpu = min(1, settings.n_gpu)
     trainer = FineTuner(
         measure=measure,
@@ -157,7 +178,7 @@ def fine_tune(
     if settings.device.type == "cpu":
         keep_freed_memory()
     checkpoint = last_checkpoint(folder)
-    state: Any = finished_state(checkpoint, total=total, patience=patience)
+    state = finished_state(checkpoint, total=total, patience=patience)
     if state is None:
         with attention_for(settings.device, max_length), explain_pickles(checkpoint):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -165,10 +186,10 @@ def fine_tune(
     return _record(state, total)
 
 
-def _record(state: Any, total: int) -> dict[str, Any]:
-    """What `fine_tune` returns of a trainer's last state.
+def _record(state: TrainerState, total: int) -> dict[str, Any]:
+    """The result of `fine_tune`, from a trainer's last state.
 
-    total  steps of the whole training, had it not stopped early
+    total  steps of the training without early stopping
     """
     return {
         "best": f"checkpoint-{state.best_global_step}",

@@ -1,4 +1,4 @@
-"""`training:` of a recipe: transformers' arguments by their own names, with defaults for this work."""
+"""`training:` of a recipe: TrainingArguments by their own names, with defaults for distillation."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from polydistill.errors import RecipeError
 from polydistill.models.precision import computes_in_bfloat16
 from polydistill.processes import num_processes
 
-# What a recipe may not set, for the run depends on it.
+# Arguments that the run sets itself.
 RESERVED = {"output_dir", "seed", "data_seed", "remove_unused_columns", "do_train", "resume_from_checkpoint"}
-# What would send a model elsewhere while it is trained. A recipe is often somebody else's.
+# Arguments that would upload the model during training. A recipe is often somebody else's.
 SENDING = {
     "push_to_hub",
     "hub_token",
@@ -30,9 +30,9 @@ SENDING = {
     "hub_always_push",
     "hub_revision",
 }
-# What this loop does not do: it evaluates by itself at the end, and a checkpoint has to hold the optimizer.
+# Arguments that do not apply: evaluation follows training, and a checkpoint must hold the optimizer.
 UNUSED = {"eval_strategy", "load_best_model_at_end", "save_only_model", "num_train_epochs", "eval_on_start"}
-# What fine-tuning sets itself: it measures on the dev set, and keeps what `evaluations_per_epoch` and `patience` say.
+# Arguments that fine-tuning derives from `evaluations_per_epoch` and `patience`.
 MEASURED = {
     "eval_steps",
     "save_strategy",
@@ -43,7 +43,7 @@ MEASURED = {
     "greater_is_better",
     "restore_callback_states_from_checkpoint",
 }
-# What every fine-tuning starts from; the papers say nothing of weight decay.
+# Defaults of fine-tuning; the papers do not report weight decay.
 FINETUNING = {
     "gradient_accumulation_steps": 1,
     "lr_scheduler_type": "linear",
@@ -52,14 +52,17 @@ FINETUNING = {
     "report_to": [],
     "disable_tqdm": True,
 }
-# What can be any number from 0 on.
+# Arguments that take any number from 0.
 NUMBERS = ("learning_rate", "weight_decay", "warmup_steps", "max_grad_norm")
-# What the machine decides unless the recipe says otherwise: it does not change what a run is.
+# Arguments whose defaults depend on the machine. They are not part of a run's identity.
 MACHINE = {"use_cpu", "bf16", "dataloader_pin_memory"}
 
+# TrainingArguments by name.
+Arguments = dict[str, Any]
 
-def defaults() -> dict[str, Any]:
-    """The arguments that a recipe starts from."""
+
+def defaults() -> Arguments:
+    """Default arguments."""
     return {
         "max_steps": 1000,
         "per_device_train_batch_size": 32,
@@ -80,25 +83,25 @@ def defaults() -> dict[str, Any]:
     }
 
 
-def check_arguments(values: dict[str, Any]) -> dict[str, Any]:
-    """Defaults and a recipe's values together; RecipeError for a name that TrainingArguments lacks."""
+def check_arguments(values: Arguments) -> Arguments:
+    """Merge defaults and a recipe's values; RecipeError for an unknown name or a bad value."""
     _check_names(values, RESERVED, UNUSED)
     merged = defaults() | values
-    if merged["max_steps"] is None or not isinstance(merged["max_steps"], int) or merged["max_steps"] < 1:
+    if not isinstance(merged["max_steps"], int) or merged["max_steps"] < 1:
         raise RecipeError(
             "training.max_steps",
             merged["max_steps"],
             "not a positive whole number",
-            "say how many steps to train: languages are drawn for ever, so there are no epochs",
+            "give the number of steps; languages are sampled without end, so there are no epochs",
         )
     _check_numbers(merged, ("per_device_train_batch_size", "gradient_accumulation_steps", "save_total_limit"))
-    # One older whole checkpoint has to stay while a newer one is being written.
+    # The last complete checkpoint must stay while the next is written.
     merged["save_total_limit"] = max(2, merged["save_total_limit"])
     _check_values(merged, values)
     return merged
 
 
-# An argument's name → the group of a recipe's settings that has it.
+# An argument's name → the recipe's group that sets it.
 Place = Callable[[str], str]
 
 
@@ -106,11 +109,11 @@ def _of_the_recipe(name: str) -> str:
     return "training"
 
 
-def check_finetuning(values: dict[str, Any], place: Place = _of_the_recipe) -> dict[str, Any]:
-    """Defaults and values of a fine-tuning together; RecipeError as `check` has it.
+def check_finetuning(values: Arguments, place: Place = _of_the_recipe) -> Arguments:
+    """Merge defaults and values of fine-tuning; raises RecipeError as `check_arguments` does.
 
-    values  a preset's, which has learning rate, epochs, warm-up and batch size, and a recipe's
-    place   where the recipe has an argument, for messages
+    values  a preset's (learning rate, epochs, warm-up, batch size) and a recipe's
+    place   names the recipe's group of an argument, for messages
     """
     _check_names(values, RESERVED | MEASURED, UNUSED - {"num_train_epochs"}, place)
     machine = {name: value for name, value in defaults().items() if name in MACHINE}
@@ -129,10 +132,10 @@ def check_finetuning(values: dict[str, Any], place: Place = _of_the_recipe) -> d
     return merged
 
 
-def _check_values(merged: dict[str, Any], given: dict[str, Any], place: Place = _of_the_recipe) -> None:
-    """Raise RecipeError for values that would only be refused, or go wrong, when training begins.
+def _check_values(merged: Arguments, given: Arguments, place: Place = _of_the_recipe) -> None:
+    """Raise RecipeError for values that would fail only when training begins.
 
-    given  those of the recipe, which are named where they are to blame
+    given  the recipe's own values; the error names the one that is the cause
     """
     _check_kinds(given, place)
     for name in ("save_steps", "logging_steps", "eval_steps"):
@@ -142,13 +145,13 @@ def _check_values(merged: dict[str, Any], given: dict[str, Any], place: Place = 
                 f"{place(name)}.{name}",
                 value,
                 "not a number above 0",
-                "give a number of steps, or a share of all steps below 1",
+                "give a number of steps, or a fraction of all steps below 1",
             )
     for name in NUMBERS:
         value = merged.get(name, 0)
         if not (_is_finite(value) and value >= 0):
             raise RecipeError(
-                f"{place(name)}.{name}", value, "not a number that is 0 or more", "give one, or leave it out"
+                f"{place(name)}.{name}", value, "not a number >= 0", "give one, or leave it out"
             )
     for field in dataclasses.fields(TrainingArguments):
         choices = field.metadata.get("choices")
@@ -156,20 +159,19 @@ def _check_values(merged: dict[str, Any], given: dict[str, Any], place: Place = 
             raise RecipeError(
                 f"{place(field.name)}.{field.name}",
                 merged[field.name],
-                "none of its values",
+                "not an allowed value",
                 f"give one of {', '.join(map(str, choices))}",
             )
-    # transformers' own checks; epochs are counted in steps here.
+    # transformers' own checks; epochs are converted to steps here.
     counted = {name: value for name, value in merged.items() if name != "num_train_epochs"}
     training_arguments(counted, Path("unused"), seed=0)
     if num_processes() > 1:
-        # Trainers of several processes wait for each other.
-        return
+        return  # Trainers of several processes wait for each other.
     reason = refused_by_trainer(counted)
     if reason is None:
         return
     for name in given:
-        # The one without which Trainer has nothing to refuse.
+        # The cause is the argument without which Trainer accepts the rest.
         rest = {key: value for key, value in counted.items() if key != name} | {
             key: value for key, value in defaults().items() if key == name
         }
@@ -183,9 +185,10 @@ def _check_values(merged: dict[str, Any], given: dict[str, Any], place: Place = 
     raise RecipeError("training", None, f"refused by transformers ({reason})", "fix that argument")
 
 
-def refused_by_trainer(values: dict[str, Any]) -> str | None:
-    """Why a Trainer with these arguments cannot begin, tried on a model of four weights: what is wrong with its callbacks,
-    its optimizer, its schedule or its loader of data. None if it can. Nothing of it is kept.
+def refused_by_trainer(values: Arguments) -> str | None:
+    """Why a Trainer with these arguments cannot start; None if it can.
+
+    Builds callbacks, optimizer, schedule and data loader for a model of four weights, and discards them.
     """
     random_state = torch.get_rng_state()
     try:
@@ -198,34 +201,33 @@ def refused_by_trainer(values: dict[str, Any]) -> str | None:
             )
             trainer.create_optimizer_and_scheduler(10)
             iter(trainer.get_train_dataloader())
-    except (
-        Exception
-    ) as error:  # transformers, accelerate and torch raise many kinds for a value that they refuse
+    except Exception as error:  # transformers, accelerate and torch raise various types
         return " ".join(str(error).split())[:200] or type(error).__name__
     finally:
         torch.set_rng_state(random_state)
     return None
 
 
-def _check_kinds(given: dict[str, Any], place: Place) -> None:
-    """Raise RecipeError for a truth value where there must be a number, or the other way round: YAML reads `yes` as true,
-    and Python takes true for 1.
+def _check_kinds(given: Arguments, place: Place) -> None:
+    """Raise RecipeError for a boolean in place of a number, or the reverse.
+
+    YAML reads `yes` as true, and Python treats true as 1.
     """
     hints = get_type_hints(TrainingArguments)
     for name, value in given.items():
         kinds = set(get_args(hints[name]) or (hints[name],))
         if kinds <= {bool, NoneType} and not isinstance(value, bool | None):
-            raise RecipeError(f"{place(name)}.{name}", value, "neither true nor false", "give one of them")
+            raise RecipeError(f"{place(name)}.{name}", value, "not a boolean", "give true or false")
         if isinstance(value, bool) and kinds & {int, float} and bool not in kinds:
             raise RecipeError(f"{place(name)}.{name}", value, "not a number", "give one, or leave it out")
 
 
-def _is_finite(value: Any) -> bool:
+def _is_finite(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _check_names(
-    values: dict[str, Any], reserved: set[str], unused: set[str], place: Place = _of_the_recipe
+    values: Arguments, reserved: set[str], unused: set[str], place: Place = _of_the_recipe
 ) -> None:
     fields = {field.name for field in dataclasses.fields(TrainingArguments) if field.init}
     for name in values:
@@ -234,14 +236,14 @@ def _check_names(
                 f"{place(name)}.{name}",
                 values[name],
                 "is set by the run itself",
-                "use `evaluations_per_epoch` and `patience`: the dev set is measured, and a checkpoint kept, so often",
+                "use `evaluations_per_epoch` and `patience`",
             )
         if name in SENDING:
             raise RecipeError(
                 f"{place(name)}.{name}",
                 values[name],
-                "would send the model to a hub while it is trained",
-                "leave it out, and upload the finished folder student/final yourself",
+                "would upload the model to a hub during training",
+                "leave it out, and upload the folder student/final yourself",
             )
         if name in reserved:
             raise RecipeError(
@@ -260,7 +262,7 @@ def _check_names(
             )
 
 
-def _check_numbers(merged: dict[str, Any], names: tuple[str, ...], place: Place = _of_the_recipe) -> None:
+def _check_numbers(merged: Arguments, names: tuple[str, ...], place: Place = _of_the_recipe) -> None:
     for name in names:
         if not isinstance(merged[name], int) or merged[name] < 1:
             raise RecipeError(
@@ -275,28 +277,28 @@ def _check_numbers(merged: dict[str, Any], names: tuple[str, ...], place: Place 
         )
 
 
-def portable(merged: dict[str, Any]) -> dict[str, Any]:
-    """The arguments without those that only the machine decides: what a student was made from."""
+def portable(merged: Arguments) -> Arguments:
+    """The arguments without machine-dependent defaults: part of a student's identity."""
     machine = defaults()
     return {name: value for name, value in merged.items() if name not in MACHINE or value != machine[name]}
 
 
-def training_arguments(values: dict[str, Any], output: Path, *, seed: int) -> TrainingArguments:
-    """TrainingArguments of a checked dictionary (see `check`), of one of the processes that share each step."""
+def training_arguments(values: Arguments, output: Path, *, seed: int) -> TrainingArguments:
+    """TrainingArguments of checked values, for one of the processes that share a step."""
     shared = values | _shared_out(values, num_processes())
     try:
         return TrainingArguments(
             output_dir=str(output), seed=seed, data_seed=seed, remove_unused_columns=False, **shared
         )
-    except Exception as error:  # transformers and accelerate raise many kinds for a value that they refuse
+    except Exception as error:  # transformers and accelerate raise various types
         reason = " ".join(str(error).split())[:200]
         raise RecipeError(
             "training", None, f"refused by transformers ({reason})", "fix that argument"
         ) from error
 
 
-def _shared_out(values: dict[str, Any], processes: int) -> dict[str, Any]:
-    """What one of several processes does of a step: the recipe says the whole, so that it means the same everywhere."""
+def _shared_out(values: Arguments, processes: int) -> Arguments:
+    """One process's share of a step. The recipe gives the whole step, whatever the number of processes."""
     names = "per_device_train_batch_size", "gradient_accumulation_steps"
     for name in names:
         if values[name] % processes == 0:
@@ -304,6 +306,6 @@ def _shared_out(values: dict[str, Any], processes: int) -> dict[str, Any]:
     raise RecipeError(
         f"training.{names[0]}",
         values[names[0]],
-        f"a step's {values[names[0]]} x {values[names[1]]} examples cannot be shared by {processes} processes",
+        f"a step's {values[names[0]]} x {values[names[1]]} examples do not divide by {processes} processes",
         f"choose a multiple of {processes}, or another number of processes",
     )

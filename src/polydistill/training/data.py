@@ -1,10 +1,10 @@
-"""Training examples from stores or from text, and the batches made of them."""
+"""Training examples from stores or text, and their batches."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -19,9 +19,9 @@ from polydistill.models.inputs import length_parts, pad_batch
 from polydistill.store.reader import Store
 from polydistill.tokenization.load import LoadedTokenizer
 
-# Part of the identity of trained models. 2: steps hold texts of all lengths, and divide by one number in all of them.
+# Part of the identity of trained models. 2: steps mix texts of all lengths and share one divisor.
 STEPS_VERSION = 2
-# Examples of a language whose mean stands for all.
+# Examples of a language whose mean estimates that of all.
 SAMPLED_EXAMPLES = 512
 
 
@@ -30,7 +30,7 @@ class TrainingExample:
     """One masked example in the student's ids.
 
     input_ids [L], positions [M], gold [M]; top_ids [M, K] and top_logprobs [M, K], K = 0 without a teacher;
-    row and epoch: which of its language's examples it is
+    row and epoch identify it among its language's examples
     """
 
     language: int
@@ -44,17 +44,18 @@ class TrainingExample:
 
 
 class LanguageData(Protocol):
-    """One language's training examples, by row; a source that masks anew each epoch looks at `epoch`.
+    """One language's training examples, by row; a source with new masks in every epoch uses `epoch`.
 
-    lengths  [N] tokens of each example, by which batches are grouped, as near as is known before it is made
+    lengths  [N] tokens of each example, by which batches are grouped; estimates, where examples are made
+             later
     """
 
     @property
     def lengths(self) -> npt.NDArray[np.int64]: ...
     def __len__(self) -> int: ...
     def example(self, row: int, epoch: int, language: int) -> TrainingExample: ...
-    def identify(self, row: int) -> dict[str, Any]:
-        """Where people find the example: its id in `corpora/<language>`, and the store that it is from."""
+    def identify(self, row: int) -> dict[str, int | str]:
+        """Where to find the example: its id in `corpora/<language>`, and its store."""
         ...
 
 
@@ -62,7 +63,7 @@ class StoredExamples:
     """A language's examples from one or several teachers' stores.
 
     maps     for each store, [teacher's size] teacher id → student id
-    choice   [N, 2] (store, row): which copies to train on
+    choice   [N, 2] (store, row) of the copies to train on
     """
 
     def __init__(
@@ -78,7 +79,7 @@ class StoredExamples:
         return len(self.choice)
 
     def example(self, row: int, epoch: int, language: int) -> TrainingExample:
-        """The example at a row; its masks are the store's, in every epoch."""
+        """The example at a row, with the store's masks in every epoch."""
         store, place = self.choice[row]
         stored, mapping = self.stores[store].row(int(place)), self.maps[store]
         return TrainingExample(
@@ -92,7 +93,7 @@ class StoredExamples:
             epoch,
         )
 
-    def identify(self, row: int) -> dict[str, Any]:
+    def identify(self, row: int) -> dict[str, int | str]:
         """The example's id and its store."""
         store, place = self.choice[row]
         return {
@@ -102,9 +103,9 @@ class StoredExamples:
 
 
 class MaskedTexts:
-    """A language's examples with gold labels only, tokenised and masked when they are drawn, anew in every epoch.
+    """A language's examples with gold labels only, tokenised on access, with new masks in every epoch.
 
-    tokenizer   makes the student's ids
+    tokenizer   the student's
     max_length  of a sequence in tokens
     seed        of the masks
     rows        [n] the texts to train on; by default all
@@ -127,7 +128,7 @@ class MaskedTexts:
 
     def masked(self, row: int, epoch: int) -> Masked:
         """The text at a row of the examples, masked for an epoch."""
-        # A seed of its own for every epoch; far from those of other seeds.
+        # Every epoch has its own seed, far from those of other seeds.
         return mask_texts(
             self.examples.texts(np.array([row])),
             [int(self.ids[row])],
@@ -155,7 +156,7 @@ class MaskedTexts:
             epoch,
         )
 
-    def identify(self, row: int) -> dict[str, Any]:
+    def identify(self, row: int) -> dict[str, int | str]:
         """The example's id."""
         return {"example": int(self.ids[row if self.rows is None else self.rows[row]])}
 
@@ -170,15 +171,15 @@ def choose_copies(
     """[N, 2] (store, row) of the copies to train on.
 
     use      `all`, `best` (for each example the copy with the lowest teacher loss) or a name of `names`
-    weights  for each store [rows] what to multiply losses by before they are compared
+    weights  for each store, [rows] factors of the losses before comparison
     """
-    places = [np.stack([np.full(len(s), i), np.arange(len(s))], axis=1) for i, s in enumerate(stores)]
+    copies = [np.stack([np.full(len(s), i), np.arange(len(s))], axis=1) for i, s in enumerate(stores)]
     if use == "all":
-        return np.concatenate(places)
+        return np.concatenate(copies)
     if use != "best":
-        return places[list(names).index(use)]
+        return copies[list(names).index(use)]
     losses = [s.losses * (weights[i] if weights else 1.0) for i, s in enumerate(stores)]
-    everything = np.concatenate(places)
+    everything = np.concatenate(copies)
     ids = np.concatenate([s.examples for s in stores])
     order = np.lexsort((everything[:, 0], np.concatenate(losses), ids))
     first = np.ones(len(order), dtype=bool)
@@ -204,10 +205,10 @@ class LanguageDataset(Dataset[TrainingExample]):
 class LanguageSampler(Sampler[tuple[int, int, int]]):
     """Draws languages by probability, mixed within every batch, and each language's rows without repetition.
 
-    Within a batch the numbers of examples are as near to batch_size * probability as whole numbers can be
-    (systematic sampling), and on average equal to it. Each language's rows come in a new random order in
-    every epoch of that language, so a batch has texts of all lengths. Within a batch the longest come first: what it is
-    cut into has sequences of about one length, and padding is rare.
+    A batch has batch_size * probability examples of each language, rounded up or down (systematic sampling),
+    so that the mean is exact. Each epoch of a language has a new random order, so a batch has texts of all
+    lengths. Within a batch the longest come first: micro-batches have sequences of similar length and little
+    padding.
 
     lengths        of each language, [N] tokens of its examples
     probabilities  of each language, summing to 1
@@ -248,7 +249,7 @@ class LanguageSampler(Sampler[tuple[int, int, int]]):
 
 
 class _Rows(Iterator[tuple[int, int]]):
-    """(row, epoch) of one language, for ever: every row once an epoch, in a new order each time."""
+    """(row, epoch) of one language without end: every row once per epoch, each epoch in a new order."""
 
     def __init__(self, size: int, seed: list[int]) -> None:
         self.size, self.seed, self.epoch = size, seed, -1
@@ -265,10 +266,10 @@ class _Rows(Iterator[tuple[int, int]]):
 
 
 class StepSize(NamedTuple):
-    """What a step has on average over all micro-batches and processes: masked positions, and tokens.
+    """Mean masked positions and tokens of a step, over all micro-batches and processes.
 
-    Every step's loss is divided by these numbers. Were it divided by its own, a token would weigh less in a step that
-    happens to have many, and a long text's tokens are always among many.
+    Every step's loss is divided by these. Dividing by the step's own counts would give a token less weight in
+    a step with many tokens, and so penalise long texts.
     """
 
     masked: float
@@ -278,7 +279,7 @@ class StepSize(NamedTuple):
 def expected_size(
     languages: Sequence[LanguageData], probabilities: Sequence[float], batch_size: int
 ) -> StepSize:
-    """The mean size of a step of batch_size examples, from a sample of each language's."""
+    """The mean size of a step of batch_size examples, from a sample of each language."""
     masked = tokens = 0.0
     for language, (data, probability) in enumerate(zip(languages, probabilities, strict=True)):
         rows = np.unique(np.linspace(0, len(data) - 1, min(len(data), SAMPLED_EXAMPLES)).astype(np.int64))
@@ -291,7 +292,7 @@ def expected_size(
 def collate_parts(
     examples: Sequence[TrainingExample], pad_id: int, overhead_tokens: int
 ) -> dict[str, list[dict[str, Tensor]]]:
-    """A micro-batch as `parts`, each a batch (see `collate`) of similar lengths (see `models.length_parts`)."""
+    """A micro-batch as `parts` of similar lengths (`models.length_parts`), each a batch (`collate`)."""
     parts = length_parts([len(example.input_ids) for example in examples], overhead_tokens)
     return {"parts": [collate([examples[index] for index in part], pad_id) for part in parts]}
 
@@ -300,14 +301,14 @@ def collate(examples: Sequence[TrainingExample], pad_id: int) -> dict[str, Tenso
     """A batch.
 
     input_ids, attention_mask  [B, L]
-    positions  [N] places of masked tokens in the flattened batch; language [N]
+    positions  [N] indices of masked tokens in the flattened batch; language [N]
     ids        [N, 1 + K] gold first, then the teacher's; logprobs [N, K]
     keys       [B, 3] language, row and epoch of each example
     """
     input_ids, attention = pad_batch([example.input_ids for example in examples], pad_id)
     width = input_ids.shape[1]
 
-    def joined(parts: list[npt.NDArray[Any]]) -> Tensor:
+    def joined(parts: list[npt.NDArray[np.generic]]) -> Tensor:
         return torch.from_numpy(np.concatenate(parts))
 
     return {
@@ -315,7 +316,9 @@ def collate(examples: Sequence[TrainingExample], pad_id: int) -> dict[str, Tenso
         "attention_mask": attention,
         "positions": joined([row * width + example.positions for row, example in enumerate(examples)]),
         "language": joined([np.full(len(example.positions), example.language) for example in examples]),
-        "ids": joined([np.concatenate([e.gold[:, None], e.top_ids], axis=1) for e in examples]),
+        "ids": joined(
+            [np.concatenate([example.gold[:, None], example.top_ids], axis=1) for example in examples]
+        ),
         "logprobs": joined([example.top_logprobs for example in examples]),
         "keys": torch.tensor([[example.language, example.row, example.epoch] for example in examples]),
     }

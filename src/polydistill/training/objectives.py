@@ -1,18 +1,18 @@
 """What a student minimises: stored labels, a live teacher, or a live teacher for each language.
 
-An objective is what one trainer computes the loss of a part of a micro-batch with. Losses are sums over positions, divided
-by how many of them a whole step has on average: accumulation and data parallelism change nothing, and every position of
-the training weighs the same, in texts of all lengths.
+An objective computes the loss of a part of a micro-batch. Losses are sums over positions, divided by the mean
+number of positions in a whole step. So neither accumulation nor data parallelism changes the loss, and every
+position has the same weight, in texts of all lengths.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.profiler import record_function
 
 from polydistill.config.extract import Losses
@@ -28,16 +28,20 @@ from polydistill.models.features import (
     masked_features,
     output_layer,
     queries_keys_values,
+    unwrapped,
 )
 from polydistill.training.profile import FORWARD, LOSS
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 Head = tuple[Tensor, Tensor | None]
 
 
 class Counts(NamedTuple):
-    """What the sums over a part's positions are divided by.
+    """Divisors of the sums over a part's positions.
 
-    masked, attended  positions that a whole step has on average, over all micro-batches and processes
+    masked, attended  mean positions of a whole step, over all micro-batches and processes
     processes         that share a step: data parallelism averages gradients over them
     """
 
@@ -47,13 +51,13 @@ class Counts(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """Where a training is: steps that are done, and all of them."""
+    """Steps done, and all steps."""
 
     step: int
     total: int
 
     def share(self, of: float = 1.0) -> float:
-        """The share of the first `of` (at most 1) of all steps that is done, in [0, 1]."""
+        """How much of the first `of` (at most 1) of all steps is done, in [0, 1]."""
         return min(1.0, self.step / max(1.0, of * (self.total - 1)))
 
 
@@ -61,13 +65,13 @@ class Objective(Protocol):
     """What a student minimises."""
 
     def to(self, device: torch.device) -> None:
-        """Move what it computes with."""
+        """Move the tensors it computes with."""
 
     def __call__(
-        self, model: Any, head: Head, batch: Mapping[str, Tensor], counts: Counts, progress: Progress
+        self, model: nn.Module, head: Head, batch: Mapping[str, Tensor], counts: Counts, progress: Progress
     ) -> tuple[Tensor, Tensor]:
-        """(the loss of a part of a micro-batch, what `means` makes of the sum over many parts), the second in float64 and
-        without gradients.
+        """(loss of a part of a micro-batch, sums for `means`); the sums are float64, detached and additive
+        over parts.
 
         model  the student, as its trainer wraps it
         head   (weight [V, E], bias [V] or None) of its output layer
@@ -75,15 +79,15 @@ class Objective(Protocol):
         """
 
     def means(self, sums: Sequence[float], progress: Progress) -> dict[str, float]:
-        """What is logged: losses in nats for a position, and weights that change."""
+        """Logged values: losses in nats per position, and weights that change."""
 
 
 class Labels:
-    """Shared by what learns from the text's tokens and from teachers' predictions at masked positions: lambda of each
-    language, and what is logged.
+    """Base of objectives at masked positions, with gold tokens and teachers' predictions: lambda per
+    language, the log.
 
-    languages  in the order of their numbers in batches
-    labels     of languages that learn from other labels than `distillation.labels`
+    languages  in the order of their indices in batches
+    labels     language → its labels, where they are not `distillation.labels`
     """
 
     def __init__(
@@ -96,7 +100,7 @@ class Labels:
         """Nothing to move."""
 
     def annealed_weight(self, progress: Progress) -> float:
-        """Lambda at a step, for languages that learn from both kinds of labels."""
+        """Lambda at a step, for languages with both kinds of labels."""
         return weight_at(self.distillation.weight, progress.share(self.distillation.annealing_share))
 
     def teacher_weights(self, progress: Progress) -> list[float]:
@@ -105,7 +109,7 @@ class Labels:
         return [known[labels] for labels in self.labels]
 
     def sums(self, mlm: Tensor, kd: Tensor, loss: Tensor, language: Tensor) -> Tensor:
-        """[2 + 2 languages] sums of MLM [N] and KD [N]; of the loss [N] by language; and of positions by language."""
+        """[2 + 2 languages] sums of MLM [N] and KD [N]; by language, sums of the loss [N] and positions."""
         size = len(self.languages)
         sums = torch.zeros(2 + 2 * size, dtype=torch.float64, device=loss.device)
         sums[0], sums[1] = mlm.sum(), kd.sum()
@@ -119,7 +123,7 @@ class Labels:
         counts = sums[2 + size :]
         total = max(1.0, sum(counts))
         means = {"mlm_loss": sums[0] / total}
-        # Only where both kinds of labels are weighed is there a weight that changes.
+        # The weight changes only where both kinds of labels are used.
         if "both" in self.labels:
             means["teacher_weight"] = self.annealed_weight(progress)
         if sums[1]:
@@ -131,16 +135,17 @@ class Labels:
 
 
 class StoredLabels(Labels):
-    """lambda * KD + (1 - lambda) * MLM at masked positions, KD the cross-entropy with stored predictions (MergeDistill,
-    L_ALL); MLM alone where there are none.
+    """lambda * KD + (1 - lambda) * MLM at masked positions (MergeDistill, L_ALL).
+
+    KD is the cross-entropy with stored predictions; without any, the loss is MLM alone.
     """
 
     def scale(self, progress: Progress) -> float:
-        """What the whole loss is multiplied by at a step."""
+        """The factor of the whole loss at a step."""
         return 1.0
 
     def __call__(
-        self, model: Any, head: Head, batch: Mapping[str, Tensor], counts: Counts, progress: Progress
+        self, model: nn.Module, head: Head, batch: Mapping[str, Tensor], counts: Counts, progress: Progress
     ) -> tuple[Tensor, Tensor]:
         """See `Objective`."""
         with record_function(FORWARD):
@@ -167,7 +172,7 @@ class StoredLabels(Labels):
             target = torch.ones(len(ids), 1, device=ids.device)
             tail = torch.zeros(len(ids), device=ids.device)
         bucket = has_teacher and self.distillation.tail == "bucket" and bool(share.any())
-        # It multiplies the target rather than the loss, so that the gradient of [V, E] needs no pass of its own.
+        # Scaling the target, not the loss, saves a pass over the gradient of [V, E].
         each = self.scale(progress) * counts.processes / counts.masked
         with torch.autocast(features.device.type, enabled=False), record_function(LOSS):
             result = sparse_soft_cross_entropy(
@@ -180,7 +185,7 @@ class StoredLabels(Labels):
                 top=slice(1, None),
             )
             mlm = -result.logprobs[:, 0]
-            # An empty slot of a draw has probability zero, and its piece any log-probability.
+            # An empty slot of a draw has probability 0; the log-probability of its piece is arbitrary.
             kd = -(soft * result.logprobs[:, 1:]).sum(-1)
             if bucket:
                 kd = kd + torch.where(tail > 0, tail * result.tail_loss, 0.0)
@@ -189,10 +194,10 @@ class StoredLabels(Labels):
 
 
 class WeightedLabels(StoredLabels):
-    """kd * KD + mlm * MLM at masked positions of one language, both weights by their schedules: an extraction's losses on
-    stored predictions.
+    """kd * KD + mlm * MLM at masked positions of one language: an extraction's losses on stored predictions.
 
-    KD is the cross-entropy with them, at temperature 1: the live teacher's KD and the teacher's entropy.
+    Both weights follow their schedules. KD is the cross-entropy with the predictions at temperature 1, that
+    is the live teacher's KD plus the teacher's entropy.
     """
 
     def __init__(self, losses: Losses, language: str) -> None:
@@ -200,7 +205,7 @@ class WeightedLabels(StoredLabels):
         self.losses = losses
 
     def scale(self, progress: Progress) -> float:
-        """The weights' sum: lambda shares it out."""
+        """The sum of the weights, which lambda divides."""
         weights = loss_weights(self.losses, progress)
         return weights["kd"] + weights["mlm"]
 
@@ -216,12 +221,12 @@ class WeightedLabels(StoredLabels):
 
 
 class LiveTeachers(Labels):
-    """lambda * T² KL(teacher ‖ student) + (1 - lambda) * MLM at masked positions, the teacher being that of the example's
-    language, of the student's vocabulary (Limisiewicz et al. 2022).
+    """lambda * T² KL(teacher ‖ student) + (1 - lambda) * MLM at masked positions (Limisiewicz et al. 2022).
 
-    teachers     one model a language, in the order of `languages`; they run without gradients
+    The teacher is that of the example's language, and has the student's vocabulary.
+    teachers     one model per language, in the order of `languages`; they run without gradients
     temperature  of both softmaxes
-    dtype        what the teachers' matrices are multiplied in (by autocast)
+    dtype        of the teachers' matrix products (by autocast)
     """
 
     def __init__(
@@ -229,7 +234,7 @@ class LiveTeachers(Labels):
         distillation: Distillation,
         languages: Sequence[str],
         *,
-        teachers: Sequence[Any],
+        teachers: Sequence[PreTrainedModel],
         temperature: float,
         dtype: torch.dtype,
     ) -> None:
@@ -242,20 +247,20 @@ class LiveTeachers(Labels):
         """Move the teachers."""
         for teacher in self.teachers:
             teacher.to(device)
-        # In layers of its own precision once, not once a step: autocast keeps no copy of what has no gradient.
+        # Cast once, not once per step: autocast caches no copy of weights without gradients.
         self.heads = [
             (weight.detach().to(self.dtype), bias) for weight, bias in map(output_layer, self.teachers)
         ]
 
     def __call__(
-        self, model: Any, head: Head, batch: Mapping[str, Tensor], counts: Counts, progress: Progress
+        self, model: nn.Module, head: Head, batch: Mapping[str, Tensor], counts: Counts, progress: Progress
     ) -> tuple[Tensor, Tensor]:
         """See `Objective`."""
         seen = {name: batch[name] for name in ("input_ids", "attention_mask")}
         with record_function(FORWARD):
             features = masked_features(model, seen, batch["positions"])
         language, gold = batch["language"], batch["ids"][:, 0]
-        # One pass for all: by the teacher, for each of them reads its own examples.
+        # One loss for all teachers: positions are sorted by teacher, for each reads its own examples.
         order = language.argsort(stable=True)
         language, gold, positions = (
             tensor.index_select(0, order) for tensor in (language, gold, batch["positions"])
@@ -280,7 +285,7 @@ class LiveTeachers(Labels):
 
     @torch.no_grad()
     def _read(self, index: int, inputs: dict[str, Tensor], positions: Tensor) -> OutputLayer:
-        """A teacher's output layer with its features at positions [N] of the flattened batch; it sees its rows alone."""
+        """A teacher's output layer with features at flat positions [N]; it sees only its own rows."""
         width = inputs["input_ids"].shape[1]
         rows, within = (positions // width).unique(return_inverse=True)
         of_teacher = {name: values.index_select(0, rows) for name, values in inputs.items()}
@@ -294,21 +299,21 @@ NAMES = ("kd", "mlm", "cosine", "relation")
 
 
 class LiveTeacher:
-    """kd * KD + mlm * MLM + cosine + relation with a teacher that runs beside its student, without gradients
-    (Eliquare 2022, eq. 4).
+    """kd * KD + mlm * MLM + cosine + relation, with a teacher that runs beside its student (Eliquare 2022,
+    eq. 4).
 
-    Each loss is a sum over the positions that it sees (KD over attended or masked tokens, MLM over masked ones, cosine
-    and relation over attended ones), divided by how many of them a step has on average.
+    Each loss is a sum over its positions (KD over attended or masked tokens, MLM over masked ones, cosine and
+    relation over attended ones), divided by their mean number in a step. The teacher has no gradients.
 
     model   loaded, with the student's vocabulary
-    losses  what is learned from it
-    dtype   what its matrices are multiplied in (by autocast)
+    losses  their weights and schedules
+    dtype   of its matrix products (by autocast)
     """
 
-    def __init__(self, model: Any, losses: Losses, dtype: torch.dtype) -> None:
+    def __init__(self, model: PreTrainedModel, losses: Losses, dtype: torch.dtype) -> None:
         self.model = model.eval().requires_grad_(False)
         self.losses, self.dtype = losses, dtype
-        # In layers of its own precision once, not once a step: autocast keeps no copy of what has no gradient.
+        # Cast once, not once per step: autocast caches no copy of weights without gradients.
         weight, self.bias = output_layer(model)
         self.weight = weight.detach().to(dtype)
         self.relation_heads = losses.relation_heads or model.config.num_attention_heads
@@ -323,7 +328,7 @@ class LiveTeacher:
     def read(
         self, inputs: dict[str, Tensor], positions: Tensor
     ) -> tuple[OutputLayer, Tensor | None, list[Tensor]]:
-        """(its output layer with features at positions, last hidden states [B, L, H], queries, keys and values)."""
+        """(output layer with features at positions, last hidden states [B, L, H], Q, K and V)."""
         with torch.autocast(positions.device.type, self.dtype, enabled=self.dtype != torch.float32):
             features, states, relations = read_model(
                 self.model, inputs, positions, relations=self.losses.relation.highest > 0
@@ -331,7 +336,7 @@ class LiveTeacher:
         return OutputLayer(features.to(self.dtype), self.weight, self.bias), states, relations
 
     def __call__(
-        self, model: Any, head: Head, batch: Mapping[str, Tensor], counts: Counts, progress: Progress
+        self, model: nn.Module, head: Head, batch: Mapping[str, Tensor], counts: Counts, progress: Progress
     ) -> tuple[Tensor, Tensor]:
         """See `Objective`."""
         losses, weights = self.losses, loss_weights(self.losses, progress)
@@ -358,7 +363,7 @@ class LiveTeacher:
                 OutputLayer(features, *head), theirs, batch, chosen, share, with_kd=with_kd
             )
             if losses.cosine.highest:
-                cosine = cosine_loss(*(_at(one, attended) for one in (states, their_states)))
+                cosine = cosine_loss(*(_at(hidden, attended) for hidden in (states, their_states)))
                 total, sums[2] = total + weights["cosine"] / counts.attended * cosine, cosine.detach()
             if losses.relation.highest:
                 relation = relation_loss(
@@ -375,26 +380,26 @@ class LiveTeacher:
         theirs: OutputLayer | None,
         batch: Mapping[str, Tensor],
         chosen: Tensor,
-        share: dict[str, Any],
+        share: dict[str, float],
         *,
         with_kd: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """(KD and MLM, weighted; the sums of KD and of MLM, detached).
+        """(weighted sum of KD and MLM, sum of KD, sum of MLM), the last two detached.
 
-        share  weight of one position in each
+        share  weight of a position in each
         """
         positions, gold = batch["positions"], batch["ids"][:, 0]
         if not with_kd or theirs is None:
             target = torch.full((len(gold), 1), 1.0, device=gold.device) * share["mlm"]
             result = sparse_soft_cross_entropy(*ours, gold[:, None], target)
             return result.loss, torch.zeros(()), -result.logprobs.sum()
-        # Where text is masked, among the positions that are chosen.
+        # Which of the chosen positions are masked.
         golden = batch["input_ids"].flatten().clone()
         golden[positions] = gold
         masked = torch.zeros(len(golden), dtype=torch.bool, device=gold.device)
         masked[positions] = True
         masked = masked[chosen]
-        found = live_distillation(
+        both = live_distillation(
             ours,
             theirs,
             golden[chosen],
@@ -403,10 +408,10 @@ class LiveTeacher:
             temperature=self.losses.temperature,
             masked=masked,
         )
-        return found.loss, found.kd.sum(), found.mlm.sum()
+        return both.loss, both.kd.sum(), both.mlm.sum()
 
     def means(self, sums: Sequence[float], progress: Progress) -> dict[str, float]:
-        """Each loss that is learned from, and MLM; weights that change."""
+        """Each loss with a weight, and MLM; weights that change."""
         means = {
             f"{name}_loss": round(total / max(1.0, count), 5)
             for name, total, count in zip(NAMES, sums[: len(NAMES)], sums[len(NAMES) :], strict=True)
@@ -416,14 +421,13 @@ class LiveTeacher:
 
 
 def read_model(
-    model: Any, inputs: dict[str, Tensor], positions: Tensor, *, relations: bool
+    model: nn.Module, inputs: dict[str, Tensor], positions: Tensor, *, relations: bool
 ) -> tuple[Tensor, Tensor | None, list[Tensor]]:
-    """(output layer's features [N, E] at positions, last hidden states [B, L, H], the last layer's Q, K, V if asked)."""
+    """(features [N, E] at positions, last hidden states [B, L, H], the last layer's Q, K, V if asked)."""
     with ExitStack() as stack:
         taken: list[Tensor] = []
         if relations:
-            inner = model if hasattr(model, "get_output_embeddings") else model.module
-            taken = stack.enter_context(queries_keys_values(model, layer_list(inner)))
+            taken = stack.enter_context(queries_keys_values(model, layer_list(unwrapped(model))))
         features, states = features_and_states(model, inputs, positions)
     return features, states, taken
 
@@ -434,7 +438,7 @@ def loss_weights(losses: Losses, progress: Progress) -> dict[str, float]:
 
 
 def changing_weights(losses: Losses, progress: Progress) -> dict[str, float]:
-    """What is logged of the weights that change."""
+    """The weights that change, for the log."""
     return {
         f"{name}_weight": round(weight, 5)
         for name, weight in loss_weights(losses, progress).items()
@@ -443,7 +447,7 @@ def changing_weights(losses: Losses, progress: Progress) -> dict[str, float]:
 
 
 def weight_at(weight: LossWeight, share: float) -> float:
-    """A weight at a share of the steps that it changes over."""
+    """A weight after a share of its schedule's steps."""
     last = weight.first if weight.last is None else weight.last
     return scheduled_weight(share, first=weight.first, last=last, schedule=weight.schedule)
 
@@ -452,6 +456,6 @@ def _at(states: Tensor | None, positions: Tensor) -> Tensor:
     """[N, H] hidden states at positions of the flattened batch."""
     if states is None:
         raise ModelError(
-            "losses.cosine", None, "the encoder's output is not a vector for each token", "set it to 0"
+            "losses.cosine", None, "the encoder's output is not one vector per token", "set it to 0"
         )
     return states.flatten(0, 1).index_select(0, positions)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from torch.profiler import ProfilerActivity, profile, schedule
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 # Names of the trainer's own ranges (torch.profiler.record_function).
 BATCH, FORWARD, LOSS, STEP = (f"polydistill: {name}" for name in ("batch", "forward", "loss", "step"))
@@ -15,16 +14,18 @@ PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::_fla
 
 
 class StepProfiler(TrainerCallback):
-    """Records some steps after a warm-up; afterwards `summary` says where their time went.
+    """Records steps after a warm-up; `summary` then gives the time of each part.
 
-    steps  how many steps are recorded; train for `steps + WARM_UP_STEPS`
+    steps  to record; train for `steps + WARM_UP_STEPS`
     """
 
     def __init__(self, steps: int) -> None:
         self.steps = steps
-        self.profiler: Any = None
+        self.profiler: profile
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> None:
         activities = [ProfilerActivity.CPU]
         if args.device.type == "cuda":
             activities.append(ProfilerActivity.CUDA)
@@ -35,25 +36,27 @@ class StepProfiler(TrainerCallback):
         )
         self.profiler.start()
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> None:
         self.profiler.step()
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> None:
         self.profiler.stop()
 
-    def summary(self) -> dict[str, Any]:
-        """Milliseconds a step: `parts` sum to `step`, `operators` are the largest by their own time, and
-        `products_share` is the share of the step in matrix products. Times are the processor's: on a GPU, where it
-        only starts the work, look at the trace.
+    def summary(self) -> dict[str, float | dict[str, float]]:
+        """Milliseconds per step: `parts` sum to `step`, `operators` are the largest by their own time.
+
+        `products_share` is the share of the step in matrix products. Times are CPU times: on a GPU, where the
+        CPU only launches kernels, use the trace.
         """
         events = {event.key: event for event in self.profiler.key_averages()}
 
         def total(*names: str) -> float:
-            return (
-                float(sum(events[name].cpu_time_total for name in names if name in events))
-                / 1000
-                / self.steps
-            )
+            microseconds = sum(events[name].cpu_time_total for name in names if name in events)
+            return float(microseconds) / 1000 / self.steps
 
         steps = sum(event.cpu_time_total for key, event in events.items() if key.startswith("ProfilerStep"))
         whole = steps / 1000 / self.steps
@@ -80,5 +83,5 @@ class StepProfiler(TrainerCallback):
         }
 
     def write_trace(self, path: Path) -> None:
-        """A trace that chrome://tracing and Perfetto open."""
+        """Write a trace for chrome://tracing or Perfetto."""
         self.profiler.export_chrome_trace(str(path))

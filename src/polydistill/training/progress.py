@@ -1,18 +1,17 @@
-"""What training shows while it runs: one line a log, with each language's loss and the time left."""
+"""Progress of training: a line per log entry, with each language's loss and the time left."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
 
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 
 class Progress(TrainerCallback):
-    """Writes a line at every log.
+    """Prints a line per log entry.
 
-    say  where lines go
+    say  prints a line
     """
 
     def __init__(self, say: Callable[[str], None]) -> None:
@@ -20,13 +19,20 @@ class Progress(TrainerCallback):
         self.started = 0.0
         self.first_step = 0
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> None:
         self.started, self.first_step = time.perf_counter(), state.global_step
         if state.global_step:
-            self.say(f"going on at step {state.global_step}")
+            self.say(f"resuming at step {state.global_step}")
 
     def on_log(
-        self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: object,
     ) -> None:
         if logs and "eval_loss" in logs:
             self.say(f"step {state.global_step}/{state.max_steps}  held-out loss {logs['eval_loss']:.3f}")
@@ -49,14 +55,18 @@ class Progress(TrainerCallback):
             f"{states}{languages}{clock(left)} left"
         )
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> None:
         if args.load_best_model_at_end and state.best_global_step is not None:
-            early = f"stopped at step {state.global_step}: " if state.global_step < state.max_steps else ""
-            self.say(f"{early}the weights of step {state.best_global_step} are the best on held-out text")
+            early = (
+                f"stopped early at step {state.global_step}: " if state.global_step < state.max_steps else ""
+            )
+            self.say(f"{early}step {state.best_global_step} has the best weights on held-out text")
 
 
 def clock(seconds: float) -> str:
-    """Seconds as people read them: 1:02:03, or 2:03."""
+    """Seconds as 1:02:03, or 2:03."""
     whole = round(seconds)
     hours, minutes = whole // 3600, whole // 60 % 60
     return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"

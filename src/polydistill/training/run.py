@@ -1,4 +1,4 @@
-"""Training a student, from the last whole checkpoint if there is one."""
+"""Training a student, from the last complete checkpoint if there is one."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from safetensors.torch import load_model
 from transformers import (
     EarlyStoppingCallback,
+    PreTrainedModel,
     PrinterCallback,
     ProgressCallback,
     TrainerCallback,
@@ -23,7 +23,7 @@ from polydistill.errors import RunFolderError
 from polydistill.models.attention import attention_for
 from polydistill.models.memory import keep_freed_memory
 from polydistill.processes import wait_for_all
-from polydistill.training.arguments import training_arguments
+from polydistill.training.arguments import Arguments, training_arguments
 from polydistill.training.checkpoints import explain_pickles, fault_of, finished_state, last_checkpoint
 from polydistill.training.data import (
     LanguageData,
@@ -37,26 +37,26 @@ from polydistill.training.objectives import Objective
 from polydistill.training.progress import Progress
 from polydistill.training.trainer import DistillationTrainer
 
-# What one more part of a micro-batch costs, in padded tokens, by whether this is a processor (`python -m benchmarks parts`):
-# there it is a pass over the weights and their gradients, elsewhere the launch of its kernels too.
+# The cost of one more part of a micro-batch, in padded tokens (`python -m benchmarks parts`). On a CPU (True)
+# it is a pass over the weights and their gradients; on a GPU (False) also the launch of its kernels.
 PART_OVERHEAD = {True: 64, False: 4096}
 
 
 @dataclass(frozen=True)
 class EarlyStopping:
-    """Stop when held-out examples are no longer predicted better, and keep the best weights.
+    """Stop when the held-out loss no longer improves, and keep the best weights.
 
-    examples     masked once, the same at every measurement
-    patience     so many measurements without a better one
-    evaluations  measurements over the whole training, evenly spaced
+    examples     masked once, the same at every evaluation
+    patience     evaluations without improvement before training stops
+    evaluations  over the whole training, evenly spaced
     """
 
     examples: Sequence[TrainingExample]
     patience: int
     evaluations: int
 
-    def arguments(self, max_steps: int) -> dict[str, Any]:
-        """Of TrainingArguments; a checkpoint comes with every measurement, for the best has to be there at the end."""
+    def arguments(self, max_steps: int) -> Arguments:
+        """Of TrainingArguments; every evaluation has a checkpoint, for the best must exist at the end."""
         every = max(1, max_steps // self.evaluations)
         return {
             "eval_strategy": "steps",
@@ -66,18 +66,18 @@ class EarlyStopping:
             "load_best_model_at_end": True,
             "metric_for_best_model": "eval_loss",
             "greater_is_better": False,
-            # The count of measurements without a better one goes on after a crash.
+            # The count of evaluations without improvement survives a crash.
             "restore_callback_states_from_checkpoint": True,
         }
 
 
 def train(
-    model: Any,
+    model: PreTrainedModel,
     languages: Mapping[str, LanguageData],
     probabilities: Sequence[float],
     *,
     folder: Path,
-    arguments: dict[str, Any],
+    arguments: Arguments,
     objective: Objective,
     pad_id: int,
     max_length: int,
@@ -89,21 +89,21 @@ def train(
     """Train `model` in place; return the log, a dictionary for each logged step.
 
     languages      name → examples, in the order of `probabilities`
-    folder         holds the checkpoints; the same call with the same folder goes on after the last whole one
+    folder         of the checkpoints; the same call with the same folder resumes from the last complete one
     arguments      of TrainingArguments, checked
     objective      what the model minimises
     max_length     tokens of the longest sequence
-    callbacks      more of transformers' callbacks
+    callbacks      further callbacks of transformers
     stopping       when to stop before `max_steps`
     """
     if stopping is not None:
-        # It warns of tied weights that a checkpoint holds once.
+        # Silences a warning about tied weights, which a checkpoint holds once.
         logging.getLogger("transformers.trainer").setLevel(logging.ERROR)
         arguments = arguments | stopping.arguments(arguments["max_steps"])
         callbacks = [*callbacks, EarlyStoppingCallback(stopping.patience)]
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder / "tensorboard")
     settings = training_arguments(arguments, folder, seed=seed)
-    # Several GPUs are for torchrun: Trainer would wrap the model in DataParallel by itself.
+    # Several GPUs need torchrun: by itself Trainer would wrap the model in DataParallel.
     settings._n_gpu = min(1, settings.n_gpu)
     sampler = _sampler(languages, probabilities, settings)
     trainer = DistillationTrainer(
@@ -124,11 +124,11 @@ def train(
     trainer.remove_callback(ProgressCallback)
     if settings.device.type == "cpu":
         keep_freed_memory()
-    # All see the same checkpoints before one of them writes the next.
+    # All processes see the same checkpoints before one of them writes the next.
     checkpoint = last_checkpoint(folder)
     wait_for_all()
     patience = stopping.patience if stopping else 0
-    # Killed after it had stopped and before its model was written: there is nothing left to train.
+    # A run killed after it stopped, before its model was written, has nothing left to train.
     ended = finished_state(checkpoint, total=settings.max_steps, patience=patience) if stopping else None
     if ended is not None:
         trainer.state = ended
@@ -136,7 +136,8 @@ def train(
         with attention_for(settings.device, max_length), explain_pickles(checkpoint):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if stopping is not None:
-        # Trainer does so too, but by the path that the folder had when the checkpoint was written, and only warns.
+        # Trainer does so too, but by the folder's path when the checkpoint was written, and failure only
+        # warns.
         _load_weights(model, folder / f"checkpoint-{trainer.state.best_global_step}")
     return [dict(entry) for entry in trainer.state.log_history]
 
@@ -144,7 +145,7 @@ def train(
 def _sampler(
     languages: Mapping[str, LanguageData], probabilities: Sequence[float], settings: TrainingArguments
 ) -> LanguageSampler:
-    """Draws whole steps, which are then cut into micro-batches and shared by processes: neither changes what is learned."""
+    """Draws whole steps. Cutting them into micro-batches and sharing them among processes changes no step."""
     micro_batches = settings.gradient_accumulation_steps * settings.world_size
     return LanguageSampler(
         [data.lengths for data in languages.values()],
@@ -155,15 +156,15 @@ def _sampler(
     )
 
 
-def _load_weights(model: Any, checkpoint: Path) -> None:
-    """A checkpoint's weights into the model, in place."""
+def _load_weights(model: PreTrainedModel, checkpoint: Path) -> None:
+    """Load a checkpoint's weights into the model, in place."""
     file = checkpoint / "model.safetensors"
     if not file.is_file():
         raise RunFolderError(
             "output",
             str(checkpoint),
-            "the best checkpoint of the training is gone",
-            "remove its folder `checkpoints` and run again: this model is then trained anew",
+            "the best checkpoint of the training is missing",
+            "remove its folder `checkpoints` and run again: this model is then trained again",
         )
     fault = fault_of(checkpoint)
     if fault is not None:
@@ -171,6 +172,6 @@ def _load_weights(model: Any, checkpoint: Path) -> None:
             "output",
             str(checkpoint),
             f"the best checkpoint of the training is damaged: {fault}",
-            "remove its folder `checkpoints` and run again: this model is then trained anew",
+            "remove its folder `checkpoints` and run again: this model is then trained again",
         )
     load_model(model, file)

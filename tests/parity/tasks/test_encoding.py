@@ -279,7 +279,7 @@ def test_an_encoder_that_lacks_weights_is_refused(tmp_path, teachers) -> None:
         load_with_head(str(tmp_path / "part"), "ner", num_labels=3, seed=0)
     torch.save(weights, tmp_path / "part" / "pytorch_model.bin")
     path.unlink()
-    with pytest.raises(ModelError, match="only there as a pickle"):
+    with pytest.raises(ModelError, match="exist only as a pickle"):
         load_with_head(str(tmp_path / "part"), "ner", num_labels=3, seed=0, field="models.x")
 
 

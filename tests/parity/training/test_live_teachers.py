@@ -192,5 +192,5 @@ def test_a_run_that_had_stopped_is_not_trained_further_wherever_its_folder_is_no
     assert difference(whole, again) == 0
     best = min(tmp_path.glob("b/checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
     best.rename(tmp_path / "gone")
-    with pytest.raises(RunFolderError, match="best checkpoint of the training is gone"):
+    with pytest.raises(RunFolderError, match="best checkpoint of the training is missing"):
         run(tmp_path / "b")

@@ -98,7 +98,7 @@ def test_several_teachers_in_one_pass_are_each_by_itself(monkeypatch, temperatur
     wanted = torch.autograd.grad(total, tuple(student))
     for one, other in zip(torch.autograd.grad(found.loss, tuple(student)), wanted, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
-    with pytest.raises(ValueError, match="not as many as positions"):
+    with pytest.raises(ValueError, match="not the number of positions"):
         live_distillation(student, teachers[:2], gold, kd_weight, mlm_weight, temperature=temperature)
 
 

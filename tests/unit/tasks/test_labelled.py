@@ -76,7 +76,7 @@ def test_choices_are_counted_from_the_number_that_the_recipe_says(tmp_path) -> N
     assert read(path, "choice", question="question")[0].premise == "It rained. effect"
     assert read(path, "choice", first_choice=1)[0].right == 0
     path.write_text(json.dumps(row | {"label": 2}) + "\n", "utf-8")
-    assert "line 1': label '2' is none of 0 to 1" in refused(path, "choice")
+    assert "line 1': label '2' is not in 0 to 1" in refused(path, "choice")
 
 
 def test_what_is_said_of_damaged_tables(tmp_path) -> None:
@@ -93,17 +93,17 @@ def test_what_is_said_of_damaged_tables(tmp_path) -> None:
     path.write_text("label\ttext\n1\tgood\n \tnone\n", "utf-8")
     assert "line 3': column 'label' holds no label" in refused(path)
     path.write_text('label\ttext\n1\t"open\n', "utf-8")
-    assert "cannot be parted into fields" in refused(path, quotes=True)
+    assert "cannot be split into fields" in refused(path, quotes=True)
     path.write_text("label\ttext\n", "utf-8")
     assert "holds no example" in refused(path)
     other = tmp_path / "b.jsonl"
     other.write_text('{"text": "x", "label": 1}\n{"text": \n', "utf-8")
     assert "b.jsonl, line 2': is not JSON" in refused(other)
     other.write_text('["x"]\n', "utf-8")
-    assert "line 1': is a list in place of an object" in refused(other)
+    assert "line 1': is a list instead of an object" in refused(other)
     other.write_text('{"text": 7, "label": 1}\n', "utf-8")
-    assert "holds no text but 7" in refused(other)
-    assert "names no format that this task reads" in refused(_file(tmp_path / "c.xlsx"))
+    assert "holds 7 instead of text" in refused(other)
+    assert "has no ending that this task reads" in refused(_file(tmp_path / "c.xlsx"))
     assert "no such file" in refused(tmp_path / "none.tsv")
 
 

@@ -80,7 +80,7 @@ def test_what_a_test_set_has_is_left_out_of_training_and_dev_where_that_is_asked
     assert read(shot, "en") == {(row,) for row in [*train[2:5], *train[6:], "a dev", "b dev"]}
     data["de"]["test"] = data["de"]["train"]
     with pytest.raises(
-        CorpusError, match=r"tasks\.c\.data\.de\.train: all of its examples stand in the test set too"
+        CorpusError, match=r"tasks\.c\.data\.de\.train: all of its examples are also in the test set"
     ):
         _ = texts("drop").splits
 
