@@ -1,8 +1,8 @@
 """Artefacts: written atomically, and stamped with the inputs that they were made from.
 
-An artefact is a folder with a `stamp.json`: the fingerprint of all its inputs, the inputs in readable form, and the
-checksums of its files. A stage that finds a whole artefact with the fingerprint that it would write does nothing; a
-damaged artefact is reported.
+An artefact is a folder with a `stamp.json`: the fingerprint of all its inputs, the inputs in readable form,
+and the checksums of its files. A stage that finds a whole artefact with the fingerprint that it would write
+does nothing; a damaged artefact is reported.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def is_current(folder: Path, inputs: object) -> bool:
 
 
 def check_artefact(folder: Path) -> int:
-    """Raise RunFolderError if a file of an artefact is missing or damaged; return the number of files checked."""
+    """Raise RunFolderError if a file of an artefact is missing or damaged; return the number of files."""
     return _check_files(folder, _read_stamp(folder))
 
 
@@ -78,7 +78,7 @@ def check_file(folder: Path, name: str) -> None:
 
 
 def unlisted_files(folder: Path) -> list[str]:
-    """The files in an artefact's folder that its stamp does not list, links included and UNSEALED ones left out."""
+    """The files and links in an artefact's folder that its stamp does not list, UNSEALED ones left out."""
     listed = _read_stamp(folder).get("files")
     if listed is None:
         return []
@@ -91,7 +91,7 @@ def unlisted_files(folder: Path) -> list[str]:
 
 
 def copy_artefact(source: Path, target: Path) -> None:
-    """Copy exactly the files that an artefact's stamp lists into an existing folder; links are never followed.
+    """Copy exactly the files that an artefact's stamp lists into an existing folder; never follow links.
 
     Raises RunFolderError if one of them is missing, is a link, or has changed.
     """
@@ -156,12 +156,7 @@ def _check_files(folder: Path, stamp: dict[str, Any]) -> int:
 
 
 def _damaged(folder: Path, name: str, how: str) -> RunFolderError:
-    return RunFolderError(
-        str(folder),
-        None,
-        f"is damaged: its file {name} is {how}",
-        REMAKE,
-    )
+    return RunFolderError(str(folder), None, f"is damaged: its file {name} is {how}", REMAKE)
 
 
 def _checksum(path: Path) -> str:

@@ -24,8 +24,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
-    help="Merge, extract and balance multilingual masked language models by distillation.\n\n"
-    "Start with `polydistill demo`. Then write a recipe (docs/guide.md), check it with `polydistill plan RECIPE`, and "
+    help="Merge, extract and balance multilingual masked language models by distillation.\n\nStart with "
+    "`polydistill demo`. Then write a recipe (docs/guide.md), check it with `polydistill plan RECIPE`, and "
     "run it with `polydistill run RECIPE`. Rerun the command after a crash: it resumes.",
 )
 store_app = typer.Typer(no_args_is_help=True, help="Inspect and check stores of teachers' predictions.")
@@ -95,8 +95,7 @@ def train(
     set_: SetOption = [],  # noqa: B006
     update: UpdateOption = False,
     profile: Annotated[
-        bool,
-        typer.Option("--profile", help="Train a few steps, show where the time goes, and keep nothing."),
+        bool, typer.Option("--profile", help="Train a few steps, show where the time goes, and keep nothing.")
     ] = False,
 ) -> None:
     """Run a recipe up to the trained student."""
@@ -164,8 +163,7 @@ def export(
     output: Annotated[Path, typer.Option(help="Folder for the exported model and its tokenizer.")],
     int8: Annotated[bool, typer.Option("--int8", help="Also write a model with int8 weights.")] = False,
     int8_bits: Annotated[
-        int,
-        typer.Option(help="Bits of int8 weights: 7 is correct on every CPU, 8 needs VNNI (x86) or ARM."),
+        int, typer.Option(help="Bits of int8 weights: 7 is correct on every CPU, 8 needs VNNI (x86) or ARM.")
     ] = 7,
     text: Annotated[
         list[str],
@@ -182,9 +180,7 @@ def export(
     revision: Annotated[
         str | None, typer.Option(help="Revision on the hub: a branch, a tag or a commit.")
     ] = None,
-    allow_pickle: Annotated[
-        bool, typer.Option(help="Accept weights that exist only as a pickle.")
-    ] = False,
+    allow_pickle: Annotated[bool, typer.Option(help="Accept weights that exist only as a pickle.")] = False,
 ) -> None:
     """Export a model to ONNX, check that its logits are the same, and measure the savings."""
     from polydistill.tools.export import Latency, export_model
@@ -264,9 +260,7 @@ def store_inspect(
 
 
 @store_app.command("verify")
-def store_verify(
-    folder: Annotated[Path, typer.Argument(help="A store, or a folder with stores.")],
-) -> None:
+def store_verify(folder: Annotated[Path, typer.Argument(help="A store, or a folder with stores.")]) -> None:
     """Check every checksum."""
     from polydistill.tools.verify import verify_stores
 
@@ -318,9 +312,7 @@ def vocab_trim(
     revision: Annotated[
         str | None, typer.Option(help="Revision on the hub: a branch, a tag or a commit.")
     ] = None,
-    allow_pickle: Annotated[
-        bool, typer.Option(help="Accept weights that exist only as a pickle.")
-    ] = False,
+    allow_pickle: Annotated[bool, typer.Option(help="Accept weights that exist only as a pickle.")] = False,
 ) -> None:
     """Trim a model's vocabulary to the pieces that text uses, and verify that nothing else changes."""
     from polydistill.tools.trim import trim_vocabulary

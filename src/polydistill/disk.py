@@ -31,7 +31,8 @@ def write_bytes(path: Path, data: bytes) -> None:
     temporary = path.with_name(path.name + ".tmp")
     with explain_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        # An existing file of this name may be a link, hard or symbolic: create a new one, never write through it.
+        # An existing file of this name may be a link, hard or symbolic: create a new one, never write through
+        # it.
         temporary.unlink(missing_ok=True)
         try:
             with temporary.open("xb") as handle:
@@ -62,7 +63,7 @@ def write_json(path: Path, value: object, *, sealed: bool = False) -> None:
 
 
 def read_json(path: Path, kind: type | tuple[type, ...] = (dict, list)) -> Any:
-    """The value in a JSON file; RunFolderError if it is missing, damaged, nested too deeply or of another type.
+    """The value in a JSON file; RunFolderError if it is missing, damaged, too deep or of another type.
 
     kind  the type, or types, that the value must have
     """
@@ -194,7 +195,7 @@ def remove_folder(folder: Path) -> None:
 
 
 def refuse_links(folder: Path) -> None:
-    """Raise RunFolderError for a link anywhere below a run's folder: writing through it would change other files."""
+    """Raise RunFolderError for a link anywhere below a run's folder: writes would change other files."""
     for root, folders, files in os.walk(folder):
         for name in sorted(folders + files):
             path = Path(root) / name
@@ -255,7 +256,7 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def explain_disk_errors(path: Path) -> Iterator[None]:
-    """Turn 'no space left', 'file too large' and 'permission denied' into a DiskError with the path and a remedy."""
+    """Turn 'no space left', 'file too large' and 'permission denied' into a DiskError with a remedy."""
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
@@ -288,7 +289,8 @@ def require_space(path: Path, needed: float, *, stage: str) -> None:
         raise DiskError(
             str(path),
             None,
-            f"the stage {stage} needs about {missing / 2**20:,.1f} MiB, and only {free / 2**20:,.1f} MiB are free",
+            f"the stage {stage} needs about {missing / 2**20:,.1f} MiB, and only {free / 2**20:,.1f} MiB "
+            "are free",
             "free some space and rerun the same command, or choose another `output`",
         )
 

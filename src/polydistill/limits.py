@@ -44,16 +44,16 @@ def explained(error: BaseException) -> UserError | None:
             "tokenizer",
             None,
             f"the library `tokenizers` panicked on a text ({message})",
-            "a model's tokenizer.json has a regular expression or a map that it cannot use: save that tokenizer "
-            "again, or name another in its `tokenizer`",
+            "a model's tokenizer.json has a regular expression or a map that it cannot use: save that "
+            "tokenizer again, or name another in its `tokenizer`",
         )
     if is_out_of_memory(error):
         return MemoryLimitError(
             "memory",
             None,
             f"there is no more for this process ({message})",
-            "lower training.per_device_train_batch_size or a batch_tokens, raise the limit (ulimit -v), or use a "
-            "larger machine; finished work is kept, and the same command resumes",
+            "lower training.per_device_train_batch_size or a batch_tokens, raise the limit (ulimit -v), or "
+            "use a larger machine; finished work is kept, and the same command resumes",
         )
     if isinstance(error, OSError) and is_file_limit(error):
         return file_limit(str(error.filename or "a file"))

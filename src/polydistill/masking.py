@@ -1,7 +1,8 @@
 """Which positions are masked: a function of the seed alone.
 
-A unit (a word, or a token) is identified by the character where it starts, so that two tokenizers' copies of a text
-mask the same words. Draws come from a hash of (seed, example, unit): stateless, in any order, on any machine.
+A unit (a word, or a token) is identified by the character where it starts, so that two tokenizers' copies of
+a text mask the same words. Draws come from a hash of (seed, example, unit): stateless, in any order, on any
+machine.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from polydistill.tokenization.load import LoadedTokenizer
 
 Unit = Literal["words", "tokens"]
 
-# Part of the identity of stores, models and evaluations. 2: words that share a piece are one unit, unknown pieces are
-# never masked, and a short text more often has no mask than one.
+# Part of the identity of stores, models and evaluations. 2: words that share a piece are one unit, unknown
+# pieces are never masked, and a short text more often has no mask than one.
 MASKS_VERSION = 2
 
 _SELECT, _ACTION, _PIECE, _ROUND = 1, 2, 3, 4
@@ -71,15 +72,15 @@ def mask(
     maskable      [W] which of them may be drawn; by default all
     example       the example's id: together with `seed` it determines all draws
     ordinary_ids  ids that random tokens are drawn from
-    The expected share of masked units is `probability` for a text of any length: a text of one word is masked in
-    that share of its draws, and has no masked position in the others.
+    The expected share of masked units is `probability` for a text of any length: a text of one word is masked
+    in that share of its draws, and has no masked position in the others.
     """
     where = np.flatnonzero(starts >= 0)
     if not len(where):
         return Masked(ids.copy(), where, ids[where])
     if unit == "words":
-        # A token belongs to the word that contains its first character. All words of the text are in the draw, those
-        # after the cut too: so the choice does not depend on the tokenizer.
+        # A token belongs to the word that contains its first character. All words of the text are in the
+        # draw, those after the cut too: so the choice does not depend on the tokenizer.
         keys = words[np.maximum(np.searchsorted(words, starts[where], side="right") - 1, 0)]
         units = words if maskable is None else words[maskable]
     else:
@@ -124,8 +125,8 @@ def mask_texts(
 ) -> list[Masked]:
     """Tokenise and mask texts, in the tokenizer's ids.
 
-    beside  the tokenizers of the other copies. Copies with the same ids and seed mask the same words if each gets the
-            tokenizers of all others here
+    beside  the tokenizers of the other copies. Copies with the same ids and seed mask the same words if each
+            gets the tokenizers of all others here
     """
     whole = encode(tokenizer, texts)
     others = zip(*(encode(other, texts) for other in beside), strict=True) if beside else [()] * len(texts)

@@ -1,7 +1,7 @@
 """Row counts that recur from batch to batch.
 
-On a CPU, oneDNN compiles a product of bfloat16 matrices for each new shape, half a megabyte each, and keeps what it
-compiled. If every batch has another number of masked positions, memory grows for thousands of steps.
+On a CPU, oneDNN compiles a product of bfloat16 matrices for each new shape, half a megabyte each, and keeps
+what it compiled. If every batch has another number of masked positions, memory grows for thousands of steps.
 """
 
 from __future__ import annotations

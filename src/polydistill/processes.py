@@ -1,7 +1,7 @@
 """Several processes in one training: torchrun and `accelerate launch` start them all with the same command.
 
-The first process leads: it alone locks the folder, prepares, scores, writes and evaluates. The others wait for what
-it made, and train with it.
+The first process leads: it alone locks the folder, prepares, scores, writes and evaluates. The others wait
+for what it made, and train with it.
 """
 
 from __future__ import annotations

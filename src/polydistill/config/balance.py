@@ -32,8 +32,8 @@ class BalancedLanguage(Settings):
     max_characters: int | None = Field(
         None,
         ge=1,
-        description="Use a random sample of the training examples with at most this many characters; an error if the "
-        "text has fewer. Empty: all of it.",
+        description="Use a random sample of the training examples with at most this many characters; an "
+        "error if the text has fewer. Empty: all of it.",
     )
     teacher: str | None = Field(
         None,
@@ -50,8 +50,8 @@ class SharedWordPiece(WordPiece):
 
     strip_accents: bool | list[Annotated[str, AfterValidator(as_script)]] | None = Field(
         ["Latin", "Greek", "Cyrillic"],
-        description="Scripts whose accents are stripped: in others, marks are vowels (Devanagari, Telugu, Arabic) or "
-        "parts of letters (Hangul). `true`: all; `false`: none.",
+        description="Scripts whose accents are stripped: in others, marks are vowels (Devanagari, Telugu, "
+        "Arabic) or parts of letters (Hangul). `true`: all; `false`: none.",
     )
     vocabulary: str | None = Field(
         None, description="A folder with a tokenizer of an earlier run, used unchanged; empty: train one."
@@ -71,8 +71,8 @@ class TeacherTraining(Settings):
     patience: int = Field(
         3,
         ge=0,
-        description="Stop after this many measurements on held-out text without improvement, and keep the best; "
-        "0: train to the end.",
+        description="Stop after this many measurements on held-out text without improvement, and keep the "
+        "best; 0: train to the end.",
     )
     evaluations: int = Field(
         10, ge=1, description="Measurements on held-out text over the whole training, evenly spaced."
@@ -90,17 +90,17 @@ class BalancedStudent(Settings):
     )
     truncate: Literal["smallest", "none"] | Annotated[int, Field(ge=1)] = Field(
         "smallest",
-        description="How much of each language's text to use: as many characters as the smallest language has, all "
-        "(`none`), or at most this many characters.",
+        description="How much of each language's text to use: as many characters as the smallest language "
+        "has, all (`none`), or at most this many characters.",
     )
     smoothing_alpha: Share | None = Field(
         None, description="Instead of `corpora.smoothing_alpha`, for this student."
     )
     predictions: Literal["live", "stored"] = Field(
         "live",
-        description="`live`: the teacher of an example's language runs beside the student: exact, with new masks in "
-        "every epoch. `stored`: it scores its text once, and the most probable pieces are kept (`scoring`), with the "
-        "same masks in every epoch.",
+        description="`live`: the teacher of an example's language runs beside the student: exact, with new "
+        "masks in every epoch. `stored`: it scores its text once, and the most probable pieces are kept "
+        "(`scoring`), with the same masks in every epoch.",
     )
     tail: Tail | None = Field(
         None,
@@ -109,7 +109,8 @@ class BalancedStudent(Settings):
     )
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
         1.0,
-        description="With live predictions: temperature of both softmaxes; the loss is multiplied by its square.",
+        description="With live predictions: temperature of both softmaxes; the loss is multiplied by its "
+        "square.",
     )
     epochs: Epochs | None = Field(
         None, description="Passes over its text; empty: `training.max_steps` steps."
@@ -135,13 +136,14 @@ class BalancedStudent(Settings):
     def _fits(self) -> BalancedStudent:
         if self.predictions == "stored" and self.temperature != 1:
             raise ValueError(
-                f"temperature {self.temperature:g}: stored predictions need temperature 1; leave it out, or set "
-                "predictions: live"
+                f"temperature {self.temperature:g}: stored predictions need temperature 1; leave it out, or "
+                "set predictions: live"
             )
         return self
 
 
-# The paper's three students: its own method, hard labels on all text, hard labels on the same text as its own.
+# The paper's three students: its own method, hard labels on all text, hard labels on the same text as its
+# own.
 PAPER = {
     "ours": {"labels": "soft", "truncate": "smallest"},
     "HL": {"labels": "gold", "truncate": "none"},
@@ -175,9 +177,7 @@ class BalanceRecipe(TextRecipe):
         default_factory=dict, description="Further averages over languages, such as `low: [tr, eu]`."
     )
     tokenizer: SharedWordPiece = Field(default_factory=SharedWordPiece)
-    model: Model = Field(
-        default_factory=Model, description="The architecture of both teachers and students."
-    )
+    model: Model = Field(default_factory=Model, description="The architecture of both teachers and students.")
     teachers: TeacherTraining = Field(default_factory=TeacherTraining)
     students: dict[Name, BalancedStudent] = Field(
         default_factory=lambda: {
@@ -187,7 +187,8 @@ class BalanceRecipe(TextRecipe):
         description="The models to train and compare; by default the paper's method and its two baselines.",
     )
     scoring: Scoring = Field(
-        default_factory=Scoring, description="How predictions are stored, for students with `predictions: stored`."
+        default_factory=Scoring,
+        description="How predictions are stored, for students with `predictions: stored`.",
     )
     probe: ProbeTasks = Field(default_factory=ProbeTasks)
 

@@ -37,16 +37,16 @@ class Losses(Settings):
 
     predictions: Literal["live", "stored"] = Field(
         "live",
-        description="`live`: the teacher runs beside the student, on new masks in every epoch. `stored`: it scores the "
-        "text once, as in a merge, and the most probable pieces of every masked token are kept (`scoring`), with the "
-        "same masks in every epoch. Stored predictions have no hidden states: `cosine` and `relation` are fixed to 0, "
-        "`temperature` to 1, `positions` to masked.",
+        description="`live`: the teacher runs beside the student, on new masks in every epoch. `stored`: it "
+        "scores the text once, as in a merge, and the most probable pieces of every masked token are kept "
+        "(`scoring`), with the same masks in every epoch. Stored predictions have no hidden states: "
+        "`cosine` and `relation` are fixed to 0, `temperature` to 1, `positions` to masked.",
     )
     tail: Tail = Field("bucket", description=f"With stored predictions. {TAIL}")
     kd: ScheduledWeight = Field(
         default_factory=_constant(5.0),
-        description="Weight of the teacher's predictions: temperature² times KL(teacher ‖ student), both softmaxes at "
-        "that temperature, mean over positions.",
+        description="Weight of the teacher's predictions: temperature² times KL(teacher ‖ student), both "
+        "softmaxes at that temperature, mean over positions.",
     )
     mlm: ScheduledWeight = Field(
         default_factory=_constant(2.0),
@@ -54,26 +54,26 @@ class Losses(Settings):
     )
     cosine: ScheduledWeight = Field(
         default_factory=_constant(1.0),
-        description="Weight of 1 - cosine between the last hidden states of student and teacher, mean over attended "
-        "tokens; both must have the same width.",
+        description="Weight of 1 - cosine between the last hidden states of student and teacher, mean over "
+        "attended tokens; both must have the same width.",
     )
     relation: ScheduledWeight = Field(
         default_factory=_constant(0.0),
-        description="Weight of MiniLMv2's loss on the relations between the last layer's queries, keys and values; "
-        "widths and numbers of heads may differ.",
+        description="Weight of MiniLMv2's loss on the relations between the last layer's queries, keys and "
+        "values; widths and numbers of heads may differ.",
     )
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
         2.0, description="Temperature of the teacher's predictions."
     )
     positions: Literal["attended", "masked"] = Field(
         "attended",
-        description="Where the student learns the teacher's predictions: at all tokens of a text, special ones included "
-        "(as in DistilBERT's code, the paper's base), or only at masked tokens.",
+        description="Where the student learns the teacher's predictions: at all tokens of a text, special "
+        "ones included (as in DistilBERT's code, the paper's base), or only at masked tokens.",
     )
     relation_heads: Annotated[int, Field(ge=1)] | None = Field(
         None,
-        description="Relation heads of MiniLMv2's loss, which must divide both widths; empty: the teacher's number "
-        "of attention heads.",
+        description="Relation heads of MiniLMv2's loss, which must divide both widths; empty: the teacher's "
+        "number of attention heads.",
     )
 
     @model_validator(mode="before")
@@ -123,14 +123,15 @@ class ExtractedStudent(Settings):
     )
     init: Annotated[Init | list[int], BeforeValidator(_as_init)] = Field(
         "stride",
-        description="Which of the teacher's layers the student starts from. `stride`: evenly spaced from the first "
-        "(0 2 4 6 8 10 of 12); `distilbert`: from the first to the last (0 2 4 7 9 11); `bottom`, `top`; or a list of "
-        "layer numbers, from 0. Embeddings and MLM head are copied too. `random`: no weight is copied.",
+        description="Which of the teacher's layers the student starts from. `stride`: evenly spaced from "
+        "the first (0 2 4 6 8 10 of 12); `distilbert`: from the first to the last (0 2 4 7 9 11); `bottom`, "
+        "`top`; or a list of layer numbers, from 0. Embeddings and MLM head are copied too. `random`: no "
+        "weight is copied.",
     )
     config: dict[str, Any] = Field(
         default_factory=dict,
-        description="Configuration fields that differ from the teacher's, such as dropout; fields that change the shape "
-        "of a weight need `init: random`.",
+        description="Configuration fields that differ from the teacher's, such as dropout; fields that "
+        "change the shape of a weight need `init: random`.",
     )
 
     @model_validator(mode="after")
@@ -147,13 +148,13 @@ class Trim(Settings):
 
     when: Literal["before", "after", "none"] = Field(
         "before",
-        description="Trim the vocabulary before training (faster: student and teacher predict only the kept pieces), "
-        "after it (the paper), or not at all.",
+        description="Trim the vocabulary before training (faster: student and teacher predict only the kept "
+        "pieces), after it (the paper), or not at all.",
     )
     min_document_share: Annotated[Share, Field(gt=0)] | None = Field(
         None,
-        description="Keep pieces in at least this share of the text's lines; empty, without `size`: in one line. "
-        "Special tokens and single characters are always kept.",
+        description="Keep pieces in at least this share of the text's lines; empty, without `size`: in one "
+        "line. Special tokens and single characters are always kept.",
     )
     size: Annotated[int, Field(ge=1)] | None = Field(
         None, description="Keep at most this many pieces, the most frequent."
@@ -163,7 +164,8 @@ class Trim(Settings):
     def _one_choice(self) -> Trim:
         if self.size is not None and self.min_document_share is not None:
             raise ValueError(
-                f"size {self.size}: min_document_share {self.min_document_share} is given too; give one of the two"
+                f"size {self.size}: min_document_share {self.min_document_share} is given too; give one of "
+                "the two"
             )
         return self
 
@@ -178,8 +180,8 @@ class Cost(Settings):
     shapes: list[tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]] = Field(
         [(32, 512), (1, 128)],
         min_length=1,
-        description="Timed batches, as (texts, tokens); a model with a shorter maximum gets its maximum. By default "
-        "the paper's table 3 and a typical request to a service.",
+        description="Timed batches, as (texts, tokens); a model with a shorter maximum gets its maximum. By "
+        "default the paper's table 3 and a typical request to a service.",
     )
 
 

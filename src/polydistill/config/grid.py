@@ -32,16 +32,17 @@ class GridRecipe(RunRecipe):
     output: str = Field("", description="The grid's folder, which contains each run's; empty: `runs/<name>`.")
     reuse: list[str] = Field(
         default_factory=list,
-        description="Folders of other runs whose corpora, stores and students are reused where they match; earlier runs "
-        "of the grid are always included.",
+        description="Folders of other runs whose corpora, stores and students are reused where they match; "
+        "earlier runs of the grid are always included.",
     )
     base: Changes = Field(
         default_factory=dict, description="The settings of all recipes; may include `extends`."
     )
     runs: dict[Name, Changes] = Field(
         min_length=1,
-        description="Name → what this recipe changes in the base: settings, or `extends` and settings. A leading `$grid` "
-        "in a path is the grid's folder: `$grid/RUN/student/final` is the student of an earlier run.",
+        description="Name → what this recipe changes in the base: settings, or `extends` and settings. A "
+        "leading `$grid` in a path is the grid's folder: `$grid/RUN/student/final` is the student of an "
+        "earlier run.",
     )
     variants: dict[Name, Changes] = Field(
         default_factory=dict,
@@ -49,8 +50,8 @@ class GridRecipe(RunRecipe):
     )
     after: dict[Name, Changes] = Field(
         default_factory=dict,
-        description="Name → a whole recipe, without base and variants, that runs once after all runs: for example a "
-        "probe or a fine-tuning of their models, by their folders: `$grid/RUN/student/final`.",
+        description="Name → a whole recipe, without base and variants, that runs once after all runs: for "
+        "example a probe or a fine-tuning of their models, by their folders: `$grid/RUN/student/final`.",
     )
 
     @model_validator(mode="after")

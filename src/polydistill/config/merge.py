@@ -21,13 +21,13 @@ class Language(Settings):
     )
     use: str = Field(
         "all",
-        description="Which teachers' copies of an example to train on: `all`, `best` (the copy with the lowest "
-        "teacher loss) or one teacher's name.",
+        description="Which teachers' copies of an example to train on: `all`, `best` (the copy with the "
+        "lowest teacher loss) or one teacher's name.",
     )
     labels: Literal["both", "soft", "gold"] | None = Field(
         None,
-        description="Overrides `distillation.labels` for this language: for example `gold` if the student starts from "
-        "the language's teacher and need not imitate it.",
+        description="Overrides `distillation.labels` for this language: for example `gold` if the student "
+        "starts from the language's teacher and need not imitate it.",
     )
     evaluation: dict[TextName, Sources] = Field(
         default_factory=dict, description="Further evaluation texts by name, such as other domains."
@@ -46,13 +46,13 @@ class Student(Settings):
 
     model_type: str | None = Field(
         None,
-        description="An architecture that `AutoModelForMaskedLM` knows; empty: `bert`, or with `init: teachers` that "
-        "of the teacher whose encoder is copied.",
+        description="An architecture that `AutoModelForMaskedLM` knows; empty: `bert`, or with `init: "
+        "teachers` that of the teacher whose encoder is copied.",
     )
     config: dict[str, Any] = Field(
         default_factory=dict,
-        description="Configuration fields of the architecture, such as `hidden_size`. With `init: teachers`, the others "
-        "come from the teacher whose encoder is copied.",
+        description="Configuration fields of the architecture, such as `hidden_size`. With `init: "
+        "teachers`, the others come from the teacher whose encoder is copied.",
     )
     init: Literal["random", "teachers"] = Field(
         "random", description="Random weights as in the paper, or weights from the teachers."
@@ -62,13 +62,15 @@ class Student(Settings):
     )
     row_map: Literal["orthogonal", "least_squares", "mean"] = Field(
         "least_squares",
-        description="With `init: teachers`: how other teachers' embedding rows are mapped into the encoder's space. "
-        "`orthogonal`, `least_squares`: a map fitted on shared pieces; `mean`: random rows around the mean.",
+        description="With `init: teachers`: how other teachers' embedding rows are mapped into the "
+        "encoder's space. `orthogonal`, `least_squares`: a map fitted on shared pieces; `mean`: random rows "
+        "around the mean.",
     )
     tokenizer: TokenizerSettings = Field(default_factory=TokenizerSettings)
 
 
-# Names that are keys beside those of teachers in `use`, in the results' models and tokenizers, and in ranks.npz.
+# Names that are keys beside those of teachers in `use`, in the results' models and tokenizers, and in
+# ranks.npz.
 TEACHERS_RESERVED = {
     "all": "a choice of teachers in `use`",
     "best": "a choice of teachers in `use`",
@@ -94,8 +96,8 @@ class MergeRecipe(TextRecipe):
         check_names(self.teachers, TEACHERS_RESERVED, "teachers")
         if self.distillation.best_by == "character" and self.masking.unit == "tokens":
             raise ValueError(
-                "distillation.best_by 'character': copies mask the same characters only with masking.unit: words; "
-                "set masking.unit: words, or best_by: token"
+                "distillation.best_by 'character': copies mask the same characters only with masking.unit: "
+                "words; set masking.unit: words, or best_by: token"
             )
         for language, settings in self.languages.items():
             for index, teacher in enumerate(settings.teachers):

@@ -23,7 +23,8 @@ def expand_home(value: str, field: str) -> str:
 def with_home(values: object, field: str = "") -> object:
     """Settings with every path in them expanded (see `expand_home`): no other setting begins with `~/`.
 
-    Done here for all settings, because libraries disagree: some expand `~`, others create a folder of that name.
+    Done here for all settings, because libraries disagree: some expand `~`, others create a folder of that
+    name.
     """
     if isinstance(values, str):
         return expand_home(values, field or "recipe")

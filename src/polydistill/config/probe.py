@@ -13,9 +13,7 @@ from polydistill.config.shared import RunRecipe, as_model
 class TaggedData(Settings):
     """One language's tagged sentences."""
 
-    train: str = Field(
-        description="The probe's training file: .conllu, or a file of columns (word, …, tag)."
-    )
+    train: str = Field(description="The probe's training file: .conllu, or a file of columns (word, …, tag).")
     test: str = Field(description="The test file.")
     max_sentences: int | None = Field(None, ge=1, description="Maximum number of sentences of each file.")
 
@@ -26,8 +24,8 @@ class ProbedModel(Settings):
     model: str = Field(description="A folder, or a model's name on the Hugging Face hub.")
     tokenizer: Literal["own", "default"] = Field(
         "own",
-        description="`own`: a polydistill student's own tokenizer for the language, if there is one; `default`: the "
-        "model's, for every language.",
+        description="`own`: a polydistill student's own tokenizer for the language, if there is one; "
+        "`default`: the model's, for every language.",
     )
     revision: str | None = Field(None, description="Revision on the hub: a branch, a tag or a commit.")
 
@@ -50,21 +48,20 @@ class Probing(Settings):
 
 
 class ProbeRecipe(RunRecipe):
-    """Linear classifiers on frozen encoders: parts of speech and entities, within a language and across languages."""
+    """Linear classifiers on frozen encoders: parts of speech and entities, within and across languages."""
 
     recipe: Literal["probe"] = "probe"
     reuse: list[str] = Field(
         default_factory=list,
-        description="Folders of other probe runs whose features are reused where they match this run: same name, "
-        "weights, tokenizer and text.",
+        description="Folders of other probe runs whose features are reused where they match this run: same "
+        "name, weights, tokenizer and text.",
     )
     models: dict[Name, Annotated[ProbedModel, BeforeValidator(as_model)]] = Field(min_length=1)
     tasks: dict[Literal["pos", "ner"], dict[Name, TaggedData]] = Field(
         min_length=1, description="The data of each task's languages."
     )
     groups: dict[Name, list[Name]] = Field(
-        default_factory=dict,
-        description="Further averages over target languages, such as `low: [sw, te]`.",
+        default_factory=dict, description="Further averages over target languages, such as `low: [sw, te]`."
     )
     probing: Probing = Field(default_factory=Probing)
 

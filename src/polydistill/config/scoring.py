@@ -25,8 +25,8 @@ def _as_address(value: str | None) -> str | None:
     host, _, port = value.rpartition(":")
     if "/" in host or not host or not port.isdecimal():
         raise ValueError(
-            "neither `auto` nor host:port; run this command on a machine of the cluster and use `auto`, or the "
-            "address that `ray start --head` printed, such as 10.0.0.1:6379"
+            "neither `auto` nor host:port; run this command on a machine of the cluster and use `auto`, or "
+            "the address that `ray start --head` printed, such as 10.0.0.1:6379"
         )
     return value
 
@@ -36,8 +36,8 @@ class Ray(Settings):
 
     address: Annotated[str | None, AfterValidator(_as_address)] = Field(
         None,
-        description="A running cluster: `auto` on one of its machines, or host:port. Empty: RAY_ADDRESS if it is set; "
-        "otherwise Ray starts on this machine.",
+        description="A running cluster: `auto` on one of its machines, or host:port. Empty: RAY_ADDRESS if "
+        "it is set; otherwise Ray starts on this machine.",
     )
     workers: int | None = Field(
         None, ge=1, description="Maximum number of workers; empty: as many as fit on the cluster."
@@ -48,21 +48,19 @@ class Ray(Settings):
     )
     storage: Annotated[str | None, AfterValidator(_as_place)] = Field(
         None,
-        description="Where workers also put finished shards, so that a run can resume elsewhere: a URL that `fsspec` "
-        "knows (`s3://`, `gs://`, `file://`), or the absolute path of a shared folder.",
+        description="Where workers also put finished shards, so that a run can resume elsewhere: a URL that "
+        "`fsspec` knows (`s3://`, `gs://`, `file://`), or the absolute path of a shared folder.",
     )
 
 
 class Scoring(Settings):
     """How teachers' predictions are stored."""
 
-    top_k: int = Field(
-        8, ge=1, description="Number of the teacher's predictions stored per position."
-    )
+    top_k: int = Field(8, ge=1, description="Number of the teacher's predictions stored per position.")
     sampling: Literal["top_k", "random"] = Field(
         "top_k",
-        description="`top_k`: the most probable; `random`: k draws from the teacher's distribution, an unbiased "
-        "estimate of it (Sparse Logit Sampling, ACL 2025).",
+        description="`top_k`: the most probable; `random`: k draws from the teacher's distribution, an "
+        "unbiased estimate of it (Sparse Logit Sampling, ACL 2025).",
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="`auto`: bfloat16 where the hardware supports it."
@@ -71,8 +69,8 @@ class Scoring(Settings):
     shard_examples: int = Field(4096, ge=1, description="Examples per shard; scoring resumes shard by shard.")
     engine: Literal["local", "ray"] = Field(
         "local",
-        description="`local`: this process; `ray`: workers on this machine or a cluster. The stores are identical, "
-        "and each engine can resume what the other began.",
+        description="`local`: this process; `ray`: workers on this machine or a cluster. The stores are "
+        "identical, and each engine can resume what the other began.",
     )
     ray: Ray = Field(default_factory=Ray)
 

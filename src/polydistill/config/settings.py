@@ -8,8 +8,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
-# Endings of a run's temporary files and folders (`artefacts.artefact`), and of its files: a folder `de.old` would be
-# removed as a leftover of `de`, and a language `tokenizer.json` would take the place of that file.
+# Endings of a run's temporary files and folders (`artefacts.artefact`), and of its files: a folder `de.old`
+# would be removed as a leftover of `de`, and a language `tokenizer.json` would take the place of that file.
 RESERVED_ENDINGS = (
     ".partial",
     ".old",
@@ -69,7 +69,8 @@ Name = Annotated[
     str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"), AfterValidator(_as_free_name)
 ]
 TextName = Annotated[Name, AfterValidator(_as_text_name)]
-# A name that others define, on one line: it goes into a card's metadata, where a second line would be metadata too.
+# A name that others define, on one line: it goes into a card's metadata, where a second line would be
+# metadata too.
 Line = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(_as_line)]
 Share = Annotated[float, Field(ge=0, le=1)]
 

@@ -1,4 +1,4 @@
-"""Settings shared by several kinds of recipe. Their descriptions form the recipe reference (docs/recipes.md)."""
+"""Settings shared by several recipes. Their descriptions form the recipe reference (docs/recipes.md)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from pydantic import AfterValidator, BeforeValidator, Field, field_validator, mo
 
 from polydistill.config.scoring import Scoring
 from polydistill.config.settings import Line, Name, Settings, Share
-
 
 # Arguments of `transformers.TrainingArguments`, which Transformers checks.
 Arguments = dict[str, Any]
@@ -33,9 +32,9 @@ def as_model(value: object) -> object:
 # Treatment of the probability outside the stored pieces: see `losses.targets.soft_targets`.
 Tail = Literal["renormalise", "bucket", "raw", "gold"]
 TAIL = (
-    "Treatment of the probability outside the stored pieces. `renormalise`: the stored ones are scaled to sum to 1 "
-    "(the paper); `bucket`: one extra class for all other pieces; `raw`: left out; `gold`: assigned to the text's "
-    "own token."
+    "Treatment of the probability outside the stored pieces. `renormalise`: the stored ones are scaled to "
+    "sum to 1 (the paper); `bucket`: one extra class for all other pieces; `raw`: left out; `gold`: assigned "
+    "to the text's own token."
 )
 
 
@@ -44,7 +43,8 @@ class Source(Settings):
 
     path: str | None = Field(
         None,
-        description="A file, a folder or a glob: .txt, .jsonl or .parquet; text and JSONL also as .gz, .xz or .zst.",
+        description="A file, a folder or a glob: .txt, .jsonl or .parquet; text and JSONL also as .gz, .xz "
+        "or .zst.",
     )
     dataset: str | None = Field(None, description="A data set that `datasets` loads, by name or local path.")
     config: str | None = Field(None, description="The data set's configuration, such as `20231101.sw`.")
@@ -52,8 +52,8 @@ class Source(Settings):
     field: str = Field("text", description="The field with the text, in JSONL, Parquet and data sets.")
     documents: Literal["blocks", "lines", "blank_lines"] = Field(
         "blocks",
-        description="The documents of a text file. `blocks`: the file has none, so blocks of consecutive lines "
-        "replace them; `lines`: each line is a document; `blank_lines`: blank lines separate them.",
+        description="The documents of a text file. `blocks`: the file has none, so blocks of consecutive "
+        "lines replace them; `lines`: each line is a document; `blank_lines`: blank lines separate them.",
     )
     first_line: int = Field(1, ge=1, description="Text files: the first line to read, counted from 1.")
     num_lines: int | None = Field(None, ge=1, description="Text files: the number of lines to read.")
@@ -73,7 +73,9 @@ class Teacher(Settings):
     """A pre-trained masked language model. A plain string is short for `model`."""
 
     model: str = Field(description="A folder, or a model's name on the Hugging Face hub.")
-    tokenizer: str | None = Field(None, description="Folder or hub name of its tokenizer, if not the model's.")
+    tokenizer: str | None = Field(
+        None, description="Folder or hub name of its tokenizer, if not the model's."
+    )
     revision: str | None = Field(None, description="Revision on the hub: a branch, a tag or a commit.")
     allow_pickle: bool = Field(
         False, description="Accept weights that exist only as a pickle (read with `weights_only=True`)."
@@ -92,7 +94,8 @@ class Corpora(Settings):
         64, ge=1, description="Mean number of lines of a block, for files without documents."
     )
     smoothing_alpha: Share = Field(
-        0.7, description="Languages are sampled with probability proportional to (number of examples) ** alpha."
+        0.7,
+        description="Languages are sampled with probability proportional to (number of examples) ** alpha.",
     )
 
 
@@ -151,14 +154,14 @@ class Distillation(Settings):
     tail: Tail = Field("renormalise", description=TAIL)
     temperature: Annotated[float, Field(gt=0)] = Field(
         1.0,
-        description="Must be 1: a softmax at another temperature needs the logits outside the top k, which a store "
-        "lacks. Live teachers of `extract` and `balance` accept others.",
+        description="Must be 1: a softmax at another temperature needs the logits outside the top k, which "
+        "a store lacks. Live teachers of `extract` and `balance` accept others.",
     )
     best_by: Literal["character", "token"] | None = Field(
         None,
-        description="With `use: best`, compare teachers by their loss per masked character, or per masked token (the "
-        "paper), which favours tokenizers that split words into more pieces. Empty: `character`, or `token` with "
-        "`masking.unit: tokens`.",
+        description="With `use: best`, compare teachers by their loss per masked character, or per masked "
+        "token (the paper), which favours tokenizers that split words into more pieces. Empty: `character`, "
+        "or `token` with `masking.unit: tokens`.",
     )
 
     @property
@@ -171,8 +174,8 @@ class Distillation(Settings):
     def _at_one(cls, value: float) -> float:
         if value != 1:
             raise ValueError(
-                f"temperature {value:g}: stored predictions need temperature 1, because a softmax at another one "
-                "needs the logits of all pieces; leave it out"
+                f"temperature {value:g}: stored predictions need temperature 1, because a softmax at another "
+                "one needs the logits of all pieces; leave it out"
             )
         return value
 
@@ -208,8 +211,9 @@ class WordPiece(Settings):
     lowercase: bool = Field(True, description="Lowercase text.")
     strip_accents: bool | list[Annotated[str, AfterValidator(as_script)]] | None = Field(
         None,
-        description="Strip accents; empty: the same as `lowercase`, as in BERT. Or a list of the scripts where they are "
-        "stripped, such as `[Latin, Greek]`: in others, marks are vowels (Devanagari) or parts of letters (Hangul).",
+        description="Strip accents; empty: the same as `lowercase`, as in BERT. Or a list of the scripts "
+        "where they are stripped, such as `[Latin, Greek]`: in others, marks are vowels (Devanagari) or "
+        "parts of letters (Hangul).",
     )
     min_frequency: int = Field(2, ge=1, description="Minimum number of occurrences of a piece.")
     limit_alphabet: int = Field(6000, ge=10, description="Maximum number of distinct characters.")
@@ -231,7 +235,8 @@ class Card(Settings):
 
     license: Line | None = Field(
         None,
-        description="The licence under which you publish the model, by its name on the hub, such as `cc-by-sa-4.0`.",
+        description="The licence under which you publish the model, by its name on the hub, such as "
+        "`cc-by-sa-4.0`.",
     )
     datasets: list[Line] = Field(
         default_factory=list, description="Names on the hub of the training text's data sets."
@@ -246,7 +251,8 @@ class RunRecipe(Settings):
     output: str = Field("", description="The run's folder; empty: `runs/<name>`.")
     reuse: list[str] = Field(
         default_factory=list,
-        description="Folders of other runs whose corpora, stores and student are reused where they match this run.",
+        description="Folders of other runs whose corpora, stores and student are reused where they match "
+        "this run.",
     )
     seed: int = Field(0, ge=0, lt=2**32, description="Seed of all random draws.")
 
