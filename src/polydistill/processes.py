@@ -63,4 +63,5 @@ def _waiting_group() -> distributed.ProcessGroup:
     # Trainer reuses the connection that is made here.
     PartialState(cpu=not torch.cuda.is_available())
     # With NCCL a GPU spins while it waits, and the wait times out after minutes.
-    return distributed.new_group(backend="gloo", timeout=LONGEST_WAIT)
+    group: distributed.ProcessGroup = distributed.new_group(backend="gloo", timeout=LONGEST_WAIT)
+    return group
