@@ -209,7 +209,7 @@ def _refuse_empty(
 
 
 def _drop_repeated(folder: Path, splits: dict[str, dict[str, Any]]) -> None:
-    """Drop repeats within a split, in training text of held-out text, and in evaluation text of training text."""
+    """Drop repeats within splits, of held-out text in training text, and of that in evaluation texts."""
     nothing = np.zeros(0, dtype=np.uint64)
     for name in ("held_out", "train", *(name for name in splits if name.startswith("evaluation/"))):
         other = {"held_out": None, "train": "held_out"}.get(name, "train")

@@ -17,8 +17,8 @@ SAMPLE_BYTES = 1 << 16
 _LEAST_LETTERS = 20
 # Letters that make up about two thirds of a text in Russian, Ukrainian, Bulgarian or Serbian.
 _FREQUENT_CYRILLIC = set("оеаинтсрвлкі")
-# Characters that make up a fifth to a third of a Chinese text, in simplified and in traditional form. Bytes
-# of Japanese and Korean texts without kana and Hangul are Chinese characters too, but hardly ever these.
+# Characters that make up a fifth to a third of a Chinese text, in simplified and traditional form. The bytes
+# of Japanese and Korean texts without kana and Hangul are Chinese characters too, but rarely these.
 _FREQUENT_CHINESE = set(
     "的一是不了在人有我他这個个們们中来來上大为為和国國地到以说說时時要就出会會也你对對生能而子那得于於着著下自之年过過发發后後作里裡家"
 )

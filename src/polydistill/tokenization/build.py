@@ -1,4 +1,4 @@
-"""Building tokenizers: the union WordPiece, a language's own with student ids, a WordPiece trained on text."""
+"""Building tokenizers: the union WordPiece, a language's own with student ids, a WordPiece from text."""
 
 from __future__ import annotations
 
@@ -15,8 +15,16 @@ from transformers import PreTrainedTokenizerFast
 
 from polydistill.errors import TokenizerError
 from polydistill.tokenization.load import LoadedTokenizer
-from polydistill.tokenization.pieces import CONTINUING, ESCAPE, FOREIGN, ROLES, STUDENT_SPECIALS, Spec,
-to_wordpiece from polydistill.tokenization.union import Union
+from polydistill.tokenization.pieces import (
+    CONTINUING,
+    ESCAPE,
+    FOREIGN,
+    ROLES,
+    STUDENT_SPECIALS,
+    Spec,
+    to_wordpiece,
+)
+from polydistill.tokenization.union import Union
 
 
 def union_tokenizer(
@@ -113,7 +121,7 @@ def train_wordpiece(
     min_frequency: int = 2,
     limit_alphabet: int = 6000,
 ) -> Tokenizer:
-    """A WordPiece with BERT's normalisation, trained on text; special tokens get the first ids, in ROLES' order.
+    """A WordPiece with BERT's normalisation, trained on text; special tokens come first, in ROLES' order.
 
     texts          returns the text from its beginning at each call: characters are counted first
     strip_accents  None: the same as `lowercase`; or the names of the scripts where accents are stripped
@@ -181,9 +189,7 @@ def special_strings(teacher: LoadedTokenizer) -> dict[str, str]:
     return {role: str(teacher.backend.id_to_token(index)) for role, index in teacher.special_ids.items()}
 
 
-def _normalizer(
-    lowercase: bool, strip_accents: bool | Sequence[str] | None
-) -> normalizers.Normalizer:
+def _normalizer(lowercase: bool, strip_accents: bool | Sequence[str] | None) -> normalizers.Normalizer:
     """BERT's normaliser; if scripts are named, it strips marks only from their letters."""
     stripped = strip_accents if strip_accents is None or isinstance(strip_accents, bool) else False
     plain = normalizers.BertNormalizer(
@@ -226,7 +232,7 @@ def _finish(tokenizer: Tokenizer) -> Tokenizer:
 
 
 def _keeps(mapping: npt.NDArray[np.int64], index: int, teacher: LoadedTokenizer) -> bool:
-    """Whether a teacher's entry is in its renumbered tokenizer: every piece, and special tokens with a role."""
+    """Whether a renumbered tokenizer has a teacher's entry: every piece, and special tokens with a role."""
     return teacher.pieces[index] is not None or index in teacher.special_ids.values()
 
 

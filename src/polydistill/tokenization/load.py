@@ -24,8 +24,13 @@ from polydistill.tokenization.pieces import CONTINUING, ROLES, Piece, Spec, cano
 # Text of every kind on which a tokenizer's regular expression or map may fail; long runs of one letter make
 # some expressions backtrack endlessly.
 PROBE = (
-    "A sentence, with 1,234.5 numbers. Ñandú naïve ﬁ ½ … 한국어 조각 中文字 ไทย हिन्दी العربية עברית 👩‍👩‍👧 e\u0301 "
-    "\u200b\t\n " + "a" * 60 + "! " + "ab" * 40 + " " * 40 + "." * 40
+    "A sentence, with 1,234.5 numbers. Ñandú naïve ﬁ ½ … "
+    "한국어 조각 中文字 ไทย हिन्दी العربية עברית 👩‍👩‍👧 e\u0301 \u200b\t\n "
+    + "a" * 60
+    + "! "
+    + "ab" * 40
+    + " " * 40
+    + "." * 40
 )
 
 # Weights are often padded to a multiple of 64 or 128; more spare rows than this mean that the tokenizer is
@@ -253,7 +258,7 @@ def _limits(
 
 
 def max_positions(config: PreTrainedConfig) -> int:
-    """The longest sequence in tokens that a model with this configuration accepts (relative positions: 1e9)."""
+    """The longest sequence in tokens that a model with this configuration takes (relative positions: 1e9)."""
     positions = getattr(config, "max_position_embeddings", None)
     if positions is None:
         return 10**9

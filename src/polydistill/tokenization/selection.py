@@ -213,7 +213,7 @@ class Entries:
         return {self.ids[string] for string in made} - {index}
 
     def order(self, kept: set[int], fixed_id: int | None) -> npt.NDArray[np.int64]:
-        """[n] kept ids in their old order; added tokens that the model does not have come after its entries."""
+        """[n] kept ids in their old order; added tokens that the model lacks come after its entries."""
         rows = set(range(len(self.model["vocab"]))) if self.kind == "unigram" else self.strings.keys()
         own, added = sorted(kept & rows), sorted(kept - rows)
         if fixed_id in own and fixed_id < len(own):
@@ -230,7 +230,7 @@ class Entries:
 
 
 def model_ids(model: Spec) -> dict[str, int]:
-    """String → id of a model's entries; for a string that a Unigram lists twice, the id that text gets: the last."""
+    """String → id of a model's entries; of a string that a Unigram lists twice, the last id, which text gets."""
     if isinstance(model["vocab"], dict):
         return {string: int(index) for string, index in model["vocab"].items()}
     return {string: index for index, (string, _) in enumerate(model["vocab"])}

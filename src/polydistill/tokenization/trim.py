@@ -20,7 +20,7 @@ from polydistill.tokenization.selection import Selection, merged, model_ids
 
 
 def trim_tokenizer(tokenizer: LoadedTokenizer, selection: Selection) -> LoadedTokenizer:
-    """The tokenizer with only the selected pieces, under their new ids; normaliser and pre-tokeniser do not change.
+    """The tokenizer with only the selected pieces, under new ids; normaliser and pre-tokeniser do not change.
 
     The law: text whose pieces are all kept gets the same pieces. WordPiece takes the longest match and a
     Unigram the best path; neither changes when unused entries are removed. A byte-pair model keeps every

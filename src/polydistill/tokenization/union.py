@@ -66,6 +66,6 @@ def unite(teachers: Sequence[HasVocabulary]) -> Union:
 
 
 def overlap(teachers: Sequence[HasVocabulary]) -> npt.NDArray[np.int64]:
-    """[T, T] numbers of canonical pieces that two teachers share; on the diagonal each teacher's own number."""
+    """[T, T] numbers of canonical pieces that two teachers share; the diagonal has each teacher's own."""
     vocabularies = [{piece for piece in teacher.pieces if piece is not None} for teacher in teachers]
     return np.array([[len(row & column) for column in vocabularies] for row in vocabularies], dtype=np.int64)
