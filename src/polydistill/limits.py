@@ -43,7 +43,7 @@ def explained(error: BaseException) -> UserError | None:
         return TokenizerError(
             "tokenizer",
             None,
-            f"the library `tokenizers` panicked on a text ({message})",
+            f"the library `tokenizers` failed on a text ({message})",
             "a model's tokenizer.json has a regular expression or a map that it cannot use: save that "
             "tokenizer again, or name another in its `tokenizer`",
         )

@@ -112,7 +112,7 @@ def split_line(text: str, count: int, count_tokens: CountTokens, room: int) -> t
 
 
 def _border(text: str, place: int) -> int:
-    """Where to cut, at most at `place`: at a blank in the second half if possible, else between characters."""
+    """Where to cut, at most at `place`: at a blank in the second half if any, else between characters."""
     blank = text.rfind(" ", max(1, place // 2), place + 1)
     if blank > 0:
         return blank

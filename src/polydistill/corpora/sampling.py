@@ -8,7 +8,7 @@ from polydistill.errors import CorpusError
 
 
 def smoothed_probabilities(counts: Mapping[str, int], alpha: float) -> dict[str, float]:
-    """Each language's probability, proportional to count ** alpha: exponential smoothing (Devlin et al. 2019).
+    """Probabilities of languages, proportional to count ** alpha (exponential smoothing; Devlin et al. 2019).
 
     alpha  1 keeps the shares of the text, 0 samples all languages equally
     """

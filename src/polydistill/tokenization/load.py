@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -53,7 +54,7 @@ class LoadedTokenizer:
     backend: Tokenizer
     special_ids: dict[str, int]
     max_length: int
-    settings: dict[str, object] = dataclasses.field(default_factory=dict)
+    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @cached_property
     def spec(self) -> Spec:
@@ -233,7 +234,7 @@ def _panics_explained(field: str, origin: str) -> Iterator[None]:
         raise TokenizerError(
             field,
             origin,
-            f"the library `tokenizers` panics on it ({_first_line(error)})",
+            f"the library `tokenizers` fails on it ({_first_line(error)})",
             "its tokenizer.json has a regular expression or a map that cannot be used: save it again, or "
             "name another `tokenizer`",
         ) from error
@@ -280,7 +281,7 @@ def first_position(config: PreTrainedConfig) -> int:
     return int(config.pad_token_id) + 1 if config.model_type in roberta_like else 0
 
 
-def _settings(loaded: PreTrainedTokenizerFast) -> dict[str, object]:
+def _settings(loaded: PreTrainedTokenizerFast) -> dict[str, Any]:
     """The properties of a wrapper that its backend lacks."""
     names = (
         "model_input_names",

@@ -230,7 +230,7 @@ class Entries:
 
 
 def model_ids(model: Spec) -> dict[str, int]:
-    """String → id of a model's entries; of a string that a Unigram lists twice, the last id, which text gets."""
+    """String → id of a model's entries; if a Unigram lists a string twice, the last id, which text gets."""
     if isinstance(model["vocab"], dict):
         return {string: int(index) for string, index in model["vocab"].items()}
     return {string: index for index, (string, _) in enumerate(model["vocab"])}
