@@ -1,8 +1,8 @@
-"""Artefacts: written whole or not at all, and stamped with what they were made from.
+"""Artefacts: written atomically, and stamped with the inputs that they were made from.
 
-An artefact is a folder that holds `stamp.json`: the fingerprint of everything that it was made from,
-in readable form, and the checksums of its files. A stage that finds an artefact with the fingerprint that it would
-write, and whole, does nothing; a damaged one is named.
+An artefact is a folder with a `stamp.json`: the fingerprint of all its inputs, the inputs in readable form,
+and the checksums of its files. A stage that finds a whole artefact with the fingerprint that it would write
+does nothing; a damaged artefact is reported.
 """
 
 from __future__ import annotations
@@ -28,66 +28,57 @@ from polydistill.disk import (
 from polydistill.errors import RunFolderError
 
 STAMP = "stamp.json"
-
-
 PARTIAL = ".partial"
-
-
-# A run's record of where its artefacts lie.
+# A run's record of the folders of its artefacts.
 ARTEFACTS = "artefacts.json"
-
-
-# What people may write into: nothing is made from it.
+# Files without a checksum: people may edit them, and nothing is made from them.
 UNSEALED = {STAMP, "README.md"}
-
-
-# Checksums of files that this process has read already, by path, size and time of change.
+REMAKE = "remove that folder and rerun the same command: it is made again, and finished work is kept"
+# Checksums of files that this process has read, by path, size and modification time.
 _checked: dict[tuple[str, int, int], str] = {}
 
 
 def artefact_places(run: Path) -> dict[str, Path]:
-    """Where a run's artefacts lie, by their names: in its own folder, or in another run's that it reuses."""
-    found = read_json(run / ARTEFACTS, dict)
-    if not all(isinstance(place, str) for place in found.values()):
+    """The folders of a run's artefacts by name: in its own folder, or in another run's that it reuses."""
+    places = read_json(run / ARTEFACTS, dict)
+    if not all(isinstance(place, str) for place in places.values()):
         raise RunFolderError(
             str(run / ARTEFACTS),
             None,
-            "is damaged: a place in it is no path",
-            "remove it and run the same command again: it is made anew",
+            "is damaged: an entry is not a path",
+            "remove it and rerun the same command: it is made again",
         )
-    # A path within the folder counts from it, and an absolute one stays itself.
-    return {name: run / place for name, place in found.items()}
+    # Relative paths are relative to the run's folder.
+    return {name: run / place for name, place in places.items()}
 
 
-def is_current(folder: Path, inputs: Any) -> bool:
-    """Whether a whole artefact stands in `folder` that was made from just these inputs.
+def is_current(folder: Path, inputs: object) -> bool:
+    """Whether `folder` holds a whole artefact that was made from exactly these inputs.
 
-    Raises RunFolderError if it does, and a file of it is missing or has other bytes than were written.
+    Raises RunFolderError if it does, but one of its files is missing or has changed.
     """
     if not (folder / STAMP).is_file():
         return False
-    found = _read_stamp(folder)
-    if found.get("fingerprint") != fingerprint(inputs):
+    stamp = _read_stamp(folder)
+    if stamp.get("fingerprint") != fingerprint(inputs):
         return False
-    _check_files(folder, found)
+    _check_files(folder, stamp)
     return True
 
 
 def check_artefact(folder: Path) -> int:
-    """Raise RunFolderError if a file of an artefact is missing or damaged; return how many files were checked."""
+    """Raise RunFolderError if a file of an artefact is missing or damaged; return the number of files."""
     return _check_files(folder, _read_stamp(folder))
 
 
 def check_file(folder: Path, name: str) -> None:
-    """As `check_artefact`, of one file alone."""
-    stamp = _read_stamp(folder)
-    _check_files(
-        folder, stamp | {"files": {key: one for key, one in stamp.get("files", {}).items() if key == name}}
-    )
+    """As `check_artefact`, for a single file."""
+    files = _read_stamp(folder).get("files", {})
+    _check_files(folder, {"files": {name: files[name]} if name in files else {}})
 
 
 def unlisted_files(folder: Path) -> list[str]:
-    """The files in an artefact's folder that its stamp does not list, links included; what people may write is none."""
+    """The files and links in an artefact's folder that its stamp does not list, UNSEALED ones left out."""
     listed = _read_stamp(folder).get("files")
     if listed is None:
         return []
@@ -100,24 +91,23 @@ def unlisted_files(folder: Path) -> list[str]:
 
 
 def copy_artefact(source: Path, target: Path) -> None:
-    """Copy the files that an artefact's stamp lists into a folder that is there, and nothing else: neither what a link
-    leads to nor what somebody has put beside them.
+    """Copy exactly the files that an artefact's stamp lists into an existing folder; never follow links.
 
-    Raises RunFolderError if one of them is gone, is a link, or has other bytes than were written.
+    Raises RunFolderError if one of them is missing, is a link, or has changed.
     """
     for name, checksum in _read_stamp(source).get("files", {}).items():
         copied = target / _inner_name(source, name)
         copied.parent.mkdir(parents=True, exist_ok=True)
-        inner = [source.joinpath(*Path(name).parts[: place + 1]) for place in range(len(Path(name).parts))]
-        if any(path.is_symlink() for path in inner):
+        parts = Path(name).parts
+        if any(source.joinpath(*parts[: depth + 1]).is_symlink() for depth in range(len(parts))):
             raise _damaged(source, name, "a link")
         try:
             handle = os.open(source / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except FileNotFoundError:
             raise _damaged(source, name, "gone") from None
         digest = xxhash.xxh3_128()
-        with os.fdopen(handle, "rb") as found, copied.open("xb") as written:
-            while block := found.read(1 << 20):
+        with os.fdopen(handle, "rb") as original, copied.open("xb") as written:
+            while block := original.read(1 << 20):
                 digest.update(block)
                 written.write(block)
         if digest.hexdigest() != checksum:
@@ -125,29 +115,29 @@ def copy_artefact(source: Path, target: Path) -> None:
 
 
 def artefacts_in(folder: Path) -> list[Path]:
-    """The artefacts below a folder, half-made ones and folders of checkpoints left out."""
-    found = sorted(path.parent for path in folder.rglob(STAMP))
-    return [path for path in found if path.suffix not in (PARTIAL, ".old") and path.name != "checkpoints"]
+    """The artefacts below a folder, without partial ones and folders of checkpoints."""
+    folders = sorted(path.parent for path in folder.rglob(STAMP))
+    return [path for path in folders if path.suffix not in (PARTIAL, ".old") and path.name != "checkpoints"]
 
 
 def _read_stamp(folder: Path) -> dict[str, Any]:
-    """What an artefact's stamp says; RunFolderError where it can not be what was written."""
-    found, sealed = read_sealed(folder / STAMP, dict)
-    files = found.get("files")
-    # Earlier versions did not seal stamps; none of them wrote an artefact of no file.
+    """An artefact's stamp; RunFolderError if it cannot be the one that was written."""
+    stamp, sealed = read_sealed(folder / STAMP, dict)
+    files = stamp.get("files")
+    # Earlier versions did not seal stamps, and never wrote an artefact without files.
     whole = files is None or (isinstance(files, dict) and (files or sealed))
-    if not whole or not all(isinstance(one, str) for one in (files or {}).values()):
+    if not whole or not all(isinstance(checksum, str) for checksum in (files or {}).values()):
         raise RunFolderError(
             str(folder / STAMP),
             None,
-            "is damaged: its list of files is empty or no list of checksums",
-            "remove that folder and run the same command again: it is made anew, and what is whole stays",
+            "is damaged: its list of files is empty or not a list of checksums",
+            REMAKE,
         )
-    return dict(found)
+    return dict(stamp)
 
 
 def _inner_name(folder: Path, name: str) -> str:
-    """A file's name within a folder; RunFolderError if it leads out of it."""
+    """A file's name within a folder; RunFolderError if it points outside."""
     if Path(name).is_absolute() or ".." in Path(name).parts or not name:
         raise _damaged(folder, name, "outside of it")
     return name
@@ -166,16 +156,11 @@ def _check_files(folder: Path, stamp: dict[str, Any]) -> int:
 
 
 def _damaged(folder: Path, name: str, how: str) -> RunFolderError:
-    return RunFolderError(
-        str(folder),
-        None,
-        f"is damaged: its file {name} is {how}",
-        "remove that folder and run the same command again: it is made anew, and what is whole stays",
-    )
+    return RunFolderError(str(folder), None, f"is damaged: its file {name} is {how}", REMAKE)
 
 
 def _checksum(path: Path) -> str:
-    """hash_file, once in this process for a file that does not change."""
+    """hash_file, computed once per process for a file that does not change."""
     state = path.stat()
     key = (str(path.resolve()), state.st_size, state.st_mtime_ns)
     if key not in _checked:
@@ -184,16 +169,16 @@ def _checksum(path: Path) -> str:
 
 
 def partial_folder(folder: Path) -> Path:
-    """Where an artefact is while it is being made."""
+    """The folder of an artefact while it is being made."""
     return folder.with_name(folder.name + PARTIAL)
 
 
 @contextmanager
-def artefact(folder: Path, inputs: Any, *, keep_partial: bool = False) -> Iterator[Path]:
-    """A sibling folder to write into, stamped and renamed to `folder` when the block ends well.
+def artefact(folder: Path, inputs: object, *, keep_partial: bool = False) -> Iterator[Path]:
+    """A sibling folder to write into, stamped and renamed to `folder` when the block succeeds.
 
-    inputs        what the artefact is made from (JSON-able); its fingerprint is the stamp
-    keep_partial  go on with what an interrupted run with the same inputs left, rather than start anew
+    inputs        what the artefact is made from (JSON-able); its fingerprint goes into the stamp
+    keep_partial  continue from what an interrupted run with the same inputs left, rather than start again
     """
     partial = partial_folder(folder)
     with explain_disk_errors(folder):
@@ -202,7 +187,7 @@ def artefact(folder: Path, inputs: Any, *, keep_partial: bool = False) -> Iterat
         partial.mkdir(parents=True, exist_ok=True)
         stamp = {"fingerprint": fingerprint(inputs), "inputs": inputs}
         if keep_partial:
-            # The stamp comes first, so that the next run knows whether the parts are its own.
+            # The stamp comes first: the next run can tell whether the partial files are its own.
             write_json(partial / STAMP, stamp, sealed=True)
         yield partial
         files = {path.relative_to(partial).as_posix(): path for path in partial.rglob("*") if path.is_file()}
@@ -212,8 +197,8 @@ def artefact(folder: Path, inputs: Any, *, keep_partial: bool = False) -> Iterat
 
 
 @contextmanager
-def artefact_or_nothing(folder: Path, inputs: Any) -> Iterator[Path]:
-    """As `artefact`, but what a failed block has written is removed."""
+def artefact_or_nothing(folder: Path, inputs: object) -> Iterator[Path]:
+    """As `artefact`, but remove what a failed block wrote."""
     try:
         with artefact(folder, inputs) as partial:
             yield partial
@@ -222,13 +207,13 @@ def artefact_or_nothing(folder: Path, inputs: Any) -> Iterator[Path]:
         raise
 
 
-def clear_unless_current(folder: Path, inputs: Any) -> None:
-    """Keep a folder that work with these inputs left behind; empty and stamp it anew if it was other work's."""
+def clear_unless_current(folder: Path, inputs: object) -> None:
+    """Keep a folder that work with these inputs left; if it belongs to other work, empty and stamp it."""
     if folder.is_symlink() or not is_current(folder, inputs):
         remove_folder(folder)
         write_json(folder / STAMP, {"fingerprint": fingerprint(inputs), "inputs": inputs}, sealed=True)
 
 
 def forget_checksums() -> None:
-    """Read every file again when its checksum is next asked for: one that was put back may look unchanged."""
+    """Forget all cached checksums: a file that was restored may look unchanged."""
     _checked.clear()

@@ -1,6 +1,6 @@
-"""The command line: parse, call, print, exit code; nothing else.
+"""The command line: parse, call, print, set the exit code; nothing else.
 
-Exit codes: 0 done, 2 something that the user can mend (one message, no traceback), 1 a bug of ours.
+Exit codes: 0 success, 2 an error that the user can fix (one message, no traceback), 1 a bug in polydistill.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
-    help="Merge, extract and balance multilingual masked language models by distillation.\n\n"
-    "Start with `polydistill demo`; then write a recipe (docs/guide.md), look at `polydistill plan RECIPE`, and "
-    "`polydistill run RECIPE`. The same command goes on after a crash.",
+    help="Merge, extract and balance multilingual masked language models by distillation.\n\nStart with "
+    "`polydistill demo`. Then write a recipe (docs/guide.md), check it with `polydistill plan RECIPE`, and "
+    "run it with `polydistill run RECIPE`. Rerun the command after a crash: it resumes.",
 )
-store_app = typer.Typer(no_args_is_help=True, help="Look at stores of teachers' predictions, and check them.")
-vocab_app = typer.Typer(no_args_is_help=True, help="Look at vocabularies, unite and trim them.")
+store_app = typer.Typer(no_args_is_help=True, help="Inspect and check stores of teachers' predictions.")
+vocab_app = typer.Typer(no_args_is_help=True, help="Inspect, unite and trim vocabularies.")
 app.add_typer(store_app, name="store")
 app.add_typer(vocab_app, name="vocab")
 
@@ -37,7 +37,7 @@ RecipeArgument = Annotated[str, typer.Argument(help="A recipe's YAML file, or a 
 SetOption = Annotated[
     list[str], typer.Option("--set", help="Override a setting: `--set training.max_steps=100`.")
 ]
-UpdateOption = Annotated[bool, typer.Option(help="Let the recipe of an existing run change.")]
+UpdateOption = Annotated[bool, typer.Option(help="Accept a changed recipe for an existing run.")]
 console = Console(highlight=False, soft_wrap=True)
 
 
@@ -54,14 +54,14 @@ def _run(recipe: str, overrides: list[str], until: str, update: bool, probe: lis
         show=lambda line: console.print(line, markup=False),
     )
     if not leads():
-        # One of several processes that trained together: the first one shows what came out.
+        # Of several processes that trained together, only the first shows the results.
         raise typer.Exit
     return path
 
 
 @app.command()
 def run(recipe: RecipeArgument, set_: SetOption = [], update: UpdateOption = False) -> None:  # noqa: B006
-    """Run a whole recipe, from text to report; the same command goes on where it stopped."""
+    """Run a whole recipe, from text to report. Rerun the command after an interruption: it resumes."""
     from polydistill.reports.tables import results_table
 
     path = _run(recipe, set_, "report", update)
@@ -73,9 +73,9 @@ def run(recipe: RecipeArgument, set_: SetOption = [], update: UpdateOption = Fal
 
 @app.command()
 def plan(recipe: RecipeArgument, set_: SetOption = []) -> None:  # noqa: B006
-    """Say what a recipe would do and cost, and which conflicts it has; compute nothing heavy.
+    """Show what a recipe would do and cost, and its conflicts, without heavy computation.
 
-    Exit code 2: a run would be refused.
+    Exit code 2: the recipe cannot be run.
     """
     from polydistill.pipelines.plan import plan_recipe
 
@@ -85,7 +85,7 @@ def plan(recipe: RecipeArgument, set_: SetOption = []) -> None:  # noqa: B006
 
 @app.command()
 def score(recipe: RecipeArgument, set_: SetOption = [], update: UpdateOption = False) -> None:  # noqa: B006
-    """Run a merge as far as the stores of teachers' predictions."""
+    """Run a merge up to the stores of teachers' predictions."""
     _run(recipe, set_, "score", update)
 
 
@@ -95,11 +95,10 @@ def train(
     set_: SetOption = [],  # noqa: B006
     update: UpdateOption = False,
     profile: Annotated[
-        bool,
-        typer.Option("--profile", help="Train a few steps, say where their time goes, keep nothing of them."),
+        bool, typer.Option("--profile", help="Train a few steps, show where the time goes, and keep nothing.")
     ] = False,
 ) -> None:
-    """Run a recipe as far as the trained student."""
+    """Run a recipe up to the trained student."""
     if not profile:
         _run(recipe, set_, "train", update)
         return
@@ -117,11 +116,11 @@ def evaluate(
     probe: Annotated[
         list[str] | None,
         typer.Option(
-            help="A task of a balance recipe's probes, pos or ner; by default all. Several: give it again."
+            help="A task of a balance recipe's probes, pos or ner; by default all. Repeat it for several."
         ),
     ] = None,
 ) -> None:
-    """Run a recipe as far as the evaluation, and print its table."""
+    """Run a recipe up to the evaluation, and print its table."""
     from polydistill.reports.tables import results_table
 
     console.print(results_table(_run(recipe, set_, "evaluate", update, probe)))
@@ -132,11 +131,11 @@ def compare(
     folders: Annotated[
         list[Path],
         typer.Argument(
-            help="Folders of finished runs; the first one's student is what others are measured by."
+            help="Folders of finished runs; the others are compared with the student of the first."
         ),
     ],
 ) -> None:
-    """Put finished runs side by side: MRR on the same masked tokens (of balance runs D by group, and probes)."""
+    """Compare finished runs: MRR on the same masked tokens (for balance runs D by group, and probes)."""
     from polydistill.tools.compare import compare_runs
 
     compare_runs(folders, console)
@@ -146,13 +145,13 @@ def compare(
 def cost(
     models: Annotated[
         list[str],
-        typer.Argument(help="Folders or hub names of models; the first is what others are measured by."),
+        typer.Argument(help="Folders or hub names of models; the others are compared with the first."),
     ],
-    rounds: Annotated[int, typer.Option(min=1, help="Fresh processes for each figure.")] = 3,
-    calls: Annotated[int, typer.Option(min=1, help="Passes that are timed in each process.")] = 5,
+    rounds: Annotated[int, typer.Option(min=1, help="Fresh processes per figure.")] = 3,
+    calls: Annotated[int, typer.Option(min=1, help="Timed passes per process.")] = 5,
     output: Annotated[Path | None, typer.Option(help="A JSON file for the figures.")] = None,
 ) -> None:
-    """Measure what serving models costs: size, latency and peak memory at 32 x 512 and 1 x 128 tokens."""
+    """Measure the cost of serving models: size, latency and peak memory at 32 x 512 and 1 x 128 tokens."""
     from polydistill.tools.cost import print_cost
 
     print_cost(models, console, rounds=rounds, calls=calls, output=output)
@@ -162,30 +161,28 @@ def cost(
 def export(
     model: Annotated[str, typer.Argument(help="A folder or hub name of a masked language model.")],
     output: Annotated[Path, typer.Option(help="Folder for the exported model and its tokenizer.")],
-    int8: Annotated[bool, typer.Option("--int8", help="Write a model with int8 weights too.")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="Also write a model with int8 weights.")] = False,
     int8_bits: Annotated[
-        int, typer.Option(help="Of int8 weights: 7 is right on every processor, 8 needs VNNI (x86) or ARM.")
+        int, typer.Option(help="Bits of int8 weights: 7 is correct on every CPU, 8 needs VNNI (x86) or ARM.")
     ] = 7,
     text: Annotated[
         list[str],
         typer.Option(
-            help="A file, folder or glob of text to compare on, MRR included. Several: give it again."
+            help="A file, folder or glob of text for the comparison, MRR included. Repeat it for several."
         ),
     ] = [],  # noqa: B006
-    lines: Annotated[int, typer.Option(help="How many of the text's lines to compare on.")] = 400,
-    opset: Annotated[int, typer.Option(help="ONNX's operators, from 18 on.")] = 18,
-    latency: Annotated[bool, typer.Option(help="Measure latency and memory beside PyTorch.")] = True,
-    rounds: Annotated[int, typer.Option(min=1, help="Fresh processes for each latency.")] = 3,
-    calls: Annotated[int, typer.Option(min=1, help="Passes that are timed in each process.")] = 5,
-    threads: Annotated[int, typer.Option(min=0, help="Threads of all; 0: as PyTorch has them.")] = 0,
+    lines: Annotated[int, typer.Option(help="Number of lines of text to compare on.")] = 400,
+    opset: Annotated[int, typer.Option(help="ONNX opset version, at least 18.")] = 18,
+    latency: Annotated[bool, typer.Option(help="Compare latency and memory with PyTorch.")] = True,
+    rounds: Annotated[int, typer.Option(min=1, help="Fresh processes per latency.")] = 3,
+    calls: Annotated[int, typer.Option(min=1, help="Timed passes per process.")] = 5,
+    threads: Annotated[int, typer.Option(min=0, help="Threads for all models; 0: PyTorch's default.")] = 0,
     revision: Annotated[
-        str | None, typer.Option(help="The hub's revision: a branch, a tag or a commit.")
+        str | None, typer.Option(help="Revision on the hub: a branch, a tag or a commit.")
     ] = None,
-    allow_pickle: Annotated[
-        bool, typer.Option(help="Accept weights that are only there as a pickle.")
-    ] = False,
+    allow_pickle: Annotated[bool, typer.Option(help="Accept weights that exist only as a pickle.")] = False,
 ) -> None:
-    """Export a model to ONNX, prove that its logits are the same, and measure what it saves."""
+    """Export a model to ONNX, check that its logits are the same, and measure the savings."""
     from polydistill.tools.export import Latency, export_model
 
     export_model(
@@ -213,13 +210,13 @@ def pretrain(recipe: RecipeArgument, set_: SetOption = [], update: UpdateOption 
 
 @app.command()
 def finetune(recipe: RecipeArgument, set_: SetOption = [], update: UpdateOption = False) -> None:  # noqa: B006
-    """Fine-tune models for tasks in a queue, with scores, RDT and a report (`recipe: finetune`); an alias of run."""
+    """Fine-tune models on tasks, with scores, RDT and a report (`recipe: finetune`); an alias of run."""
     run(recipe, ["recipe=finetune", *set_], update)
 
 
 @app.command()
 def report(folder: Annotated[Path, typer.Argument(help="A run's folder.")]) -> None:
-    """Write the report of a finished run again."""
+    """Rewrite the report of a finished run."""
     from polydistill.reports.page import report_run
 
     console.print(f"report: {report_run(folder).resolve()}", markup=False)
@@ -227,7 +224,7 @@ def report(folder: Annotated[Path, typer.Argument(help="A run's folder.")]) -> N
 
 @app.command()
 def demo(
-    output: Annotated[Path, typer.Option(help="Where to put the runs.")] = Path("demo-run"),
+    output: Annotated[Path, typer.Option(help="Folder for the runs.")] = Path("demo-run"),
     set_: SetOption = [],  # noqa: B006
 ) -> None:
     """Pre-train four small teachers on bundled text, merge them, and write a report: about eight minutes."""
@@ -241,7 +238,7 @@ def demo(
 
 @app.command()
 def verify(folder: Annotated[Path, typer.Argument(help="A run's folder.")]) -> None:
-    """Check every file that a run has made against its checksum; the first damaged one is named."""
+    """Check every file of a run against its checksum; report the first damaged one."""
     from polydistill.tools.verify import verify_run
 
     for line in verify_run(folder):
@@ -251,21 +248,19 @@ def verify(folder: Annotated[Path, typer.Argument(help="A run's folder.")]) -> N
 @store_app.command("inspect")
 def store_inspect(
     folder: Annotated[Path, typer.Argument(help="A store: runs/NAME/store/LANGUAGE/TEACHER.")],
-    examples: Annotated[int, typer.Option(help="How many examples to show.")] = 3,
+    examples: Annotated[int, typer.Option(help="Number of examples to show.")] = 3,
     tokenizer: Annotated[
-        str, typer.Option(help="The teacher's folder or hub name; empty: as the run's recipe says.")
+        str, typer.Option(help="The teacher's folder or hub name; empty: from the run's recipe.")
     ] = "",
 ) -> None:
-    """Show what a store holds: its manifest, and examples with their masks and the teacher's top k as words."""
+    """Show a store: its manifest, and examples with their masks and the teacher's top k as words."""
     from polydistill.tools.inspect import inspect_store
 
     inspect_store(folder, examples, tokenizer, console)
 
 
 @store_app.command("verify")
-def store_verify(
-    folder: Annotated[Path, typer.Argument(help="A store, or a folder that holds stores.")],
-) -> None:
+def store_verify(folder: Annotated[Path, typer.Argument(help="A store, or a folder with stores.")]) -> None:
     """Check every checksum."""
     from polydistill.tools.verify import verify_stores
 
@@ -276,10 +271,10 @@ def store_verify(
 @vocab_app.command("union")
 def vocab_union(
     models: Annotated[
-        list[str], typer.Argument(help="Folders or hub names of models; their order fixes the ids.")
+        list[str], typer.Argument(help="Folders or hub names of models; their order determines the ids.")
     ],
     output: Annotated[
-        Path, typer.Option(help="Folder for the union tokenizer and each model's own, renumbered.")
+        Path, typer.Option(help="Folder for the union tokenizer and each model's renumbered one.")
     ],
 ) -> None:
     """Unite the vocabularies of models and write the tokenizers."""
@@ -290,7 +285,7 @@ def vocab_union(
 
 @vocab_app.command("inspect")
 def vocab_inspect(model: Annotated[str, typer.Argument(help="A folder or hub name of a model.")]) -> None:
-    """Show what a model's vocabulary holds: kind, size, roles, casing, odd entries."""
+    """Show a model's vocabulary: kind, size, roles, casing, odd entries."""
     from polydistill.tools.inspect import inspect_vocabulary
 
     inspect_vocabulary(model, console)
@@ -302,7 +297,7 @@ def vocab_trim(
     text: Annotated[
         list[str],
         typer.Option(
-            help="LANGUAGE=PATH: a file, folder or glob; a line is a document. Several: give it again."
+            help="LANGUAGE=PATH: a file, folder or glob; each line is a document. Repeat it for several."
         ),
     ],
     output: Annotated[Path, typer.Option(help="Folder for the trimmed model and its tokenizer.")],
@@ -310,18 +305,16 @@ def vocab_trim(
         float | None,
         typer.Option(help="Keep pieces in at least this share of a language's lines; default: in one line."),
     ] = None,
-    size: Annotated[int | None, typer.Option(help="Keep so many pieces, the most frequent.")] = None,
+    size: Annotated[int | None, typer.Option(help="Keep at most N pieces, the most frequent.")] = None,
     verify_lines: Annotated[
-        int, typer.Option(help="Lines per language, held apart from the selection, to prove the trim on.")
+        int, typer.Option(help="Lines per language, left out of the selection, to verify the trim on.")
     ] = 500,
     revision: Annotated[
-        str | None, typer.Option(help="The hub's revision: a branch, a tag or a commit.")
+        str | None, typer.Option(help="Revision on the hub: a branch, a tag or a commit.")
     ] = None,
-    allow_pickle: Annotated[
-        bool, typer.Option(help="Accept weights that are only there as a pickle.")
-    ] = False,
+    allow_pickle: Annotated[bool, typer.Option(help="Accept weights that exist only as a pickle.")] = False,
 ) -> None:
-    """Trim a model's vocabulary to the pieces that text uses, and prove that nothing else changed."""
+    """Trim a model's vocabulary to the pieces that text uses, and verify that nothing else changes."""
     from polydistill.tools.trim import trim_vocabulary
 
     texts: dict[str, list[str]] = {}
@@ -346,7 +339,7 @@ def vocab_trim(
 
 
 def explain_thread(failed: threading.ExceptHookArgs) -> None:
-    """A full disk meets the thread that writes TensorBoard's file too: a line of it, for the run itself says the rest."""
+    """Report a full disk in TensorBoard's writer thread as one line: the run itself reports the rest."""
     if isinstance(failed.exc_value, OSError) and failed.exc_value.errno in (errno.ENOSPC, errno.EDQUOT):
         print(f"polydistill: a log is no longer written ({failed.exc_value.strerror})", file=sys.stderr)
     else:
@@ -354,7 +347,7 @@ def explain_thread(failed: threading.ExceptHookArgs) -> None:
 
 
 def with_home_argument(argument: str) -> str:
-    """An argument whose path begins with `~`, also behind `--option=`, where shells leave it."""
+    """An argument with a leading `~` expanded, also after `--option=`, where shells leave it."""
     from polydistill.config.paths import expand_home
 
     option, sign, value = argument.partition("=")
@@ -364,13 +357,13 @@ def with_home_argument(argument: str) -> str:
 
 
 def main() -> None:
-    """Entry point: runs the command and turns errors into messages and exit codes."""
-    # Progress bars of weights that load in a second only push the run's own lines away.
+    """Entry point: run the command and turn errors into messages and exit codes."""
+    # Progress bars of weights that load in a second only push away the run's own lines.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     threading.excepthook = explain_thread
-    # A library in Rust that gives up writes its stack before anybody can catch it.
+    # A Rust library that panics prints its stack before the panic can be caught.
     os.environ.setdefault("RUST_BACKTRACE", "0")
     try:
         with explain_limits():
@@ -381,7 +374,7 @@ def main() -> None:
     except PolydistillError:
         raise
     except KeyboardInterrupt:
-        print("polydistill: interrupted; the same command goes on from here", file=sys.stderr)
+        print("polydistill: interrupted; the same command resumes here", file=sys.stderr)
         raise SystemExit(130) from None
 
 

@@ -1,6 +1,4 @@
-"""Ends of what a process may have, and of what a library can do, as messages: no memory left, a file too large, a library
-in Rust that gave up.
-"""
+"""Limits as messages: no memory left, a file that is too large, a Rust library that panicked."""
 
 from __future__ import annotations
 
@@ -11,7 +9,7 @@ from contextlib import contextmanager
 from polydistill.disk import file_limit, is_file_limit
 from polydistill.errors import MemoryLimitError, TokenizerError, UserError
 
-# How allocators say it: of PyTorch, of CUDA, of C++, of threads, of the loader of libraries.
+# Messages of the allocators of PyTorch, CUDA, C++, threads and the dynamic loader.
 _NO_MEMORY = (
     "can't allocate memory",
     "out of memory",
@@ -24,13 +22,13 @@ _NO_MEMORY = (
 
 
 def is_panic(error: BaseException) -> bool:
-    """Whether an exception says that a library in Rust has panicked. Its class is no Exception, and no module has it."""
+    """Whether a Rust library has panicked. The class is no subclass of Exception and cannot be imported."""
     kind = type(error)
     return kind.__module__ == "pyo3_runtime" and kind.__name__ == "PanicException"
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that there is no more memory for this process; allocators say so in words only."""
+    """Whether an exception means that this process is out of memory; allocators report it only as text."""
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     return isinstance(error, MemoryError) or (
@@ -39,23 +37,23 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def explained(error: BaseException) -> UserError | None:
-    """What to say of an exception that means a limit; None for any other."""
-    told = " ".join(str(error).split())[:160] or type(error).__name__
+    """The UserError for an exception that means a limit; None for any other."""
+    message = " ".join(str(error).split())[:160] or type(error).__name__
     if is_panic(error):
         return TokenizerError(
             "tokenizer",
             None,
-            f"the library `tokenizers` gave up on a text ({told})",
-            "a model's tokenizer.json has a regular expression or a map that it cannot use: save that tokenizer anew, or name "
-            "another in its `tokenizer`",
+            f"the library `tokenizers` failed on a text ({message})",
+            "a model's tokenizer.json has a regular expression or a map that it cannot use: save that "
+            "tokenizer again, or name another in its `tokenizer`",
         )
     if is_out_of_memory(error):
         return MemoryLimitError(
             "memory",
             None,
-            f"there is no more for this process ({told})",
-            "lower training.per_device_train_batch_size or a batch_tokens, raise the limit (ulimit -v), or take a larger "
-            "machine; what was whole stays, and the same command goes on",
+            f"there is no more for this process ({message})",
+            "lower training.per_device_train_batch_size or a batch_tokens, raise the limit (ulimit -v), or "
+            "use a larger machine; finished work is kept, and the same command resumes",
         )
     if isinstance(error, OSError) and is_file_limit(error):
         return file_limit(str(error.filename or "a file"))
@@ -64,11 +62,11 @@ def explained(error: BaseException) -> UserError | None:
 
 @contextmanager
 def explain_limits() -> Iterator[None]:
-    """Turn what means a limit into a UserError, and leave everything else as it is."""
+    """Turn an exception that means a limit into a UserError; pass on any other."""
     try:
         yield
     except BaseException as error:
-        found = explained(error)
-        if found is None:
+        explanation = explained(error)
+        if explanation is None:
             raise
-        raise found from error
+        raise explanation from error

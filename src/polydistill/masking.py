@@ -1,7 +1,8 @@
-"""Which positions are masked, by seed alone.
+"""Which positions are masked: a function of the seed alone.
 
-A unit (a word, or a token) is named by the character where it starts, so that two tokenizers' copies of one
-text mask the same words. Draws come from a hash of (seed, example, unit): no state, any order, any machine.
+A unit (a word, or a token) is identified by the character where it starts, so that two tokenizers' copies of
+a text mask the same words. Draws come from a hash of (seed, example, unit): stateless, in any order, on any
+machine.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from polydistill.tokenization.load import LoadedTokenizer
 
 Unit = Literal["words", "tokens"]
 
-# Part of the identity of stores, models and evaluations. 2: words that share a piece are one unit, unknown pieces are
-# never hidden, and a short text has no mask more often than one.
+# Part of the identity of stores, models and evaluations. 2: words that share a piece are one unit, unknown
+# pieces are never masked, and a short text more often has no mask than one.
 MASKS_VERSION = 2
 
 _SELECT, _ACTION, _PIECE, _ROUND = 1, 2, 3, 4
@@ -30,9 +31,9 @@ _SELECT, _ACTION, _PIECE, _ROUND = 1, 2, 3, 4
 class Masked:
     """A masked copy of one tokenised text.
 
-    input_ids  [L] what the model sees
-    positions  [M] ascending positions that the model must guess
-    gold       [M] the text's own tokens there
+    input_ids  [L] the model's input
+    positions  [M] ascending positions that the model must predict
+    gold       [M] the original tokens there
     """
 
     input_ids: npt.NDArray[np.int64]
@@ -41,7 +42,7 @@ class Masked:
 
 
 def uniform(seed: int, example: int, keys: npt.NDArray[np.int64], stream: int) -> npt.NDArray[np.float64]:
-    """[N] numbers in [0, 1), one for each key: SplitMix64 (Steele, Lea and Flood 2014) of all arguments."""
+    """[N] numbers in [0, 1), one per key: SplitMix64 (Steele, Lea and Flood 2014) of all arguments."""
     with np.errstate(over="ignore"):
         state = _mix(np.uint64(seed) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(stream))
         state = _mix(state ^ np.uint64(example))
@@ -64,28 +65,28 @@ def mask(
     mask_share: float = 0.8,
     random_share: float = 0.1,
 ) -> Masked:
-    """Mask a text: `mask_share` of the chosen units become the mask token, `random_share` random pieces.
+    """Mask a text: `mask_share` of the selected units become the mask token, `random_share` random pieces.
 
     ids, starts   [L] tokens and the characters where they start, -1 for tokens that are never masked
     words         [W] the characters where the text's words start, ascending
-    maskable      [W] which of them take part in the draw; by default all
-    example       the example's id: with `seed`, it decides all draws
-    ordinary_ids  ids that a random token is drawn from
-    The expected share of masked units is `probability` for a text of any length: a text of one word is masked in
-    that share of its draws, and has no masked position in the others.
+    maskable      [W] which of them may be drawn; by default all
+    example       the example's id: together with `seed` it determines all draws
+    ordinary_ids  ids that random tokens are drawn from
+    The expected share of masked units is `probability` for a text of any length: a text of one word is masked
+    in that share of its draws, and has no masked position in the others.
     """
     where = np.flatnonzero(starts >= 0)
     if not len(where):
         return Masked(ids.copy(), where, ids[where])
     if unit == "words":
-        # A token belongs to the word that holds its first character. All words of the text take part in the
-        # draw, those behind the cut too: so the choice does not depend on a tokenizer.
+        # A token belongs to the word that contains its first character. All words of the text are in the
+        # draw, those after the cut too: so the choice does not depend on the tokenizer.
         keys = words[np.maximum(np.searchsorted(words, starts[where], side="right") - 1, 0)]
         units = words if maskable is None else words[maskable]
     else:
         keys = starts[where]
         units = np.unique(keys)
-    # Rounded at random, so that the expected share is the probability for short texts too.
+    # Random rounding makes the expected share equal the probability for short texts too.
     number = int(probability * len(units) + uniform(seed, example, np.zeros(1, dtype=np.int64), _ROUND)[0])
     order = np.argsort(uniform(seed, example, units, _SELECT), kind="stable")
     hit = np.isin(keys, units[order[:number]])
@@ -108,7 +109,7 @@ def _mix(values: np.uint64 | npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
 
 
 def masks_identity(masking: Masking) -> dict[str, Any]:
-    """What masks are made by, for the identity of what depends on them."""
+    """The settings that determine the masks, for the identity of everything that depends on them."""
     return {**masking.model_dump(mode="json"), "version": MASKS_VERSION}
 
 
@@ -124,8 +125,8 @@ def mask_texts(
 ) -> list[Masked]:
     """Tokenise and mask texts, in the tokenizer's ids.
 
-    beside  the tokenizers of other copies: all copies of a text mask the same words where each of them has the others
-            beside it, with the same ids and seed
+    beside  the tokenizers of the other copies. Copies with the same ids and seed mask the same words if each
+            gets the tokenizers of all others here
     """
     whole = encode(tokenizer, texts)
     others = zip(*(encode(other, texts) for other in beside), strict=True) if beside else [()] * len(texts)

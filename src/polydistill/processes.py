@@ -1,7 +1,7 @@
 """Several processes in one training: torchrun and `accelerate launch` start them all with the same command.
 
-The first process leads: it alone holds the folder, prepares, scores, writes and evaluates. The others follow: they
-find what it made, and train with it.
+The first process leads: it alone locks the folder, prepares, scores, writes and evaluates. The others wait
+for what it made, and train with it.
 """
 
 from __future__ import annotations
@@ -11,18 +11,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
-from typing import Any
 
 import torch
 from accelerate import PartialState
 from torch import distributed
 
-# A follower waits as long as its leader scores; torchrun ends it if the leader ends.
+# A follower waits while its leader scores; torchrun stops it if the leader ends.
 LONGEST_WAIT = timedelta(days=60)
 
 
 def num_processes() -> int:
-    """How many processes share this run, by what the launcher has set; 1 without a launcher."""
+    """Number of processes that share this run, as set by the launcher; 1 without a launcher."""
     return max(1, int(os.environ.get("WORLD_SIZE") or 1))
 
 
@@ -37,14 +36,14 @@ def process_index() -> int:
 
 
 def wait_for_all() -> None:
-    """Wait until every process is here; at once where there is one."""
+    """Wait until every process gets here; returns at once if there is only one."""
     if num_processes() > 1:
         distributed.barrier(_waiting_group())
 
 
 @contextmanager
 def leader_first() -> Iterator[None]:
-    """The leader goes through the block while the others wait; then they go, and find what it made."""
+    """The leader runs the block while the others wait; then they run it and find what the leader made."""
     if not leads():
         wait_for_all()
     yield
@@ -53,15 +52,16 @@ def leader_first() -> Iterator[None]:
 
 
 def leave() -> None:
-    """End what connects the processes, once this one has no more to do with the others."""
+    """Close the connection between the processes, once this one no longer needs the others."""
     if num_processes() > 1 and distributed.is_initialized():
         distributed.destroy_process_group()
         _waiting_group.cache_clear()
 
 
 @cache
-def _waiting_group() -> Any:
-    # Trainer finds the connection that is made here, and makes none of its own.
+def _waiting_group() -> distributed.ProcessGroup:
+    # Trainer reuses the connection that is made here.
     PartialState(cpu=not torch.cuda.is_available())
-    # NCCL has a GPU spin while it waits, and gives up after minutes.
-    return distributed.new_group(backend="gloo", timeout=LONGEST_WAIT)
+    # With NCCL a GPU spins while it waits, and the wait times out after minutes.
+    group: distributed.ProcessGroup = distributed.new_group(backend="gloo", timeout=LONGEST_WAIT)
+    return group

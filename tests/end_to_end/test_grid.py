@@ -76,7 +76,7 @@ def test_runs_may_extend_files_and_be_of_other_kinds(tmp_path) -> None:
         ({"after": {"one": {}}}, ["after.one: a run has this name already"]),
         (
             {"runs": {"a": {}, "a-b": {}}, "variants": {"b-c": {}, "c": {}}},
-            ["two runs come to the same name"],
+            ["two runs get the same name"],
         ),
         ({"after": {"x": {"recipe": "probe"}}}, ["after.x", "models"]),
         ({"runs": {"a": {"trainin": {}}}}, ["runs.a", "trainin", "did you mean 'training'"]),

@@ -60,25 +60,25 @@ def refusal(values: dict) -> str:
     [
         (
             MERGE | {"teachers": {"x": "m", "student": "m"}},
-            "teachers.student: the name stands for the student in",
+            "teachers.student: the name is reserved for the student in",
         ),
         (
             MERGE | {"teachers": {"x": "m", "union": "m"}},
-            "teachers.union: the name stands for the union tokenizer",
+            "teachers.union: the name is reserved for the union tokenizer",
         ),
         (
             MERGE | {"teachers": {"x": "m", "counts": "m"}},
-            "teachers.counts: the name stands for the number of masked",
+            "teachers.counts: the name is reserved for the number of masked",
         ),
         (
             MERGE | {"teachers": {"x": "m", "best": "m"}},
-            "teachers.best: the name stands for a choice of teachers",
+            "teachers.best: the name is reserved for a choice of teachers",
         ),
-        (MERGE | {"teachers": {"x": "m", "y.old": "m"}}, "teachers.y.old 'y.old': a name that ends in .old"),
-        (MERGE | {"name": "a.partial"}, "name 'a.partial': a name that ends in .partial is kept"),
+        (MERGE | {"teachers": {"x": "m", "y.old": "m"}}, "teachers.y.old 'y.old': names that end in .old"),
+        (MERGE | {"name": "a.partial"}, "name 'a.partial': names that end in .partial are reserved"),
         (
             EXTRACT | {"language": "tokenizer.json"},
-            "language 'tokenizer.json': a name that ends in .json is kept",
+            "language 'tokenizer.json': names that end in .json are reserved",
         ),
         (
             EXTRACT | {"evaluation_texts": {"held_out": "a"}},
@@ -86,15 +86,15 @@ def refusal(values: dict) -> str:
         ),
         (
             BALANCE | {"students": {"counts": {}}},
-            "students.counts: the name stands for the number of masked tokens",
+            "students.counts: the name is reserved for the number of masked tokens",
         ),
-        (BALANCE | {"students": {"unigram": {}}}, "students.unigram: the name stands for the baseline"),
-        (BALANCE | {"students": {"teacher": {}}}, "students.teacher: the name stands for the teachers"),
-        (BALANCE | {"groups": {"all": ["de"]}}, "groups.all: the name stands for all languages"),
-        (PROBE | {"groups": {"all": ["de"]}}, "groups.all: the name stands for all languages"),
+        (BALANCE | {"students": {"unigram": {}}}, "students.unigram: the name is reserved for the baseline"),
+        (BALANCE | {"students": {"teacher": {}}}, "students.teacher: the name is reserved for the teachers"),
+        (BALANCE | {"groups": {"all": ["de"]}}, "groups.all: the name is reserved for all languages"),
+        (PROBE | {"groups": {"all": ["de"]}}, "groups.all: the name is reserved for all languages"),
         (
             PROBE | {"models": {"m.partial": "x"}},
-            "models.m.partial 'm.partial': a name that ends in .partial",
+            "models.m.partial 'm.partial': names that end in .partial",
         ),
         (
             FINETUNE | {"tasks": {"ner.old": {"kind": "ner", "data": {"de": TAGGED}}}},
@@ -106,18 +106,18 @@ def refusal(values: dict) -> str:
         ),
         (
             GRID | {"runs": {"evaluation": {}}},
-            "runs.evaluation: the name stands for a folder of the grid's own",
+            "runs.evaluation: the name is reserved for a folder of the grid's own",
         ),
-        (GRID | {"runs": {"report": {}}}, "runs.report: the name stands for a folder of the grid's own"),
-        (GRID | {"runs": {"recipe.yaml": {}}}, "runs.recipe.yaml 'recipe.yaml': a name that ends in .yaml"),
-        (GRID | {"variants": {"x.tmp": {}}}, "variants.x.tmp 'x.tmp': a name that ends in .tmp"),
-        (GRID | {"after": {"report": {}}}, "after.report: the name stands for a folder of the grid's own"),
+        (GRID | {"runs": {"report": {}}}, "runs.report: the name is reserved for a folder of the grid's own"),
+        (GRID | {"runs": {"recipe.yaml": {}}}, "runs.recipe.yaml 'recipe.yaml': names that end in .yaml"),
+        (GRID | {"variants": {"x.tmp": {}}}, "variants.x.tmp 'x.tmp': names that end in .tmp"),
+        (GRID | {"after": {"report": {}}}, "after.report: the name is reserved for a folder of the grid's own"),
     ],
 )
 def test_a_name_that_stands_for_something_else(values, wanted) -> None:
     message = refusal(values)
     assert wanted in message
-    assert "name it otherwise" in message
+    assert "choose another name" in message
 
 
 @pytest.mark.parametrize("values", [MERGE, BALANCE, PRETRAIN])
@@ -139,7 +139,7 @@ def test_languages_that_delete_each_other(values, language) -> None:
     languages = values["languages"]
     message = refusal(values | {"languages": languages | {language: languages["de"]}})
     assert f"languages.{language} {language!r}: " in message
-    assert "name it otherwise" in message
+    assert "choose another name" in message
 
 
 @pytest.mark.parametrize("name", ["held_out", "train"])
@@ -147,7 +147,7 @@ def test_languages_that_delete_each_other(values, language) -> None:
 def test_an_evaluation_text_in_the_place_of_the_held_out_one(values, name) -> None:
     one = values["languages"]["de"] | {"evaluation": {name: "b.txt"}}
     message = refusal(values | {"languages": {"de": one}})
-    assert f"languages.de.evaluation.{name} {name!r}: the name {name} stands for" in message
+    assert f"languages.de.evaluation.{name} {name!r}: the name {name} is reserved for" in message
 
 
 @pytest.mark.parametrize("name", FREE)

@@ -34,18 +34,18 @@ REFUSED = {
         "x: &x '" + "y" * 10**5 + "'\nz: [" + "*x, " * 500 + "*x]",
         "more than 50,000 values",
     ),
-    "an anchor in itself": ("a: &a [*a]", "an anchor holds itself in line 1"),
-    "an anchor in its mapping": ("name: x\na: &a {b: {c: *a}}", "an anchor holds itself in line 2"),
+    "an anchor in itself": ("a: &a [*a]", "an anchor contains itself on line 1"),
+    "an anchor in its mapping": ("name: x\na: &a {b: {c: *a}}", "an anchor contains itself on line 2"),
     "deep": ("a: " + "[" * 3000, f"nested more than {MAX_DEPTH} deep"),
     "deep by aliases": (
         "\n".join(f"a{i}: &a{i} [{f'*a{i - 1}' if i else ''}]" for i in range(90)),
         "nested more than",
     ),
-    "a number that is none": ("seed: !!int abc", "'abc' is no value of the type int in line 1"),
-    "an empty number": ("seed: !!int ''", "no value of the type int"),
-    "a float that is none": ("seed: !!float abc", "no value of the type float"),
-    "a boolean that is none": ("seed: !!bool abc", "no value of the type bool"),
-    "an impossible date": ("name: !!timestamp 2024-13-45", "no setting is of the type 'timestamp' in line 1"),
+    "a number that is none": ("seed: !!int abc", "'abc' is not a value of the type int on line 1"),
+    "an empty number": ("seed: !!int ''", "not a value of the type int"),
+    "a float that is none": ("seed: !!float abc", "not a value of the type float"),
+    "a boolean that is none": ("seed: !!bool abc", "not a value of the type bool"),
+    "an impossible date": ("name: !!timestamp 2024-13-45", "no setting is of the type 'timestamp' on line 1"),
     "a long number": ("seed: " + "9" * 5000, "has 5,000 characters"),
     "a long hexadecimal number": ("seed: 0x" + "f" * 5000, "has 5,002 characters"),
     "a long number in base 60": ("seed: 1" + ":30" * 3000, "has 9,001 characters"),
@@ -54,11 +54,11 @@ REFUSED = {
     "a set": ("name: !!set {a}", "no setting is of the type 'set'"),
     "an object": ("name: !!python/object:os.system x", "no setting is of the type 'python/object:os.system'"),
     "a type of its own": ("name: !mine x", "no setting is of the type '!mine'"),
-    "a map that is none": ("name: !!map abc", "a value of the type map is none"),
-    "merged keys": ("a: &a {b: 1}\nc:\n  <<: *a", "`<<` is not taken in line 3"),
+    "a map that is none": ("name: !!map abc", "a value with the tag map is not a mapping"),
+    "merged keys": ("a: &a {b: 1}\nc:\n  <<: *a", "`<<` is not supported on line 3"),
     "half a character": ('name: "\\ud800"', "half a character"),
-    "NUL": ('output: "a\\0b"', "a text holds NUL"),
-    "a key twice": ("name: x\nname: y", "the key 'name' is there twice, again in line 2"),
+    "NUL": ('output: "a\\0b"', "a text contains NUL"),
+    "a key twice": ("name: x\nname: y", "the key 'name' is repeated on line 2"),
 }
 
 
@@ -84,7 +84,7 @@ def test_a_setting_on_the_command_line_is_refused(tmp_path, name) -> None:
     with pytest.raises(RecipeError) as caught:
         load_recipe(path, [f"training.x={text.partition(': ')[2]}"])
     assert caught.value.field == "--set"
-    assert reason.removesuffix(" in line 1") in str(caught.value)
+    assert reason.removesuffix(" on line 1") in str(caught.value)
     assert len(str(caught.value)) < 600
 
 

@@ -156,7 +156,7 @@ def test_every_file_that_a_run_makes_is_sealed_and_verify_says_so(finished) -> N
     log = folder / "student" / "log.json"
     whole = log.read_text("utf-8")
     log.write_text(whole.replace('"step": 2', '"step": 3', 1), "utf-8")
-    with pytest.raises(UserError, match=r"log.json: is damaged: its checksum is another"):
+    with pytest.raises(UserError, match=r"log.json: is damaged: its checksum does not match"):
         run(values)
     log.write_text(whole, "utf-8")
     # The card is people's to write into.

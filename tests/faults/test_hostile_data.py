@@ -180,7 +180,7 @@ def test_a_bomb_is_told_by_how_tightly_it_is_packed(tmp_path, counted) -> None:
     path = bomb(tmp_path / "a.bio.xz", b"a\tO\n\n")
     most = lines.BOMB_RATIO * path.stat().st_size
     assert lines.BOMB_BYTES < most < 1 << 19
-    with pytest.raises(CorpusError, match="more than 100 times what it takes on the disk"):
+    with pytest.raises(CorpusError, match="more than 100 times its size on the disk"):
         read_tagged(path, field=FIELD)
     assert sum(file.read for file in counted) <= most + (1 << 14)
 

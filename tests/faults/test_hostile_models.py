@@ -204,7 +204,7 @@ def test_a_tokenizer_that_its_library_gives_up_on_is_refused_when_it_is_loaded(
     model, broken, monkeypatch, capsys
 ) -> None:
     change(model / "tokenizer.json", **BROKEN[broken])
-    with pytest.raises(UserError, match=r"ko.*(gives up on it|cannot be loaded)") as caught:
+    with pytest.raises(UserError, match=r"ko.*(fails on it|cannot be loaded)") as caught:
         load_tokenizer(str(model), name="ko")
     assert isinstance(caught.value, TokenizerError if "none" not in broken or "map" in broken else ModelError)
     assert main(monkeypatch, "vocab", "inspect", str(model)) == 2
@@ -230,7 +230,7 @@ def test_a_tokenizer_that_gives_up_on_a_text_later_ends_a_run_with_a_message(mer
         "teachers": {"ru": str(model)},
         "languages": {"ru": {"text": str(text), "teachers": ["ru"]}},
     }
-    with pytest.raises(TokenizerError, match="gave up on a text") as caught:
+    with pytest.raises(TokenizerError, match="failed on a text") as caught:
         run_recipe(parse_recipe(values), show=lambda line: None)
     assert is_panic(caught.value.__cause__)
 
@@ -264,7 +264,7 @@ def test_a_limit_of_a_files_size_is_said_and_the_run_goes_on_without_it(merged, 
     assert largest > 60_000
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
     try:
-        with pytest.raises(DiskError, match=r"larger than a file may be \(.* MiB, by ulimit -f\)"):
+        with pytest.raises(DiskError, match=r"exceed the size limit \(.* MiB, set by ulimit -f\)"):
             run_recipe(parse_recipe(values), show=lambda line: None)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

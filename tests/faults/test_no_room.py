@@ -30,9 +30,9 @@ def test_a_stage_that_would_not_find_room_is_not_begun(recipe_values, monkeypatc
     for stage, until in (("corpora/en", "corpora"), ("score/en/en", "score"), ("train", "train")):
         monkeypatch.setattr(shutil, "disk_usage", lambda path: small)
         said = expect_refusal(
-            recipe_values, str(folder), f"the stage {stage} needs about", "make room", until=until
+            recipe_values, str(folder), f"the stage {stage} needs about", "free some space", until=until
         )
-        missing[stage] = float(re.search(r"about ([\d.]+) MiB, and 0.0 MiB are free", said)[1])
+        missing[stage] = float(re.search(r"about ([\d.]+) MiB, and only 0.0 MiB are free", said)[1])
         monkeypatch.undo()
         run(recipe_values, until)
     taken = {
@@ -62,7 +62,7 @@ def test_a_vocabulary_that_would_not_find_room_is_not_begun(texts, tmp_path, mon
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1 << 10))
     expect_refusal(
-        values, str(folder / "tokenizer"), "the stage tokenizer needs about", "make room", until="tokenizer"
+        values, str(folder / "tokenizer"), "the stage tokenizer needs about", "free some space", until="tokenizer"
     )
     assert not list(folder.glob("tokenizer*"))
 

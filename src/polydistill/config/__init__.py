@@ -1,4 +1,4 @@
-"""Recipes: their settings, and how they are read."""
+"""Recipes: settings and loading."""
 
 from polydistill.config.balance import BalanceRecipe
 from polydistill.config.extract import ExtractRecipe

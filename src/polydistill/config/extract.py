@@ -1,7 +1,8 @@
-"""The recipe `extract`: every setting, with its default and what it means."""
+"""The recipe `extract`: every setting with its default and meaning."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -12,7 +13,7 @@ from polydistill.config.settings import Name, Settings, Share, TextName
 from polydistill.config.shared import TAIL, LossWeight, Source, Sources, Tail, Teacher, TextRecipe, as_model
 
 
-def _as_weight(value: Any) -> Any:
+def _as_weight(value: object) -> object:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return {"first": value, "schedule": "constant"}
     if isinstance(value, dict | LossWeight):
@@ -23,61 +24,61 @@ def _as_weight(value: Any) -> Any:
 ScheduledWeight = Annotated[LossWeight, BeforeValidator(_as_weight)]
 
 
-def _constant(weight: float) -> Any:
+def _constant(weight: float) -> Callable[[], LossWeight]:
     return lambda: LossWeight(first=weight, last=None, schedule="constant")
 
 
-# What predictions that were stored can be learned by: see `Losses.predictions`.
+# The only values with stored predictions: see `Losses.predictions`.
 STORED = {"cosine": 0, "relation": 0, "temperature": 1, "positions": "masked"}
 
 
 class Losses(Settings):
-    """What the student minimises: a weighted sum, each weight a number or `{first, last, schedule}`."""
+    """The student's loss: a weighted sum; each weight is a number or `{first, last, schedule}`."""
 
     predictions: Literal["live", "stored"] = Field(
         "live",
-        description="`live`: the teacher runs beside the student, on new masks in every epoch. `stored`: it scores the "
-        "text once, as in a merge, and the most probable pieces of every masked token are kept (`scoring`), the same "
-        "masks in every epoch. There are no hidden states then: `cosine` and `relation` become 0, `temperature` 1, "
-        "`positions` masked, and cannot be else.",
+        description="`live`: the teacher runs beside the student, on new masks in every epoch. `stored`: it "
+        "scores the text once, as in a merge, and the most probable pieces of every masked token are kept "
+        "(`scoring`), with the same masks in every epoch. Stored predictions have no hidden states: "
+        "`cosine` and `relation` are fixed to 0, `temperature` to 1, `positions` to masked.",
     )
     tail: Tail = Field("bucket", description=f"With stored predictions. {TAIL}")
     kd: ScheduledWeight = Field(
         default_factory=_constant(5.0),
-        description="Weight of the teacher's predictions: temperature² times KL(teacher ‖ student), both softmaxes at "
-        "the temperature; a mean over positions.",
+        description="Weight of the teacher's predictions: temperature² times KL(teacher ‖ student), both "
+        "softmaxes at that temperature, mean over positions.",
     )
     mlm: ScheduledWeight = Field(
         default_factory=_constant(2.0),
-        description="Weight of the text's own tokens: cross-entropy, a mean over masked tokens.",
+        description="Weight of the text's own tokens: cross-entropy, mean over masked tokens.",
     )
     cosine: ScheduledWeight = Field(
         default_factory=_constant(1.0),
-        description="Weight of 1 - cosine between the last hidden states of student and teacher, a mean over attended "
-        "tokens; they must be of one width.",
+        description="Weight of 1 - cosine between the last hidden states of student and teacher, mean over "
+        "attended tokens; both must have the same width.",
     )
     relation: ScheduledWeight = Field(
         default_factory=_constant(0.0),
-        description="Weight of MiniLMv2's loss on the relations between the last layer's queries, keys and values; "
-        "needs neither equal width nor equal heads.",
+        description="Weight of MiniLMv2's loss on the relations between the last layer's queries, keys and "
+        "values; widths and numbers of heads may differ.",
     )
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
         2.0, description="Temperature of the teacher's predictions."
     )
     positions: Literal["attended", "masked"] = Field(
         "attended",
-        description="Where the teacher's predictions are learned from: at all tokens of a text, special ones included "
-        "(the DistilBERT code, the paper's base), or at masked tokens alone.",
+        description="Where the student learns the teacher's predictions: at all tokens of a text, special "
+        "ones included (as in DistilBERT's code, the paper's base), or only at masked tokens.",
     )
     relation_heads: Annotated[int, Field(ge=1)] | None = Field(
         None,
-        description="Relation heads of MiniLMv2's loss, which must divide both widths; empty: the teacher's number "
-        "of attention heads.",
+        description="Relation heads of MiniLMv2's loss, which must divide both widths; empty: the teacher's "
+        "number of attention heads.",
     )
 
     @model_validator(mode="before")
     @classmethod
-    def _stored(cls, values: Any) -> Any:
+    def _stored(cls, values: object) -> object:
         if not isinstance(values, dict) or values.get("predictions") != "stored":
             return values
         for name, only in STORED.items():
@@ -102,13 +103,13 @@ class Losses(Settings):
 Init = Literal["stride", "distilbert", "bottom", "top", "random"]
 
 
-def _as_init(value: Any) -> Any:
+def _as_init(value: object) -> object:
     if isinstance(value, list):
         if not value or any(isinstance(i, bool) or not isinstance(i, int) or i < 0 for i in value):
-            raise ValueError("not numbers of the teacher's layers, from 0; write, say, [0, 2, 4]")
+            raise ValueError("not numbers of the teacher's layers, from 0; use, for example, [0, 2, 4]")
         repeated = next((index for index in value if value.count(index) > 1), None)
         if repeated is not None:
-            raise ValueError(f"layer {repeated} stands twice; name it once")
+            raise ValueError(f"layer {repeated} is listed twice; list it once")
     elif value not in get_args(Init):
         raise ValueError(f"neither {', '.join(get_args(Init))} nor a list of the teacher's layers, from 0")
     return value
@@ -118,25 +119,26 @@ class ExtractedStudent(Settings):
     """The student: the teacher's architecture with fewer layers."""
 
     num_layers: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="Layers of the student; empty: half the teacher's, or as many as `init` names."
+        None, description="Layers of the student; empty: half the teacher's, or as many as `init` lists."
     )
     init: Annotated[Init | list[int], BeforeValidator(_as_init)] = Field(
         "stride",
-        description="Which of the teacher's layers the student's start from. `stride`: evenly spaced from the first "
-        "(0 2 4 6 8 10 of 12); `distilbert`: from the first to the last (0 2 4 7 9 11); `bottom`, `top`; or a list of "
-        "their numbers, from 0. Embeddings and MLM head are the teacher's too. `random`: no weight is.",
+        description="Which of the teacher's layers the student starts from. `stride`: evenly spaced from "
+        "the first (0 2 4 6 8 10 of 12); `distilbert`: from the first to the last (0 2 4 7 9 11); `bottom`, "
+        "`top`; or a list of layer numbers, from 0. Embeddings and MLM head are copied too. `random`: no "
+        "weight is copied.",
     )
     config: dict[str, Any] = Field(
         default_factory=dict,
-        description="The architecture's own configuration fields where they are not the teacher's, such as dropout; "
-        "fields that change a weight's shape need `init: random`.",
+        description="Configuration fields that differ from the teacher's, such as dropout; fields that "
+        "change the shape of a weight need `init: random`.",
     )
 
     @model_validator(mode="after")
     def _layers_agree(self) -> ExtractedStudent:
         if isinstance(self.init, list) and self.num_layers not in (None, len(self.init)):
             raise ValueError(
-                f"num_layers {self.num_layers}: init names {len(self.init)} layers; leave num_layers out"
+                f"num_layers {self.num_layers}: init lists {len(self.init)} layers; leave num_layers out"
             )
         return self
 
@@ -146,39 +148,40 @@ class Trim(Settings):
 
     when: Literal["before", "after", "none"] = Field(
         "before",
-        description="Cut the vocabulary before training (faster: student and teacher choose among the kept pieces), "
-        "after it (the paper), or not at all.",
+        description="Trim the vocabulary before training (faster: student and teacher predict only the kept "
+        "pieces), after it (the paper), or not at all.",
     )
     min_document_share: Annotated[Share, Field(gt=0)] | None = Field(
         None,
-        description="Keep pieces in at least this share of the text's lines; empty, without `size`: in one line. "
-        "Special tokens and single characters always stay.",
+        description="Keep pieces in at least this share of the text's lines; empty, without `size`: in one "
+        "line. Special tokens and single characters are always kept.",
     )
     size: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="Keep so many pieces, the most frequent."
+        None, description="Keep at most this many pieces, the most frequent."
     )
 
     @model_validator(mode="after")
     def _one_choice(self) -> Trim:
         if self.size is not None and self.min_document_share is not None:
             raise ValueError(
-                f"size {self.size}: min_document_share {self.min_document_share} is given too; give one of the two"
+                f"size {self.size}: min_document_share {self.min_document_share} is given too; give one of "
+                "the two"
             )
         return self
 
 
 class Cost(Settings):
-    """What serving teacher and student costs, measured in fresh processes that take turns."""
+    """The cost of serving teacher and student, measured in fresh processes that take turns."""
 
     rounds: int = Field(
-        3, ge=0, description="Processes for each figure, of which the median counts; 0: not measured."
+        3, ge=0, description="Processes per figure, which is their median; 0: do not measure."
     )
-    calls: int = Field(5, ge=1, description="Passes that are timed in each process.")
+    calls: int = Field(5, ge=1, description="Timed passes per process.")
     shapes: list[tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]] = Field(
         [(32, 512), (1, 128)],
         min_length=1,
-        description="Batches that are timed, as (texts, tokens); a model that takes fewer tokens gets as many as it "
-        "takes. The paper's table 3, and what a service sees.",
+        description="Timed batches, as (texts, tokens); a model with a shorter maximum gets its maximum. By "
+        "default the paper's table 3 and a typical request to a service.",
     )
 
 
@@ -187,12 +190,12 @@ class ExtractRecipe(TextRecipe):
 
     recipe: Literal["extract"] = "extract"
     teacher: Annotated[Teacher, BeforeValidator(as_model)] = Field(
-        description="The multilingual model; a plain string stands for `model`."
+        description="The multilingual model; a plain string is short for `model`."
     )
     language: Name = Field(description="The student's language.")
     text: Sources = Field(description="One or more sources of text in the language.")
     evaluation_texts: dict[TextName, Sources] = Field(
-        default_factory=dict, description="Further evaluation texts, such as other domains, by name."
+        default_factory=dict, description="Further evaluation texts by name, such as other domains."
     )
     student: ExtractedStudent = Field(default_factory=ExtractedStudent)
     losses: Losses = Field(default_factory=Losses)
@@ -204,7 +207,7 @@ class ExtractRecipe(TextRecipe):
 
     @property
     def texts(self) -> dict[str, list[Source]]:
-        """Field of the recipe → the sources of text that is trained on."""
+        """Field of the recipe → the sources of training text."""
         return {"text": self.text}
 
     @property
@@ -219,5 +222,5 @@ class ExtractRecipe(TextRecipe):
 
     @property
     def stored_scoring(self) -> Scoring | None:
-        """How the teacher's predictions are stored; None where the teacher is live."""
+        """How the teacher's predictions are stored; None with a live teacher."""
         return self.scoring if self.losses.predictions == "stored" else None

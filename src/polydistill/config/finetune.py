@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Container, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from polydistill.config.probe import ProbedModel
 from polydistill.config.settings import Name, Settings, Share, check_names
-from polydistill.config.shared import RunRecipe, as_model
+from polydistill.config.shared import Arguments, RunRecipe, as_model, as_path
 
 Kind = Literal["ner", "pos", "classification", "pairs", "choice", "qa"]
 Preset = Literal["mergedistill", "xtreme", "eliquare"]
 
-# Rows as the papers print them. MergeDistill's tables have no row for single texts and for choices, and Eliquare states
-# neither batch size nor length: those values are ours.
+# Rows as the papers print them. MergeDistill's tables have no rows for classification and choice, and
+# Eliquare states neither batch size nor length: those values are ours.
 _TAGS = {"num_train_epochs": 10, "warmup_steps": 0.1, "per_device_train_batch_size": 32}
 _ELIQUARE = {
     "learning_rate": 5e-5,
@@ -23,7 +23,7 @@ _ELIQUARE = {
     "warmup_steps": 500,
     "per_device_train_batch_size": 32,
 }
-PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+PRESETS: dict[str, dict[str, Arguments]] = {
     # MergeDistill, table 7.
     "mergedistill": {
         kind: {**_TAGS, "learning_rate": 3e-5, "max_length": 384 if kind == "qa" else 256}
@@ -47,12 +47,8 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 
-def _as_path(value: Any) -> Any:
-    return {"path": value} if isinstance(value, str) else value
-
-
 class LabelledSource(Settings):
-    """Where labelled examples come from. A plain string stands for `path`."""
+    """A source of labelled examples. A plain string is short for `path`."""
 
     path: str | None = Field(
         None,
@@ -62,12 +58,13 @@ class LabelledSource(Settings):
     dataset: str | None = Field(None, description="A data set that `datasets` loads, by name or local path.")
     config: str | None = Field(None, description="The data set's configuration, such as `PAN-X.sw`.")
     split: str = Field("train", description="The data set's split.")
-    quotes: bool | None = Field(None, description="In place of the task's `columns.quotes`, for this file.")
+    quotes: bool | None = Field(None, description="Overrides the task's `columns.quotes` for this file.")
     first_example: int = Field(1, ge=1, description="The first example to read, counted from 1.")
     num_examples: int | None = Field(
         None,
         ge=1,
-        description="How many to read: with `first_example`, a test set of a part of a training file that has no other.",
+        description="Number of examples to read. With `first_example`, a part of a training file can serve "
+        "as the test set where there is none.",
     )
 
     @model_validator(mode="after")
@@ -77,19 +74,22 @@ class LabelledSource(Settings):
         return self
 
 
-_Source = Annotated[LabelledSource, BeforeValidator(_as_path)]
-_Perhaps = Annotated[LabelledSource | None, BeforeValidator(_as_path)]
+_Source = Annotated[LabelledSource, BeforeValidator(as_path)]
+_OptionalSource = Annotated[LabelledSource | None, BeforeValidator(as_path)]
 
 
 class TaskData(Settings):
     """One language's examples."""
 
-    train: _Perhaps = Field(None, description="What models learn from; a target of zero-shot needs none.")
-    dev: _Perhaps = Field(
-        None,
-        description="What decides when to stop and which checkpoint is best; empty: `dev_share` of `train`.",
+    train: _OptionalSource = Field(
+        None, description="The training set; not needed for a target language of `zero_shot`."
     )
-    test: _Source = Field(description="What the scores are of.")
+    dev: _OptionalSource = Field(
+        None,
+        description="The dev set, for early stopping and choosing the checkpoint; empty: `dev_share` of "
+        "`train`.",
+    )
+    test: _Source = Field(description="The test set.")
 
 
 class Columns(Settings):
@@ -97,72 +97,76 @@ class Columns(Settings):
 
     text: str = Field("text", description="The text, or a pair's first.")
     pair: str = Field("pair", description="A pair's second text.")
-    label: str = Field("label", description="The class; of choices, the right one's place.")
-    premise: str = Field("premise", description="What the choices are about.")
+    label: str = Field("label", description="The class; `choice`: the number of the correct choice.")
+    premise: str = Field("premise", description="`choice`: the premise.")
     question: str | None = Field(
-        None, description="Of choices: a field that is read behind the premise, such as XCOPA's `question`."
+        None, description="`choice`: a field that follows the premise, such as XCOPA's `question`."
     )
     choices: list[str] = Field(
-        ["choice1", "choice2"], min_length=2, description="The choices' columns, in order."
+        ["choice1", "choice2"], min_length=2, description="`choice`: the columns of the choices, in order."
     )
-    first_choice: int = Field(0, description="The number that `label` has for the first choice.")
+    first_choice: int = Field(0, description="`choice`: the value of `label` for the first choice.")
     words: str = Field("tokens", description="`ner` and `pos` in data sets: the words.")
     tags: str = Field("ner_tags", description="`ner` and `pos` in data sets: the words' tags.")
     header: list[str] = Field(
-        default_factory=list,
-        description="Names of the columns of .tsv and .csv files that have no header line.",
+        default_factory=list, description="Column names for .tsv and .csv files without a header line."
     )
     quotes: bool | None = Field(
         None,
-        description="Whether quotation marks around a field of .tsv and .csv are not part of it (and doubled within); empty: "
-        "in .csv files.",
+        description="Whether fields of .tsv and .csv files are quoted (with quotation marks in them "
+        "doubled); empty: only in .csv files.",
     )
 
 
 class Task(Settings):
-    """What models are trained for and measured by."""
+    """A task on which models are trained and tested."""
 
     kind: Kind = Field(
-        description="`ner`: entities; `pos`: a tag for every word; `classification`: a text's class; `pairs`: a pair's class "
-        "(NLI, paraphrase); `choice`: the right one of several; `qa`: a question's answer within a text."
+        description="`ner`: entities; `pos`: a tag for every word; `classification`: a text's class; "
+        "`pairs`: a pair's class (NLI, paraphrase); `choice`: the correct one of several; `qa`: a question's "
+        "answer within a text."
     )
     data: dict[Name, TaskData] = Field(min_length=1, description="Each language's examples.")
     setting: Literal["in_language", "zero_shot"] = Field(
         "in_language",
-        description="`in_language`: trained and tested on each language by itself; `zero_shot`: trained on `source`, tested "
-        "on all languages.",
+        description="`in_language`: train and test on each language separately; `zero_shot`: train on "
+        "`source`, test on all languages.",
     )
-    source: Name | None = Field(None, description="With `zero_shot`: the language that is trained on.")
+    source: Name | None = Field(None, description="With `zero_shot`: the training language.")
     columns: Columns = Field(default_factory=Columns)
-    preset: Preset | None = Field(None, description="In place of the recipe's.")
-    training: dict[str, Any] = Field(
+    preset: Preset | None = Field(None, description="Overrides the recipe's preset.")
+    training: Arguments = Field(
         default_factory=dict,
-        description="Arguments of `transformers.TrainingArguments` in place of the recipe's.",
+        description="Arguments of `transformers.TrainingArguments` that override the recipe's.",
     )
     max_length: int | None = Field(
-        None, ge=8, description="Most tokens of a sequence; empty: as the preset has it."
+        None, ge=8, description="Maximum tokens of a sequence; empty: the preset's."
     )
-    max_examples: int | None = Field(None, ge=1, description="Most examples of each file, drawn at random.")
+    max_examples: int | None = Field(
+        None, ge=1, description="Maximum number of examples of each file, sampled at random."
+    )
     dev_share: Annotated[float, Field(gt=0, lt=0.5)] = Field(
-        0.1, description="Share of the training examples that are set apart where a language has no `dev`."
+        0.1, description="Share of the training examples that become the dev set of a language without `dev`."
     )
     unseen_labels: Literal["refuse", "count"] = Field(
         "refuse",
-        description="What becomes of labels of the test file that training never saw: refused, or counted as wrong and said.",
+        description="Test labels that the training set lacks: an error (`refuse`), or counted as wrong and "
+        "reported.",
     )
     overlap: Literal["count", "drop"] = Field(
         "count",
-        description="What becomes of training and dev examples that a test file of the task has too (`qa`: of questions on a text "
-        "that it has): they are counted and said, or left out of training and dev.",
+        description="Training and dev examples that are also in a test file of the task (`qa`: questions on "
+        "a text that is in one): counted and reported, or dropped from training and dev.",
     )
     stride_tokens: int = Field(
         128, ge=1, description="`qa`: tokens that neighbouring windows of a long text share."
     )
-    max_answer_tokens: int = Field(30, ge=1, description="`qa`: most tokens of an answer.")
+    max_answer_tokens: int = Field(30, ge=1, description="`qa`: maximum tokens of an answer.")
     normalisation: Literal["auto", "squad", "mlqa"] = Field(
         "auto",
-        description="`qa`: how answers are compared. `squad`: SQuAD v1.1's script; `mlqa`: MLQA's, with its articles of each "
-        "language; `auto`: MLQA's for languages that are written without spaces, else SQuAD's.",
+        description="`qa`: how answers are normalised before they are compared. `squad`: SQuAD v1.1's "
+        "script; `mlqa`: MLQA's, with the articles of each language; `auto`: MLQA's for languages written "
+        "without spaces, else SQuAD's.",
     )
 
     @model_validator(mode="after")
@@ -171,13 +175,13 @@ class Task(Settings):
         if self.setting == "in_language":
             if self.source is not None:
                 raise ValueError(
-                    f"source {self.source!r}: goes with setting: zero_shot; set that, or leave it out"
+                    f"source {self.source!r}: needs setting: zero_shot; set that, or leave source out"
                 )
             for language, data in self.data.items():
                 if data.train is None:
                     raise ValueError(
-                        f"data.{language}.train: this language has no training set, which setting in_language needs; add it, "
-                        "or set setting: zero_shot and source"
+                        f"data.{language}.train: this language has no training set, which setting "
+                        "in_language needs; add it, or set setting: zero_shot and source"
                     )
             return self
         if self.source is None:
@@ -190,84 +194,87 @@ class Task(Settings):
 
     @property
     def sources(self) -> list[str]:
-        """Languages that are trained on."""
+        """The training languages."""
         return list(self.data) if self.source is None else [self.source]
 
     def targets(self, source: str) -> list[str]:
-        """Languages that a model trained on `source` is tested on."""
+        """The test languages of a model trained on `source`."""
         return [source] if self.source is None else list(self.data)
 
 
 class FinetunedModel(ProbedModel):
-    """A model to fine-tune. A plain string stands for `model`."""
+    """A model to fine-tune. A plain string is short for `model`."""
 
     languages: list[Name] | None = Field(
-        None, min_length=1, description="The languages that it is trained and tested on; left out: all."
+        None, min_length=1, description="The languages that it is trained and tested on; empty: all."
     )
     weights: Literal["trained", "random"] = Field(
         "trained",
-        description="`random`: the architecture and the tokenizers alone, with weights drawn by the job's seed. What the "
-        "model knew before is what the others are better by.",
+        description="`random`: only the architecture and the tokenizers, with random weights by the job's "
+        "seed: a baseline that shows what pre-training contributes.",
     )
     allow_pickle: bool = Field(
-        False, description="Accept weights that are only there as a pickle (read with `weights_only=True`)."
+        False, description="Accept weights that exist only as a pickle (read with `weights_only=True`)."
     )
 
 
 class FinetuneRecipe(RunRecipe):
-    """Models x tasks x languages x seeds, fine-tuned one after another, with scores and their distance from a teacher's."""
+    """Models x tasks x languages x seeds, fine-tuned in turn, with scores and the gap to a teacher's."""
 
     recipe: Literal["finetune"] = "finetune"
     reuse: list[str] = Field(
         default_factory=list,
-        description="Folders of other fine-tuning runs, whose finished jobs are taken where they are what this run needs.",
+        description="Folders of other fine-tuning runs whose finished jobs are reused where they match this "
+        "run.",
     )
     seed: int = Field(
-        0, ge=0, lt=2**32, description="The first seed; also of the dev sets that are set apart."
+        0, ge=0, lt=2**32, description="The first seed; it also determines the split of dev sets."
     )
     num_seeds: int = Field(
         3,
         ge=1,
         le=100,
-        description="Trainings of each job, from other heads and in another order of the examples.",
+        description="Trainings per job, each with other initial heads and another order of the examples.",
     )
     models: dict[Name, Annotated[FinetunedModel, BeforeValidator(as_model)]] = Field(min_length=1)
     teachers: dict[Name, Name] = Field(
         default_factory=dict,
-        description="Language to the model that others are measured by (RDT), such as `{ko: bert-ko}`.",
+        description="Language → the model that others are compared with (RDT), such as `{ko: bert-ko}`.",
     )
     baseline: Name | None = Field(
         None,
-        description="The model that others are measured by in languages that `teachers` does not name, and in tasks whose source "
-        "their teacher does not read.",
+        description="The model that others are compared with in languages without an entry in `teachers`, "
+        "and in tasks whose source language is not among their teacher's languages.",
     )
     tasks: dict[Name, Task] = Field(min_length=1)
     preset: Preset = Field(
         "mergedistill",
-        description="Where hyper-parameters start from: `mergedistill` (its table 7: 3e-5, 10 epochs), `xtreme` (its table 11), "
-        "`eliquare` (section 3: 5e-5, 5 epochs, 500 steps of warm-up).",
+        description="Default hyper-parameters: `mergedistill` (its table 7: 3e-5, 10 epochs), `xtreme` (its "
+        "table 11), `eliquare` (section 3: 5e-5, 5 epochs, 500 steps of warm-up).",
     )
-    training: dict[str, Any] = Field(
+    training: Arguments = Field(
         default_factory=dict,
-        description="Arguments of `transformers.TrainingArguments` in place of the preset's.",
+        description="Arguments of `transformers.TrainingArguments` that override the preset's.",
     )
     patience: int = Field(
         3,
         ge=0,
-        description="Stop after so many measurements of the dev set without a better one, counted from the first score above 0; "
-        "0: train to the end. The best checkpoint is kept in either case.",
+        description="Stop after this many measurements on the dev set without improvement, counted from the "
+        "first score above 0; 0: train to the end. The best checkpoint is kept in either case.",
     )
     evaluations_per_epoch: int = Field(
-        1, ge=1, description="Measurements of the dev set; each leaves a checkpoint."
+        1, ge=1, description="Measurements on the dev set per epoch; each saves a checkpoint."
     )
     batch_tokens: int = Field(
-        4096, ge=64, description="Most tokens in a batch of predictions, padding included."
+        4096, ge=64, description="Maximum tokens in a batch of predictions, padding included."
     )
-    bootstrap_samples: int = Field(1000, ge=100, description="Samples of test items for the intervals.")
+    bootstrap_samples: int = Field(
+        1000, ge=100, description="Bootstrap samples of test items for the intervals."
+    )
     within_percent: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
-        5.0, description="How far below its teacher a model may be to count as close to it."
+        5.0, description="A model counts as close to its teacher if it is at most this many percent below it."
     )
-    level: Share = Field(0.95, description="What share of the samples an interval holds.")
+    level: Share = Field(0.95, description="Confidence level of the intervals.")
 
     @model_validator(mode="after")
     def _names(self) -> FinetuneRecipe:
@@ -278,7 +285,8 @@ class FinetuneRecipe(RunRecipe):
         for language, model in self.teachers.items():
             if language not in languages:
                 raise ValueError(
-                    f"teachers.{language}: no task has this language; they have {', '.join(sorted(languages))}"
+                    f"teachers.{language}: no task has this language; they have "
+                    f"{', '.join(sorted(languages))}"
                 )
             if model not in self.models:
                 raise ValueError(
@@ -286,8 +294,8 @@ class FinetuneRecipe(RunRecipe):
                 )
             if language not in (self.models[model].languages or [language]):
                 raise ValueError(
-                    f"teachers.{language} {model!r}: models.{model}.languages lacks {language}, so it has no scores there; "
-                    "add it, or name another"
+                    f"teachers.{language} {model!r}: models.{model}.languages lacks {language}, so it has no "
+                    "scores there; add it, or name another"
                 )
         if self.baseline is not None and self.baseline not in self.models:
             raise ValueError(f"baseline {self.baseline!r}: no model of that name; the recipe defines {known}")
@@ -295,27 +303,30 @@ class FinetuneRecipe(RunRecipe):
             for index, language in enumerate(settings.languages or ()):
                 if language not in languages:
                     raise ValueError(
-                        f"models.{name}.languages[{index}] {language!r}: no task has this language; they have "
-                        f"{', '.join(sorted(languages))}"
+                        f"models.{name}.languages[{index}] {language!r}: no task has this language; they "
+                        f"have {', '.join(sorted(languages))}"
                     )
         return self
 
     def teacher_of(self, language: str, scored: Mapping[str, Container[str]] | None = None) -> str | None:
-        """The model that others are measured by in a language.
+        """The model that others are compared with in a language.
 
-        scored  model → the languages of a task in which it has scores: where a language's teacher has none (it is not trained
-                on the task's source), `baseline` takes its place; None: every model has all
+        scored  model → the languages of a task in which it has scores: if a language's teacher has none there
+                (it is not trained on the task's source), `baseline` replaces it; None: every model has scores
+                in all languages
         """
-        named = [one for one in (self.teachers.get(language), self.baseline) if one is not None]
-        return next((one for one in named if scored is None or language in scored.get(one, ())), None)
+        for model in (self.teachers.get(language), self.baseline):
+            if model is not None and (scored is None or language in scored.get(model, ())):
+                return model
+        return None
 
     def max_length(self, task: Task) -> int:
-        """Most tokens of a sequence of a task."""
+        """Maximum tokens of a task's sequences."""
         preset: int = PRESETS[task.preset or self.preset][task.kind]["max_length"]
         return task.max_length or preset
 
-    def arguments(self, task: Task) -> dict[str, Any]:
-        """A task's arguments of TrainingArguments: the preset's, the recipe's, its own."""
+    def arguments(self, task: Task) -> Arguments:
+        """A task's arguments for TrainingArguments: the preset's, then the recipe's, then its own."""
         preset = {
             k: v for k, v in PRESETS[task.preset or self.preset][task.kind].items() if k != "max_length"
         }

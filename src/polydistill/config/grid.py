@@ -1,4 +1,4 @@
-"""The recipe `grid`: recipes that belong together, run one after the other, and one table of them."""
+"""The recipe `grid`: related recipes that run one after another and share one table."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from polydistill.config.settings import Name, check_names
 from polydistill.config.shared import RunRecipe
 
 
-def _as_changes(value: Any) -> Any:
+def _as_changes(value: object) -> object:
     return {} if value is None else value
 
 
-# What a grid's folder holds beside its runs, and a line of its table.
+# What a grid's folder contains beside its runs, and a row of its table.
 RUNS_RESERVED = {
     "evaluation": "a folder of the grid's own",
     "report": "a folder of the grid's own",
@@ -25,30 +25,33 @@ Changes = Annotated[dict[str, Any], BeforeValidator(_as_changes)]
 
 
 class GridRecipe(RunRecipe):
-    """Recipes of any kind, run in order: they share corpora and stores, and end in one table."""
+    """Recipes of any kind, run in order: they share corpora and stores, and one table shows their results."""
 
     recipe: Literal["grid"] = "grid"
     name: Name = Field(description="The grid's name.")
-    output: str = Field("", description="The grid's folder, which holds each run's; empty: `runs/<name>`.")
+    output: str = Field("", description="The grid's folder, which contains each run's; empty: `runs/<name>`.")
     reuse: list[str] = Field(
         default_factory=list,
-        description="Folders of other runs whose corpora, stores and students are taken where they fit; earlier runs of the grid "
-        "are always among them.",
+        description="Folders of other runs whose corpora, stores and students are reused where they match; "
+        "earlier runs of the grid are always included.",
     )
-    base: Changes = Field(default_factory=dict, description="What all recipes have, `extends` among it.")
+    base: Changes = Field(
+        default_factory=dict, description="The settings of all recipes; may include `extends`."
+    )
     runs: dict[Name, Changes] = Field(
         min_length=1,
-        description="Name → what this recipe has in place of the base's: settings, or `extends` and settings. `$grid` at the beginning "
-        "of a path is the grid's folder: `$grid/RUN/student/final` is the student of an earlier run.",
+        description="Name → what this recipe changes in the base: settings, or `extends` and settings. A "
+        "leading `$grid` in a path is the grid's folder: `$grid/RUN/student/final` is the student of an "
+        "earlier run.",
     )
     variants: dict[Name, Changes] = Field(
         default_factory=dict,
-        description="Name → further changes; with them every run is made in each variant, as RUN-VARIANT.",
+        description="Name → further changes; if given, every run is made in each variant, as RUN-VARIANT.",
     )
     after: dict[Name, Changes] = Field(
         default_factory=dict,
-        description="Name → a whole recipe that comes once, when all runs are done, without base and variants: a probe or a "
-        "fine-tuning of their models, by their folders: `$grid/RUN/student/final`.",
+        description="Name → a whole recipe, without base and variants, that runs once after all runs: for "
+        "example a probe or a fine-tuning of their models, by their folders: `$grid/RUN/student/final`.",
     )
 
     @model_validator(mode="after")
@@ -68,7 +71,7 @@ class GridRecipe(RunRecipe):
             f"{run}-{variant}" if variant else run for run in self.runs for variant in (self.variants or [""])
         }
         if len(made) < len(self.runs) * max(1, len(self.variants)):
-            raise ValueError("runs, variants: two runs come to the same name RUN-VARIANT; name one otherwise")
+            raise ValueError("runs, variants: two runs get the same name RUN-VARIANT; rename one of them")
         check_names(self.runs, RUNS_RESERVED, "runs")
         check_names(self.after, RUNS_RESERVED, "after")
         for name in self.after:

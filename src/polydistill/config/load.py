@@ -1,4 +1,4 @@
-"""Reading recipes: YAML with the safe loader, `extends`, `--set`, and errors that say what to do."""
+"""Reading recipes: YAML with the safe loader, `extends`, `--set`, and errors with a remedy."""
 
 from __future__ import annotations
 
@@ -22,7 +22,11 @@ from polydistill.config.probe import ProbeRecipe
 from polydistill.config.yaml_text import MAX_DEPTH, RefusedYamlError, parse_yaml
 from polydistill.errors import RecipeError
 
-# Settings whose keys are names of the recipe's own (of `balance`, those of `teachers` are settings, none of them text).
+# A recipe, or a part of one, before it is validated.
+Values = dict[str, Any]
+
+# Settings whose keys are names that the recipe chooses (in `balance` the keys of `teachers` are settings,
+# none a text).
 NAMED = {
     "teachers",
     "students",
@@ -54,28 +58,26 @@ KINDS: dict[str, type[AnyRecipe]] = {
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> AnyRecipe:
     """Load a recipe from a YAML file, or a preset by its name.
 
-    overrides  `a.b=c` strings, the value read as YAML; they win over the file
-    Relative paths in a recipe count from the folder where the command runs.
-    Raises RecipeError for what the user can mend.
+    overrides  `a.b=c` strings, the value read as YAML; they override the file
+    Relative paths in a recipe are relative to the working folder.
+    Raises RecipeError for anything that the user can fix.
     """
     return parse_recipe(read_recipe(path), overrides, origin=str(path))
 
 
-def parse_recipe(
-    values: dict[str, Any], overrides: Sequence[str] = (), *, origin: str = "recipe"
-) -> AnyRecipe:
-    """Validate a recipe that is a dictionary already."""
+def parse_recipe(values: Values, overrides: Sequence[str] = (), *, origin: str = "recipe") -> AnyRecipe:
+    """Validate a recipe given as a dictionary."""
     values = dict(values)
     for override in overrides:
         _apply_override(values, override)
-    values = with_home(values)
+    values = {key: with_home(value, str(key)) for key, value in values.items()}
     kind = values.get("recipe")
     kind = "merge" if kind is None else kind
     if not isinstance(kind, str) or kind not in KINDS:
         raise RecipeError(
-            "recipe", f"{kind!s:.80}", "no recipe of that kind", f"write one of {', '.join(KINDS)}"
+            "recipe", f"{kind!s:.80}", "no recipe of that kind", f"use one of {', '.join(KINDS)}"
         )
-    # An empty group in YAML is None and means the defaults; a key that is unknown is so without a value too.
+    # An empty group in YAML is None and means the defaults. Unknown keys stay, to be reported.
     known = KINDS[kind].model_fields
     values = {key: value for key, value in values.items() if value is not None or key not in known}
     try:
@@ -87,14 +89,14 @@ def parse_recipe(
                 raise RecipeError(
                     f"recipe {origin}",
                     None,
-                    f"does not say of which kind it is; its keys are those of {' or '.join(likely)}",
+                    f"does not name its kind; its keys are those of {' or '.join(likely)}",
                     f"add `recipe: {likely[0]}`",
                 ) from None
         raise _explain(error, KINDS[kind], origin) from None
 
 
-def read_recipe(path: str | Path) -> dict[str, Any]:
-    """The dictionary in a recipe's file or preset, with what it extends merged in."""
+def read_recipe(path: str | Path) -> Values:
+    """The dictionary in a recipe's file or preset, merged with what it extends."""
     path = expand_home(str(path), "recipe")
     values = _extended(_read_yaml(path), path)
     if values.get("recipe") == "grid":
@@ -105,8 +107,8 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
         ]
         for target, place, changes in [(values, "base", values.get("base")), *within]:
             if isinstance(changes, dict) and "extends" in changes:
-                # A file in a run of a grid counts from the grid's own folder, as `extends` does everywhere.
-                # What that file is called and where it writes is not the grid's.
+                # A path in a run of a grid is relative to the grid's own folder, as with `extends`
+                # everywhere. The grid does not take over that file's name and output.
                 target[place] = {
                     key: value
                     for key, value in _extended(changes, str(path)).items()
@@ -115,53 +117,53 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
     return values
 
 
-def grid_values(base: dict[str, Any], *changes: dict[str, Any]) -> dict[str, Any]:
-    """The values of one recipe of a grid: the base with changes, each of which wins over what is before it."""
-    for one in changes:
-        base = _merge(base, one)
+def grid_values(base: Values, *changes: Values) -> Values:
+    """The values of one recipe of a grid: the base with changes, each of which overrides those before it."""
+    for layer in changes:
+        base = _merge(base, layer)
     return base
 
 
-def _entries(values: Any) -> list[tuple[str, Any]]:
+def _entries(values: object) -> list[tuple[str, object]]:
     return list(values.items()) if isinstance(values, dict) else []
 
 
-def _extended(values: dict[str, Any], origin: str) -> dict[str, Any]:
-    """Values with what they extend merged in.
+def _extended(values: Values, origin: str) -> Values:
+    """Values merged with what they extend.
 
-    origin  the file or preset that they stand in
+    origin  the file or preset that contains them
     """
     chain = [_identity(origin)]
     layers = [values]
     current = _parent(values, origin)
     while current is not None:
         if _identity(current) in chain:
-            raise RecipeError("extends", f"{current:.300}", "the recipe extends itself", "break the circle")
+            raise RecipeError("extends", f"{current:.300}", "the recipe extends itself", "break the cycle")
         chain.append(_identity(current))
         layers.append(_read_yaml(current))
         current = _parent(layers[-1], current)
-    merged: dict[str, Any] = {}
+    merged: Values = {}
     for layer in reversed(layers):
         merged = _merge(merged, {key: value for key, value in layer.items() if key != "extends"})
     return merged
 
 
 def _identity(name: str) -> str:
-    """One string for all ways to write a file's path (`x/../a.yaml` is `a.yaml`, and so is a link to it), or a preset."""
+    """A preset, or one string for all spellings of a file's path (`x/../a.yaml`, links to `a.yaml`)."""
     try:
-        # A file of a preset's name comes before the preset.
+        # A file takes precedence over a preset of the same name.
         return str(Path(name).resolve()) if Path(name).is_file() else name
-    except (OSError, ValueError):  # a name that no file can have, which reading it explains
+    except (OSError, ValueError):  # an impossible file name: reading it raises the error
         return name
 
 
-def _parent(values: dict[str, Any], origin: str) -> str | None:
-    """The file or preset that values extend; a file counts from the folder of the one that names it."""
+def _parent(values: Values, origin: str) -> str | None:
+    """The file or preset that values extend; a file is relative to the folder of the one that names it."""
     parent = values.get("extends")
     if parent is None:
         return None
     if not isinstance(parent, str):
-        raise RecipeError("extends", str(parent), "not a name", "give one preset or one file")
+        raise RecipeError("extends", str(parent), "not a name", "name one preset or one file")
     parent = expand_home(parent, "extends")
     if _is_preset(parent) or Path(parent).is_absolute():
         return parent
@@ -171,29 +173,29 @@ def _parent(values: dict[str, Any], origin: str) -> str | None:
 def presets() -> dict[str, str]:
     """The presets that ship with the package: name → first comment line."""
     folder = resources.files("polydistill.config") / "presets"
-    found = {}
-    for entry in sorted(folder.iterdir(), key=lambda item: item.name):
-        if entry.name.endswith(".yaml"):
-            found[entry.name[:-5]] = entry.read_text("utf-8").splitlines()[0].lstrip("# ")
-    return found
+    return {
+        entry.name[:-5]: entry.read_text("utf-8").splitlines()[0].lstrip("# ")
+        for entry in sorted(folder.iterdir(), key=lambda item: item.name)
+        if entry.name.endswith(".yaml")
+    }
 
 
 def _is_preset(name: str) -> bool:
     return name in presets()
 
 
-def _read_yaml(name: str) -> dict[str, Any]:
+def _read_yaml(name: str) -> Values:
     path = Path(name)
     try:
-        found = path.is_file()
-        if found and path.stat().st_size > MAX_RECIPE_BYTES:
+        is_file = path.is_file()
+        if is_file and path.stat().st_size > MAX_RECIPE_BYTES:
             raise RecipeError(
                 "recipe", name, "larger than 1 MiB", "a recipe is a page of YAML; is this the right file?"
             )
-        text = path.read_text("utf-8") if found else None
+        text = path.read_text("utf-8") if is_file else None
     except UnicodeDecodeError as error:
         raise RecipeError("recipe", name, f"not UTF-8 (byte {error.start})", "save it as UTF-8") from None
-    except (OSError, UnicodeEncodeError) as error:  # no permission, a name that is too long or no name
+    except (OSError, UnicodeEncodeError) as error:  # no permission, or a name that is too long or invalid
         reason = error.strerror if isinstance(error, OSError) else error.reason
         raise RecipeError(
             "recipe", f"{name:.300}", f"cannot be read ({reason})", "check the path and who may read it"
@@ -209,8 +211,8 @@ def _read_yaml(name: str) -> dict[str, Any]:
         raise RecipeError(
             "recipe",
             name,
-            f"is no recipe: {error}",
-            "write the values out that it needs; see docs/recipes.md",
+            f"is not a recipe: {error}",
+            "write out the values that it needs; see docs/recipes.md",
         ) from None
     except yaml.YAMLError as error:
         raise RecipeError(
@@ -223,16 +225,16 @@ def _read_yaml(name: str) -> dict[str, Any]:
     return values
 
 
-def _merge(base: dict[str, Any], top: dict[str, Any], *, named: bool = False) -> dict[str, Any]:
-    """Two layers of settings, the top one winning.
+def _merge(base: Values, top: Values, *, named: bool = False) -> Values:
+    """Two layers of settings merged; the top one overrides the base.
 
-    named  whether these are entries with names of the recipe's own, such as teachers: null takes one away, also where
-           it was given in short, as a path or a list of paths
+    named  whether the keys are names that the recipe chooses, such as teachers: null removes an entry, also
+           if it is in its short form, a path or a list of paths
     """
     merged = dict(base)
     for key, value in top.items():
         old = merged.get(key)
-        if _takes_away(old, value, named=named):
+        if _removes(old, value, named=named):
             del merged[key]
         elif isinstance(old, dict) and isinstance(value, dict):
             merged[key] = _merge(old, value, named=not named and key in NAMED)
@@ -241,22 +243,22 @@ def _merge(base: dict[str, Any], top: dict[str, Any], *, named: bool = False) ->
     return merged
 
 
-def _takes_away(old: Any, value: Any, *, named: bool) -> bool:
-    """Whether a value is the null that takes an entry away, as `ours: null` does."""
+def _removes(old: object, value: object, *, named: bool) -> bool:
+    """Whether a value is the null that removes an entry, as `ours: null` does."""
     return value is None and isinstance(old, (dict, str, list) if named else dict)
 
 
-def _apply_override(values: dict[str, Any], override: str) -> None:
+def _apply_override(values: Values, override: str) -> None:
     key, sign, text = override.partition("=")
     if not sign or not key:
         raise RecipeError(
-            "--set", override, "not of the form a.b=c", "write, say, --set training.max_steps=100"
+            "--set", override, "not of the form a.b=c", "use, for example, --set training.max_steps=100"
         )
     try:
         value = parse_yaml(text)
     except RefusedYamlError as error:
         raise RecipeError(
-            "--set", f"{override:.80}", f"is no setting: {error}", "give a number, a text or a short list"
+            "--set", f"{override:.80}", f"is not a setting: {error}", "use a number, a text or a short list"
         ) from None
     except yaml.YAMLError:
         value = text
@@ -273,10 +275,10 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
             raise RecipeError(
                 "--set", override, f"`{parent}` is a value, not a group of settings", "check the name"
             )
-        # Copied on the way down, so that the caller's dictionary is left as it was.
+        # Copied on the way down, so that the caller's dictionary does not change.
         target[parent] = child = dict(child)
         target = child
-    if _takes_away(target.get(last), value, named=bool(parents) and parents[-1] in NAMED):
+    if _removes(target.get(last), value, named=bool(parents) and parents[-1] in NAMED):
         del target[last]
     else:
         target[last] = value
@@ -310,8 +312,8 @@ def _explain(error: ValidationError, model: type[BaseModel], origin: str) -> Rec
     return RecipeError(
         f"recipe {origin}",
         None,
-        "\n  ".join(["cannot be used:", *messages]).replace(":\n", ":\n", 1),
-        "mend this and run the command again; docs/recipes.md lists every key",
+        "\n  ".join(["cannot be used:", *messages]),
+        "fix this and run the command again; docs/recipes.md lists every key",
     )
 
 
@@ -319,26 +321,26 @@ def _location(parts: tuple[int | str, ...]) -> str:
     text = ""
     for part in parts:
         if part == "[key]":
-            # pydantic's mark of a key that is wrong itself; the key is the part before it.
+            # pydantic's marker for an invalid key; the key is the part before it.
             continue
         text += f"[{part}]" if isinstance(part, int) else f".{part:.80}" if text else f"{part:.80}"
     return text or "recipe"
 
 
 def _known_keys(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
-    """The keys that the model at `location` has."""
-    current: Any = model
+    """The keys of the model at `location`."""
+    current: object = model
     for part in location:
         if isinstance(current, type) and issubclass(current, BaseModel):
             field = current.model_fields.get(str(part))
             current = field.annotation if field else None
         else:
             current = next(iter(_models_in(current)), None)
-    found = next(iter(_models_in(current)), None)
-    return list(found.model_fields) if found else []
+    innermost = next(iter(_models_in(current)), None)
+    return list(innermost.model_fields) if innermost else []
 
 
-def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+def _models_in(annotation: object) -> Iterator[type[BaseModel]]:
     if isinstance(annotation, type) and get_origin(annotation) is None:
         if issubclass(annotation, BaseModel):
             yield annotation

@@ -1,4 +1,4 @@
-"""The recipe `merge`: every setting, with its default and what it means."""
+"""The recipe `merge`: every setting with its default and meaning."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ class Language(Settings):
 
     text: Sources = Field(description="One or more sources of text.")
     teachers: Annotated[list[Name], BeforeValidator(as_list)] = Field(
-        min_length=1, description="The teachers that know this language, by their names in `teachers`."
+        min_length=1, description="The teachers of this language, by their names in `teachers`."
     )
     use: str = Field(
         "all",
-        description="Which teachers' copies of an example to train on: `all`, `best` (the copy with the lowest "
-        "teacher loss) or one teacher's name.",
+        description="Which teachers' copies of an example to train on: `all`, `best` (the copy with the "
+        "lowest teacher loss) or one teacher's name.",
     )
     labels: Literal["both", "soft", "gold"] | None = Field(
         None,
-        description="What this language is learned from, where that is not `distillation.labels`: `gold` for one whose "
-        "teacher the student starts from and should not be held to.",
+        description="Overrides `distillation.labels` for this language: for example `gold` if the student "
+        "starts from the language's teacher and need not imitate it.",
     )
     evaluation: dict[TextName, Sources] = Field(
-        default_factory=dict, description="Further evaluation texts, such as other domains, by name."
+        default_factory=dict, description="Further evaluation texts by name, such as other domains."
     )
 
 
 class TokenizerSettings(Settings):
     """The union tokenizer's normalisation."""
 
-    lowercase: bool | None = Field(None, description="Lower-case text; empty: if every teacher does.")
+    lowercase: bool | None = Field(None, description="Lowercase text; empty: if every teacher does.")
     strip_accents: bool | None = Field(None, description="Strip accents; empty: if every teacher does.")
 
 
@@ -46,13 +46,13 @@ class Student(Settings):
 
     model_type: str | None = Field(
         None,
-        description="Any architecture that `AutoModelForMaskedLM` knows; empty: `bert`, or with `init: teachers` that of "
-        "the teacher that the encoder comes from.",
+        description="An architecture that `AutoModelForMaskedLM` knows; empty: `bert`, or with `init: "
+        "teachers` that of the teacher whose encoder is copied.",
     )
     config: dict[str, Any] = Field(
         default_factory=dict,
-        description="The architecture's own configuration fields, such as `hidden_size`. With `init: teachers`, "
-        "what is not said here is taken from the teacher that the encoder comes from.",
+        description="Configuration fields of the architecture, such as `hidden_size`. With `init: "
+        "teachers`, the others come from the teacher whose encoder is copied.",
     )
     init: Literal["random", "teachers"] = Field(
         "random", description="Random weights as in the paper, or weights from the teachers."
@@ -62,13 +62,15 @@ class Student(Settings):
     )
     row_map: Literal["orthogonal", "least_squares", "mean"] = Field(
         "least_squares",
-        description="With `init: teachers`: how other teachers' embedding rows come into the encoder's space. A "
-        "map fitted on shared pieces, or random rows around the mean.",
+        description="With `init: teachers`: how other teachers' embedding rows are mapped into the "
+        "encoder's space. `orthogonal`, `least_squares`: a map fitted on shared pieces; `mean`: random rows "
+        "around the mean.",
     )
     tokenizer: TokenizerSettings = Field(default_factory=TokenizerSettings)
 
 
-# Names that are keys beside those of teachers: in `use`, among the results' models and tokenizers, and in ranks.npz.
+# Names that are keys beside those of teachers in `use`, in the results' models and tokenizers, and in
+# ranks.npz.
 TEACHERS_RESERVED = {
     "all": "a choice of teachers in `use`",
     "best": "a choice of teachers in `use`",
@@ -94,14 +96,14 @@ class MergeRecipe(TextRecipe):
         check_names(self.teachers, TEACHERS_RESERVED, "teachers")
         if self.distillation.best_by == "character" and self.masking.unit == "tokens":
             raise ValueError(
-                "distillation.best_by 'character': copies mask the same characters only with masking.unit: words; "
-                "set that, or best_by: token"
+                "distillation.best_by 'character': copies mask the same characters only with masking.unit: "
+                "words; set masking.unit: words, or best_by: token"
             )
         for language, settings in self.languages.items():
             for index, teacher in enumerate(settings.teachers):
                 if teacher in settings.teachers[:index]:
                     raise ValueError(
-                        f"languages.{language}.teachers[{index}] {teacher!r}: stands twice; name it once"
+                        f"languages.{language}.teachers[{index}] {teacher!r}: is listed twice; list it once"
                     )
                 if teacher not in self.teachers:
                     raise ValueError(
@@ -122,7 +124,7 @@ class MergeRecipe(TextRecipe):
 
     @property
     def texts(self) -> dict[str, list[Source]]:
-        """Field of the recipe → the sources of text that is trained on."""
+        """Field of the recipe → the sources of training text."""
         return {f"languages.{name}.text": language.text for name, language in self.languages.items()}
 
     @property

@@ -1,30 +1,30 @@
-"""Paths in recipes: `~` is the home folder wherever it stands."""
+"""Paths in recipes: a leading `~` is the home folder in every setting."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from polydistill.errors import RecipeError
 
 
 def expand_home(value: str, field: str) -> str:
-    """A path whose leading `~` is the home folder, as a shell has it; any other string as it is.
+    """A path with a leading `~` replaced by the home folder, as in a shell; any other string unchanged.
 
-    Raises RecipeError where there is no such home.
+    Raises RecipeError if there is no such home.
     """
     if not (value == "~" or value.startswith(("~/", "~\\"))):
         return value
     try:
         return str(Path(value).expanduser())
     except RuntimeError as error:
-        raise RecipeError(field, value, f"has no home folder ({error})", "write the whole path") from error
+        raise RecipeError(field, value, f"has no home folder ({error})", "write the full path") from error
 
 
-def with_home(values: Any, field: str = "") -> Any:
+def with_home(values: object, field: str = "") -> object:
     """Settings with every path in them expanded (see `expand_home`): no other setting begins with `~/`.
 
-    One place for all of them. Libraries disagree: some expand `~` and some make a folder of that name.
+    Done here for all settings, because libraries disagree: some expand `~`, others create a folder of that
+    name.
     """
     if isinstance(values, str):
         return expand_home(values, field or "recipe")

@@ -1,4 +1,4 @@
-"""The recipe `pretrain`: every setting, with its default and what it means."""
+"""The recipe `pretrain`: every setting with its default and meaning."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from polydistill.config.shared import Model, Source, Sources, TextRecipe, WordPi
 
 
 class PretrainLanguage(Settings):
-    """One language of a model that is pre-trained from text."""
+    """One language of a model that is pre-trained on text."""
 
     text: Sources = Field(description="One or more sources of text.")
     evaluation: dict[TextName, Sources] = Field(
@@ -30,7 +30,7 @@ class PretrainRecipe(TextRecipe):
 
     @property
     def texts(self) -> dict[str, list[Source]]:
-        """Field of the recipe → the sources of text that is trained on."""
+        """Field of the recipe → the sources of training text."""
         return {f"languages.{name}.text": language.text for name, language in self.languages.items()}
 
     @property

@@ -1,4 +1,4 @@
-"""The recipe of probes."""
+"""The recipe `probe`: every setting with its default and meaning."""
 
 from __future__ import annotations
 
@@ -13,58 +13,55 @@ from polydistill.config.shared import RunRecipe, as_model
 class TaggedData(Settings):
     """One language's tagged sentences."""
 
-    train: str = Field(
-        description="What the probe learns from: a .conllu file or one of columns (word, …, tag)."
-    )
-    test: str = Field(description="What it is measured on.")
-    max_sentences: int | None = Field(None, ge=1, description="Most sentences of either file.")
+    train: str = Field(description="The probe's training file: .conllu, or a file of columns (word, …, tag).")
+    test: str = Field(description="The test file.")
+    max_sentences: int | None = Field(None, ge=1, description="Maximum number of sentences of each file.")
 
 
 class ProbedModel(Settings):
-    """A model to probe. A plain string stands for `model`."""
+    """A model to probe. A plain string is short for `model`."""
 
     model: str = Field(description="A folder, or a model's name on the Hugging Face hub.")
     tokenizer: Literal["own", "default"] = Field(
         "own",
-        description="`own`: the tokenizer that a student of ours has for the language, where there is one; `default`: the "
-        "model's, for every language.",
+        description="`own`: a polydistill student's own tokenizer for the language, if there is one; "
+        "`default`: the model's, for every language.",
     )
-    revision: str | None = Field(None, description="The hub's revision: a branch, a tag or a commit.")
+    revision: str | None = Field(None, description="Revision on the hub: a branch, a tag or a commit.")
 
 
 class Probing(Settings):
     """How probes are trained."""
 
-    num_seeds: int = Field(5, ge=1, description="Probes for each source language, from other random weights.")
-    epochs: int = Field(10, ge=1, description="Times that each sees the training words.")
-    batch_size: int = Field(256, ge=1, description="Words in a batch.")
+    num_seeds: int = Field(5, ge=1, description="Probes per source language, each from other random weights.")
+    epochs: int = Field(10, ge=1, description="Passes of each probe over the training words.")
+    batch_size: int = Field(256, ge=1, description="Words per batch.")
     max_length: int = Field(
-        128, ge=8, description="Most tokens that the encoder sees together; longer sentences are parted."
+        128, ge=8, description="Maximum tokens per sequence of the encoder; longer sentences are split."
     )
     batch_tokens: int = Field(
-        4096, ge=64, description="Most tokens in a batch of the encoder, padding included."
+        4096, ge=64, description="Maximum tokens in a batch of the encoder, padding included."
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="Of the encoder. `auto`: bfloat16 where the processor computes in it."
+        "auto", description="The encoder's precision. `auto`: bfloat16 where the hardware supports it."
     )
 
 
 class ProbeRecipe(RunRecipe):
-    """Linear classifiers on frozen encoders: parts of speech and entities, within a language and across languages."""
+    """Linear classifiers on frozen encoders: parts of speech and entities, within and across languages."""
 
     recipe: Literal["probe"] = "probe"
     reuse: list[str] = Field(
         default_factory=list,
-        description="Folders of other probe runs, whose features are taken where they are what this run needs: same "
+        description="Folders of other probe runs whose features are reused where they match this run: same "
         "name, weights, tokenizer and text.",
     )
     models: dict[Name, Annotated[ProbedModel, BeforeValidator(as_model)]] = Field(min_length=1)
     tasks: dict[Literal["pos", "ner"], dict[Name, TaggedData]] = Field(
-        min_length=1, description="For each task its languages' data."
+        min_length=1, description="The data of each task's languages."
     )
     groups: dict[Name, list[Name]] = Field(
-        default_factory=dict,
-        description="Target languages to average over beside all of them, such as `low: [sw, te]`.",
+        default_factory=dict, description="Further averages over target languages, such as `low: [sw, te]`."
     )
     probing: Probing = Field(default_factory=Probing)
 
@@ -74,7 +71,7 @@ class ProbeRecipe(RunRecipe):
         check_names(self.groups, {"all": "all languages"}, "groups")
         for task, languages in self.tasks.items():
             if not languages:
-                raise ValueError(f"tasks.{task}: has no language; name one with its `train` and `test`")
+                raise ValueError(f"tasks.{task}: has no language; add one with its `train` and `test`")
         for group, members in self.groups.items():
             for index, language in enumerate(members):
                 if language not in known:

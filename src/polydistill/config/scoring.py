@@ -1,4 +1,4 @@
-"""Settings of scoring: what is stored of a teacher's predictions, and where that is computed."""
+"""Settings of scoring: which of a teacher's predictions are stored, and where they are computed."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from polydistill.config.settings import Settings
 
 
 def _as_place(value: str | None) -> str | None:
-    """A URL or an absolute path; workers have no working folder in common."""
+    """A URL or an absolute path; workers do not share a working folder."""
     if value is not None and "://" not in value and not value.startswith("/"):
         raise ValueError(
-            "neither a URL nor an absolute path; write, say, s3://bucket/scoring or /mnt/shared/scoring"
+            "neither a URL nor an absolute path; use, for example, s3://bucket/scoring or /mnt/shared/scoring"
         )
     return value
 
@@ -25,8 +25,8 @@ def _as_address(value: str | None) -> str | None:
     host, _, port = value.rpartition(":")
     if "/" in host or not host or not port.isdecimal():
         raise ValueError(
-            "neither `auto` nor host:port; run this command on a machine of the cluster and write `auto`, or the "
-            "address that `ray start --head` printed, such as 10.0.0.1:6379"
+            "neither `auto` nor host:port; run this command on a machine of the cluster and use `auto`, or "
+            "the address that `ray start --head` printed, such as 10.0.0.1:6379"
         )
     return value
 
@@ -36,47 +36,45 @@ class Ray(Settings):
 
     address: Annotated[str | None, AfterValidator(_as_address)] = Field(
         None,
-        description="A running cluster: `auto` on one of its machines, or host:port. Empty: what RAY_ADDRESS says, else "
-        "Ray is started on this machine.",
+        description="A running cluster: `auto` on one of its machines, or host:port. Empty: RAY_ADDRESS if "
+        "it is set; otherwise Ray starts on this machine.",
     )
     workers: int | None = Field(
-        None, ge=1, description="Most workers at a time; empty: as many as the cluster has room for."
+        None, ge=1, description="Maximum number of workers; empty: as many as fit on the cluster."
     )
-    num_cpus: int = Field(1, ge=1, description="Cores of a worker, which computes with as many threads.")
+    num_cpus: int = Field(1, ge=1, description="Cores per worker, which uses as many threads.")
     num_gpus: Annotated[float, Field(ge=0, le=8, allow_inf_nan=False)] | None = Field(
-        None, description="GPUs of a worker; 0.5: two share one. Empty: 1 where the cluster has any, else 0."
+        None, description="GPUs per worker; 0.5: two share one. Empty: 1 if the cluster has any, else 0."
     )
     storage: Annotated[str | None, AfterValidator(_as_place)] = Field(
         None,
-        description="Where workers put finished shards too, for a run that goes on elsewhere: a URL that `fsspec` knows "
-        "(`s3://`, `gs://`, `file://`), or the absolute path of a shared folder.",
+        description="Where workers also put finished shards, so that a run can resume elsewhere: a URL that "
+        "`fsspec` knows (`s3://`, `gs://`, `file://`), or the absolute path of a shared folder.",
     )
 
 
 class Scoring(Settings):
     """How teachers' predictions are stored."""
 
-    top_k: int = Field(
-        8, ge=1, description="How many of the teacher's predictions are kept for each position."
-    )
+    top_k: int = Field(8, ge=1, description="Number of the teacher's predictions stored per position.")
     sampling: Literal["top_k", "random"] = Field(
         "top_k",
-        description="`top_k`: the most probable; `random`: k draws from the teacher's distribution, an unbiased "
-        "estimate of it (Sparse Logit Sampling, ACL 2025).",
+        description="`top_k`: the most probable; `random`: k draws from the teacher's distribution, an "
+        "unbiased estimate of it (Sparse Logit Sampling, ACL 2025).",
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="`auto`: bfloat16 where the processor computes in it."
+        "auto", description="`auto`: bfloat16 where the hardware supports it."
     )
-    batch_tokens: int = Field(8192, ge=64, description="Most tokens in a batch, padding included.")
-    shard_examples: int = Field(4096, ge=1, description="Examples in a shard, the unit of resuming.")
+    batch_tokens: int = Field(8192, ge=64, description="Maximum tokens in a batch, padding included.")
+    shard_examples: int = Field(4096, ge=1, description="Examples per shard; scoring resumes shard by shard.")
     engine: Literal["local", "ray"] = Field(
         "local",
-        description="`local`: this process; `ray`: workers on this machine or a cluster. The stores are the same, and "
-        "either goes on with what the other began.",
+        description="`local`: this process; `ray`: workers on this machine or a cluster. The stores are "
+        "identical, and each engine can resume what the other began.",
     )
     ray: Ray = Field(default_factory=Ray)
 
     @property
     def labels(self) -> dict[str, Any]:
-        """The settings that predictions hang on, and not where they are made."""
+        """The settings that predictions depend on, without those of where they are computed."""
         return self.model_dump(mode="json", exclude={"engine", "ray"})

@@ -1,4 +1,4 @@
-"""Settings that several kinds of recipe share. Their descriptions are the recipe reference (docs/recipes.md)."""
+"""Settings shared by several recipes. Their descriptions form the recipe reference (docs/recipes.md)."""
 
 from __future__ import annotations
 
@@ -11,47 +11,53 @@ from pydantic import AfterValidator, BeforeValidator, Field, field_validator, mo
 from polydistill.config.scoring import Scoring
 from polydistill.config.settings import Line, Name, Settings, Share
 
+# Arguments of `transformers.TrainingArguments`, which Transformers checks.
+Arguments = dict[str, Any]
 
-def as_list(value: Any) -> Any:
+
+def as_list(value: object) -> list[object]:
     return value if isinstance(value, list) else [value]
 
 
-def _as_source(value: Any) -> Any:
+def as_path(value: object) -> object:
+    """A source's settings; a plain string is short for `path`."""
     return {"path": value} if isinstance(value, str) else value
 
 
-def as_model(value: Any) -> Any:
-    """A model's settings, where a plain string stands for `model`."""
+def as_model(value: object) -> object:
+    """A model's settings; a plain string is short for `model`."""
     return {"model": value} if isinstance(value, str) else value
 
 
-# What becomes of the probability outside the stored pieces: see `losses.targets.soft_targets`.
+# Treatment of the probability outside the stored pieces: see `losses.targets.soft_targets`.
 Tail = Literal["renormalise", "bucket", "raw", "gold"]
 TAIL = (
-    "What becomes of the probability outside the stored pieces. `renormalise`: the stored ones are scaled to sum to 1 (the "
-    "paper); `bucket`: one extra class stands for all other pieces; `raw`: left out; `gold`: given to the text's own token."
+    "Treatment of the probability outside the stored pieces. `renormalise`: the stored ones are scaled to "
+    "sum to 1 (the paper); `bucket`: one extra class for all other pieces; `raw`: left out; `gold`: assigned "
+    "to the text's own token."
 )
 
 
 class Source(Settings):
-    """Where text comes from. A plain string stands for `path`."""
+    """A source of text. A plain string is short for `path`."""
 
     path: str | None = Field(
         None,
-        description="A file, a folder or a glob: .txt, .jsonl or .parquet, text and JSONL also as .gz, .xz or .zst.",
+        description="A file, a folder or a glob: .txt, .jsonl or .parquet; text and JSONL also as .gz, .xz "
+        "or .zst.",
     )
     dataset: str | None = Field(None, description="A data set that `datasets` loads, by name or local path.")
     config: str | None = Field(None, description="The data set's configuration, such as `20231101.sw`.")
     split: str = Field("train", description="The data set's split.")
-    field: str = Field("text", description="The field that holds the text, in JSONL, Parquet and data sets.")
+    field: str = Field("text", description="The field with the text, in JSONL, Parquet and data sets.")
     documents: Literal["blocks", "lines", "blank_lines"] = Field(
         "blocks",
-        description="What a document is in a text file. `blocks`: the file has none, so blocks of consecutive "
-        "lines stand for them; `lines`: every line is one; `blank_lines`: blank lines part them.",
+        description="The documents of a text file. `blocks`: the file has none, so blocks of consecutive "
+        "lines replace them; `lines`: each line is a document; `blank_lines`: blank lines separate them.",
     )
     first_line: int = Field(1, ge=1, description="Text files: the first line to read, counted from 1.")
-    num_lines: int | None = Field(None, ge=1, description="Text files: how many lines to read.")
-    max_characters: int | None = Field(None, ge=1, description="Stop reading after so many characters.")
+    num_lines: int | None = Field(None, ge=1, description="Text files: the number of lines to read.")
+    max_characters: int | None = Field(None, ge=1, description="Stop reading after this many characters.")
 
     @model_validator(mode="after")
     def _one_origin(self) -> Source:
@@ -60,17 +66,19 @@ class Source(Settings):
         return self
 
 
-Sources = Annotated[list[Annotated[Source, BeforeValidator(_as_source)]], BeforeValidator(as_list)]
+Sources = Annotated[list[Annotated[Source, BeforeValidator(as_path)]], BeforeValidator(as_list)]
 
 
 class Teacher(Settings):
-    """A pre-trained masked language model. A plain string stands for `model`."""
+    """A pre-trained masked language model. A plain string is short for `model`."""
 
     model: str = Field(description="A folder, or a model's name on the Hugging Face hub.")
-    tokenizer: str | None = Field(None, description="Where its tokenizer is, if not with the model.")
-    revision: str | None = Field(None, description="The hub's revision: a branch, a tag or a commit.")
+    tokenizer: str | None = Field(
+        None, description="Folder or hub name of its tokenizer, if not the model's."
+    )
+    revision: str | None = Field(None, description="Revision on the hub: a branch, a tag or a commit.")
     allow_pickle: bool = Field(
-        False, description="Accept weights that are only there as a pickle (read with `weights_only=True`)."
+        False, description="Accept weights that exist only as a pickle (read with `weights_only=True`)."
     )
 
 
@@ -78,15 +86,16 @@ class Corpora(Settings):
     """How text becomes examples."""
 
     max_length: int = Field(128, ge=8, description="Length of a sequence in tokens, special tokens included.")
-    min_characters: int = Field(2, ge=1, description="A line with fewer characters is dropped.")
+    min_characters: int = Field(2, ge=1, description="Drop lines with fewer characters.")
     held_out_share: Annotated[float, Field(gt=0, lt=0.5)] = Field(
-        0.02, description="Share of documents (or blocks of lines) kept apart for evaluation."
+        0.02, description="Share of documents (or blocks of lines) held out for evaluation."
     )
     block_lines: int = Field(
         64, ge=1, description="Mean number of lines of a block, for files without documents."
     )
     smoothing_alpha: Share = Field(
-        0.7, description="Languages are drawn with probability proportional to (number of examples) ** alpha."
+        0.7,
+        description="Languages are sampled with probability proportional to (number of examples) ** alpha.",
     )
 
 
@@ -96,9 +105,7 @@ class Masking(Settings):
     unit: Literal["words", "tokens"] = Field(
         "words", description="Mask whole words (the same words in every copy of an example), or tokens."
     )
-    probability: Annotated[float, Field(gt=0, lt=1)] = Field(
-        0.15, description="Share of units that are masked."
-    )
+    probability: Annotated[float, Field(gt=0, lt=1)] = Field(0.15, description="Share of masked units.")
     mask_share: Share = Field(0.8, description="Share of masked units that become the mask token.")
     random_share: Share = Field(0.1, description="Share of masked units that become random tokens.")
 
@@ -109,22 +116,22 @@ class Masking(Settings):
         return self
 
 
-# How a weight goes over training: see `losses.schedules.scheduled_weight`.
+# How a weight changes during training: see `losses.schedules.scheduled_weight`.
 Schedule = Literal["linear", "cosine", "constant"]
-SCHEDULE = "How the weight goes from the first step to the last; `constant` keeps the first."
+SCHEDULE = "How the weight changes from the first step to the last; `constant` keeps the first."
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class LossWeight(Settings):
-    """A loss's weight over training. A plain number stands for a weight that stays."""
+    """A loss's weight during training. A plain number is a constant weight."""
 
     first: Weight = Field(description="Weight at the first step.")
-    last: Weight | None = Field(None, description="Weight at the last step; empty: as the first.")
+    last: Weight | None = Field(None, description="Weight at the last step; empty: the same as `first`.")
     schedule: Schedule = Field("linear", description=SCHEDULE)
 
     @property
     def highest(self) -> float:
-        """The largest weight of any step: with 0 the loss is never computed."""
+        """The largest weight at any step: if it is 0, the loss is never computed."""
         if self.last is None or self.schedule == "constant":
             return self.first
         return max(self.first, self.last)
@@ -134,7 +141,7 @@ class Distillation(Settings):
     """What the student learns from."""
 
     labels: Literal["both", "soft", "gold"] = Field(
-        "both", description="Teachers' predictions and the text's own tokens, or one of them."
+        "both", description="Teachers' predictions (`soft`), the text's own tokens (`gold`), or both."
     )
     teacher_weight: Share = Field(
         1.0, description="Weight of the teachers' labels at the first step (lambda)."
@@ -142,24 +149,24 @@ class Distillation(Settings):
     final_teacher_weight: Share = Field(0.0, description="Weight of the teachers' labels at the last step.")
     schedule: Schedule = Field("linear", description=SCHEDULE)
     annealing_share: Annotated[float, Field(gt=0, le=1)] = Field(
-        1.0, description="Share of the steps in which lambda reaches its last value, which it keeps then."
+        1.0, description="Share of the steps after which lambda has its last value, which it then keeps."
     )
     tail: Tail = Field("renormalise", description=TAIL)
     temperature: Annotated[float, Field(gt=0)] = Field(
         1.0,
-        description="1, the only value: a store lacks the logits outside its k, which a softmax at another temperature "
-        "needs. Live teachers of `extract` and `balance` take others.",
+        description="Must be 1: a softmax at another temperature needs the logits outside the top k, which "
+        "a store lacks. Live teachers of `extract` and `balance` accept others.",
     )
     best_by: Literal["character", "token"] | None = Field(
         None,
-        description="With `use: best`, compare teachers by their loss per masked character, or per masked token (the "
-        "paper), which favours tokenizers that cut words into more pieces. Empty: `character`, or `token` with "
-        "`masking.unit: tokens`.",
+        description="With `use: best`, compare teachers by their loss per masked character, or per masked "
+        "token (the paper), which favours tokenizers that split words into more pieces. Empty: `character`, "
+        "or `token` with `masking.unit: tokens`.",
     )
 
     @property
     def weight(self) -> LossWeight:
-        """Lambda over the training."""
+        """Lambda during training."""
         return LossWeight(first=self.teacher_weight, last=self.final_teacher_weight, schedule=self.schedule)
 
     @field_validator("temperature")
@@ -167,32 +174,32 @@ class Distillation(Settings):
     def _at_one(cls, value: float) -> float:
         if value != 1:
             raise ValueError(
-                f"temperature {value:g}: stored predictions are learned at 1, for a softmax at another temperature "
-                "needs the logits of all pieces; leave it out"
+                f"temperature {value:g}: stored predictions need temperature 1, because a softmax at another "
+                "one needs the logits of all pieces; leave it out"
             )
         return value
 
 
-# The architecture of a student that nothing else is said of.
+# The default architecture of a student.
 MODEL_TYPE = "bert"
 
 
 class Model(Settings):
     """The model that is pre-trained."""
 
-    model_type: str = Field("bert", description="Any architecture that `AutoModelForMaskedLM` knows.")
+    model_type: str = Field("bert", description="An architecture that `AutoModelForMaskedLM` knows.")
     config: dict[str, Any] = Field(
-        default_factory=dict, description="The architecture's own configuration fields."
+        default_factory=dict, description="Configuration fields of the architecture."
     )
 
 
 def as_script(name: str) -> str:
-    """A script's name, if Unicode has one of that name; ValueError otherwise."""
+    """The name of a Unicode script; ValueError for any other string."""
     try:
         regex.compile(rf"\p{{Script={name}}}")
     except regex.error:
         raise ValueError(
-            f"{name!r}: Unicode has no script of that name; write, say, Latin, Cyrillic, Greek"
+            f"{name!r}: Unicode has no script of that name; use, for example, Latin, Cyrillic or Greek"
         ) from None
     return name
 
@@ -201,50 +208,53 @@ class WordPiece(Settings):
     """The WordPiece vocabulary that is trained on the text."""
 
     size: int = Field(30_000, ge=100, description="Number of pieces.")
-    lowercase: bool = Field(True, description="Lower-case text.")
+    lowercase: bool = Field(True, description="Lowercase text.")
     strip_accents: bool | list[Annotated[str, AfterValidator(as_script)]] | None = Field(
         None,
-        description="Strip accents; empty: as `lowercase`, as BERT does. Or a list of the scripts where they are stripped, "
-        "such as `[Latin, Greek]`: elsewhere marks are vowels (Devanagari) or a letter's parts (Hangul).",
+        description="Strip accents; empty: the same as `lowercase`, as in BERT. Or a list of the scripts "
+        "where they are stripped, such as `[Latin, Greek]`: in others, marks are vowels (Devanagari) or "
+        "parts of letters (Hangul).",
     )
-    min_frequency: int = Field(2, ge=1, description="A piece must occur so often.")
-    limit_alphabet: int = Field(6000, ge=10, description="Most distinct characters.")
+    min_frequency: int = Field(2, ge=1, description="Minimum number of occurrences of a piece.")
+    limit_alphabet: int = Field(6000, ge=10, description="Maximum number of distinct characters.")
 
 
 class Evaluation(Settings):
     """What is measured on held-out text."""
 
-    max_examples: int = Field(1000, ge=1, description="Most held-out examples a language and text.")
-    batch_tokens: int = Field(4096, ge=64, description="Most tokens in a batch, padding included.")
+    max_examples: int = Field(1000, ge=1, description="Maximum held-out examples per language and text.")
+    batch_tokens: int = Field(4096, ge=64, description="Maximum tokens in a batch, padding included.")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="`auto`: bfloat16 where the processor computes in it; teachers and student alike."
+        "auto", description="`auto`: bfloat16 where the hardware supports it, for teachers and student alike."
     )
-    num_samples: int = Field(3, ge=0, description="Masked sentences a language that the report shows.")
+    num_samples: int = Field(3, ge=0, description="Masked sentences per language in the report.")
 
 
 class Card(Settings):
-    """What the model card says that no run can know."""
+    """Facts on the model card that a run cannot know."""
 
     license: Line | None = Field(
         None,
-        description="The licence that you publish the model under, by the hub's name, such as `cc-by-sa-4.0`.",
+        description="The licence under which you publish the model, by its name on the hub, such as "
+        "`cc-by-sa-4.0`.",
     )
     datasets: list[Line] = Field(
-        default_factory=list, description="Names of the training text's data sets, as the hub has them."
+        default_factory=list, description="Names on the hub of the training text's data sets."
     )
 
 
 class RunRecipe(Settings):
-    """What every recipe has, and what the rest asks it about itself."""
+    """The settings of every recipe, and the questions that every recipe answers about itself."""
 
     recipe: str = ""
     name: Name = Field(description="The run's name.")
     output: str = Field("", description="The run's folder; empty: `runs/<name>`.")
     reuse: list[str] = Field(
         default_factory=list,
-        description="Folders of other runs whose corpora, stores and student are taken where they are what this run needs.",
+        description="Folders of other runs whose corpora, stores and student are reused where they match "
+        "this run.",
     )
-    seed: int = Field(0, ge=0, lt=2**32, description="Seed of everything that is random.")
+    seed: int = Field(0, ge=0, lt=2**32, description="Seed of all random draws.")
 
     @property
     def folder(self) -> Path:
@@ -253,17 +263,17 @@ class RunRecipe(Settings):
 
     @property
     def texts(self) -> dict[str, list[Source]]:
-        """Field of the recipe → the sources of text that is trained on."""
+        """Field of the recipe → the sources of training text."""
         return {}
 
     @property
     def models_read(self) -> list[str]:
-        """Names and folders of the models that a run reads."""
+        """Names and folders of the models that the run reads."""
         return []
 
     @property
     def models_made(self) -> list[Path]:
-        """Folders of the models that a run makes."""
+        """Folders of the models that the run makes."""
         return []
 
     @property
@@ -273,11 +283,11 @@ class RunRecipe(Settings):
 
 
 class TextRecipe(RunRecipe):
-    """What every recipe has that trains on text."""
+    """The settings of every recipe that trains on text."""
 
     corpora: Corpora = Field(default_factory=Corpora)
     masking: Masking = Field(default_factory=Masking)
-    training: dict[str, Any] = Field(
+    training: Arguments = Field(
         default_factory=dict, description="Arguments of `transformers.TrainingArguments`, by their own names."
     )
     evaluation: Evaluation = Field(default_factory=Evaluation)

@@ -1,39 +1,41 @@
-"""YAML as recipes have it: plain values alone, bounded before they cost anything."""
+"""The YAML of recipes: only plain values, with limits that are checked before they cost time or memory."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Hashable
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 
 MAX_DEPTH = 64
-# Values of a recipe, counted as often as aliases repeat them; long texts count as several. The largest recipe of a hundred
-# languages has some thousands.
+# Values of a recipe, with every repetition by aliases; long texts count as several. The largest recipe, of a
+# hundred languages, has a few thousand.
 MAX_VALUES = 50_000
-# What a run writes down holds every default as well.
+# A run's own recipe.yaml contains every default as well.
 MAX_RESOLVED_VALUES = 4 * MAX_VALUES
 MAX_RESOLVED_BYTES = 1 << 24
 _CHARACTERS_OF_A_VALUE = 200
-# Numbers in base 60, which YAML 1.1 has (1:30:00), take quadratic time.
+# Numbers in base 60, which YAML 1.1 allows (1:30:00), take quadratic time.
 _MAX_NUMBER_CHARACTERS = 100
-# No setting needs a larger number, and NumPy and PyTorch take none.
+# No setting needs a larger number, and NumPy and PyTorch accept none.
 _MAX_INTEGER = 2**63 - 1
 _NAMESPACE = "tag:yaml.org,2002:"
 
 
 class RefusedYamlError(yaml.YAMLError):
-    """What is YAML, and yet nothing that a recipe can hold."""
+    """Valid YAML that a recipe cannot contain."""
 
 
 def parse_yaml(text: str, *, max_values: int = MAX_VALUES) -> Any:
     """The value of a YAML text: mappings, lists, strings, numbers, booleans and null. A date is a string.
 
-    Raises RefusedYamlError for values of other types, numbers of more than 64 bits, texts that UTF-8 cannot carry, an anchor
-    that holds itself, nesting deeper than MAX_DEPTH and more than `max_values`, however few lines say so; yaml.YAMLError
-    for what is no YAML. No other exception, and no time or memory beyond that of so many values.
+    Raises RefusedYamlError for values of other types, numbers of more than 64 bits, texts that UTF-8 cannot
+    encode, an anchor that contains itself, nesting deeper than MAX_DEPTH and more than `max_values` values,
+    even from few lines; yaml.YAMLError for invalid YAML. Raises no other exception; `max_values` bounds its
+    time and memory.
     """
     _check_characters(text)
     loader = _Loader(text, max_values)
@@ -48,9 +50,9 @@ def parse_yaml(text: str, *, max_values: int = MAX_VALUES) -> Any:
 
 
 def read_resolved(path: Path) -> Any:
-    """The value of the recipe.yaml that a run has written, which holds every default.
+    """The value of the recipe.yaml that a run wrote, which contains every default.
 
-    Raises what `parse_yaml` does; OSError and UnicodeDecodeError for a file that cannot be read.
+    Raises what `parse_yaml` does, and OSError and UnicodeDecodeError for a file that cannot be read.
     """
     if path.stat().st_size > MAX_RESOLVED_BYTES:
         raise RefusedYamlError(f"it has more than {MAX_RESOLVED_BYTES >> 20} MiB")
@@ -58,14 +60,14 @@ def read_resolved(path: Path) -> Any:
 
 
 class _Loader(yaml.SafeLoader):
-    """The safe loader; values are counted while they are read, and repeated keys are refused."""
+    """The safe loader, which counts values while it reads them and refuses repeated keys."""
 
     def __init__(self, text: str, max_values: int) -> None:
         super().__init__(text)
         self._max_values = max_values
         self._num_values = self._depth = 0
 
-    def compose_node(self, parent: Any, index: Any) -> Any:
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         self._num_values += 1
         self._depth += 1
         if self._num_values > self._max_values:
@@ -77,39 +79,43 @@ class _Loader(yaml.SafeLoader):
         finally:
             self._depth -= 1
 
-    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> object:
         kind = node.tag.removeprefix(_NAMESPACE)
         if kind in ("int", "float") and len(node.value) > _MAX_NUMBER_CHARACTERS:
             raise RefusedYamlError(
                 f"the number {_shown(node)} has {len(node.value):,} characters{_line(node)}"
             )
         try:
-            found = super().construct_object(node, deep)
+            value: object = super().construct_object(node, deep)
         except (ValueError, KeyError, IndexError) as error:
-            # An explicit tag of a number or a boolean before a text that is none, such as `!!int abc`.
-            raise RefusedYamlError(f"{_shown(node)} is no value of the type {kind}{_line(node)}") from error
-        if isinstance(found, int) and not -_MAX_INTEGER <= found <= _MAX_INTEGER:
+            # An explicit tag of a number or a boolean before another text, such as `!!int abc`.
+            raise RefusedYamlError(
+                f"{_shown(node)} is not a value of the type {kind}{_line(node)}"
+            ) from error
+        if isinstance(value, int) and not -_MAX_INTEGER <= value <= _MAX_INTEGER:
             raise RefusedYamlError(f"the number {_shown(node)} has more than 64 bits{_line(node)}")
-        if isinstance(found, str):
-            _check_characters(found, _line(node))
-        return found
+        if isinstance(value, str):
+            _check_characters(value, _line(node))
+        return value
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         if not isinstance(node, yaml.MappingNode):
-            raise RefusedYamlError(f"a value of the type map is none{_line(node)}")
-        seen: set[Any] = set()
+            raise RefusedYamlError(f"a value with the tag map is not a mapping{_line(node)}")
+        seen: set[str] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             if isinstance(key, str) and key in seen:
-                raise RefusedYamlError(f"the key {key!r:.80} is there twice, again{_line(key_node)}")
+                raise RefusedYamlError(f"the key {key!r:.80} is repeated{_line(key_node)}")
             if isinstance(key, str):
                 seen.add(key)
         return super().construct_mapping(node, deep)
 
-    def construct_refused(self, node: yaml.Node) -> Any:
+    def construct_refused(self, node: yaml.Node) -> NoReturn:
         kind = node.tag.removeprefix(_NAMESPACE)
         if kind == "merge":
-            raise RefusedYamlError(f"`<<` is not taken{_line(node)}: use `extends`, or write the values out")
+            raise RefusedYamlError(
+                f"`<<` is not supported{_line(node)}: use `extends`, or write out the values"
+            )
         raise RefusedYamlError(f"no setting is of the type {kind!r:.80}{_line(node)}")
 
 
@@ -120,10 +126,10 @@ _Loader.yaml_constructors = {
     if tag in {_NAMESPACE + kind for kind in _PLAIN}
 }
 _Loader.add_constructor(None, _Loader.construct_refused)
-# Dates are names or texts here, and one that no calendar has would be an error.
+# Dates are names or texts here, and an invalid date would raise an error.
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in found if tag != f"{_NAMESPACE}timestamp"]
-    for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != f"{_NAMESPACE}timestamp"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 # YAML 1.1 reads 1e-4 as a string, and people mean a number.
 _Loader.add_implicit_resolver(
@@ -132,48 +138,46 @@ _Loader.add_implicit_resolver(
 
 
 def _count(node: yaml.Node, most: int) -> None:
-    """Raise RefusedYamlError if a node stands for too much with its aliases expanded, or holds itself.
+    """Raise RefusedYamlError if a node is too large with its aliases expanded, or contains itself.
 
-    Each node of the graph is visited once: an alias is a node that was seen before it.
+    Each node of the graph is visited once: an alias is a node that was seen before.
     """
     # (values, depth) of each node; None while it is being visited.
     known: dict[int, tuple[int, int] | None] = {}
 
-    def visit(one: yaml.Node) -> tuple[int, int]:
-        if id(one) not in known:
-            known[id(one)] = None
-            if isinstance(one, yaml.ScalarNode):
-                found = (1 + len(one.value) // _CHARACTERS_OF_A_VALUE, 1)
+    def visit(current: yaml.Node) -> tuple[int, int]:
+        if id(current) not in known:
+            known[id(current)] = None
+            if isinstance(current, yaml.ScalarNode):
+                size, depth = 1 + len(current.value) // _CHARACTERS_OF_A_VALUE, 1
             else:
-                pairs = isinstance(one, yaml.MappingNode)
-                parts = [visit(part) for part in (chain(*one.value) if pairs else one.value)]
-                found = (
-                    1 + sum(size for size, _ in parts),
-                    1 + max((depth for _, depth in parts), default=0),
-                )
-            if found[0] > most:
+                pairs = isinstance(current, yaml.MappingNode)
+                parts = [visit(part) for part in (chain(*current.value) if pairs else current.value)]
+                size = 1 + sum(part_size for part_size, _ in parts)
+                depth = 1 + max((part_depth for _, part_depth in parts), default=0)
+            if size > most:
                 raise _too_many(most)
-            if found[1] > MAX_DEPTH:
+            if depth > MAX_DEPTH:
                 raise _too_deep()
-            known[id(one)] = found
-        whole = known[id(one)]
-        if whole is None:
-            raise RefusedYamlError(f"an anchor holds itself{_line(one)}")
-        return whole
+            known[id(current)] = size, depth
+        measured = known[id(current)]
+        if measured is None:
+            raise RefusedYamlError(f"an anchor contains itself{_line(current)}")
+        return measured
 
     visit(node)
 
 
 def _check_characters(text: str, where: str = "") -> None:
-    """Raise RefusedYamlError for half characters, which no file can hold, and for NUL, which no path can."""
-    found = re.search("[\0\ud800-\udfff]", text)
-    if found is not None:
-        what = "NUL" if found.group() == "\0" else "half a character (a surrogate without the other)"
-        raise RefusedYamlError(f"a text holds {what}{where}")
+    """Raise RefusedYamlError for lone surrogates (impossible in files) and NUL (impossible in paths)."""
+    match = re.search("[\0\ud800-\udfff]", text)
+    if match is not None:
+        what = "NUL" if match.group() == "\0" else "half a character (a lone surrogate)"
+        raise RefusedYamlError(f"a text contains {what}{where}")
 
 
 def _too_many(most: int) -> RefusedYamlError:
-    return RefusedYamlError(f"it stands for more than {most:,} values")
+    return RefusedYamlError(f"it expands to more than {most:,} values")
 
 
 def _too_deep() -> RefusedYamlError:
@@ -187,4 +191,4 @@ def _shown(node: yaml.Node) -> str:
 
 
 def _line(node: yaml.Node) -> str:
-    return f" in line {node.start_mark.line + 1}"
+    return f" on line {node.start_mark.line + 1}"

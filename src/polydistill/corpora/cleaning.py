@@ -1,4 +1,4 @@
-"""Cleaning of lines, with the reason for every line that is dropped."""
+"""Cleaning of lines, with a reason for every dropped line."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import unicodedata
 from collections import Counter
 
 # Control and surrogate characters, private use (tokenizers use it as marks), the byte order mark and the
-# marks that turn the direction of text around. The joiners U+200C and U+200D stay: Indic and Persian
-# spelling needs them.
+# marks that change the direction of text. The joiners U+200C and U+200D stay: Indic and Persian spelling
+# needs them.
 _REMOVED = re.compile(
     r"[\x00-\x1F\x7F-\x9F\uD800-\uDFFF\uE000-\uF8FF\U000F0000-\U0010FFFF\uFEFF\uFFFD\u202A-\u202E\u2066-\u2069]"
 )
@@ -16,7 +16,7 @@ _BLANKS = re.compile(r"[\s\u200B]+")
 
 
 def clean_line(line: str, *, min_characters: int, dropped: Counter[str], changed: Counter[str]) -> str | None:
-    """The line in NFC without control characters and doubled blanks, or None if nothing worth keeping is left.
+    """The line in NFC without control characters and repeated blanks, or None if too little is left.
 
     dropped  counts `empty` and `too_short`
     changed  counts `normalised` and `control_characters`

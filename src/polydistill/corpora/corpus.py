@@ -1,4 +1,4 @@
-"""A language's corpus: read, clean, split, drop repeats, pack."""
+"""A language's corpus: read, clean, split, deduplicate, pack."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ DROPPED = (
 
 @dataclass
 class Counted:
-    """What reading and cleaning did: lines dropped by reason, lines changed, and what each origin gave."""
+    """Counts of reading and cleaning: lines dropped by reason, lines changed, and the text of each origin."""
 
     dropped: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(DROPPED, 0)))
     changed: Counter[str] = field(default_factory=Counter)
@@ -43,19 +43,19 @@ class Counted:
 
 
 def is_held_out(key: int, share: float) -> bool:
-    """Whether a document with this content hash is held out: by nothing but its own content."""
-    # A multiplication first, for block keys share their remainders by construction.
+    """Whether a document with this content hash is held out: depends on nothing but its own content."""
+    # The multiplication comes first, because block keys share their remainders by construction.
     return (key * 0x9E3779B97F4A7C15 >> 11) % (1 << 53) < share * (1 << 53)
 
 
 class CorpusFields(NamedTuple):
-    """Where a recipe has a corpus' texts, for messages: such as `languages.sw.text` and `languages.sw.evaluation`."""
+    """Where a recipe has a corpus' texts, for messages: `languages.sw.text`, `languages.sw.evaluation`."""
 
     text: str
     evaluation: str
 
     def evaluation_text(self, name: str) -> str:
-        """The place of a further evaluation text."""
+        """The field of a further evaluation text."""
         return f"{self.evaluation}.{name}"
 
 
@@ -73,8 +73,8 @@ def build_corpus(
 
     count_tokens, max_tokens  see `pack`; special tokens are not counted
     fields                    where the recipe has the texts, for messages
-    Memory does not grow with the text: cleaned lines wait in the folder, repeats are found on disk.
-    Raises CorpusError if nothing is left to train on, or nothing to hold out.
+    Memory does not grow with the text: cleaned lines are spooled in the folder, and deduplicated on disk.
+    Raises CorpusError if no text is left to train on or to hold out.
     """
     counted = Counted()
     names = list(evaluation)
@@ -119,10 +119,10 @@ def build_corpus(
 def _cleaned_lines(
     groups: Sequence[tuple[Sequence[Source], str, int | None]], settings: Corpora, counted: Counted
 ) -> Iterator[tuple[str, int, int]]:
-    """(line, split, run) of groups of sources: (sources, their place in the recipe, their split or None).
+    """(line, split, run) of groups of sources: (sources, their field in the recipe, their split or None).
 
-    Without a split, each document's own content decides between training and held-out. What may be packed
-    together, consecutive documents of one origin and split, has one run number.
+    Without a split, each document's own content decides between training and held-out. Consecutive documents
+    of one origin and split have the same run number: they may be packed together.
     """
     run = 0
     last: tuple[str, int] | None = None
@@ -151,9 +151,9 @@ def _cleaned_lines(
 
 
 def sample_texts(sources: Sequence[Source], *, field: str, max_characters: int) -> tuple[list[str], int]:
-    """(cleaned lines from the beginning of the sources, an estimate of the characters that all hold).
+    """(cleaned lines from the beginning of the sources, an estimate of the characters of all sources).
 
-    The estimate counts characters where it can read all in a moment, and scales by file sizes beyond that.
+    The estimate counts the characters of small sources, and extrapolates by file sizes for larger ones.
     """
     texts: list[str] = []
     nothing: Counter[str] = Counter()
@@ -166,12 +166,12 @@ def sample_texts(sources: Sequence[Source], *, field: str, max_characters: int) 
             if cleaned is not None and seen < max_characters:
                 texts.append(cleaned)
                 seen += len(cleaned)
-        # Reading is fast beside tokenising, so counting goes on well past the sample.
+        # Reading is much faster than tokenising, so counting continues well past the sample.
         if raw > 100 * max_characters:
             exhausted = False
             break
     if not texts:
-        raise CorpusError(field, None, "no text is there", "check the sources")
+        raise CorpusError(field, None, "has no text", "check the sources")
     if exhausted:
         return texts, raw
     total = 0
@@ -194,7 +194,7 @@ def _refuse_empty(
         raise CorpusError(
             fields.text,
             None,
-            f"nothing was held out for evaluation of {splits['train']['examples']} examples "
+            f"none of the {splits['train']['examples']} examples was held out for evaluation "
             f"(held_out_share {settings.held_out_share}, blocks of about {settings.block_lines} lines)",
             "add text, lower corpora.block_lines or raise corpora.held_out_share",
         )
@@ -204,12 +204,12 @@ def _refuse_empty(
                 fields.evaluation_text(name.removeprefix("evaluation/")),
                 None,
                 f"no text is left (dropped lines: {reasons})",
-                "give text that is not in the training text too",
+                "use text that is not in the training text",
             )
 
 
 def _drop_repeated(folder: Path, splits: dict[str, dict[str, Any]]) -> None:
-    """Let no example stand twice in a split, in held-out and training text, or in training and evaluation text."""
+    """Drop repeats within splits, of held-out text in training text, and of that in evaluation texts."""
     nothing = np.zeros(0, dtype=np.uint64)
     for name in ("held_out", "train", *(name for name in splits if name.startswith("evaluation/"))):
         other = {"held_out": None, "train": "held_out"}.get(name, "train")
@@ -218,6 +218,6 @@ def _drop_repeated(folder: Path, splits: dict[str, dict[str, Any]]) -> None:
 
 
 def _display(origins: list[str]) -> list[str]:
-    """Sources' file names: whole paths are this machine's, not the corpus', and show only where names are alike."""
+    """Sources' file names: full paths depend on the machine, and are shown only where names are equal."""
     names = Counter(Path(origin).name for origin in origins)
     return [Path(origin).name if names[Path(origin).name] == 1 else origin for origin in origins]

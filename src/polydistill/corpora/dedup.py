@@ -1,4 +1,4 @@
-"""Cleaned lines on disk, and which of them to keep: duplicates are found with bounded memory."""
+"""Cleaned lines on disk, and which of them to keep: deduplication with bounded memory."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import pyarrow as pa
 
 from polydistill.disk import hash_text
 
-# Evaluation texts have the numbers from EVALUATION on.
+# Evaluation texts are numbered from EVALUATION on.
 TRAIN, HELD_OUT, EVALUATION = range(3)
 _BATCH = 4096
-# Hashes of so many lines are sorted at once: 16 bytes each.
+# Lines whose hashes are sorted at once, 16 bytes each.
 _PARTITION_LINES = 4_000_000
 
 _SCHEMA = pa.schema([("text", pa.string()), ("split", pa.uint8()), ("run", pa.uint32())])
@@ -24,7 +24,7 @@ _SCHEMA = pa.schema([("text", pa.string()), ("split", pa.uint8()), ("run", pa.ui
 class Spool:
     """Lines in a folder: text and split in an Arrow stream, hashes in a flat file.
 
-    A line's `run` numbers what may be packed together: consecutive documents of one file and one split.
+    Lines with the same `run` number may be packed together: consecutive documents of one file and one split.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -56,8 +56,10 @@ class Spool:
     def keep(
         self, dropped: Counter[str], *, partition_lines: int = _PARTITION_LINES
     ) -> npt.NDArray[np.bool_]:
-        """[num_lines] which lines to keep: of equal lines the first held-out one, else the first of training,
-        else the first of evaluation. Held-out text never gives way, so adding text moves nothing out of it.
+        """[num_lines] which lines to keep.
+
+        Of equal lines, keeps the first held-out one, else the first of training, else the first of
+        evaluation. So added text never removes held-out text.
 
         dropped  counts `duplicate`, `in_held_out` (from training) and `in_training` (from evaluation)
         """
@@ -82,7 +84,8 @@ class Spool:
             same = np.zeros(len(rows), dtype=bool)
             ordered = hashes[rows[order]]
             same[1:] = ordered[1:] == ordered[:-1]
-            # What the first of each group of equal lines is decides why the others go.
+            # The first of each group of equal lines is kept; its split is the reason why the others are
+            # dropped.
             starts = np.maximum.accumulate(np.where(same, 0, np.arange(len(rows))))
             winners = kinds[order][starts]
             losers, lost = kinds[order][same], winners[same]

@@ -1,4 +1,4 @@
-"""Examples on disk: Arrow streams that `datasets.Dataset.from_file` opens too."""
+"""Examples on disk: Arrow streams that `datasets.Dataset.from_file` can also open."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _BATCH = 1024
 
 
 class Examples:
-    """A file of examples, by memory map."""
+    """A file of examples, memory-mapped."""
 
     def __init__(self, path: Path) -> None:
         if not path.is_file():
             raise CorpusError(
-                "corpora", str(path), "is missing", "remove its folder and run again: it will be built anew"
+                "corpora", str(path), "is missing", "remove its folder and run again: it is built again"
             )
         try:
             self.table: pa.Table = pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
@@ -43,7 +43,7 @@ class Examples:
 
     @cached_property
     def num_tokens(self) -> npt.NDArray[np.uint32]:
-        """[N] tokens of each example, special tokens left out, by the tokenizer that makes most of it."""
+        """[N] tokens of each example without special tokens, by the tokenizer that makes the most of it."""
         return np.asarray(self.table["num_tokens"].to_numpy())
 
     @cached_property
@@ -52,7 +52,7 @@ class Examples:
         return np.asarray(pc.utf8_length(self.table["text"]).to_numpy(), dtype=np.int64)
 
     def take(self, rows: npt.NDArray[np.int64]) -> Examples:
-        """These rows alone, in memory."""
+        """Only these rows, in memory."""
         part = object.__new__(Examples)
         part.table = self.table.take(pa.array(rows))
         return part
@@ -66,12 +66,12 @@ class Examples:
         return [str(column[int(row)].as_py()) for row in rows]
 
     def first(self, number: int) -> npt.NDArray[np.int64]:
-        """Rows of the examples with the smallest ids: a sample that text added elsewhere hardly changes."""
+        """Rows of the examples with the smallest ids: a sample that hardly changes when text is added."""
         return np.argsort(self.ids, kind="stable")[:number]
 
 
 def write_examples(path: Path, examples: Iterable[tuple[str, int]]) -> dict[str, int]:
-    """Write (text, number of tokens) examples; returns how many examples, characters and tokens."""
+    """Write (text, number of tokens) examples; return the numbers of examples, characters and tokens."""
     counts = {"examples": 0, "characters": 0, "tokens": 0}
     path.parent.mkdir(parents=True, exist_ok=True)
     held: list[tuple[int, str, int]] = []
@@ -96,10 +96,10 @@ def write_examples(path: Path, examples: Iterable[tuple[str, int]]) -> dict[str,
 
 
 def drop_repeated(path: Path, before: npt.NDArray[np.uint64]) -> dict[str, int] | None:
-    """Drop from a file of examples those whose id is in `before`, or earlier in the file.
+    """Drop examples from a file whose id is in `before`, or occurs earlier in the file.
 
-    Lines differ from each other, but parts of cut lines need not. Returns the file's new counts with
-    `repeated`, how many went; None if none did.
+    Lines are unique, but parts of split lines need not be. Returns the file's new counts with `repeated`, the
+    number dropped; None if there were none.
     """
     examples = Examples(path)
     keep = np.zeros(len(examples), dtype=bool)
@@ -111,8 +111,8 @@ def drop_repeated(path: Path, before: npt.NDArray[np.uint64]) -> dict[str, int] 
     kept = (
         pair
         for start in range(0, len(rows), _BATCH)
-        for some in [rows[start : start + _BATCH]]
-        for pair in zip(examples.texts(some), examples.num_tokens[some].tolist(), strict=True)
+        for batch in [rows[start : start + _BATCH]]
+        for pair in zip(examples.texts(batch), examples.num_tokens[batch].tolist(), strict=True)
     )
     partial = path.with_name(path.name + ".tmp")
     counts = write_examples(partial, kept)

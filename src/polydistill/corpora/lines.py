@@ -1,4 +1,4 @@
-"""Lines of text files, by bytes: compressed or not, checked for UTF-8, never a whole file in memory."""
+"""Lines of text files: compressed or not, checked for UTF-8, streamed."""
 
 from __future__ import annotations
 
@@ -22,11 +22,13 @@ from polydistill.errors import CorpusError
 MAX_LINE_BYTES = 1 << 20
 # A line of JSON cannot be read in parts: a longer one is skipped.
 MAX_JSON_BYTES = 1 << 26
-# Examples of tasks are in memory together: a file of more text than this is none of them.
+# A task's examples are all in memory: a file with more text than this is refused.
 MAX_TASK_BYTES = 1 << 29
-# Nor is a file of so many times its size on the disk: labelled text is packed to a tenth or a twentieth.
+# So is a larger file with this ratio of text to size on disk: labelled text compresses to a tenth or a
+# twentieth.
 BOMB_BYTES, BOMB_RATIO = 1 << 23, 100
-# Among so many first lines, more than half that are not UTF-8 mean another encoding rather than a few damaged lines.
+# If more than half of this many first lines are not UTF-8, the file has another encoding, not a few damaged
+# lines.
 PROBE_LINES = 200
 
 
@@ -35,9 +37,9 @@ def read_lines(
 ) -> Iterator[str]:
     """The lines of a file without their ends; lines that are not UTF-8 are counted in `dropped`.
 
-    whole  a line that is too long is skipped and counted as `too_long`, rather than read in parts
-    most   bytes of text that the file may hold; a line that is too long is then no line to skip
-    Raises CorpusError for a file that cannot be read, is in another encoding, or holds more than `most`.
+    whole  skip a line that is too long and count it as `too_long`, rather than read it in parts
+    most   maximum bytes of text in the file; a line that is too long is then an error
+    Raises CorpusError for a file that cannot be read, is in another encoding, or is larger than `most`.
     """
     seen = bad = size = 0
     limit = MAX_JSON_BYTES if whole else MAX_LINE_BYTES
@@ -57,14 +59,14 @@ def read_lines(
                         while (part := handle.readline(MAX_LINE_BYTES)) and not part.endswith(b"\n"):
                             pass
                         continue
-                    # Cut behind a whole character; the rest goes on in the next part.
+                    # Cut after a whole character; the rest goes to the next part.
                     cut = _last_boundary(raw)
                     raw, pending = raw[:cut], raw[cut:]
                 seen += 1
                 if seen == 1:
                     raw = raw.removeprefix(b"\xef\xbb\xbf")
                 line = decode_line(raw)
-                # Much of UTF-16 is valid UTF-8, full of NULs.
+                # UTF-16 is often valid UTF-8, with many NULs.
                 bad += line is None or "\0" in line
                 if bad * 2 > PROBE_LINES and seen <= PROBE_LINES:
                     raise _not_utf8(path, field)
@@ -79,14 +81,14 @@ def read_lines(
             field,
             str(path),
             f"cannot be read ({error})",
-            "check that the file is whole and its ending says its compression",
+            "check that the file is whole and that its ending matches its compression",
         ) from error
     if seen and bad * 2 > seen:
         raise _not_utf8(path, field)
 
 
 def _check_size(path: Path, field: str, size: int, most: int, *, unended: bool) -> None:
-    """Raise CorpusError for a file of too much text, of text that is packed as no text is, or with a line without an end."""
+    """Raise CorpusError for too much text, an implausible compression ratio, or a line without an end."""
     bomb = size > BOMB_BYTES and size > BOMB_RATIO * path.stat().st_size
     if size <= most and not bomb and not unended:
         return
@@ -95,8 +97,10 @@ def _check_size(path: Path, field: str, size: int, most: int, *, unended: bool) 
     else:
         reason = f"holds more than {size / 2**20:,.1f} MiB of text"
     if bomb:
-        reason += f", more than {BOMB_RATIO} times what it takes on the disk"
-    raise CorpusError(field, str(path), reason, "check that it is the right file; else unpack it, or cut it")
+        reason += f", more than {BOMB_RATIO} times its size on the disk"
+    raise CorpusError(
+        field, str(path), reason, "check that it is the right file; if it is, decompress or shorten it"
+    )
 
 
 def _not_utf8(path: Path, field: str) -> CorpusError:
@@ -107,7 +111,7 @@ def _not_utf8(path: Path, field: str) -> CorpusError:
 
 @contextmanager
 def explain_unreadable(path: Path, field: str) -> Iterator[None]:
-    """Turn 'permission denied' for a text into a CorpusError: outside of here it means that an output cannot be written."""
+    """Turn 'permission denied' for a text into a CorpusError: elsewhere it means an unwritable output."""
     try:
         yield
     except PermissionError as error:
@@ -115,18 +119,19 @@ def explain_unreadable(path: Path, field: str) -> Iterator[None]:
             field,
             str(path),
             f"cannot be read ({error.strerror or 'no permission'})",
-            "this user has to be allowed to read it (`ls -l` shows who is), and to enter its folders; or name another text",
+            "give this user permission to read it (`ls -l` shows who has it) and to enter its folders, or "
+            "name another text",
         ) from error
 
 
 def is_text_file(path: Path, field: str) -> bool:
-    """Whether a file is there; CorpusError where its folder may not be entered."""
+    """Whether a file exists; CorpusError if this user may not enter its folder."""
     with explain_unreadable(path, field):
         return path.is_file()
 
 
 def hash_text_file(path: Path, field: str) -> str:
-    """`hash_file` of a text; CorpusError where it may not be read."""
+    """`hash_file` of a text; CorpusError if this user may not read it."""
     with explain_unreadable(path, field):
         return hash_file(path)
 
@@ -137,7 +142,7 @@ def open_text(path: Path) -> IO[bytes]:
     if path.suffix == ".xz":
         return cast(IO[bytes], lzma.open(path, "rb"))
     if path.suffix == ".zst":
-        # zstandard's reader takes a file that was cut short for a whole one; Arrow's does not.
+        # zstandard's reader accepts a truncated file as a whole one; Arrow's does not.
         return cast(
             IO[bytes], io.BufferedReader(pa.CompressedInputStream(pa.OSFile(str(path)), "zstd"), 1 << 18)
         )

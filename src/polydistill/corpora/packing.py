@@ -1,4 +1,4 @@
-"""Examples: spans of text packed from consecutive lines until a sequence is nearly full."""
+"""Examples: consecutive lines packed until a sequence is nearly full."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ CountTokens = Callable[[list[str]], list[int]]
 
 # Part of the identity of a corpus. 2: long lines are cut within a window.
 PACKING_VERSION = 2
-# A longer line is cut within windows of so many characters, or so many a token of an example: each cut counts the tokens of
-# what is left, so a cut that saw the whole line would make the time quadratic.
+# A longer line is cut within windows of this many characters, or this many per token of an example. Each cut
+# counts the tokens of the rest, so a cut that saw the whole line would make the time quadratic.
 WINDOW_CHARACTERS, WINDOW_PER_TOKEN = 1024, 8
 
 _CHUNK = 1000
@@ -26,13 +26,13 @@ def pack(
 ) -> Iterator[tuple[str, int]]:
     """(text, number of tokens) of examples, in order; no example has more than `max_tokens` tokens.
 
-    lines         (text, run): only lines of one run, consecutive, share an example
-    count_tokens  for each text, its tokens by the tokenizer that makes most of it
-    Lines are joined by a line end. A line that does not fit into what is left of an example is cut at a blank
-    (where there is none, between two characters) and goes on in the next one.
+    lines         (text, run): only consecutive lines of one run share an example
+    count_tokens  for each text, its tokens by the tokenizer that makes the most of it
+    Lines are joined by a line end. A line that does not fit into the rest of an example is cut at a blank (if
+    there is none, between two characters) and continues in the next one.
     """
-    # What lines are planned by is the sum of their counts, and a tokenizer need not keep to it: a byte-level
-    # one has a token for the line end. So every example is counted once more as it stands.
+    # The plan adds up the counts of lines, but a joined text may have more tokens: byte-level tokenizers have
+    # one for the line end. So every example is counted again as a whole.
     planned = iter(_plan(lines, count_tokens, max_tokens))
     while batch := list(islice(planned, _VERIFIED)):
         counts = count_tokens(["\n".join(parts) for parts in batch])
@@ -43,22 +43,22 @@ def pack(
 def _plan(
     lines: Iterable[tuple[str, int]], count_tokens: CountTokens, max_tokens: int
 ) -> Iterator[list[str]]:
-    """The parts of each example, which fit by the sum of their counts."""
+    """The parts of each example, whose counts add up to at most `max_tokens`."""
     held: list[str] = []
     tokens, current = 0, -1
-    # A stub of a line is worth less than the padding that it saves.
+    # A shorter piece of a line is worth less than the padding that it saves.
     least = max(4, max_tokens // 8)
     window = max(WINDOW_CHARACTERS, WINDOW_PER_TOKEN * max_tokens)
     for line, run, size, seam in _counted(lines, count_tokens, window):
         if held and run != current:
             yield held
             held, tokens = [], 0
-        # What is seen of the line, its tokens, and where the rest begins.
+        # `text` is the visible part of the line, `count` its tokens, and `taken` where the rest begins.
         current, text, count, taken = run, line[:window], size, window
         while True:
             room = max_tokens - tokens - (seam if held else 0)
             if taken < len(line) and (count <= room or len(text) < window // 2):
-                # Twice as much, where much text is few tokens.
+                # Double the window where much text has few tokens.
                 more = max(window, len(text))
                 text, taken = (text + line[taken : taken + more]).lstrip(), taken + more
                 count = count_tokens([text])[0]
@@ -81,7 +81,7 @@ def _plan(
 def _fitting(
     parts: list[str], count: int, count_tokens: CountTokens, max_tokens: int
 ) -> Iterator[tuple[str, int]]:
-    """The joined parts as one example of `count` tokens or, where that is too many, as several."""
+    """The joined parts as one example of `count` tokens or, if those are too many, as several."""
     text = "\n".join(parts)
     if count <= max_tokens or len(text) == 1:
         yield text, count
@@ -97,9 +97,9 @@ def _fitting(
 
 
 def split_line(text: str, count: int, count_tokens: CountTokens, room: int) -> tuple[str, int, str, int]:
-    """(head, its tokens, rest, its tokens): the head takes at most `room` tokens and nearly fills it.
+    """(head, its tokens, rest, its tokens): the head has nearly `room` tokens, and no more.
 
-    A single character of more tokens than `room` becomes a head of its own all the same.
+    Exception: a single character of more tokens than `room` is a head of its own.
     """
     place = max(1, len(text) * room // max(1, count))
     while True:
@@ -112,13 +112,13 @@ def split_line(text: str, count: int, count_tokens: CountTokens, room: int) -> t
 
 
 def _border(text: str, place: int) -> int:
-    """Where to cut at or before `place`: behind a blank if there is one in the second half, else between characters."""
+    """Where to cut, at most at `place`: at a blank in the second half if any, else between characters."""
     blank = text.rfind(" ", max(1, place // 2), place + 1)
     if blank > 0:
         return blank
     if place >= len(text):
         return place
-    # Marks stay with their letter (Indic vowels are marks too), unless there is no end of them.
+    # Marks stay with their letter (Indic vowels are marks too), unless there are too many of them.
     for border in range(place, max(1, place - 8), -1):
         joined = text[border] in _JOINERS or text[border - 1] == "\u200d"
         if not joined and not unicodedata.category(text[border]).startswith("M"):
@@ -129,9 +129,7 @@ def _border(text: str, place: int) -> int:
 def _counted(
     lines: Iterable[tuple[str, int]], count_tokens: CountTokens, window: int
 ) -> Iterator[tuple[str, int, int, int]]:
-    """(text, run, tokens of its first `window` characters, seam): the seam is what a line end between two lines costs, in
-    tokens.
-    """
+    """(text, run, tokens of its first `window` characters, seam): the seam is the tokens of a line end."""
     iterator = iter(lines)
     seam = None
     while chunk := list(islice(iterator, _CHUNK)):

@@ -1,4 +1,4 @@
-"""How often each language is drawn."""
+"""How often each language is sampled."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from polydistill.errors import CorpusError
 
 
 def smoothed_probabilities(counts: Mapping[str, int], alpha: float) -> dict[str, float]:
-    """Probability of each language, proportional to count ** alpha (exponential smoothing; Devlin et al. 2019).
+    """Probabilities of languages, proportional to count ** alpha (exponential smoothing; Devlin et al. 2019).
 
-    alpha  1 keeps the text's own shares, 0 draws all languages alike
+    alpha  1 keeps the shares of the text, 0 samples all languages equally
     """
     for language, count in counts.items():
         if count <= 0:
-            raise CorpusError(f"languages.{language}", None, "has no example", "give it text, or remove it")
+            raise CorpusError(f"languages.{language}", None, "has no examples", "give it text, or remove it")
     powers = {language: float(count) ** alpha for language, count in counts.items()}
     total = sum(powers.values())
     return {language: power / total for language, power in powers.items()}

@@ -27,20 +27,20 @@ from polydistill.errors import CorpusError
 
 SUFFIXES = (".txt", ".jsonl", ".parquet")
 COMPRESSIONS = (".gz", ".xz", ".zst")
-# How many times its size a compressed text is at least, and how many bytes a character.
+# Lower bounds: the compression ratio of a text, and the bytes of a character.
 COMPRESSED, CHARACTER_BYTES = 2, 1
-# A block or a paragraph that goes on for longer is handed on in parts, so that it does not fill the memory.
+# A longer block or paragraph is passed on in parts, so that it does not fill the memory.
 MAX_BLOCKS = 16
 MAX_CHARACTERS = 1 << 22
 
 
 class Document(NamedTuple):
-    """A document, or a block of lines of a file that has none.
+    """A document, or a block of lines of a file without documents.
 
     key     a hash of its content, which decides whether it is held out
     lines   raw, in order
     origin  the file or data set
-    joined  whether it goes on where the last document of the same origin ended
+    joined  whether it continues the previous document of the same origin
     """
 
     key: int
@@ -54,9 +54,9 @@ def read_documents(
 ) -> Iterator[Document]:
     """The documents of sources in order, streamed.
 
-    dropped  counts what could not be read, by reason
-    field    where the sources stand in the recipe, for messages
-    Raises CorpusError for what is missing or cannot be read.
+    dropped  counts by reason what could not be read
+    field    where the recipe has the sources, for messages
+    Raises CorpusError for a source that is missing or cannot be read.
     """
     for index, source in enumerate(sources):
         location = f"{field}[{index}]"
@@ -69,10 +69,10 @@ def read_documents(
 
 
 def source_identity(sources: Sequence[Source], *, field: str) -> list[dict[str, Any]]:
-    """What sources are, by content: settings and the hash of every file; a data set by its name and version."""
-    found = []
+    """The identity of sources: their settings and the hash of every file; a data set's name and version."""
+    entries = []
     for index, source in enumerate(sources):
-        # Where a file lies is not what it says.
+        # A file's path is not part of its content.
         entry = source.model_dump(mode="json", exclude={"path"})
         place = f"{field}[{index}]"
         if source.path is not None:
@@ -80,14 +80,12 @@ def source_identity(sources: Sequence[Source], *, field: str) -> list[dict[str, 
         elif _is_folder(folder := Path(str(source.dataset)).expanduser(), place):
             del entry["dataset"]
             entry["files"] = [hash_text_file(path, place) for path in _files_below(folder, place)]
-        found.append(entry)
-    return found
+        entries.append(entry)
+    return entries
 
 
 def source_bytes(sources: Sequence[Source], *, field: str) -> int:
-    """About how many bytes of text sources hold, as far as that is known: of files of text that are read whole, or up to a
-    number of characters.
-    """
+    """A lower bound on the bytes of text: counts text files that are read whole or up to `max_characters`."""
     total = 0
     for index, source in enumerate(sources):
         if source.path is None or source.num_lines is not None or source.first_line > 1:
@@ -104,21 +102,21 @@ def list_files(source: Source, field: str) -> list[Path]:
     name = str(source.path)
     path = Path(name).expanduser()
     if _is_folder(path, field):
-        found = [file for file in _files_below(path, field) if _kind(file) is not None]
-        if not found:
+        files = [file for file in _files_below(path, field) if _kind(file) is not None]
+        if not files:
             raise CorpusError(
                 field, name, "a folder without text", f"put files there that end in {', '.join(SUFFIXES)}"
             )
-        return found
+        return files
     if is_text_file(path, field):
         return [path]
-    # Path.glob takes no absolute pattern.
+    # Path.glob accepts no absolute pattern.
     matches = glob.glob(str(path), recursive=True)  # noqa: PTH207
-    found = sorted(Path(match) for match in matches if Path(match).is_file())
-    if not found:
+    files = sorted(Path(match) for match in matches if Path(match).is_file())
+    if not files:
         what = "no file matches" if glob.has_magic(name) else "no such file or folder"
-        raise CorpusError(field, name, what, f"check the path; it counts from {Path.cwd()}")
-    return found
+        raise CorpusError(field, name, what, f"check the path; it is relative to {Path.cwd()}")
+    return files
 
 
 def _is_folder(path: Path, field: str) -> bool:
@@ -127,14 +125,14 @@ def _is_folder(path: Path, field: str) -> bool:
 
 
 def _files_below(folder: Path, field: str) -> list[Path]:
-    """All files of a folder, sorted; CorpusError for a folder in it that may not be read, which `rglob` leaves out."""
+    """All files below a folder, sorted; CorpusError for an unreadable subfolder, which `rglob` would skip."""
 
     def refuse(error: OSError) -> None:
         with explain_unreadable(Path(error.filename), field):
             raise error
 
-    found = (Path(place, name) for place, _, names in os.walk(folder, onerror=refuse) for name in names)
-    return sorted(path for path in found if path.is_file())
+    paths = (Path(root, name) for root, _, names in os.walk(folder, onerror=refuse) for name in names)
+    return sorted(path for path in paths if path.is_file())
 
 
 def _kind(path: Path) -> str | None:
@@ -183,18 +181,18 @@ def _paragraphs(lines: Iterator[str]) -> Iterator[str]:
 
 
 def _blocks(lines: Iterator[str], origin: str, block_lines: int) -> Iterator[Document]:
-    """Blocks whose borders are content: a line whose hash divides by `block_lines` starts a new one.
+    """Blocks with content-defined borders: a line whose hash is divisible by `block_lines` starts a new one.
 
-    A block's key is its first line's hash. So lines that are added behind, or elsewhere, or within a block,
-    do not move the others: blocks of fixed length would all shift. Parts of a long block keep its key, for
-    where they are cut would shift too.
+    A block's key is its first line's hash. So lines that are added anywhere, also within a block, leave the
+    other blocks unchanged; blocks of fixed length would all shift. All parts of a long block have its key,
+    because the places where it is cut would shift too.
     """
     held: list[str] = []
     key, size, first = None, 0, True
     for line in lines:
         stripped = line.strip()
         hashed = hash_text(stripped)
-        # Blank lines are alike everywhere: they neither start a block nor name one.
+        # All blank lines have one hash: they neither start a block nor determine its key.
         border = bool(stripped) and hashed % block_lines == 0
         if held and (border or len(held) >= MAX_BLOCKS * block_lines or size > MAX_CHARACTERS):
             yield Document(key or 0, held, origin, not first)
@@ -213,7 +211,7 @@ def _jsonl(path: Path, source: Source, dropped: Counter[str], field: str) -> Ite
         field,
         str(path),
         "most of its lines are not JSON",
-        "give one JSON object a line, or end its name in .txt",
+        "write one JSON object per line, or rename it to end in .txt",
     )
     for line in read_lines(path, dropped, field=field, whole=True):
         if not line.strip():
@@ -257,24 +255,24 @@ def _parquet(path: Path, source: Source, dropped: Counter[str], field: str) -> I
         ) from error
 
 
-def _strings(column: pa.Array) -> list[Any]:
-    """A column's values; of a string that is not UTF-8, which Parquet does not look at, its bytes."""
+def _strings(column: pa.Array) -> list[object]:
+    """A column's values; b"" for a string that is not UTF-8, which Parquet does not check."""
     try:
-        found: list[Any] = column.to_pylist()
+        return list(column.to_pylist())
     except UnicodeDecodeError:
-        found = []
+        values: list[object] = []
         for value in column:
             try:
-                found.append(value.as_py())
+                values.append(value.as_py())
             except UnicodeDecodeError:
-                found.append(b"")
-    return found
+                values.append(b"")
+        return values
 
 
 def _data_set(source: Source, dropped: Counter[str], field: str) -> Iterator[Document]:
     name = str(source.dataset)
     try:
-        rows = iter(_load(source, name, field))
+        rows = _load(source, name, field)
         while (row := next(rows, None)) is not None:
             if source.field not in row:
                 raise _no_field(source, name, list(row), field)
@@ -285,7 +283,7 @@ def _data_set(source: Source, dropped: Counter[str], field: str) -> Iterator[Doc
                 dropped["not_text"] += 1
     except CorpusError:
         raise
-    except Exception as error:  # `datasets` raises many kinds, in loading and in reading
+    except Exception as error:  # `datasets` raises many kinds, while loading and while reading
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CorpusError(
             f"{field}.dataset",
@@ -295,13 +293,13 @@ def _data_set(source: Source, dropped: Counter[str], field: str) -> Iterator[Doc
         ) from error
 
 
-def _load(source: Source, name: str, field: str) -> Any:
-    """Rows of a data set that hold the text's field alone: the others may be images."""
+def _load(source: Source, name: str, field: str) -> Iterator[dict[str, object]]:
+    """The rows of a data set, reduced to the text's field: the other fields may be images."""
     import datasets
 
     folder = Path(name).expanduser()
     if any((folder / mark).is_file() for mark in ("dataset_info.json", "dataset_dict.json")):
-        loaded: Any = datasets.load_from_disk(str(folder))
+        loaded = datasets.load_from_disk(str(folder))
         if isinstance(loaded, datasets.DatasetDict):
             if source.split not in loaded:
                 raise CorpusError(
@@ -316,10 +314,10 @@ def _load(source: Source, name: str, field: str) -> Any:
         loaded = datasets.load_dataset(place, source.config, split=source.split, streaming=True)
     # A streamed data set may not know its columns before its first row.
     if loaded.column_names is None:
-        return loaded
+        return iter(loaded)
     if source.field not in loaded.column_names:
         raise _no_field(source, name, loaded.column_names, field)
-    return loaded.select_columns([source.field])
+    return iter(loaded.select_columns([source.field]))
 
 
 def _no_field(source: Source, where: Path | str, have: list[str], field: str) -> CorpusError:
@@ -341,7 +339,7 @@ def _capped(documents: Iterator[Document], max_characters: int | None) -> Iterat
 
 
 def read_texts(sources: Sequence[Source], field: str) -> Iterator[str]:
-    """Documents as single strings, blank ones left out."""
+    """Documents as single strings, without blank ones."""
     for document in read_documents(sources, Counter(), field=field, block_lines=1):
         text = "\n".join(document.lines).strip()
         if text:

@@ -7,7 +7,6 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +15,15 @@ from transformers import PreTrainedTokenizerFast
 
 from polydistill.errors import TokenizerError
 from polydistill.tokenization.load import LoadedTokenizer
-from polydistill.tokenization.pieces import CONTINUING, FOREIGN, ROLES, STUDENT_SPECIALS, to_wordpiece
+from polydistill.tokenization.pieces import (
+    CONTINUING,
+    ESCAPE,
+    FOREIGN,
+    ROLES,
+    STUDENT_SPECIALS,
+    Spec,
+    to_wordpiece,
+)
 from polydistill.tokenization.union import Union
 
 
@@ -27,10 +34,11 @@ def union_tokenizer(
     lowercase: bool | None = None,
     strip_accents: bool | None = None,
 ) -> Tokenizer:
-    """A real WordPiece model over the union, never `add_tokens`: added tokens match inside other words.
+    """A real WordPiece model over the union, without `add_tokens`: added tokens match inside other words.
 
-    lowercase, strip_accents  None: if every teacher does. Teachers that all normalise and pre-tokenise alike
-    (as one teacher does with itself) hand both down unchanged.
+    lowercase, strip_accents  None: if every teacher does. If all teachers have the same normaliser and
+                              pre-tokeniser
+    (as a single teacher does), the union tokenizer takes both unchanged.
     """
     tokenizer = _wordpiece({string: index for index, string in enumerate(union.strings())})
     first = teachers[0].spec
@@ -59,7 +67,7 @@ def language_tokenizer(teacher: LoadedTokenizer, mapping: npt.NDArray[np.int64],
     """The teacher's own tokenizer with its ids renumbered to the student's.
 
     mapping  [teacher's size] teacher id → student id
-    Ids of pieces that the teacher does not have are filled with strings that no text holds.
+    Ids of pieces that the teacher lacks are filled with strings that no text contains.
     """
     spec = copy.deepcopy(teacher.spec)
     spec["truncation"] = spec["padding"] = None
@@ -67,13 +75,13 @@ def language_tokenizer(teacher: LoadedTokenizer, mapping: npt.NDArray[np.int64],
     filler = [FOREIGN + string for string in union.strings()]
     added = {token["content"] for token in spec["added_tokens"]}
     if teacher.kind == "unigram":
-        # A Unigram's ids are its list's order. Fillers carry the lowest score there is, so that the score of
-        # an unknown character, which counts from it, stays what it was.
+        # A Unigram's ids are the order of its list. Fillers get the lowest score, so that the score of an
+        # unknown character, which is computed from it, does not change.
         lowest = min(score for _, score in model["vocab"])
-        rows: list[list[Any]] = [[string, lowest] for string in filler]
+        rows: list[tuple[str, float]] = [(string, lowest) for string in filler]
         for index, (string, score) in enumerate(model["vocab"]):
             if _keeps(mapping, index, teacher):
-                rows[mapping[index]] = [string, score]
+                rows[mapping[index]] = (string, score)
         model["vocab"] = rows
         model["unk_id"] = ROLES.index("unk") if model.get("unk_id") is not None else None
     else:
@@ -85,7 +93,7 @@ def language_tokenizer(teacher: LoadedTokenizer, mapping: npt.NDArray[np.int64],
         model["vocab"] = renumbered
     for token in spec["added_tokens"]:
         token["id"] = int(mapping[token["id"]])
-    # Special tokens without a role all go to unk: one string for one id is what `tokenizers` accepts.
+    # Special tokens without a role are all mapped to unk, but `tokenizers` accepts only one string per id.
     spec["added_tokens"] = [
         token
         for token in spec["added_tokens"]
@@ -113,13 +121,13 @@ def train_wordpiece(
     min_frequency: int = 2,
     limit_alphabet: int = 6000,
 ) -> Tokenizer:
-    """A WordPiece with BERT's normalisation, trained on text; special tokens have the ids of ROLES' order.
+    """A WordPiece with BERT's normalisation, trained on text; special tokens come first, in ROLES' order.
 
-    texts  gives the text from its beginning, each time it is called: characters are counted first
-    strip_accents  None as `lowercase`; or the names of the scripts where accents are stripped
+    texts          returns the text from its beginning at each call: characters are counted first
+    strip_accents  None: the same as `lowercase`; or the names of the scripts where accents are stripped
 
-    The same text gives the same vocabulary. `tokenizers` alone numbers the characters within words by the order
-    of a hash table, which differs from process to process, and breaks ties between merges by those numbers.
+    The same text gives the same vocabulary. `tokenizers` by itself numbers the characters within words by the
+    order of a hash table, which differs between processes, and breaks ties between merges by those numbers.
     """
     normalizer = _normalizer(lowercase, strip_accents)
     splitter = pre_tokenizers.BertPreTokenizer()
@@ -139,7 +147,7 @@ def train_wordpiece(
         vocab_size=size,
         min_frequency=min_frequency,
         initial_alphabet=alphabet,
-        # What stands among the special tokens gets its id first, in this order.
+        # Entries among the special tokens get the first ids, in this order.
         special_tokens=[
             *specials,
             *(CONTINUING + character for character in alphabet if character in within),
@@ -161,14 +169,15 @@ def save_tokenizer(
     *,
     specials: dict[str, str],
     max_length: int,
-    settings: Mapping[str, Any] | None = None,
+    settings: Mapping[str, object] | None = None,
 ) -> None:
     """Write a folder that `AutoTokenizer` loads.
 
     specials  role → token
-    settings  what else `PreTrainedTokenizerFast` takes (see `LoadedTokenizer.settings`); it goes before the others
+    settings  further arguments of `PreTrainedTokenizerFast` (see `LoadedTokenizer.settings`); they override
+              the others
     """
-    values: dict[str, Any] = {f"{role}_token": token for role, token in specials.items()}
+    values: dict[str, object] = {f"{role}_token": token for role, token in specials.items()}
     values |= {"model_max_length": max_length, **(settings or {})}
     wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **values)
     folder.mkdir(parents=True, exist_ok=True)
@@ -180,8 +189,8 @@ def special_strings(teacher: LoadedTokenizer) -> dict[str, str]:
     return {role: str(teacher.backend.id_to_token(index)) for role, index in teacher.special_ids.items()}
 
 
-def _normalizer(lowercase: bool, strip_accents: bool | Sequence[str] | None) -> Any:
-    """BERT's normaliser; with scripts named, one that takes marks off their letters alone."""
+def _normalizer(lowercase: bool, strip_accents: bool | Sequence[str] | None) -> normalizers.Normalizer:
+    """BERT's normaliser; if scripts are named, it strips marks only from their letters."""
     stripped = strip_accents if strip_accents is None or isinstance(strip_accents, bool) else False
     plain = normalizers.BertNormalizer(
         clean_text=True, handle_chinese_chars=True, lowercase=lowercase, strip_accents=stripped
@@ -195,10 +204,10 @@ def _normalizer(lowercase: bool, strip_accents: bool | Sequence[str] | None) -> 
         raise TokenizerError(
             "tokenizer.strip_accents",
             str(list(strip_accents)),
-            f"a script is not known ({error})",
-            "name scripts as Unicode does, such as Latin, Greek, Cyrillic",
+            f"a script is unknown ({error})",
+            "use Unicode's names of scripts, such as Latin, Greek, Cyrillic",
         ) from error
-    # Marks stand apart from their letters only when decomposed; what keeps its marks is put together again.
+    # Marks are separate characters only in decomposed text; letters that keep their marks are composed again.
     return normalizers.Sequence([plain, normalizers.NFD(), marks, normalizers.NFC()])
 
 
@@ -223,15 +232,15 @@ def _finish(tokenizer: Tokenizer) -> Tokenizer:
 
 
 def _keeps(mapping: npt.NDArray[np.int64], index: int, teacher: LoadedTokenizer) -> bool:
-    """Whether a teacher's entry stays in its renumbered tokenizer: every piece, and the special tokens with a role."""
+    """Whether a renumbered tokenizer has a teacher's entry: every piece, and special tokens with a role."""
     return teacher.pieces[index] is not None or index in teacher.special_ids.values()
 
 
-def _splits_chinese(spec: dict[str, Any]) -> bool:
+def _splits_chinese(spec: Spec) -> bool:
     return '"handle_chinese_chars": true' in json.dumps(spec["normalizer"])
 
 
-def renumber_processor(processor: Any, mapping: npt.NDArray[np.int64]) -> Any:
+def renumber_processor(processor: Spec | None, mapping: npt.NDArray[np.int64]) -> Spec | None:
     """A post-processor's JSON with its ids renumbered, for every kind that `tokenizers` writes.
 
     mapping  [old size] old id → new id
@@ -253,8 +262,8 @@ def renumber_processor(processor: Any, mapping: npt.NDArray[np.int64]) -> Any:
 
 
 def readable(string: str) -> str:
-    """A vocabulary entry as people read it: private-use marks taken off."""
-    return string.replace(FOREIGN, "").replace("\ue000", "")
+    """A vocabulary entry for human readers, without private-use marks."""
+    return string.replace(FOREIGN, "").replace(ESCAPE, "")
 
 
 __all__ = [

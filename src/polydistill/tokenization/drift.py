@@ -1,4 +1,4 @@
-"""How the student's union tokenizer treats a language, beside the teacher's own."""
+"""How the student's union tokenizer segments a language, compared with the teacher's own."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from polydistill.tokenization.encode import as_text, word_starts
 
 @dataclass(frozen=True)
 class Segmentation:
-    """What two tokenizers with the same ids make of the same texts.
+    """How two tokenizers with the same ids segment the same texts.
 
     drift                 share of the own tokenizer's tokens (id and place) that the union tokenizer lacks
-    changed_words         share of words that the two split otherwise
+    changed_words         share of words that the two split differently
     fertility, own_fertility        tokens per word
     unknown_share, own_unknown_share  share of tokens that are unk
     characters_per_token, own_characters_per_token
@@ -54,7 +54,7 @@ def segmentation(union: Tokenizer, own: Tokenizer, texts: Sequence[str], *, unk_
             ids = np.array(encoding.ids, dtype=np.int64)
             num_tokens[side] += len(ids)
             num_unknown[side] += int((ids == unk_id).sum())
-            # The end tells a token's place better than its start: some tokenizers count a blank in front.
+            # A token's end is a better place than its start: some tokenizers include the blank before it.
             token_sets.append(
                 {(end, token) for (_, end), token in zip(encoding.offsets, encoding.ids, strict=True)}
             )

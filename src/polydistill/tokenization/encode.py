@@ -1,23 +1,22 @@
-"""Text to arrays of ids, with where in the text each token starts."""
+"""Text to arrays of ids, with the place in the text where each token starts."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import regex
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from polydistill.tokenization.load import LoadedTokenizer
 
-# Texts whose encodings are in memory together: what `tokenizers` keeps of a token takes a hundred times its id.
+# Texts that are encoded at once: `tokenizers` keeps a hundred times the size of an id for each token.
 ENCODED_AT_ONCE = 256
 
-# A word, for any tokenizer: a run of letters, marks and digits; one character of a script that writes no
-# spaces; or one other character. Marks count in (Indic vowels are marks, and `\w` leaves them out).
+# A word, for any tokenizer: a run of letters, marks and digits; one character of a script without spaces; or
+# one other character. Marks are included (Indic vowels are marks, which `\w` does not match).
 _WORD = regex.compile(
     r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]\p{M}*"
     r"|[\p{L}\p{M}\p{N}_\u200c\u200d--[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]]+|\S",
@@ -31,7 +30,7 @@ class Encoded:
 
     ids     [L] int64
     starts  [L] int64, the text's character where each token starts (blanks skipped), -1 for special tokens
-    ends    [L] int64, the character behind its last one
+    ends    [L] int64, the character after its last one
     known   [L] whether the token is an ordinary piece: not special, not the unknown token
     """
 
@@ -41,7 +40,7 @@ class Encoded:
     known: npt.NDArray[np.bool_]
 
     def cut(self, max_length: int) -> Encoded:
-        """The first tokens of the text, max_length in all; special tokens at both ends stay."""
+        """The text truncated to max_length tokens in all; the special tokens at both ends stay."""
         excess = len(self.ids) - max_length
         if excess <= 0:
             return self
@@ -54,32 +53,32 @@ class Encoded:
 def encode(tokenizer: LoadedTokenizer, texts: Sequence[str]) -> list[Encoded]:
     """Tokenise whole texts.
 
-    A special token's string within a text (a literal `[MASK]`) is text: it becomes ordinary pieces or, where the
+    A special token's string within a text (a literal `[MASK]`) is text: it becomes ordinary pieces or, if the
     vocabulary has it as a piece, the unknown token.
     """
     backend = as_text(tokenizer.backend)
-    found = []
+    encoded = []
     for start in range(0, len(texts), ENCODED_AT_ONCE):
         part = list(texts[start : start + ENCODED_AT_ONCE])
-        found += [
+        encoded += [
             _encoded(text, encoding, tokenizer.control_ids, tokenizer.special_ids["unk"])
             for text, encoding in zip(part, backend.encode_batch(part), strict=True)
         ]
-    return found
+    return encoded
 
 
 def as_text(backend: Tokenizer) -> Tokenizer:
-    """The tokenizer itself, set to read whole texts, in which a special token's string is text like any other."""
+    """The same tokenizer, set to read whole texts and to treat a special token's string as ordinary text."""
     backend.no_truncation()
     backend.encode_special_tokens = True
     return backend
 
 
-def _encoded(text: str, encoding: Any, control: npt.NDArray[np.int64], unk_id: int) -> Encoded:
+def _encoded(text: str, encoding: Encoding, control: npt.NDArray[np.int64], unk_id: int) -> Encoded:
     ids = np.array(encoding.ids, dtype=np.int64)
     starts, ends = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2).T
     frame = np.array(encoding.special_tokens_mask, dtype=bool)
-    # Unigram vocabularies have their special tokens among the pieces.
+    # Unigram vocabularies contain their special tokens as pieces.
     ids[~frame & np.isin(ids, control)] = unk_id
     if text:
         # SentencePiece and byte-level tokens start at the blank before the word.
@@ -90,7 +89,7 @@ def _encoded(text: str, encoding: Any, control: npt.NDArray[np.int64], unk_id: i
 
 
 def count_tokens(backends: Sequence[Tokenizer], texts: Sequence[str]) -> list[int]:
-    """For each text, the largest number of tokens that any tokenizer makes of it, special tokens left out."""
+    """For each text, the largest number of tokens by any of the tokenizers, without special tokens."""
     counts = np.zeros(len(texts), dtype=np.int64)
     for backend in backends:
         encodings = as_text(backend).encode_batch_fast(list(texts), add_special_tokens=False)
@@ -108,14 +107,14 @@ def masking_units(
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
     """([W] the characters where units start, ascending; [W] which of them may be masked).
 
-    copies  the whole text by every tokenizer whose copies shall mask the same characters
-    A unit is a word, or several that some tokenizer has a common piece of. One with a piece that some tokenizer does
-    not know is never masked: nobody can learn to guess it.
+    copies  the whole text by every tokenizer whose copies must mask the same characters
+    A unit is a word, or several words that share a piece of some tokenizer. A unit with a piece that is
+    unknown to some tokenizer is never masked: no model can learn to predict it.
     """
     words = word_starts(text)
     if not len(words):
         return words, np.zeros(0, dtype=bool)
-    # Words that begin within a piece: +1 where a piece's first such word is, -1 behind its last one.
+    # Words that begin within a piece: +1 at a piece's first such word, -1 after its last one.
     within = np.zeros(len(words) + 1, dtype=np.int64)
     unknown = []
     for encoded in copies:

@@ -1,4 +1,4 @@
-"""Loading a model's tokenizer, and what the rest needs to know of it."""
+"""Loading a model's tokenizer, and its properties."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerFast
 
 from polydistill.config.probe import ProbedModel
 from polydistill.disk import fingerprint
 from polydistill.errors import ModelError, TokenizerError
 from polydistill.limits import is_out_of_memory, is_panic
-from polydistill.tokenization.pieces import CONTINUING, ROLES, Piece, canonical, is_unused, kind_of
+from polydistill.tokenization.pieces import CONTINUING, ROLES, Piece, Spec, canonical, is_unused, kind_of
 
-# Of every kind that a regular expression or a map of a tokenizer may fail on; long runs of one letter are what makes an
-# expression try again without end.
+# Text of every kind on which a tokenizer's regular expression or map may fail; long runs of one letter make
+# some expressions backtrack endlessly.
 PROBE = (
-    "A sentence, with 1,234.5 numbers. Ñandú naïve ﬁ ½ … 한국어 조각 中文字 ไทย हिन्दी العربية עברית 👩‍👩‍👧 e\u0301 \u200b\t\n "
+    "A sentence, with 1,234.5 numbers. Ñandú naïve ﬁ ½ … "
+    "한국어 조각 中文字 ไทย हिन्दी العربية עברית 👩‍👩‍👧 e\u0301 \u200b\t\n "
     + "a" * 60
     + "! "
     + "ab" * 40
@@ -33,8 +34,8 @@ PROBE = (
     + "." * 40
 )
 
-# Weights are often padded to a multiple of 64 or 128; more spare rows than this means that the tokenizer
-# is not the model's (a folder with half a tokenizer can load as five pieces without a word).
+# Weights are often padded to a multiple of 64 or 128; more spare rows than this mean that the tokenizer is
+# not the model's (an incomplete folder can load silently as a tokenizer of five pieces).
 MAX_SPARE_ROWS = 2048
 
 
@@ -44,9 +45,9 @@ class LoadedTokenizer:
 
     backend      the `tokenizers` object
     special_ids  role (`pad`, `unk`, `cls`, `sep`, `mask`) → id
-    max_length   longest sequence in tokens that its model takes, special tokens included
-    settings     what its `transformers` wrapper knows beside the backend: special tokens by attribute, names of
-                 the model's inputs, sides of padding and truncation
+    max_length   longest sequence in tokens that its model accepts, special tokens included
+    settings     what its `transformers` wrapper knows in addition to the backend: special tokens by
+                 attribute, names of the model's inputs, sides of padding and truncation
     """
 
     name: str
@@ -56,14 +57,14 @@ class LoadedTokenizer:
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @cached_property
-    def spec(self) -> dict[str, Any]:
+    def spec(self) -> Spec:
         """The tokenizer as the JSON that `tokenizers` writes."""
-        loaded: dict[str, Any] = json.loads(self.backend.to_str())
+        loaded: Spec = json.loads(self.backend.to_str())
         return loaded
 
     @cached_property
     def fingerprint(self) -> str:
-        """Equal for tokenizers that do the same to every text."""
+        """Equal for tokenizers that treat every text alike."""
         return fingerprint(
             {"spec": {**self.spec, "truncation": None, "padding": None}, "roles": self.special_ids}
         )
@@ -84,22 +85,22 @@ class LoadedTokenizer:
         specials = {token["id"] for token in self.spec["added_tokens"] if token["special"]}
         specials |= set(self.special_ids.values())
         prefix = self.spec["model"].get("continuing_subword_prefix") or CONTINUING
-        found: list[Piece | None] = [None] * self.size
+        pieces: list[Piece | None] = [None] * self.size
         for string, index in self.backend.get_vocab(with_added_tokens=True).items():
             if index not in specials and not is_unused(string):
-                found[index] = canonical(string, self.kind, prefix)
-        return found
+                pieces[index] = canonical(string, self.kind, prefix)
+        return pieces
 
     @cached_property
     def ordinary_ids(self) -> npt.NDArray[np.int64]:
-        """Ids of the pieces that text can have: a random token is drawn from these."""
+        """Ids of the pieces that text can have; random tokens are drawn from them."""
         return np.array(
             [index for index, piece in enumerate(self.pieces) if piece is not None], dtype=np.int64
         )
 
     @cached_property
     def control_ids(self) -> npt.NDArray[np.int64]:
-        """Ids of the special tokens but the unknown one, ascending."""
+        """Ids of the special tokens except the unknown one, ascending."""
         return np.array(sorted(set(self.special_ids.values()) - {self.special_ids["unk"]}), dtype=np.int64)
 
     @property
@@ -112,11 +113,11 @@ class LoadedTokenizer:
         """Whether `é` and `e` become the same pieces."""
         return self._same("é", "e")
 
-    def _same(self, one: str, other: str) -> bool:
+    def _same(self, first: str, second: str) -> bool:
         normalizer = self.backend.normalizer
         if normalizer is None:
             return False
-        return bool(normalizer.normalize_str(one) == normalizer.normalize_str(other))
+        return bool(normalizer.normalize_str(first) == normalizer.normalize_str(second))
 
 
 def load_tokenizer(
@@ -130,10 +131,10 @@ def load_tokenizer(
     """Load the tokenizer of a model from a folder or the hub, and check that it is the model's.
 
     name       the teacher's name in the recipe, for messages
-    tokenizer  where the tokenizer is, if not with the model
-    field      where the recipe has the model, for messages; by default under `teachers`, or `model`
-    Raises ModelError if nothing can be read there, TokenizerError for a slow tokenizer, one without a mask
-    token or another special token, or one whose size does not fit the model's.
+    tokenizer  folder or hub name of the tokenizer, if not the model's
+    field      the recipe's field of the model, for messages; by default `teachers.NAME`, or `model`
+    Raises ModelError if nothing can be read there, TokenizerError for a slow tokenizer, one that lacks a mask
+    token or another special token, or one whose size does not match the model's.
     """
     field = field or (f"teachers.{name}" if name else "model")
     origin = tokenizer or model
@@ -152,13 +153,14 @@ def load_tokenizer(
             field,
             origin,
             f"cannot be loaded ({_first_line(error)})",
-            "give a folder with config.json and a tokenizer, or a name on the hub (and unset HF_HUB_OFFLINE)",
+            "name a folder with config.json and a tokenizer, or a model on the hub (and unset "
+            "HF_HUB_OFFLINE)",
         ) from error
     if not getattr(loaded, "is_fast", False):
         raise TokenizerError(
             field,
             origin,
-            "only a slow tokenizer is there",
+            "has only a slow tokenizer",
             "save it as tokenizer.json (a `tokenizers` file) first",
         )
     special_ids = _special_ids(loaded, field, origin)
@@ -175,7 +177,7 @@ def load_tokenizer(
             field,
             origin,
             f"cannot read a text ({_first_line(error)})",
-            "save it anew, or name another `tokenizer`",
+            "save it again, or name another `tokenizer`",
         ) from error
     limit, rows = _limits(config, loaded, field, origin)
     result = LoadedTokenizer(name or Path(model).name, backend, special_ids, limit, _settings(loaded))
@@ -183,24 +185,26 @@ def load_tokenizer(
         raise TokenizerError(
             field,
             origin,
-            f"its tokenizer has {result.size} pieces and the model {rows} rows",
-            "they do not belong together: check the folder for tokenizer.json, or name the right `tokenizer`",
+            f"its tokenizer has {result.size} pieces and the model {rows} rows, so they do not belong "
+            "together",
+            "check the folder for tokenizer.json, or name the right `tokenizer`",
         )
     return result
 
 
-def _special_ids(loaded: Any, field: str, origin: str) -> dict[str, int]:
-    """Role → id of the special tokens of a wrapper; TokenizerError where one is missing or not in the vocabulary."""
-    found: dict[str, int] = {}
+def _special_ids(loaded: PreTrainedTokenizerFast, field: str, origin: str) -> dict[str, int]:
+    """Role → id of a wrapper's special tokens; TokenizerError if one is missing or not in the vocabulary."""
+    special_ids: dict[str, int] = {}
     for role in ROLES:
-        # RoBERTa's kind calls the first and last token bos and eos only.
+        # Tokenizers like RoBERTa's may define the first and last token only as bos and eos.
         kin = {"cls": "bos", "sep": "eos"}.get(role)
         try:
             index = getattr(loaded, f"{role}_token_id", None)
             if index is None and kin is not None:
                 index = getattr(loaded, f"{kin}_token_id")
         except RecursionError:
-            # transformers looks a token that is not there up as the unknown token, without end if that is not there.
+            # transformers replaces a missing token by the unknown one, and recurses endlessly if that is
+            # missing too.
             unknown = loaded.special_tokens_map.get("unk_token")
             raise TokenizerError(
                 field,
@@ -215,13 +219,13 @@ def _special_ids(loaded: Any, field: str, origin: str) -> dict[str, int]:
                 f"its tokenizer has no {role} token",
                 "a masked language model needs one: is this a decoder, or is tokenizer_config.json missing?",
             )
-        found[role] = int(index)
-    return found
+        special_ids[role] = int(index)
+    return special_ids
 
 
 @contextmanager
 def _panics_explained(field: str, origin: str) -> Iterator[None]:
-    """Turn what `tokenizers` raises where it gives up, which is no Exception, into a TokenizerError."""
+    """Turn a panic of `tokenizers`, which is not an Exception, into a TokenizerError."""
     try:
         yield
     except BaseException as error:
@@ -230,14 +234,16 @@ def _panics_explained(field: str, origin: str) -> Iterator[None]:
         raise TokenizerError(
             field,
             origin,
-            f"the library `tokenizers` gives up on it ({_first_line(error)})",
-            "its tokenizer.json has a regular expression or a map that cannot be used: save it anew, or name another "
-            "`tokenizer`",
+            f"the library `tokenizers` fails on it ({_first_line(error)})",
+            "its tokenizer.json has a regular expression or a map that cannot be used: save it again, or "
+            "name another `tokenizer`",
         ) from error
 
 
-def _limits(config: Any, loaded: Any, field: str, origin: str) -> tuple[int, int | None]:
-    """(longest sequence in tokens, rows of the model's table if it says so); ModelError for what is no number."""
+def _limits(
+    config: PreTrainedConfig, loaded: PreTrainedTokenizerFast, field: str, origin: str
+) -> tuple[int, int | None]:
+    """(longest sequence in tokens, rows of the model's embeddings if known); ModelError for a non-number."""
     try:
         positions = max_positions(config)
         rows = getattr(config, "vocab_size", None)
@@ -246,12 +252,13 @@ def _limits(config: Any, loaded: Any, field: str, origin: str) -> tuple[int, int
         raise ModelError(
             field,
             origin,
-            f"has no number of positions or pieces where one must be ({_first_line(error)})",
-            "mend max_position_embeddings and vocab_size in config.json, and model_max_length in tokenizer_config.json",
+            f"has a number of positions or pieces that is not a number ({_first_line(error)})",
+            "correct max_position_embeddings and vocab_size in config.json, and model_max_length in "
+            "tokenizer_config.json",
         ) from error
 
 
-def max_positions(config: Any) -> int:
+def max_positions(config: PreTrainedConfig) -> int:
     """The longest sequence in tokens that a model with this configuration takes (relative positions: 1e9)."""
     positions = getattr(config, "max_position_embeddings", None)
     if positions is None:
@@ -259,8 +266,8 @@ def max_positions(config: Any) -> int:
     return int(positions) - first_position(config)
 
 
-def first_position(config: Any) -> int:
-    """Where a model's table of positions begins: RoBERTa and its kin count from behind the padding id."""
+def first_position(config: PreTrainedConfig) -> int:
+    """The first position of a model's table: models like RoBERTa count from the padding id + 1."""
     roberta_like = {
         "roberta",
         "xlm-roberta",
@@ -274,8 +281,8 @@ def first_position(config: Any) -> int:
     return int(config.pad_token_id) + 1 if config.model_type in roberta_like else 0
 
 
-def _settings(loaded: Any) -> dict[str, Any]:
-    """What a wrapper would lose if only its backend were saved."""
+def _settings(loaded: PreTrainedTokenizerFast) -> dict[str, Any]:
+    """The properties of a wrapper that its backend lacks."""
     names = (
         "model_input_names",
         "model_max_length",
@@ -291,7 +298,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def probed_tokenizer(settings: ProbedModel, language: str, *, field: str = "model") -> LoadedTokenizer:
-    """What a model reads a language by: its tokenizer for just that language, where it has one and may use it."""
+    """A model's tokenizer for a language: the language's own if there is one and the settings allow it."""
     own = Path(settings.model) / "tokenizer" / language
     place = str(own) if settings.tokenizer == "own" and own.is_dir() else None
     return load_tokenizer(settings.model, tokenizer=place, revision=settings.revision, field=field)

@@ -1,8 +1,7 @@
-"""Canonical pieces: what a vocabulary entry means, whatever tokenizer wrote it.
+"""Canonical pieces: the meaning of a vocabulary entry, independent of the tokenizer.
 
-A canonical piece is (starts a word?, surface string). `##x` of WordPiece is (no, x); `▁x` of
-SentencePiece and `Ġx` of byte-level BPE are (yes, x). A piece of bytes that is no text by itself has
-them written as `<0xE3>`.
+A canonical piece is (starts a word?, surface string). `##x` of WordPiece is (no, x); `▁x` of SentencePiece
+and `Ġx` of byte-level BPE are (yes, x). Bytes that are not whole characters are written as `<0xE3>`.
 """
 
 from __future__ import annotations
@@ -13,11 +12,14 @@ from typing import Any, NamedTuple
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 # U+E000 is private use, and BERT's normaliser removes it from text: a piece that starts with it is never
-# matched. It marks a piece that WordPiece could not write otherwise.
+# matched. It marks a piece that WordPiece cannot write otherwise.
 ESCAPE = "\ue000"
 # Fills the ids of other languages' pieces in a language's own tokenizer. Not every normaliser removes private
-# use; but words hold no blank, metaspace and byte-level text neither, so what has one is never matched.
+# use; but neither words nor metaspace and byte-level text contain blanks, so an entry with one is never
+# matched.
 FOREIGN = "\ue001 "
+# A tokenizer's JSON, as `tokenizers` writes it.
+Spec = dict[str, Any]
 METASPACE = "▁"
 CONTINUING = "##"
 ROLES = ("pad", "unk", "cls", "sep", "mask")
@@ -28,7 +30,7 @@ _BYTES_OF = {character: byte for byte, character in bytes_to_unicode().items()}
 
 
 class Piece(NamedTuple):
-    """A vocabulary entry, independent of the tokenizer that it came from."""
+    """A vocabulary entry, independent of its tokenizer."""
 
     starts_word: bool
     surface: str
@@ -54,7 +56,7 @@ def from_metaspace(string: str) -> Piece:
 
 
 def from_byte_level(string: str) -> Piece:
-    """`Ġx` → (yes, x), the bytes decoded as UTF-8; what is no whole character stays as `<0xNN>`."""
+    """`Ġx` → (yes, x), the bytes decoded as UTF-8; bytes that are not whole characters become `<0xNN>`."""
     try:
         raw = bytes(_BYTES_OF[character] for character in string)
     except KeyError:  # an added token, written as plain text
@@ -65,9 +67,9 @@ def from_byte_level(string: str) -> Piece:
 
 
 def to_wordpiece(piece: Piece) -> str:
-    """The string that stands for a piece in a WordPiece vocabulary: one string for one piece.
+    """A piece's string in a WordPiece vocabulary, unique for each piece.
 
-    Strings that would be read as another piece, or as a special token, get ESCAPE in front.
+    Strings that would be read as another piece, or as a special token, get the prefix ESCAPE.
     """
     surface = piece.surface
     ambiguous = (
@@ -85,7 +87,7 @@ def read_wordpiece(string: str) -> Piece:
     return Piece(piece.starts_word, piece.surface.removeprefix(ESCAPE))
 
 
-def kind_of(spec: dict[str, Any]) -> str:
+def kind_of(spec: Spec) -> str:
     """`wordpiece`, `unigram`, `byte_level`, `bpe` or `wordlevel`, from a tokenizer's JSON."""
     model = spec["model"].get("type", "BPE")
     if model == "BPE":
@@ -94,7 +96,7 @@ def kind_of(spec: dict[str, Any]) -> str:
 
 
 def canonical(string: str, kind: str, prefix: str = CONTINUING) -> Piece:
-    """The canonical piece of a vocabulary entry of a tokenizer of a kind (see `kind_of`)."""
+    """The canonical piece of a vocabulary entry; `kind` is the tokenizer's (see `kind_of`)."""
     if kind == "byte_level":
         return from_byte_level(string)
     if kind in ("unigram", "bpe"):
@@ -104,10 +106,10 @@ def canonical(string: str, kind: str, prefix: str = CONTINUING) -> Piece:
     return from_wordpiece(string, prefix)
 
 
-def _mentions(spec: dict[str, Any], step: str) -> bool:
-    """Whether a pre-tokenizer or decoder of this type stands anywhere in the tokenizer."""
+def _mentions(spec: Spec, step: str) -> bool:
+    """Whether the tokenizer has a pre-tokenizer or decoder of this type, at any depth."""
 
-    def within(part: Any) -> bool:
+    def within(part: object) -> bool:
         if isinstance(part, dict):
             return part.get("type") == step or any(within(value) for value in part.values())
         return isinstance(part, list) and any(within(value) for value in part)

@@ -1,4 +1,4 @@
-"""Which pieces of a vocabulary stay when it is trimmed to the text of some languages."""
+"""Which pieces of a vocabulary are kept when it is trimmed to the text of some languages."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice, pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,10 +16,10 @@ from tokenizers import Tokenizer
 from polydistill.errors import RecipeError, TokenizerError
 from polydistill.tokenization.encode import as_text
 from polydistill.tokenization.load import LoadedTokenizer
-from polydistill.tokenization.pieces import CONTINUING, is_unused
+from polydistill.tokenization.pieces import CONTINUING, Spec, is_unused
 
 TRIMMABLE = ("wordpiece", "unigram", "byte_level", "bpe")
-# Documents that are tokenised at once: the encodings of a batch are all in memory.
+# Documents that are tokenised at once: the encodings of a whole batch are in memory.
 BATCH_DOCUMENTS = 1024
 
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
@@ -27,7 +27,7 @@ _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 
 @dataclass(frozen=True)
 class Frequency:
-    """In how many documents of a language each piece occurs.
+    """The number of documents of a language in which each piece occurs.
 
     counts  [tokenizer's size] int64
     """
@@ -37,31 +37,32 @@ class Frequency:
 
     @property
     def shares(self) -> npt.NDArray[np.float64]:
-        """[tokenizer's size] the share of documents that hold the piece."""
+        """[tokenizer's size] the share of documents that contain the piece."""
         return self.counts / max(1, self.num_documents)
 
 
 @dataclass(frozen=True)
 class Selection:
-    """The pieces that stay, and why.
+    """The pieces that are kept, and why.
 
     kept     [n] int64: new id → old id
-    reasons  why → how many pieces: `special` (roles and added tokens), `characters` (without which a character
-             would become unknown), `used` (by the text), `merges` (parts that kept pieces are merged from)
+    reasons  reason → number of pieces: `special` (roles and added tokens), `characters` (without which a
+             character would become unknown), `used` (by the text), `merges` (parts that kept pieces are
+             merged from)
     """
 
     kept: npt.NDArray[np.int64]
     reasons: dict[str, int]
 
     def mapping(self, size: int) -> npt.NDArray[np.int64]:
-        """[size] int64: old id → new id, -1 for what is dropped."""
+        """[size] int64: old id → new id, -1 for dropped pieces."""
         mapping = np.full(size, -1, dtype=np.int64)
         mapping[self.kept] = np.arange(len(self.kept))
         return mapping
 
 
 def document_frequency(backend: Tokenizer, documents: Iterable[str], size: int) -> Frequency:
-    """Count the documents that hold each piece; special tokens around a document do not count.
+    """Count the documents that contain each piece, without the special tokens around a document.
 
     size  one more than the tokenizer's largest id
     """
@@ -77,7 +78,7 @@ def document_frequency(backend: Tokenizer, documents: Iterable[str], size: int) 
 
 
 class TrimFields(NamedTuple):
-    """Where a caller has the settings of a trim, for messages."""
+    """The fields of a caller's trim settings, for messages."""
 
     model: str = "model"
     size: str = "size"
@@ -93,16 +94,18 @@ def select(
     fixed_id: int | None = None,
     fields: TrimFields = TrimFields(),
 ) -> Selection:
-    """Choose the pieces that stay, their new ids in the order of the old ones.
+    """Choose the pieces to keep; their new ids follow the order of the old ones.
 
-    frequencies         language → document frequencies; a piece counts by the language that uses it most, so that
-                        a language with little text is not crowded out; without any, what always stays stays
-    min_document_share  what a piece needs in one language, in (0, 1]; with neither this nor `size`, one occurrence
-    size                how many pieces to keep at most: the most frequent, of equal ones those with the lower id
-    fields              where the caller has the settings, for messages
-    fixed_id            an old id that is to stay the same number: some architectures count positions from pad's
-    Raises TokenizerError for a kind of tokenizer that cannot be trimmed, RecipeError for a share or size that
-    cannot be.
+    frequencies         language → document frequencies; a piece counts by the language that uses it most, so
+                        that languages with little text are not crowded out; if empty, only obligatory pieces
+                        are kept
+    min_document_share  what a piece needs in one language, in (0, 1]; with neither this nor `size`, one
+                        occurrence
+    size                maximum number of pieces: the most frequent, of equal ones those with the lower id
+    fields              the fields of the caller's settings, for messages
+    fixed_id            an old id that must not change: some architectures count positions from pad's
+    Raises TokenizerError for a kind of tokenizer that cannot be trimmed, RecipeError for an impossible share
+    or size.
     """
     _check(tokenizer, min_document_share, size, fields)
     entries = Entries(tokenizer)
@@ -112,9 +115,9 @@ def select(
         raise RecipeError(
             fields.size,
             size,
-            f"{tokenizer.name} keeps {len(kept):,} pieces at least ({reasons['special']:,} special tokens and "
-            f"{reasons['characters']:,} characters, so that no text becomes unknown)",
-            f"give {len(kept):,} or more",
+            f"{tokenizer.name} keeps at least {len(kept):,} pieces ({reasons['special']:,} special tokens "
+            f"and {reasons['characters']:,} characters, so that no text becomes unknown)",
+            f"use {len(kept):,} or more",
         )
     none = np.zeros(tokenizer.size)
     shares = np.max([none, *(frequency.shares for frequency in frequencies.values())], axis=0)
@@ -134,11 +137,11 @@ def select(
 
 
 class Entries:
-    """A vocabulary's entries as strings, and which of them cannot be without which others."""
+    """A vocabulary's entries as strings, and the dependencies between them."""
 
     def __init__(self, tokenizer: LoadedTokenizer) -> None:
         self.kind = tokenizer.kind
-        self.model: dict[str, Any] = tokenizer.spec["model"]
+        self.model: Spec = tokenizer.spec["model"]
         self.ids = model_ids(self.model)
         self.strings = {index: string for string, index in self.ids.items()}
         roles = set(tokenizer.special_ids.values())
@@ -148,13 +151,13 @@ class Entries:
 
     @cached_property
     def characters(self) -> set[int]:
-        """Ids without which a character that is known would be unknown.
+        """Ids without which a known character would become unknown.
 
-        Entries of one character or byte, in each form that the model asks for, and entries that hold a character
-        which has no entry of its own. A Unigram also keeps an entry with its lowest score: that of an unknown
-        character counts from it.
+        Entries of one character or byte, in each form that the model uses, and entries with a character that
+        has no entry of its own. A Unigram also keeps an entry with its lowest score, from which the score of
+        an unknown character is computed.
         """
-        found = set()
+        kept = set()
         for string, index in self.ids.items():
             if index in self.special or is_unused(string):
                 continue
@@ -164,16 +167,16 @@ class Entries:
                 or _BYTE.fullmatch(string)
                 or (self.kind in ("wordpiece", "unigram") and not all(atom in self.ids for atom in atoms))
             ):
-                found.add(index)
+                kept.add(index)
         if self.kind == "unigram":
             scores = [score for _, score in self.model["vocab"]]
             lowest = min(scores)
-            if all(scores[index] > lowest for index in found | self.special if index < len(scores)):
-                found.add(scores.index(lowest))
-        return found
+            if all(scores[index] > lowest for index in kept | self.special if index < len(scores)):
+                kept.add(scores.index(lowest))
+        return kept
 
     def atoms(self, string: str) -> list[str]:
-        """The smallest entries that spell an entry: its characters, as the model writes them in its place."""
+        """The smallest entries that spell an entry: its characters, in the model's form for their place."""
         if self.kind == "unigram":
             return list(string)
         prefix = self.model.get("continuing_subword_prefix") or (
@@ -188,11 +191,11 @@ class Entries:
         return [*atoms[:-1], atoms[-1] + suffix] if ends else atoms
 
     def parts(self, index: int) -> set[int]:
-        """Ids of the entries that a byte-pair model merges into this one, on the one way that it takes.
+        """Ids of the entries that a byte-pair model merges into this one, by the only path that it takes.
 
-        No merge crosses the border of what ends as one piece, so within a text the model merges the piece just as
-        it merges the piece alone: lowest rank first, of equal ones the left. Other merges that would make the same
-        string never happen.
+        No merge crosses the borders of a final piece. So within a text the model merges a piece exactly as it
+        merges the piece alone: lowest rank first, of equal ones the leftmost. Other merges that would make
+        the same string never happen.
         """
         if self.kind not in ("byte_level", "bpe"):
             return set()
@@ -202,7 +205,7 @@ class Entries:
             ranks = [self._ranks.get(pair, len(self._ranks)) for pair in pairwise(symbols)]
             rank = min(ranks)
             if rank == len(self._ranks):
-                # Not by merges: only a whole word (`ignore_merges`) becomes this entry.
+                # Not the result of merges: only a whole word (`ignore_merges`) becomes this entry.
                 return set()
             place = ranks.index(rank)
             symbols[place : place + 2] = [merged(symbols[place], symbols[place + 1], self.model)]
@@ -210,7 +213,7 @@ class Entries:
         return {self.ids[string] for string in made} - {index}
 
     def order(self, kept: set[int], fixed_id: int | None) -> npt.NDArray[np.int64]:
-        """[n] kept ids in their old order; added tokens that the model does not have come behind its entries."""
+        """[n] kept ids in their old order; added tokens that the model lacks come after its entries."""
         rows = set(range(len(self.model["vocab"]))) if self.kind == "unigram" else self.strings.keys()
         own, added = sorted(kept & rows), sorted(kept - rows)
         if fixed_id in own and fixed_id < len(own):
@@ -226,15 +229,15 @@ class Entries:
         return ranks
 
 
-def model_ids(model: Mapping[str, Any]) -> dict[str, int]:
-    """String → id of a model's entries; of a string that a Unigram lists twice, the id that text gets (the last)."""
+def model_ids(model: Spec) -> dict[str, int]:
+    """String → id of a model's entries; if a Unigram lists a string twice, the last id, which text gets."""
     if isinstance(model["vocab"], dict):
         return {string: int(index) for string, index in model["vocab"].items()}
     return {string: index for index, (string, _) in enumerate(model["vocab"])}
 
 
-def merged(left: str, right: str, model: Mapping[str, Any]) -> str:
-    """What a byte-pair model makes of two neighbours."""
+def merged(left: str, right: str, model: Spec) -> str:
+    """What a byte-pair model merges two neighbours into."""
     return left + right[len(model.get("continuing_subword_prefix") or "") :]
 
 
@@ -244,14 +247,17 @@ def _check(
     check_trimmable(tokenizer, field=fields.model)
     if size is not None and min_document_share is not None:
         raise RecipeError(
-            fields.size, size, f"min_document_share {min_document_share} is given too", "give one of the two"
+            fields.size,
+            size,
+            f"min_document_share {min_document_share} is set too",
+            "set only one of the two",
         )
     if min_document_share is not None and not 0 < min_document_share <= 1:
         raise RecipeError(
             fields.min_document_share,
             min_document_share,
-            "is no share of documents",
-            "give a number above 0, at most 1, such as 0.0005",
+            "is not a share of documents",
+            "use a number above 0 and at most 1, such as 0.0005",
         )
 
 
@@ -262,5 +268,5 @@ def check_trimmable(tokenizer: LoadedTokenizer, *, field: str = "model") -> None
             field,
             tokenizer.name,
             f"a {tokenizer.kind} tokenizer cannot be trimmed",
-            "words that are dropped from it would have no pieces: use a model with WordPiece, Unigram or BPE",
+            "words that are dropped from it would have no pieces; use a model with WordPiece, Unigram or BPE",
         )

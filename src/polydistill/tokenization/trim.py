@@ -1,4 +1,4 @@
-"""The trimmed tokenizer, and whether it does to text what the original does."""
+"""The trimmed tokenizer, and whether it treats text as the original does."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import copy
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,17 +15,17 @@ from polydistill.errors import TokenizerError
 from polydistill.tokenization.build import renumber_processor
 from polydistill.tokenization.encode import as_text, word_starts
 from polydistill.tokenization.load import LoadedTokenizer
-from polydistill.tokenization.pieces import CONTINUING
+from polydistill.tokenization.pieces import CONTINUING, Spec
 from polydistill.tokenization.selection import Selection, merged, model_ids
 
 
 def trim_tokenizer(tokenizer: LoadedTokenizer, selection: Selection) -> LoadedTokenizer:
-    """The tokenizer with the selected pieces alone, under their new ids; normaliser and pre-tokeniser as they were.
+    """The tokenizer with only the selected pieces, under new ids; normaliser and pre-tokeniser do not change.
 
-    The law: text whose pieces are all kept gets the same pieces. WordPiece takes the longest match and a Unigram
-    the best path, and neither changes when entries go that were not taken; a byte-pair model keeps every merge
-    whose parts and result it keeps, so those that the text needs stay, in their order.
-    Raises TokenizerError if `tokenizers` does not take what comes out.
+    The law: text whose pieces are all kept gets the same pieces. WordPiece takes the longest match and a
+    Unigram the best path; neither changes when unused entries are removed. A byte-pair model keeps every
+    merge whose parts and result it keeps, so the merges that the text needs stay, in their order.
+    Raises TokenizerError if `tokenizers` does not accept the result.
     """
     mapping = selection.mapping(tokenizer.size)
     spec = copy.deepcopy(tokenizer.spec)
@@ -47,18 +46,18 @@ def trim_tokenizer(tokenizer: LoadedTokenizer, selection: Selection) -> LoadedTo
         if mapping[index] >= 0
     }
     if backend.get_vocab(with_added_tokens=True) != expected:
-        raise _refused(tokenizer, "`tokenizers` numbers its pieces otherwise")
+        raise _refused(tokenizer, "`tokenizers` numbers its pieces differently")
     specials = {role: int(mapping[index]) for role, index in tokenizer.special_ids.items()}
     return LoadedTokenizer(tokenizer.name, backend, specials, tokenizer.max_length, tokenizer.settings)
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """What a trimmed tokenizer makes of texts, beside the original.
+    """How a trimmed tokenizer segments texts, compared with the original.
 
     num_texts, num_words, num_characters   what was compared
     kept_texts        texts all of whose pieces are kept
-    shortened_texts   texts from which the words that need a dropped piece were left out, after which all are kept
+    shortened_texts   other texts without the words that need a dropped piece, if then all pieces are kept
     identical_texts   kept and shortened texts that get the same pieces
     kept_tokens       share of the original's tokens whose piece is kept
     fertility, trimmed_fertility                    tokens per word
@@ -97,8 +96,8 @@ def compare_trimmed(
 ) -> tuple[Agreement, list[str], list[str]]:
     """Compare a trimmed tokenizer with the original.
 
-    Returns the measures, the texts whose pieces are all kept (shortened ones at the end), and of these the texts
-    that get other pieces: there must be none.
+    Returns the measures, the texts whose pieces are all kept (shortened ones at the end), and those among
+    them that get other pieces: there must be none.
     """
     original.backend.no_truncation()
     trimmed.no_truncation()
@@ -138,8 +137,8 @@ def compare_trimmed(
     return measured, held, differing
 
 
-def _trim_model(model: dict[str, Any], mapping: npt.NDArray[np.int64]) -> dict[str, Any]:
-    """A model's JSON with the kept entries alone, under their new ids."""
+def _trim_model(model: Spec, mapping: npt.NDArray[np.int64]) -> Spec:
+    """A model's JSON with only the kept entries, under their new ids."""
     trimmed = dict(model)
     if isinstance(model["vocab"], list):
         rows = [(int(mapping[index]), row) for index, row in enumerate(model["vocab"]) if mapping[index] >= 0]
@@ -170,17 +169,18 @@ def _all_kept(original: LoadedTokenizer, mapping: npt.NDArray[np.int64], text: s
 
 
 def _before_unknown(original: LoadedTokenizer, text: str) -> set[int]:
-    """Ids of the pieces that WordPiece found in words before it gave them up as unknown.
+    """Ids of the pieces that WordPiece matched in words that it then gave up as unknown.
 
-    They do not show, but without them it might go another way, and a word become known that was not.
+    They are not in its output, but without them it might match others, and an unknown word become known.
     """
     model = original.spec["model"]
     prefix = model.get("continuing_subword_prefix") or CONTINUING
     vocabulary = model["vocab"]
     normalizer, splitter = original.backend.normalizer, original.backend.pre_tokenizer
     normalised = normalizer.normalize_str(text) if normalizer else text
-    found = set()
-    for word in [word for word, _ in splitter.pre_tokenize_str(normalised)] if splitter else [normalised]:
+    matched = set()
+    words = [word for word, _ in splitter.pre_tokenize_str(normalised)] if splitter else [normalised]
+    for word in words:
         start = 0
         while start < len(word) <= model.get("max_input_chars_per_word", 100):
             lead = prefix if start else ""
@@ -188,9 +188,9 @@ def _before_unknown(original: LoadedTokenizer, text: str) -> set[int]:
             end = next(ends, None)
             if end is None:
                 break
-            found.add(int(vocabulary[lead + word[start:end]]))
+            matched.add(int(vocabulary[lead + word[start:end]]))
             start = end
-    return found
+    return matched
 
 
 def _shorten(original: LoadedTokenizer, mapping: npt.NDArray[np.int64], text: str) -> str:

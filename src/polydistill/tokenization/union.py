@@ -15,7 +15,7 @@ UNK = ROLES.index("unk")
 
 
 class HasVocabulary(Protocol):
-    """What a union needs of a tokenizer: its canonical pieces by id and the ids of its roles."""
+    """What a union needs from a tokenizer: its canonical pieces by id, and the ids of its roles."""
 
     @property
     def pieces(self) -> Sequence[Piece | None]: ...
@@ -28,8 +28,8 @@ class Union:
     """A student vocabulary.
 
     pieces  canonical pieces from id len(ROLES) on; the ids before them are the special tokens in ROLES' order
-    maps    for each teacher, in order: [teacher's size] int64, teacher id → student id, total: special tokens
-            go by role, unused slots and special tokens without a role go to unk
+    maps    for each teacher, in order: [teacher's size] int64, teacher id → student id, for every id: special
+            tokens are mapped by role; unused slots and special tokens without a role to unk
     """
 
     pieces: tuple[Piece, ...]
@@ -66,6 +66,6 @@ def unite(teachers: Sequence[HasVocabulary]) -> Union:
 
 
 def overlap(teachers: Sequence[HasVocabulary]) -> npt.NDArray[np.int64]:
-    """[T, T] numbers of canonical pieces that two teachers share; each teacher's own number on the diagonal."""
-    sets = [{piece for piece in teacher.pieces if piece is not None} for teacher in teachers]
-    return np.array([[len(one & other) for other in sets] for one in sets], dtype=np.int64)
+    """[T, T] numbers of canonical pieces that two teachers share; the diagonal has each teacher's own."""
+    vocabularies = [{piece for piece in teacher.pieces if piece is not None} for teacher in teachers]
+    return np.array([[len(row & column) for column in vocabularies] for row in vocabularies], dtype=np.int64)

@@ -114,7 +114,7 @@ def test_an_encoding_that_bytes_do_not_tell_is_not_named(language, encoding) -> 
     sample = (TEXTS[language] * 4).encode(encoding, "ignore")
     assert likely_encoding(sample) is None
     reason, remedy = conversion(sample)
-    assert "do not tell" in reason
+    assert "do not show" in reason
     assert "-f ENCODING" in remedy
 
 
@@ -189,7 +189,7 @@ def expect_unreadable(call, path) -> None:
     assert caught.value.field.startswith("languages.x.text")
     assert str(path) in str(caught.value.value)
     assert "cannot be read (Permission denied)" in caught.value.reason
-    assert "allowed to read" in caught.value.remedy
+    assert "permission to read" in caught.value.remedy
 
 
 def test_a_text_that_may_not_be_read_is_named_as_such(tmp_path, forbidden) -> None:
@@ -201,7 +201,7 @@ def test_a_text_that_may_not_be_read_is_named_as_such(tmp_path, forbidden) -> No
     expect_unreadable(lambda: source_identity(sources, field="languages.x.text"), path)
     error = refused(path)
     assert "cannot be read (Permission denied)" in error.reason
-    assert "allowed to read" in error.remedy
+    assert "permission to read" in error.remedy
 
 
 def test_a_text_in_a_folder_that_may_not_be_entered(tmp_path, forbidden) -> None:

@@ -191,7 +191,7 @@ def test_share_counts_by_the_language_that_uses_a_piece_most() -> None:
 
 @pytest.mark.parametrize("share", [0, -0.1, 1.01, float("nan")])
 def test_a_share_that_is_none(share) -> None:
-    with pytest.raises(RecipeError, match=r"min_document_share .*no share"):
+    with pytest.raises(RecipeError, match=r"min_document_share .*not a share"):
         choose(wordpiece(LETTERS), "a", min_document_share=share)
 
 
