@@ -24,9 +24,9 @@ from polydistill.models.precision import resolve_dtype
 from polydistill.scoring.local import score
 from polydistill.scoring.shards import Job
 from polydistill.store.reader import Store
-from polydistill.tokenization.build import train_wordpiece
 from polydistill.tokenization.load import LoadedTokenizer
 from polydistill.tokenization.pieces import STUDENT_SPECIALS
+from polydistill.tokenization.wordpiece import train_wordpiece
 
 LENGTH, CHARACTERS = 128, 480
 

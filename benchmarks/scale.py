@@ -123,10 +123,10 @@ def stages(text: str, folder: str) -> None:
     from polydistill.models.precision import resolve_dtype
     from polydistill.scoring.local import score
     from polydistill.scoring.shards import Job
-    from polydistill.tokenization.build import train_wordpiece
     from polydistill.tokenization.encode import count_tokens
     from polydistill.tokenization.load import LoadedTokenizer
     from polydistill.tokenization.pieces import STUDENT_SPECIALS
+    from polydistill.tokenization.wordpiece import train_wordpiece
 
     with Path(text).open(encoding="utf-8") as handle:
         head = handle.readlines(1_000_000)

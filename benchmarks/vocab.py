@@ -11,10 +11,10 @@ from typing import Any
 
 from benchmarks.measure import alternate
 from benchmarks.trim import SHARED, load, spread
-from polydistill.tokenization.build import language_tokenizer, union_tokenizer
 from polydistill.tokenization.load import LoadedTokenizer
 from polydistill.tokenization.pieces import Piece
 from polydistill.tokenization.selection import document_frequency, select
+from polydistill.tokenization.student import language_tokenizer, union_tokenizer
 from polydistill.tokenization.trim import trim_tokenizer
 from polydistill.tokenization.union import unite
 

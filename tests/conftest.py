@@ -16,8 +16,8 @@ from transformers import BertConfig, BertForMaskedLM
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
-from polydistill.tokenization.build import save_tokenizer, train_wordpiece
 from polydistill.tokenization.pieces import STUDENT_SPECIALS
+from polydistill.tokenization.wordpiece import save_tokenizer, train_wordpiece
 
 # The same examples every time: what nobody changed does not fail. POLYDISTILL_EXPLORE=1 looks for new ones.
 hypothesis.settings.register_profile("repeatable", derandomize=True, database=None)

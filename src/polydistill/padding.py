@@ -13,6 +13,6 @@ from torch.nn.functional import pad
 ROWS_MULTIPLE = 16
 
 
-def filled(rows: Tensor) -> Tensor:
+def pad_rows(rows: Tensor) -> Tensor:
     """[n, ...] padded with zeros at the end to a multiple of ROWS_MULTIPLE rows."""
     return pad(rows, (0, 0) * (rows.ndim - 1) + (0, -len(rows) % ROWS_MULTIPLE))

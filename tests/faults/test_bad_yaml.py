@@ -109,7 +109,7 @@ def test_values_are_counted_unexpanded(monkeypatch) -> None:
     """10 ** 30 values: each node of the graph is looked at once, and no list is made."""
     made = []
     monkeypatch.setattr(
-        yaml_reader._Loader, "construct_object", lambda self, node, deep=False: made.append(node)
+        yaml_reader.BoundedLoader, "construct_object", lambda self, node, deep=False: made.append(node)
     )
     with pytest.raises(RefusedYamlError, match="more than 50,000 values"):
         parse_yaml(grown(30))

@@ -211,6 +211,16 @@ def test_a_tokenizer_that_its_library_gives_up_on_is_refused_when_it_is_loaded(
     assert "Traceback" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("file", "name", "number"),
+    [("config.json", "max_position_embeddings", 0), ("tokenizer_config.json", "model_max_length", -1)],
+)
+def test_a_model_that_takes_no_text_is_refused(model, file, name, number) -> None:
+    change(model / file, **{name: number})
+    with pytest.raises(ModelError, match=rf"takes sequences of at most {number} tokens"):
+        load_tokenizer(str(model))
+
+
 def test_an_unknown_token_that_no_vocabulary_has_is_named(model) -> None:
     """transformers looks it up without end."""
     change(model / "tokenizer_config.json", unk_token="")

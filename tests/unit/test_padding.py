@@ -7,7 +7,7 @@ from transformers import AutoConfig, AutoModelForMaskedLM
 from polydistill.losses.live import OutputLayer, live_distillation
 from polydistill.losses.sparse import sparse_soft_cross_entropy
 from polydistill.models.features import masked_features, output_layer
-from polydistill.padding import ROWS_MULTIPLE, filled
+from polydistill.padding import ROWS_MULTIPLE, pad_rows
 
 
 class Products(TorchDispatchMode):
@@ -65,10 +65,10 @@ def test_numbers_of_masked_positions_share_their_products() -> None:
 
 def test_filled_rows_are_zeros_behind() -> None:
     rows = torch.arange(1.0, 35.0).reshape(17, 2)
-    more = filled(rows)
+    more = pad_rows(rows)
     assert more.shape == (2 * ROWS_MULTIPLE, 2)
     assert torch.equal(more[:17], rows)
     assert not more[17:].any()
-    assert filled(rows[:ROWS_MULTIPLE]).shape == (ROWS_MULTIPLE, 2)
-    assert filled(rows[:0]).shape == (0, 2)
-    assert filled(torch.ones(3, dtype=torch.long)).shape == (ROWS_MULTIPLE,)
+    assert pad_rows(rows[:ROWS_MULTIPLE]).shape == (ROWS_MULTIPLE, 2)
+    assert pad_rows(rows[:0]).shape == (0, 2)
+    assert pad_rows(torch.ones(3, dtype=torch.long)).shape == (ROWS_MULTIPLE,)

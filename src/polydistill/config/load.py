@@ -19,6 +19,7 @@ from polydistill.config.merge import MergeRecipe
 from polydistill.config.paths import expand_home, with_home
 from polydistill.config.pretrain import PretrainRecipe
 from polydistill.config.probe import ProbeRecipe
+from polydistill.config.shared import RunRecipe
 from polydistill.config.yaml_text import MAX_DEPTH, RefusedYamlError, parse_yaml
 from polydistill.errors import RecipeError
 
@@ -41,10 +42,7 @@ NAMED = {
     "evaluation_texts",
 }
 MAX_RECIPE_BYTES = 1 << 20
-AnyRecipe = (
-    MergeRecipe | ExtractRecipe | BalanceRecipe | PretrainRecipe | ProbeRecipe | FinetuneRecipe | GridRecipe
-)
-KINDS: dict[str, type[AnyRecipe]] = {
+KINDS: dict[str, type[RunRecipe]] = {
     "merge": MergeRecipe,
     "extract": ExtractRecipe,
     "balance": BalanceRecipe,
@@ -55,7 +53,7 @@ KINDS: dict[str, type[AnyRecipe]] = {
 }
 
 
-def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> AnyRecipe:
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> RunRecipe:
     """Load a recipe from a YAML file, or a preset by its name.
 
     overrides  `a.b=c` strings, the value read as YAML; they override the file
@@ -65,7 +63,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> AnyRecipe:
     return parse_recipe(read_recipe(path), overrides, origin=str(path))
 
 
-def parse_recipe(values: Values, overrides: Sequence[str] = (), *, origin: str = "recipe") -> AnyRecipe:
+def parse_recipe(values: Values, overrides: Sequence[str] = (), *, origin: str = "recipe") -> RunRecipe:
     """Validate a recipe given as a dictionary."""
     values = dict(values)
     for override in overrides:

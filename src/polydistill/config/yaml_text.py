@@ -38,7 +38,7 @@ def parse_yaml(text: str, *, max_values: int = MAX_VALUES) -> Any:
     time and memory.
     """
     _check_characters(text)
-    loader = _Loader(text, max_values)
+    loader = BoundedLoader(text, max_values)
     try:
         node = loader.get_single_node()
         if node is None:
@@ -59,7 +59,7 @@ def read_resolved(path: Path) -> Any:
     return parse_yaml(path.read_text("utf-8"), max_values=MAX_RESOLVED_VALUES)
 
 
-class _Loader(yaml.SafeLoader):
+class BoundedLoader(yaml.SafeLoader):
     """The safe loader, which counts values while it reads them and refuses repeated keys."""
 
     def __init__(self, text: str, max_values: int) -> None:
@@ -120,19 +120,19 @@ class _Loader(yaml.SafeLoader):
 
 
 _PLAIN = ("null", "bool", "int", "float", "str", "seq", "map")
-_Loader.yaml_constructors = {
+BoundedLoader.yaml_constructors = {
     tag: make
     for tag, make in yaml.SafeLoader.yaml_constructors.items()
     if tag in {_NAMESPACE + kind for kind in _PLAIN}
 }
-_Loader.add_constructor(None, _Loader.construct_refused)
+BoundedLoader.add_constructor(None, BoundedLoader.construct_refused)
 # Dates are names or texts here, and an invalid date would raise an error.
-_Loader.yaml_implicit_resolvers = {
+BoundedLoader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag != f"{_NAMESPACE}timestamp"]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 # YAML 1.1 reads 1e-4 as a string, and people mean a number.
-_Loader.add_implicit_resolver(
+BoundedLoader.add_implicit_resolver(
     f"{_NAMESPACE}float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
 )
 

@@ -16,7 +16,7 @@ from polydistill.losses.chunks import rows_at_once
 from polydistill.masking import Masked
 from polydistill.models.features import masked_features, output_layer
 from polydistill.models.inputs import pad_batch
-from polydistill.padding import filled
+from polydistill.padding import pad_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -99,7 +99,7 @@ def measure(
             features = masked_features(model, inputs, positions.to(device)).to(dtype)
         for start in range(0, len(features), chunk_positions):
             chunk = features[start : start + chunk_positions]
-            products = (filled(chunk) @ weight.t())[: len(chunk)]
+            products = (pad_rows(chunk) @ weight.t())[: len(chunk)]
             # Ranks take many passes over the logits: on a CPU a few rows at a time stay in the cache.
             for rows in torch.split(products, rows_at_once(device, len(weight), torch.float32)):
                 yield rows.float() if bias is None else rows + bias.float()

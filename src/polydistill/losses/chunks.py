@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from polydistill.padding import filled
+from polydistill.padding import pad_rows
 
 # Vocabulary products in memory at once: larger chunks need fewer passes over the weight's gradient.
 CHUNK_BYTES = 256 * 2**20
@@ -60,7 +60,7 @@ def pass_through(
     block = rows_at_once(features.device, len(weight), compute)
     for start in range(0, len(features), chunk_positions):
         rows = slice(start, min(len(features), start + chunk_positions))
-        chunk = filled(features.detach()[rows])
+        chunk = pad_rows(features.detach()[rows])
         # Padding rows of zeros stay zero, and add nothing to any gradient.
         products = chunk @ matrix.t()
         read = open_chunk(rows)

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from polydistill.losses.chunks import CHUNK_BYTES, Gradients, Reader, pass_through
-from polydistill.padding import filled
+from polydistill.padding import pad_rows
 
 # Replaces -inf in scores: its softmax is 0, and 0 times a difference of two such scores is 0, not NaN.
 NEVER = -1e9
@@ -162,7 +162,7 @@ class _Segment(NamedTuple):
         if mine is None:
             return None
         within = slice(mine.start - self.rows.start, mine.stop - self.rows.start)
-        return _Products(mine, filled(self.features[within]) @ self.matrix.t(), self.bias)
+        return _Products(mine, pad_rows(self.features[within]) @ self.matrix.t(), self.bias)
 
 
 class _Products(NamedTuple):

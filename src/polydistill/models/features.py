@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from polydistill.errors import ModelError
-from polydistill.padding import filled
+from polydistill.padding import pad_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -68,7 +68,7 @@ def features_and_states(
 
     number = len(positions)
     # Padding repeats the batch's first token; its rows are dropped below.
-    positions = filled(positions)
+    positions = pad_rows(positions)
     inner = unwrapped(model)
     handles = [output_embeddings(inner).register_forward_pre_hook(keep)]
     if inner.base_model is not inner:

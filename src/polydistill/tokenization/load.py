@@ -37,6 +37,8 @@ PROBE = (
 # Weights are often padded to a multiple of 64 or 128; more spare rows than this mean that the tokenizer is
 # not the model's (an incomplete folder can load silently as a tokenizer of five pieces).
 MAX_SPARE_ROWS = 2048
+# A token between the two special ones.
+SHORTEST = 3
 
 
 @dataclass(frozen=True)
@@ -247,7 +249,8 @@ def _limits(
     try:
         positions = max_positions(config)
         rows = getattr(config, "vocab_size", None)
-        return min(positions, int(loaded.model_max_length or positions)), None if rows is None else int(rows)
+        length = min(positions, int(loaded.model_max_length or positions))
+        rows = None if rows is None else int(rows)
     except (TypeError, ValueError, OverflowError) as error:
         raise ModelError(
             field,
@@ -256,6 +259,14 @@ def _limits(
             "correct max_position_embeddings and vocab_size in config.json, and model_max_length in "
             "tokenizer_config.json",
         ) from error
+    if length < SHORTEST:
+        raise ModelError(
+            field,
+            origin,
+            f"takes sequences of at most {length} tokens, and one of {SHORTEST} is the shortest with a text in it",
+            "correct max_position_embeddings in config.json, or model_max_length in tokenizer_config.json",
+        )
+    return length, rows
 
 
 def max_positions(config: PreTrainedConfig) -> int:

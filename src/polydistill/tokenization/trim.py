@@ -12,11 +12,11 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from polydistill.errors import TokenizerError
-from polydistill.tokenization.build import renumber_processor
 from polydistill.tokenization.encode import as_text, word_starts
 from polydistill.tokenization.load import LoadedTokenizer
 from polydistill.tokenization.pieces import CONTINUING, Spec
 from polydistill.tokenization.selection import Selection, merged, model_ids
+from polydistill.tokenization.student import renumber_processor
 
 
 def trim_tokenizer(tokenizer: LoadedTokenizer, selection: Selection) -> LoadedTokenizer:

@@ -27,8 +27,8 @@ from polydistill.models.onnx_export import OPSET, check_opset, export_onnx, take
 from polydistill.models.onnx_int8 import WEIGHT_BITS, quantise_onnx
 from polydistill.models.onnx_runtime import OnnxModel
 from polydistill.reports.card import export_card, metadata
-from polydistill.tokenization.build import save_tokenizer, special_strings
 from polydistill.tokenization.load import LoadedTokenizer, load_tokenizer, max_positions
+from polydistill.tokenization.wordpiece import save_tokenizer, special_strings
 from polydistill.tools.export_checks import (
     TOLERANCE,
     choose_lines,

@@ -16,15 +16,11 @@ from polydistill.config.yaml_text import read_resolved
 from polydistill.disk import write_json
 from polydistill.errors import StoreError
 from polydistill.store.reader import Store
-from polydistill.tokenization.build import (
-    language_tokenizer,
-    save_tokenizer,
-    special_strings,
-    union_tokenizer,
-)
 from polydistill.tokenization.load import LoadedTokenizer, load_tokenizer
 from polydistill.tokenization.pieces import STUDENT_SPECIALS
+from polydistill.tokenization.student import language_tokenizer, union_tokenizer
 from polydistill.tokenization.union import overlap, unite
+from polydistill.tokenization.wordpiece import save_tokenizer, special_strings
 
 
 def inspect_store(folder: Path, num_examples: int, tokenizer: str, console: Console) -> None:

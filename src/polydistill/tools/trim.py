@@ -18,10 +18,10 @@ from polydistill.errors import CorpusError, RecipeError, TokenizerError
 from polydistill.models.load import load_masked_lm, weights_fingerprint, weights_size
 from polydistill.models.trim import prove_logits, trim_model
 from polydistill.reports.card import trim_card
-from polydistill.tokenization.build import save_tokenizer, special_strings
 from polydistill.tokenization.load import LoadedTokenizer, load_tokenizer
 from polydistill.tokenization.selection import Frequency, Selection, document_frequency, select
 from polydistill.tokenization.trim import Agreement, compare_trimmed, trim_tokenizer
+from polydistill.tokenization.wordpiece import save_tokenizer, special_strings
 
 # One line in this many, by its hash, takes no part in the selection; the proof uses some of these.
 HELD_APART_ONE_IN = 20

@@ -16,10 +16,10 @@ from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer
 from polydistill.errors import ModelError, TokenizerError, UserError
 from polydistill.models.load import load_masked_lm
 from polydistill.models.trim import logits_difference, trim_model
-from polydistill.tokenization.build import save_tokenizer, special_strings
 from polydistill.tokenization.load import LoadedTokenizer
 from polydistill.tokenization.selection import document_frequency, select
 from polydistill.tokenization.trim import compare_trimmed, trim_tokenizer
+from polydistill.tokenization.wordpiece import save_tokenizer, special_strings
 from polydistill.tools.trim import trim_vocabulary
 
 SMALL = {

@@ -13,16 +13,12 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import AutoTokenizer, BertTokenizer
 
 from polydistill.errors import TokenizerError
-from polydistill.tokenization.build import (
-    language_tokenizer,
-    save_tokenizer,
-    special_strings,
-    union_tokenizer,
-)
 from polydistill.tokenization.drift import segmentation
 from polydistill.tokenization.load import LoadedTokenizer, load_tokenizer
 from polydistill.tokenization.pieces import STUDENT_SPECIALS
+from polydistill.tokenization.student import language_tokenizer, union_tokenizer
 from polydistill.tokenization.union import unite
+from polydistill.tokenization.wordpiece import save_tokenizer, special_strings
 
 ODD = [
     "",

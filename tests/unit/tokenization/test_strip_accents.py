@@ -4,8 +4,8 @@ import pytest
 from transformers import AutoTokenizer
 
 from polydistill.errors import TokenizerError
-from polydistill.tokenization.build import save_tokenizer, train_wordpiece
 from polydistill.tokenization.pieces import STUDENT_SPECIALS
+from polydistill.tokenization.wordpiece import save_tokenizer, train_wordpiece
 
 LINES = ["été Việt", "Ελλάς ёлка", "हिन्दी कुछ", "తెలుగు", "한국어", "اُردو", "ete viet ελλας елка"] * 3
 

@@ -12,10 +12,10 @@ from polydistill.corpora.examples import Examples
 from polydistill.disk import write_json
 from polydistill.errors import TokenizerError
 from polydistill.pipelines.extract.state import KEPT, TRIM_FIELDS, Extract, teacher_config, trim_choice
-from polydistill.tokenization.build import save_tokenizer, special_strings
 from polydistill.tokenization.load import LoadedTokenizer
 from polydistill.tokenization.selection import Selection, document_frequency, select
 from polydistill.tokenization.trim import compare_trimmed, trim_tokenizer
+from polydistill.tokenization.wordpiece import save_tokenizer, special_strings
 
 # Held-out examples that the trimmed tokenizer is compared on.
 COMPARED_TEXTS = 500

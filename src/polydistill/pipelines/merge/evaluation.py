@@ -19,8 +19,8 @@ from polydistill.models.precision import device
 from polydistill.pipelines.merge.state import Merge
 from polydistill.pipelines.run_folder import fingerprints
 from polydistill.pipelines.stages.evaluation import Measured, Reading, evaluate
-from polydistill.tokenization.build import readable
 from polydistill.tokenization.load import LoadedTokenizer
+from polydistill.tokenization.student import readable
 
 
 def evaluate_models(merge: Merge) -> None:

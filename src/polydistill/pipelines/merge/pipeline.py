@@ -27,15 +27,11 @@ from polydistill.pipelines.stages.evaluation import write_page
 from polydistill.pipelines.stages.scoring import scored_store, scoring_engine
 from polydistill.pipelines.stages.training import check_training
 from polydistill.reports.card import merge_card, with_results
-from polydistill.tokenization.build import (
-    language_tokenizer,
-    save_tokenizer,
-    special_strings,
-    union_tokenizer,
-)
 from polydistill.tokenization.drift import segmentation
 from polydistill.tokenization.load import load_tokenizer
+from polydistill.tokenization.student import language_tokenizer, union_tokenizer
 from polydistill.tokenization.union import overlap, unite
+from polydistill.tokenization.wordpiece import save_tokenizer, special_strings
 from polydistill.training.arguments import check_arguments, training_arguments
 
 SEGMENTATION_TEXTS = 2000

@@ -25,9 +25,9 @@ from polydistill.pipelines.stages.planning import (
     step_seconds,
 )
 from polydistill.pipelines.stages.scoring import estimated_store
-from polydistill.tokenization.build import language_tokenizer, union_tokenizer
 from polydistill.tokenization.drift import segmentation
 from polydistill.tokenization.load import LoadedTokenizer, load_tokenizer
+from polydistill.tokenization.student import language_tokenizer, union_tokenizer
 from polydistill.tokenization.union import Union, unite
 from polydistill.training.arguments import check_arguments
 from polydistill.training.progress import clock

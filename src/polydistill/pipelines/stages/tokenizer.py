@@ -17,9 +17,9 @@ from polydistill.corpora.examples import Examples
 from polydistill.corpora.sampling import smoothed_probabilities
 from polydistill.corpora.sources import source_bytes, source_identity
 from polydistill.pipelines.run_folder import Run
-from polydistill.tokenization.build import save_tokenizer, train_wordpiece
 from polydistill.tokenization.load import LoadedTokenizer
 from polydistill.tokenization.pieces import STUDENT_SPECIALS
+from polydistill.tokenization.wordpiece import save_tokenizer, train_wordpiece
 
 # Languages are balanced in the vocabulary's text by repeating the small ones at most so often.
 MAX_VOCABULARY_CHARACTERS = 200_000_000
