@@ -33,7 +33,7 @@ PARTIAL = ".partial"
 ARTEFACTS = "artefacts.json"
 # Files without a checksum: people may edit them, and nothing is made from them.
 UNSEALED = {STAMP, "README.md"}
-REMAKE = "remove that folder and rerun the same command: it is made again, and finished work is kept"
+REMAKE = "remove that folder and run the same command again: it is made again, and finished work is kept"
 # Checksums of files that this process has read, by path, size and modification time.
 _checked: dict[tuple[str, int, int], str] = {}
 
@@ -46,7 +46,7 @@ def artefact_places(run: Path) -> dict[str, Path]:
             str(run / ARTEFACTS),
             None,
             "is damaged: an entry is not a path",
-            "remove it and rerun the same command: it is made again",
+            "remove it and run the same command again: it is made again",
         )
     # Relative paths are relative to the run's folder.
     return {name: run / place for name, place in places.items()}

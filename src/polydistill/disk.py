@@ -268,7 +268,7 @@ def explain_disk_errors(path: Path) -> Iterator[None]:
                 str(path),
                 None,
                 f"no space left on the device ({free / 2**20:.0f} MiB free)",
-                "free some space and rerun the same command: finished work is kept",
+                "free some space and run the same command again: finished work is kept",
             ) from error
         if isinstance(error, OSError) and error.errno in _UNWRITABLE:
             raise DiskError(
@@ -291,7 +291,7 @@ def require_space(path: Path, needed: float, *, stage: str) -> None:
             None,
             f"the stage {stage} needs about {missing / 2**20:,.1f} MiB, and only {free / 2**20:,.1f} MiB "
             "are free",
-            "free some space and rerun the same command, or choose another `output`",
+            "free some space and run the same command again, or choose another `output`",
         )
 
 
@@ -318,7 +318,7 @@ def file_limit(path: Path | str) -> DiskError:
         str(path),
         None,
         f"a file there would exceed the size limit ({what})",
-        "raise that limit and rerun the same command: finished work is kept",
+        "raise that limit and run the same command again: finished work is kept",
     )
 
 

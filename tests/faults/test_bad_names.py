@@ -99,7 +99,7 @@ def refusal(values: dict) -> str:
         ),
         (
             FINETUNE | {"tasks": {"ner": {"kind": "ner", "data": {"all": TAGGED}}}},
-            "tasks.ner.data.all: the name stands",
+            "tasks.ner.data.all: the name is reserved",
         ),
         (
             GRID | {"runs": {"evaluation": {}}},
@@ -206,7 +206,7 @@ def test_from_the_command_line(tmp_path, monkeypatch, capsys) -> None:
         main()
     assert ended.value.code == 2
     said = capsys.readouterr().err
-    assert "languages.de.evaluation.held_out 'held_out': the name held_out stands for" in said
+    assert "languages.de.evaluation.held_out 'held_out': the name held_out is reserved for" in said
     assert "Traceback" not in said
     assert not (tmp_path / "run").exists()
 

@@ -76,7 +76,7 @@ def test_what_is_written_already_needs_no_room(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     usage = shutil._ntuple_diskusage(8 << 20, 7 << 20, 1 << 20)
     require_space(tmp_path, 4 << 20, stage="x")
-    with pytest.raises(DiskError, match=r"x needs about 2.0 MiB, and 1.0 MiB are free"):
+    with pytest.raises(DiskError, match=r"x needs about 2.0 MiB, and only 1.0 MiB are free"):
         require_space(tmp_path, 5 << 20, stage="x")
     # An estimate may be too high by a third.
     require_space(tmp_path, 4.3 * 2**20, stage="x")

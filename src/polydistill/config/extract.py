@@ -164,7 +164,7 @@ class Trim(Settings):
     def _one_choice(self) -> Trim:
         if self.size is not None and self.min_document_share is not None:
             raise ValueError(
-                f"size {self.size}: min_document_share {self.min_document_share} is given too; give one of "
+                f"size {self.size}: min_document_share {self.min_document_share} is set too; set only one of "
                 "the two"
             )
         return self

@@ -69,7 +69,7 @@ def test_the_presets_are_the_papers_two_sets(name) -> None:
     [
         ({"languages": {}}, ["languages"]),
         ({"groups": {"low": ["sw"]}}, ["groups.low[0] 'sw'", "it has tr, eu"]),
-        ({"groups": {"low": []}}, ["groups.low: names no language"]),
+        ({"groups": {"low": []}}, ["groups.low: lists no language"]),
         ({"groups": {"all": ["tr"]}}, ["groups.all", "choose another name"]),
         ({"students": {"teacher": {}}}, ["students.teacher", "choose another name"]),
         ({"students": {"a": {"truncate": "half"}}}, ["students.a.truncate", "half"]),

@@ -80,7 +80,7 @@ def test_sources_targets_and_teachers(tmp_path) -> None:
             lambda v: v["tasks"]["tags"]["data"]["ru"].pop("train"),
             "data.ru.train: this language has no training set",
         ),
-        (lambda v: v["tasks"]["tags"].update(source="en"), "source 'en': goes with setting: zero_shot"),
+        (lambda v: v["tasks"]["tags"].update(source="en"), "source 'en': needs setting: zero_shot"),
         (
             lambda v: v["tasks"]["far"].pop("source"),
             "source: missing; name the language to train on, one of en, ru",

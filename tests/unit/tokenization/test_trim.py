@@ -147,7 +147,7 @@ def test_size_takes_the_most_frequent_and_of_equal_ones_the_first() -> None:
     # What no text uses does not fill up.
     assert strings(tokenizer, choose(tokenizer, *lines, size=99)) == [*LETTERS, "ab", "bc", "ca"]
     with pytest.raises(
-        RecipeError, match=r"size 10: made keeps 11 pieces at least \(5 special.*6 characters.*; give 11"
+        RecipeError, match=r"size 10: made keeps at least 11 pieces \(5 special.*6 characters.*; use 11"
     ):
         choose(tokenizer, *lines, size=10)
 
@@ -196,7 +196,7 @@ def test_a_share_that_is_none(share) -> None:
 
 
 def test_one_choice_not_two() -> None:
-    with pytest.raises(RecipeError, match=r"size 20: min_document_share 0\.5 is given too"):
+    with pytest.raises(RecipeError, match=r"size 20: min_document_share 0\.5 is set too"):
         choose(wordpiece(LETTERS), "a", min_document_share=0.5, size=20)
 
 
