@@ -75,6 +75,6 @@ class Scoring(Settings):
     ray: Ray = Field(default_factory=Ray)
 
     @property
-    def labels(self) -> dict[str, Any]:
+    def labels(self) -> dict[str, object]:
         """The settings that predictions depend on, without those of where they are computed."""
         return self.model_dump(mode="json", exclude={"engine", "ray"})
