@@ -29,7 +29,9 @@ DATA = Path(str(resources.files("polydistill") / "demo_data"))
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The larger data: POLYDISTILL_SHARED, by default ../shared; a test that wants it skips where it is not."""
+    """The larger data: POLYDISTILL_SHARED, by default ../shared; a test that wants it skips where it is
+    not.
+    """
     path = Path(os.environ.get("POLYDISTILL_SHARED", "../shared"))
     if not (path / "vocabularies").is_dir():
         pytest.skip(
@@ -70,7 +72,9 @@ def make_teacher(
 
 
 def half_scored(store: Path) -> Path:
-    """Make of a finished store what a run that was killed before its end would have left; returns that folder."""
+    """Make of a finished store what a run that was killed before its end would have left; returns that
+    folder.
+    """
     from polydistill.disk import hash_file, read_json, write_json
 
     (store / "manifest.json").unlink()

@@ -102,7 +102,9 @@ def difference(one, other) -> float:
 
 
 def first_batch():
-    """The first batch of `trained`, and the model's log-probabilities at its masked tokens by the whole model."""
+    """The first batch of `trained`, and the model's log-probabilities at its masked tokens by the whole
+    model.
+    """
     rows = [Rows(40, 1), Rows(10, 2)]
     sampler = LanguageSampler(
         [language.lengths for language in rows], [0.75, 0.25], batch_size=8, num_batches=1, seed=7
@@ -113,7 +115,9 @@ def first_batch():
 
 
 def step_size():
-    """What a step of `trained` has on average, counted by hand: all of a language's rows are in the sample."""
+    """What a step of `trained` has on average, counted by hand: all of a language's rows are in the
+    sample.
+    """
     sizes = [
         [
             (len(one.positions), len(one.input_ids))

@@ -25,8 +25,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     help="Merge, extract and balance multilingual masked language models by distillation.\n\nStart with "
-    "`polydistill demo`. Then write a recipe (docs/quickstart.md), check it with `polydistill plan RECIPE`, and "
-    "run it with `polydistill run RECIPE`. Rerun the command after a crash: it resumes.",
+    "`polydistill demo`. Then write a recipe (docs/quickstart.md), check it with `polydistill plan RECIPE`, "
+    "and run it with `polydistill run RECIPE`. Rerun the command after a crash: it resumes.",
 )
 store_app = typer.Typer(no_args_is_help=True, help="Inspect and check stores of teachers' predictions.")
 vocab_app = typer.Typer(no_args_is_help=True, help="Inspect, unite and trim vocabularies.")

@@ -25,7 +25,8 @@ model, tokenizer = AutoModelForMaskedLM.from_pretrained(folder), AutoTokenizer.f
 batch = tokenizer(f"в {tokenizer.mask_token} и", "и ещё", return_tensors="pt")
 assert "token_type_ids" not in batch
 assert model(**batch).logits.shape[-1] == model.config.vocab_size == len(tokenizer)
-assert tokenizer.mask_token_id in batch["input_ids"][0] and tokenizer.unk_token_id not in batch["input_ids"][0]
+assert tokenizer.mask_token_id in batch["input_ids"][0]
+assert tokenizer.unk_token_id not in batch["input_ids"][0]
 print("loaded", model.config.num_hidden_layers)
 """
 

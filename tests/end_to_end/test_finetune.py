@@ -140,7 +140,9 @@ def test_the_same_recipe_twice_gives_the_same_bytes_and_another_seed_others(tmp_
 
 
 def test_a_student_s_own_tokenizers_are_taken_unless_the_default_is_asked_for(tmp_path, teachers) -> None:
-    """A folder tokenizer/<language>/ is how the model reads that language, in training and in zero-shot tests."""
+    """A folder tokenizer/<language>/ is how the model reads that language, in training and in zero-shot
+    tests.
+    """
     student = tmp_path / "student"
     shutil.copytree(teachers["en"], student)
     (student / "tokenizer" / "ru").mkdir(parents=True)

@@ -31,7 +31,8 @@ import sys
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 folder = sys.argv[1]
 model = AutoModelForMaskedLM.from_pretrained(folder)
-for path, text in ((folder, "the {} и"), (f"{folder}/tokenizer/en", "the {} a"), (f"{folder}/tokenizer/ru", "в {} и")):
+own = f"{folder}/tokenizer/"
+for path, text in ((folder, "the {} и"), (own + "en", "the {} a"), (own + "ru", "в {} и")):
     tokenizer = AutoTokenizer.from_pretrained(path)
     batch = tokenizer(text.format(tokenizer.mask_token), return_tensors="pt")
     logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits

@@ -15,7 +15,8 @@ CHROMIUM = next(
 )
 # Asked of the page itself: how far it is wider than the window, and whether the corpus ran a script.
 PROBE = """<script>addEventListener("load", () => {
-document.title = `over ${document.documentElement.scrollWidth - innerWidth} hacked ${window.hacked === true}`})</script>"""
+const over = document.documentElement.scrollWidth - innerWidth;
+document.title = `over ${over} hacked ${window.hacked === true}`})</script>"""
 
 
 def browse(page: Path, profile: Path, *arguments: str) -> str:

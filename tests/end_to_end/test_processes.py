@@ -114,7 +114,9 @@ def test_two_processes_learn_what_one_learns(recipe, alone) -> None:
 
 @pytest.mark.slow
 def test_a_training_goes_on_with_another_number_of_processes(recipe, alone) -> None:
-    """Killed after the checkpoint of step 4 as one process, it goes on as two, and as one again after step 8."""
+    """Killed after the checkpoint of step 4 as one process, it goes on as two, and as one again after step
+    8.
+    """
     path, run = recipe("resumed")
     script = (
         "import os, sys\nfrom polydistill.training import nonfinite as watched\n"
@@ -145,11 +147,14 @@ def test_a_training_goes_on_with_another_number_of_processes(recipe, alone) -> N
 
 @pytest.mark.slow
 def test_two_processes_take_a_reused_model_together(recipe, alone) -> None:
-    """One that comes late does not find the copy before the others wait for it: all end, and none is left waiting."""
+    """One that comes late does not find the copy before the others wait for it: all end, and none is left
+    waiting.
+    """
     path, run = recipe("copied")
     program = Path(path).parent / "late.py"
     program.write_text(
-        "import os, sys, time\nfrom polydistill.pipelines import run_recipe\nfrom polydistill.pipelines.stages import training\n"
+        "import os, sys, time\nfrom polydistill.pipelines import run_recipe\nfrom "
+        "polydistill.pipelines.stages import training\n"
         "real = training.is_current\n"
         "def late(folder, inputs):\n"
         "    if os.environ['RANK'] == '1' and folder.name == 'final':\n        time.sleep(3)\n"

@@ -11,11 +11,13 @@ import json, sys, torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 found = []
 for folder in sys.argv[1:]:
-    model, tokenizer = AutoModelForMaskedLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForMaskedLM.from_pretrained(folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
     batch = tokenizer(["the house of [MASK]", "she [MASK] that"], return_tensors="pt", padding=True)
     logits = model(**batch).logits[batch["input_ids"] == tokenizer.mask_token_id]
     kept = json.load(open(sys.argv[2] + "/kept.json"))
-    found.append([tokenizer.tokenize("the house of it"), (logits if folder == sys.argv[2] else logits[:, kept]).tolist()])
+    logits = logits if folder == sys.argv[2] else logits[:, kept]
+    found.append([tokenizer.tokenize("the house of it"), logits.tolist()])
 print(json.dumps(found))
 """
 

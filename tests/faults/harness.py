@@ -1,4 +1,6 @@
-"""What the test-beds of faults share: small recipes of every kind, started as processes that can be killed."""
+"""What the test-beds of faults share: small recipes of every kind, started as processes that can be
+killed.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,9 @@ EVALUATION = {"max_examples": 20, "precision": "float32"}
 
 
 def command(recipe: str, verb: str, output: str) -> None:
-    """`polydistill VERB RECIPE`, in a process that has imported everything already; what it prints goes to a file."""
+    """`polydistill VERB RECIPE`, in a process that has imported everything already; what it prints goes to a
+    file.
+    """
     with Path(output).open("a") as handle:
         os.dup2(handle.fileno(), 1)
         os.dup2(handle.fileno(), 2)

@@ -1,4 +1,6 @@
-"""What users get wrong in an extraction: a message with field, value and remedy, from `run` and from `plan`."""
+"""What users get wrong in an extraction: a message with field, value and remedy, from `run` and from
+`plan`.
+"""
 
 import io
 import json

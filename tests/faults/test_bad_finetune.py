@@ -75,7 +75,8 @@ def test_answers_that_their_text_does_not_hold_are_counted_and_said(tmp_path, te
     path.write_text(json.dumps(data), "utf-8")
     shown, conflicts = planned(values)
     for wanted in (
-        "tasks.q.data.en.train: 1 of 12 questions have an answer that their text does not hold: they are left out",
+        "tasks.q.data.en.train: 1 of 12 questions have an answer that their text does not hold: they are "
+        "left out",
         "1 of 12 questions have no answer: they are left out of training",
     ):
         assert wanted in conflicts, conflicts

@@ -1,4 +1,6 @@
-"""Names that a run's own folders, files or tables have: refused before anything is made, with the name and what to do."""
+"""Names that a run's own folders, files or tables have: refused before anything is made, with the name and
+what to do.
+"""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,6 @@
-"""YAML that is no recipe: refused before it costs anything, in a recipe's file, in `--set` and in a run's own recipe.yaml."""
+"""YAML that is no recipe: refused before it costs anything, in a recipe's file, in `--set` and in a run's own
+recipe.yaml.
+"""
 
 import subprocess
 import sys
@@ -140,7 +142,10 @@ def test_aliases_of_small_groups_are_taken(tmp_path) -> None:
 
 
 def test_plain_values_are_what_they_were() -> None:
-    text = "a: [1, -2, 0x10, 1_000, 1e-4, 1.5e3, .inf, yes, off, ~, null, 'x', \"y\\u00e9\"]\nb:\n  c: {}\n? d\n: |\n  e\n  f\n"
+    text = (
+        "a: [1, -2, 0x10, 1_000, 1e-4, 1.5e3, .inf, yes, off, ~, null, 'x', \"y\\u00e9\"]\nb:\n  c: {}\n? "
+        "d\n: |\n  e\n  f\n"
+    )
     assert parse_yaml(text) == yaml.safe_load(text.replace("1e-4", "1.0e-4").replace("1.5e3", "1.5e+3"))
     assert parse_yaml("") is None
     # A run may be named after its day.
@@ -256,7 +261,9 @@ def test_the_command_line_says_so_with_exit_code_two(tmp_path, monkeypatch, caps
 
 
 def test_growing_lists_end_at_once(tmp_path) -> None:
-    """They ran for more than a minute and took 2.8 GB; here in a process of its own, with what is in it bounded."""
+    """They ran for more than a minute and took 2.8 GB; here in a process of its own, with what is in it
+    bounded.
+    """
     path = tmp_path / "r.yaml"
     path.write_text(grown(9) + BASE + "student: {config: {x: *a8}}\n", "utf-8")
     done = subprocess.run(

@@ -47,7 +47,9 @@ def flip(path: Path, draw: random.Random) -> str:
 
 
 def chosen_files(folder: Path, number: int, draw: random.Random) -> list[Path]:
-    """Files of all kinds by turns, a kind being a folder and a suffix: large files must not have all the flips."""
+    """Files of all kinds by turns, a kind being a folder and a suffix: large files must not have all the
+    flips.
+    """
     kinds: dict[tuple[Path, str], list[Path]] = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.stat().st_size and not any(name in path.name for name in IGNORED):

@@ -1,5 +1,6 @@
-"""Records of a run that are damaged, emptied, of another type or nested deeply, shards that stand in for others, and lists
-that are too short: named with a remedy that works, or made anew; never a traceback, and never believed.
+"""Records of a run that are damaged, emptied, of another type or nested deeply, shards that stand in for
+others, and lists that are too short: named with a remedy that works, or made anew; never a traceback, and
+never believed.
 """
 
 import json

@@ -1,5 +1,6 @@
-"""Generated bad input for every reader: a UserError with a message, or a result; never another exception, and no file
-outside of the folder that was named. `make test-faults` tries more (POLYDISTILL_FUZZ examples of each).
+"""Generated bad input for every reader: a UserError with a message, or a result; never another exception, and
+no file outside of the folder that was named. `make test-faults` tries more (POLYDISTILL_FUZZ examples of
+each).
 """
 
 import json
@@ -38,8 +39,9 @@ from polydistill.tokenization.load import load_tokenizer
 FUZZ = int(os.environ.get("POLYDISTILL_FUZZ", "8"))
 fuzzed = settings(max_examples=FUZZ, deadline=None, suppress_health_check=list(HealthCheck))
 
-# What breaks readers: mixed scripts, bidi and zero-width marks, NUL, other line ends, emoji of several code points,
-# combining marks without a base, characters outside of the first plane, what is no character, and separators.
+# What breaks readers: mixed scripts, bidi and zero-width marks, NUL, other line ends, emoji of several code
+# points, combining marks without a base, characters outside of the first plane, what is no character, and
+# separators.
 NASTY = [
     "",
     " ",
@@ -391,7 +393,9 @@ def test_tables(rows, kind, suffix, other) -> None:
 @fuzzed
 @given(st.data(), st.sampled_from(["tokenizer.json", "tokenizer_config.json", "config.json"]))
 def test_models(teachers, data, name) -> None:
-    """A folder one of whose JSON files is damaged in one place; its weights load as they should, or are refused."""
+    """A folder one of whose JSON files is damaged in one place; its weights load as they should, or are
+    refused.
+    """
     content = json.loads((teachers["ru"] / name).read_text("utf-8"))
     if name == "tokenizer.json":
         # Four hundred entries of the vocabulary would have all the changes.
@@ -451,7 +455,9 @@ def store(tmp_path_factory, teachers) -> Path:
 @fuzzed
 @given(st.data(), st.integers(0, 10**6), st.booleans())
 def test_stores(store, data, place, whole) -> None:
-    """A manifest with another value in one place, or a shard with other bytes: refused by `verify`, or read."""
+    """A manifest with another value in one place, or a shard with other bytes: refused by `verify`, or
+    read.
+    """
     with folder() as root:
         shutil.copytree(store, root / "store")
         if whole:

@@ -1,6 +1,6 @@
-"""Generated damage: to a run's records, to what tasks read, and to models' folders. Each time the work goes through with
-the same bytes, or a UserError names the place; never another exception. `make test-faults` tries more: POLYDISTILL_FUZZ
-cases over the three kinds.
+"""Generated damage: to a run's records, to what tasks read, and to models' folders. Each time the work goes
+through with the same bytes, or a UserError names the place; never another exception. `make test-faults` tries
+more: POLYDISTILL_FUZZ cases over the three kinds.
 """
 
 import gzip
@@ -64,7 +64,9 @@ def outcome(kind: str, work) -> UserError | None:
 
 @st.composite
 def other_json(draw: st.DrawFn, path: Path) -> bytes:
-    """A JSON file of another type, emptied, nested deeply, cut off, or changed in a place, its own checksum kept or not."""
+    """A JSON file of another type, emptied, nested deeply, cut off, or changed in a place, its own checksum
+    kept or not.
+    """
     how = draw(st.sampled_from(["deep", "type", "cut", "emptied", "changed", "unsealed", "bytes"]))
     whole = path.read_bytes()
     try:

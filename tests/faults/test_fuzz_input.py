@@ -1,4 +1,5 @@
-"""Generated YAML, settings, names, training values and texts in other encodings: a message or a result, as in test_fuzz.
+"""Generated YAML, settings, names, training values and texts in other encodings: a message or a result, as in
+test_fuzz.
 
 POLYDISTILL_FUZZ says how many of each.
 """
@@ -97,7 +98,9 @@ keys = st.one_of(
 
 @st.composite
 def yaml_texts(draw: st.DrawFn) -> str:
-    """Lines of YAML with anchors and aliases, of which a few stand for very many values, in or behind a recipe."""
+    """Lines of YAML with anchors and aliases, of which a few stand for very many values, in or behind a
+    recipe.
+    """
     found = [draw(st.sampled_from(["", MERGED]))]
     anchors = 0
     for _ in range(draw(st.integers(0, 12))):

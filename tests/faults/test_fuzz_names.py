@@ -1,4 +1,5 @@
-"""Generated names for every place of every recipe that takes one: refused, or in nobody's way. As in test_fuzz.
+"""Generated names for every place of every recipe that takes one: refused, or in nobody's way. As in
+test_fuzz.
 
 POLYDISTILL_FUZZ says how many of each.
 """
@@ -86,7 +87,8 @@ ENDINGS = [
 names = st.one_of(st.tuples(st.sampled_from(STEMS), st.sampled_from(ENDINGS)).map("".join), pieces)
 # What a run writes for a name, and what it removes.
 SIBLINGS = ("", ".partial", ".old", ".tmp")
-# Of each place, what a run has there beside names: keys of results and files of the folder that names are folders of.
+# Of each place, what a run has there beside names: keys of results and files of the folder that names are
+# folders of.
 TAKEN = {
     "teachers": {"student", "union", "counts", "all", "best"},
     "evaluation": {"held_out", "train"},

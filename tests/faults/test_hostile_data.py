@@ -1,5 +1,5 @@
-"""Data of tasks, and text, that is damaged or made to do harm: refused with file and line, or the line left out and counted;
-never a traceback, and never more memory than a bound.
+"""Data of tasks, and text, that is damaged or made to do harm: refused with file and line, or the line left
+out and counted; never a traceback, and never more memory than a bound.
 """
 
 import bz2
@@ -142,7 +142,9 @@ class Counting:
 
 @pytest.fixture
 def counted(monkeypatch) -> list[Counting]:
-    """Every file that lines are read of, and limits that are quickly reached: 64 KiB a line, 512 KiB a file."""
+    """Every file that lines are read of, and limits that are quickly reached: 64 KiB a line, 512 KiB a
+    file.
+    """
     made: list[Counting] = []
     original = lines.open_text
 

@@ -1,5 +1,5 @@
-"""Models and tokenizers that are damaged, or made to do harm: refused with a message, before anything large is built, and
-no code of theirs runs. And limits of a process, which are no bugs of ours.
+"""Models and tokenizers that are damaged, or made to do harm: refused with a message, before anything large
+is built, and no code of theirs runs. And limits of a process, which are no bugs of ours.
 """
 
 import json

@@ -1,4 +1,6 @@
-"""SIGKILL in the middle of a stage, then the same command: the run finishes, with the bytes of a run left alone."""
+"""SIGKILL in the middle of a stage, then the same command: the run finishes, with the bytes of a run left
+alone.
+"""
 
 import os
 import signal

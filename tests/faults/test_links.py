@@ -1,5 +1,5 @@
-"""A run's folder that somebody shares: links in it, and pipes, never lead what a run writes to other files, nor what they
-hold into a model.
+"""A run's folder that somebody shares: links in it, and pipes, never lead what a run writes to other files,
+nor what they hold into a model.
 """
 
 import os

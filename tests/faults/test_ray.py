@@ -90,7 +90,9 @@ def own_workers() -> list[int]:
 
 
 def test_a_killed_workers_shards_are_scored_by_another(recipe_values, tmp_path, shared, monkeypatch) -> None:
-    """Three teachers of two languages, one of two workers killed in the middle: the bytes of the local engine."""
+    """Three teachers of two languages, one of two workers killed in the middle: the bytes of the local
+    engine.
+    """
     values = recipe_values | {
         "languages": {name: shorter(language) for name, language in recipe_values["languages"].items()},
         "scoring": {"shard_examples": 32, "precision": "float32"},
@@ -131,7 +133,9 @@ def test_begun_locally_and_finished_on_ray(values, tmp_path, shared) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("joins", [True, False])
 def test_a_killed_driver(values, tmp_path, address, shared, monkeypatch, joins) -> None:
-    """What it left is finished locally; elsewhere its workers' storage is gone on from, damaged files left out."""
+    """What it left is finished locally; elsewhere its workers' storage is gone on from, damaged files left
+    out.
+    """
     storage = tmp_path / "storage"
     where = {"address": address if joins else None, "workers": 2, "storage": storage.as_uri()}
     run = tmp_path / "killed"
@@ -211,7 +215,9 @@ def test_what_is_wrong_in_a_worker_is_said_as_without_ray(values, teachers, tmp_
     ["dies", pytest.param("damages", marks=pytest.mark.slow), pytest.param("older", marks=pytest.mark.slow)],
 )
 def test_tries_are_bounded(values, tmp_path, address, monkeypatch, kind) -> None:
-    """A shard that takes its worker with it, bytes that arrive damaged, a worker with other versions: an end, and why."""
+    """A shard that takes its worker with it, bytes that arrive damaged, a worker with other versions: an end,
+    and why.
+    """
     monkeypatch.setattr(ray_engine, "MAX_TRIES", 1)
 
     class Bad(ray_worker.ShardWorker):

@@ -140,7 +140,9 @@ CHINESE = [
 
 @pytest.fixture(scope="module")
 def across():
-    """Two tokenizers of Chinese: one piece a character, and pieces that span the borders of what counts as words."""
+    """Two tokenizers of Chinese: one piece a character, and pieces that span the borders of what counts as
+    words.
+    """
     characters = sorted({character for text in CHINESE for character in text})
     vocabulary = {piece: index for index, piece in enumerate([*STUDENT_SPECIALS.values(), *characters])}
     single = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
@@ -225,7 +227,9 @@ def test_what_a_tokenizer_does_not_know_is_never_hidden(copies) -> None:
 
 
 def test_special_tokens_in_a_text_are_text(copies, across) -> None:
-    """A literal [MASK], [SEP], [PAD] is no control token and no gold token, in a Unigram that has it as a piece too."""
+    """A literal [MASK], [SEP], [PAD] is no control token and no gold token, in a Unigram that has it as a
+    piece too.
+    """
     for tokenizer in (copies[0], across[1]):
         control = set(tokenizer.special_ids.values()) - {tokenizer.special_ids["unk"]}
         text = "the [MASK] house [SEP] and [PAD][CLS] garden 今天 [MASK]"

@@ -38,7 +38,9 @@ def bert() -> torch.nn.Module:
 
 
 def shapes_of_a_step(number: int) -> set[tuple]:
-    """What a step with as many masked positions multiplies, forward and back, with stored and with live teachers."""
+    """What a step with as many masked positions multiplies, forward and back, with stored and with live
+    teachers.
+    """
     model, teacher = bert(), bert()
     inputs = {"input_ids": torch.full((4, 32), 7), "attention_mask": torch.ones(4, 32, dtype=torch.long)}
     positions, gold = torch.arange(number), torch.zeros(number, dtype=torch.long)

@@ -20,8 +20,7 @@ _FREQUENT_CYRILLIC = set("оеаинтсрвлкі")
 # Characters that make up a fifth to a third of a Chinese text, in simplified and traditional form. The bytes
 # of Japanese and Korean texts without kana and Hangul are Chinese characters too, but rarely these.
 _FREQUENT_CHINESE = set(
-    "的一是不了在人有我他这個个們们中来來上大为為和国國地到以说說时時要就出会會也你对對"
-    "生能而子那得于於着著下自之年过過发發后後作里裡家"
+    "的一是不了在人有我他这個个們们中来來上大为為和国國地到以说說时時要就出会會也你对對生能而子那得于於着著下自之年过過发發后後作里裡家"
 )
 # The same for Japanese. The bytes of Greek capitals in Korean and Chinese encodings are kana, but none of
 # these.

@@ -186,8 +186,8 @@ class TaskTexts:
                         self.field(target, "test"),
                         None,
                         f"has labels that are not in the training data of {source}: {_named(unseen)}",
-                        "correct the files, or score them as wrong with "
-                        f"tasks.{self.name}.unseen_labels: count",
+                        f"correct the files, or score them as wrong with tasks.{self.name}.unseen_labels: "
+                        "count",
                     )
 
     def _check_entities(self, source: str) -> None:

@@ -263,7 +263,8 @@ def _limits(
         raise ModelError(
             field,
             origin,
-            f"takes sequences of at most {length} tokens, and one of {SHORTEST} is the shortest with a text in it",
+            f"takes sequences of at most {length} tokens, and one of {SHORTEST} is the shortest with a text "
+            "in it",
             "correct max_position_embeddings in config.json, or model_max_length in tokenizer_config.json",
         )
     return length, rows

@@ -1,4 +1,6 @@
-"""Exported graphs against PyTorch: padding, token types, tied tables, int8, and the proof that must refuse."""
+"""Exported graphs against PyTorch: padding, token types, tied tables, int8, and the proof that must
+refuse.
+"""
 
 import numpy as np
 import pytest
@@ -195,8 +197,9 @@ def int8_matrices(path) -> dict[str, np.ndarray]:
 
 
 def test_products_of_int8_fit_into_sixteen_bits(bert, tmp_path) -> None:
-    """AVX2 and AVX512 without VNNI add two products of an unsigned and a signed byte in 16 bits: for any activations the
-    sum has to fit. With weights of 8 bits it does not, and a processor with VNNI shows nothing of that.
+    """AVX2 and AVX512 without VNNI add two products of an unsigned and a signed byte in 16 bits: for any
+    activations the sum has to fit. With weights of 8 bits it does not, and a processor with VNNI shows
+    nothing of that.
     """
 
     def largest_sum(path) -> int:

@@ -71,7 +71,9 @@ def test_features_make_the_logits_of_the_whole_model(model_type) -> None:
 
 @pytest.mark.parametrize("model_type", ARCHITECTURES)
 def test_the_head_sees_masked_positions_alone(model_type) -> None:
-    """Rows of the head's linear layers, but for the last, which makes the logits: see `polydistill.padding`."""
+    """Rows of the head's linear layers, but for the last, which makes the logits: see
+    `polydistill.padding`.
+    """
     config = AutoConfig.for_model(model_type, **(SMALL | ARCHITECTURES[model_type]))
     model = AutoModelForMaskedLM.from_config(config).eval()
     inside = set(model.base_model.modules())
@@ -240,7 +242,9 @@ print(before, full, kept, held())
 
 
 def test_kept_memory_is_given_back_when_it_is_asked_for() -> None:
-    """320 MiB that lie under a tensor that stays: no end of the heap that the C library would give back by itself."""
+    """320 MiB that lie under a tensor that stays: no end of the heap that the C library would give back by
+    itself.
+    """
     said = subprocess.run([sys.executable, "-c", RETURNED], capture_output=True, text=True, check=True).stdout
     if said.strip() == "cannot":
         pytest.skip("this C library has no mallopt")
@@ -253,7 +257,8 @@ def test_kept_memory_is_given_back_when_it_is_asked_for() -> None:
 def test_freed_memory_is_taken_again_without_asking_the_kernel() -> None:
     """Twenty tensors of 64 MiB, one after the other: without the setting every page of each is faulted in.
 
-    With it a few may still be: where something small and lasting came to lie in the freed block, the heap grows by one more.
+    With it a few may still be: where something small and lasting came to lie in the freed block, the heap
+    grows by one more.
     """
 
     def faults(what: str) -> str:

@@ -1,4 +1,6 @@
-"""Trimmed models against the originals: logits of kept pieces, on every architecture, from the folder that is written."""
+"""Trimmed models against the originals: logits of kept pieces, on every architecture, from the folder that is
+written.
+"""
 
 import json
 import lzma

@@ -1,4 +1,6 @@
-"""The balanced paper's tables as data: their averages come out of their rows, and this run's figures stand beside them."""
+"""The balanced paper's tables as data: their averages come out of their rows, and this run's figures stand
+beside them.
+"""
 
 import json
 from importlib import resources
@@ -17,8 +19,8 @@ def average(table: dict, low: float, high: float) -> float:
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda table: table["table"])
 def test_the_average_over_all_languages_is_that_of_the_groups(table) -> None:
-    """Printed to a tenth, and of D -10 and -12 to a whole number. One average of the paper's is not its rows': -3.7 stands
-    where they give -3.3.
+    """Printed to a tenth, and of D -10 and -12 to a whole number. One average of the paper's is not its
+    rows': -3.7 stands where they give -3.3.
     """
     for name, model in table["models"].items():
         found = model["D"]

@@ -40,7 +40,9 @@ def test_a_store_holds_what_the_teacher_says(recipe_values, teachers) -> None:
 
 
 def test_bytes_do_not_depend_on_where_scoring_stopped(recipe_values) -> None:
-    """Every second shard is taken away from a store that is not finished: the rest is kept, the bytes come back."""
+    """Every second shard is taken away from a store that is not finished: the rest is kept, the bytes come
+    back.
+    """
     folder = scored(recipe_values, shard_examples=32) / "store" / "ru" / "ru"
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert {path.suffix for path in folder.iterdir()} == {".arrow", ".json"}
@@ -56,7 +58,9 @@ def test_bytes_do_not_depend_on_where_scoring_stopped(recipe_values) -> None:
 
 
 def test_bytes_a_position(recipe_values) -> None:
-    """Everything but the input ids: at most 40 bytes at k = 8 and a vocabulary under 65,536, short rows' share apart."""
+    """Everything but the input ids: at most 40 bytes at k = 8 and a vocabulary under 65,536, short rows'
+    share apart.
+    """
     store = Store(scored(recipe_values) / "store" / "ru" / "ru")
     tokens = sum(shard["tokens"] for shard in store.manifest["shards"])
     a_row = 8 + 4 + 4 + 4
@@ -86,7 +90,9 @@ def test_random_sampling_in_a_store(recipe_values) -> None:
 
 @pytest.mark.parametrize("sampling", ["top_k", "random"])
 def test_predictions_do_not_depend_on_chunks(teachers, monkeypatch, sampling) -> None:
-    """Positions in chunks of five, and within them a few rows at a time, give what all of them at once give."""
+    """Positions in chunks of five, and within them a few rows at a time, give what all of them at once
+    give.
+    """
     from polydistill.masking import Masked
     from polydistill.scoring.predict import predict
 

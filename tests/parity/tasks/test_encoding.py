@@ -1,4 +1,6 @@
-"""What models are given and what is read back: against transformers' own tokenizer calls, brute force, and by hand."""
+"""What models are given and what is read back: against transformers' own tokenizer calls, brute force, and by
+hand.
+"""
 
 import json
 import shutil
@@ -150,7 +152,9 @@ ARCHITECTURES = {
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_folder_of_any_architecture_gets_each_head_from_the_seed(tmp_path, teachers, architecture) -> None:
-    """An MLM's folder has neither pooler nor head: the encoder's weights are the folder's, the rest the seed's."""
+    """An MLM's folder has neither pooler nor head: the encoder's weights are the folder's, the rest the
+    seed's.
+    """
     tokenizer = load_tokenizer(str(teachers["en"]))
     config = AutoConfig.for_model(
         architecture,
@@ -192,7 +196,9 @@ def test_a_folder_of_any_architecture_gets_each_head_from_the_seed(tmp_path, tea
 
 @pytest.mark.parametrize("architecture", ["bert", "roberta", "distilbert", "modernbert"])
 def test_a_head_that_comes_with_the_folder_is_drawn_anew(tmp_path, teachers, architecture) -> None:
-    """Of a training before, whose labels may be in another order, or be others: each seed has a head of its own."""
+    """Of a training before, whose labels may be in another order, or be others: each seed has a head of its
+    own.
+    """
     tokenizer = load_tokenizer(str(teachers["en"]))
     config = AutoConfig.for_model(
         architecture,

@@ -20,7 +20,9 @@ from polydistill.tokenization.load import load_tokenizer
 
 
 def made_words(number: int, seed: int):
-    """Features of 40 numbers, some of them large or constant, and classes that hang on them linearly with noise."""
+    """Features of 40 numbers, some of them large or constant, and classes that hang on them linearly with
+    noise.
+    """
     draw = np.random.default_rng(seed)
     features = draw.normal(size=(number, 40)) * np.geomspace(0.01, 30, 40) + np.linspace(-5, 50, 40)
     weight = np.random.default_rng(99).normal(size=(40, 5)) / np.geomspace(0.01, 30, 40)[:, None]
@@ -193,7 +195,9 @@ def test_bad_probes_are_refused_before_anything_is_written(probe_values, tmp_pat
 
 
 def test_a_plan_says_what_probes_cannot_tell(probe_values, teachers, tmp_path) -> None:
-    """An English vocabulary knows no Russian word; a tag of the test file that training lacks cannot be guessed."""
+    """An English vocabulary knows no Russian word; a tag of the test file that training lacks cannot be
+    guessed.
+    """
     from rich.console import Console
 
     from polydistill.pipelines.plan import plan_recipe

@@ -1,4 +1,6 @@
-"""Scores of fine-tuned models against seqeval, scikit-learn and the scripts' definitions; RDT by hand and as printed."""
+"""Scores of fine-tuned models against seqeval, scikit-learn and the scripts' definitions; RDT by hand and as
+printed.
+"""
 
 import json
 import random
@@ -148,7 +150,8 @@ def test_answers_score_as_the_official_script_that_torchmetrics_carries() -> Non
     for language, texts in TEXTS.items():
         for one in texts:
             if not normalise(one, language, mlqa=False):
-                # Nothing but an article: torchmetrics has the later script's rule, by which nothing equals nothing.
+                # Nothing but an article: torchmetrics has the later script's rule, by which nothing equals
+                # nothing.
                 continue
             for answers in ([other, texts[0]] for other in texts):
                 theirs = squad(
@@ -239,7 +242,9 @@ def test_samples_are_of_the_same_items_for_both_models_and_of_seeds() -> None:
 
 
 def test_few_seeds_give_the_interval_of_student_s_t() -> None:
-    """One group: scipy's interval of a mean. Groups together: the analysis of variance's deviation within groups."""
+    """One group: scipy's interval of a mean. Groups together: the analysis of variance's deviation within
+    groups.
+    """
     seeds = [0.0, 0.2, 0.4]
     noise = seed_noise([seeds], trainings=1)
     assert noise == (pytest.approx(np.std(seeds, ddof=1)), 2)
@@ -258,7 +263,9 @@ def test_few_seeds_give_the_interval_of_student_s_t() -> None:
 
 
 def test_an_interval_of_two_seeds_holds_the_truth_as_often_as_it_says() -> None:
-    """Four languages, teacher and student equal, two seeds whose scores scatter by 2: 95 of 100 intervals hold 0."""
+    """Four languages, teacher and student equal, two seeds whose scores scatter by 2: 95 of 100 intervals
+    hold 0.
+    """
     held = 0
     for trial in range(300):
         scores = 60 + 2 * np.random.default_rng(trial).standard_normal((8, 2))
@@ -279,7 +286,9 @@ def test_an_interval_of_two_seeds_holds_the_truth_as_often_as_it_says() -> None:
 
 
 def test_a_teacher_whose_score_is_small_has_no_negative_samples() -> None:
-    """The ratio's derivatives, by finite differences; noise as large as the score itself leaves the sign alone."""
+    """The ratio's derivatives, by finite differences; noise as large as the score itself leaves the sign
+    alone.
+    """
     student, teacher = np.array([0.08, 0.05]), np.array([0.07, 0.06])
     step = 1e-6
     for one, two in ((step, 0.0), (0.0, step)):

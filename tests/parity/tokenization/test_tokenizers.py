@@ -208,7 +208,9 @@ def real_lines(shared: Path, language: str, number: int) -> list[str]:
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_vocabularies(shared, name) -> None:
-    """The union of a vocabulary with itself tokenises real text like the original, duplicates and blanks and all."""
+    """The union of a vocabulary with itself tokenises real text like the original, duplicates and blanks and
+    all.
+    """
     teacher = bert(published(shared, name), lowercase=PUBLISHED[name])
     union = unite([teacher])
     assert len(set(union.strings())) == union.size

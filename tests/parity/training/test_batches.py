@@ -37,7 +37,8 @@ def test_languages_are_mixed_within_batches_and_rows_do_not_repeat() -> None:
     for start in range(0, 300, 10):
         batch = drawn[start : start + 10]
         assert sum(language == 1 for language, _, _ in batch) == 3
-        # The small language comes round several times in a window, never in more than two epochs of one batch.
+        # The small language comes round several times in a window, never in more than two epochs of one
+        # batch.
         assert len({epoch for language, _, epoch in batch if language == 1}) <= 2
     for language, size in ((0, 30), (1, 5)):
         rows = [(epoch, row) for which, row, epoch in drawn if which == language]
@@ -80,7 +81,9 @@ class Lengths:
 
 
 def test_every_token_weighs_the_same_in_texts_of_all_lengths(tmp_path, monkeypatch) -> None:
-    """The mean weight of a token by quartile of its text's length, 1 being average, read off what the loss is given."""
+    """The mean weight of a token by quartile of its text's length, 1 being average, read off what the loss is
+    given.
+    """
     data = Lengths(articles())
     quartiles = np.searchsorted(np.quantile(data.lengths, [0.25, 0.5, 0.75]), data.lengths)
     weights, tokens = np.zeros(4), np.zeros(4)

@@ -24,7 +24,9 @@ from polydistill.training.trainer import DistillationTrainer
 
 @pytest.mark.parametrize("tail", ["renormalise", "bucket", "raw", "gold"])
 def test_the_first_loss_is_the_dense_formula(tmp_path, tail) -> None:
-    """lambda * KD + (1 - lambda) * MLM, divided by a step's mean number of masked tokens, from the whole model's logits."""
+    """lambda * KD + (1 - lambda) * MLM, divided by a step's mean number of masked tokens, from the whole
+    model's logits.
+    """
     settings = Distillation(teacher_weight=0.3, final_teacher_weight=0.3, tail=tail)
     _, log = trained(tmp_path, steps=1, distillation=settings)
     batch, logprobs = first_batch()
@@ -71,7 +73,9 @@ def test_lambda_arrives_early_where_it_is_told_to(tmp_path) -> None:
 
 
 def test_accumulation_changes_nothing(tmp_path) -> None:
-    """Two micro-batches of 8 equal one batch with the same 16 examples, though their masked tokens differ in number."""
+    """Two micro-batches of 8 equal one batch with the same 16 examples, though their masked tokens differ in
+    number.
+    """
 
     class Same(LanguageSampler):
         """The order of batches of 8, whatever the batch size."""
@@ -90,7 +94,9 @@ def test_accumulation_changes_nothing(tmp_path) -> None:
 
 
 def test_attention_of_short_sequences_is_the_same_computation(tmp_path) -> None:
-    """The plain products that short sequences take on a processor train to what torch's own kernel trains to."""
+    """The plain products that short sequences take on a processor train to what torch's own kernel trains
+    to.
+    """
     import contextlib
 
     plain, log = trained(tmp_path / "a")
@@ -150,7 +156,9 @@ def test_every_reading_of_the_tail_trains(tmp_path, tail) -> None:
 
 
 def test_a_trainer_is_gone_when_its_training_is_over(tmp_path, monkeypatch) -> None:
-    """With its optimizer: two moments of every weight. A collector may come much later, or not before memory is out."""
+    """With its optimizer: two moments of every weight. A collector may come much later, or not before memory
+    is out.
+    """
     seen = []
 
     def make(**arguments):
@@ -170,7 +178,9 @@ def test_a_trainer_is_gone_when_its_training_is_over(tmp_path, monkeypatch) -> N
 
 
 def test_a_loss_that_is_not_finite_stops_training(tmp_path) -> None:
-    """The batch that had it is saved with the weights, and each of its examples is named as its source names it."""
+    """The batch that had it is saved with the weights, and each of its examples is named as its source names
+    it.
+    """
     with pytest.raises(
         NumericsError, match=r"the loss is \S+ at step \d+ \(languages a, b: language "
     ) as caught:
@@ -198,7 +208,9 @@ def test_a_loss_that_is_not_finite_stops_training(tmp_path) -> None:
 def test_a_gradient_that_is_not_finite_stops_training_before_it_is_taken(
     tmp_path, monkeypatch, value, max_grad_norm
 ) -> None:
-    """The loss is finite until the optimizer has taken such a gradient; then the weights and a checkpoint have it."""
+    """The loss is finite until the optimizer has taken such a gradient; then the weights and a checkpoint
+    have it.
+    """
     model, steps = make_model(), []
 
     def poisoned(gradient):

@@ -89,6 +89,6 @@ def test_packing_loses_nothing_and_is_never_too_long(lines, room) -> None:
 @given(st.lists(line, min_size=1, max_size=12))
 def test_sequences_of_one_run_are_nearly_full(lines) -> None:
     examples = list(pack([(text, 0) for text in lines], characters, 16))
-    # All but the last are full up to what a stub not worth cutting leaves, or a cut at a blank: that lies in the second
-    # half of the characters, of which every other may be a blank.
+    # All but the last are full up to what a stub not worth cutting leaves, or a cut at a blank: that lies in
+    # the second half of the characters, of which every other may be a blank.
     assert all(tokens >= 4 for _, tokens in examples[:-1])

@@ -46,7 +46,9 @@ def made_unigram(scored: dict[str, float]) -> LoadedTokenizer:
 def made_bpe(
     choices: list[tuple[int, int]], *, byte_level: bool, order: int = 0, **options: object
 ) -> LoadedTokenizer:
-    """Merges of entries that are there by then; `order` shuffles their ranks, as no training would leave them."""
+    """Merges of entries that are there by then; `order` shuffles their ranks, as no training would leave
+    them.
+    """
     vocabulary = {
         string: index for index, string in enumerate([*SPECIALS, *(ALPHABET if byte_level else "abcé▁")])
     }
@@ -129,7 +131,8 @@ def test_no_character_becomes_unknown(kind, data) -> None:
     entries = Entries(tokenizer)
     for line in data.draw(lines_of):
         for word in line.split():
-            # A WordPiece without an entry for each of the word's characters may know or not know the word either way.
+            # A WordPiece without an entry for each of the word's characters may know or not know the word
+            # either way.
             forms = entries.atoms(word) if kind == "wordpiece" else []
             if tokenizer.special_ids["unk"] not in tokenizer.backend.encode(word).ids and all(
                 f in entries.ids for f in forms

@@ -107,7 +107,8 @@ def test_null_takes_away_what_the_extended_recipe_has(tmp_path) -> None:
         "utf-8",
     )
     (tmp_path / "top.yaml").write_text(
-        "extends: base.yaml\nstudents: {a: null, c: {labels: both}}\nlanguages: {eu: null}\nteachers: {epochs: null}\n",
+        "extends: base.yaml\nstudents: {a: null, c: {labels: both}}\nlanguages: {eu: null}\nteachers: "
+        "{epochs: null}\n",
         "utf-8",
     )
     recipe = load_recipe(tmp_path / "top.yaml")
@@ -118,14 +119,18 @@ def test_null_takes_away_what_the_extended_recipe_has(tmp_path) -> None:
 
 
 def test_null_takes_away_what_was_given_in_short(tmp_path) -> None:
-    """A teacher that is a path alone goes; a number that is set to null is what the setting is without one."""
+    """A teacher that is a path alone goes; a number that is set to null is what the setting is without
+    one.
+    """
     (tmp_path / "base.yaml").write_text(
         "recipe: merge\nname: x\nteachers: {a: models/a, b: models/b}\n"
-        "languages: {tr: {text: a.txt, teachers: a}, eu: {text: {path: b.txt, max_characters: 10}, teachers: b}}\n",
+        "languages: {tr: {text: a.txt, teachers: a}, eu: {text: {path: b.txt, max_characters: 10}, teachers: "
+        "b}}\n",
         "utf-8",
     )
     (tmp_path / "top.yaml").write_text(
-        "extends: base.yaml\nteachers: {a: null}\nlanguages: {tr: null, eu: {text: {max_characters: null}}}\n",
+        "extends: base.yaml\nteachers: {a: null}\nlanguages: {tr: null, eu: {text: {max_characters: "
+        "null}}}\n",
         "utf-8",
     )
     recipe = load_recipe(tmp_path / "top.yaml")

@@ -29,15 +29,22 @@ TEXTS = {
     "ru": "Столица России - Москва. Сегодня хорошая погода, и мы вместе пойдём гулять в парк.\n"
     "Жил в одной деревне крестьянин, каждый день работал он в поле, а вечером возвращался домой.\n",
     "en": "The capital of England is London. The weather is fine today, and we shall walk in the park.\n",
-    "de": "Die Straße führt über die Brücke, und schöne Bäume stehen dort. Müller kauft Äpfel und Öl für später.\n",
-    "fr": "L'été dernier, la fenêtre était fermée. Où êtes-vous allés ? Le garçon a mangé une pêche à Orléans.\n",
+    "de": "Die Straße führt über die Brücke, und schöne Bäume stehen dort. Müller kauft Äpfel und Öl für "
+    "später.\n",
+    "fr": "L'été dernier, la fenêtre était fermée. Où êtes-vous allés ? Le garçon a mangé une pêche à "
+    "Orléans.\n",
     "it": "La città è bella, perché c'è più libertà e la società è già così. Però chissà se sarà felicità.\n",
     "cs": "Příliš žluťoučký kůň úpěl ďábelské ódy. Děti běžely přes most a říkaly, že večeře už je hotová.\n",
-    "tr": "Bugün hava çok güzel, çocuklar bahçede oynuyor. Işık söndü ve yağmur başladı, şemsiye getirdiğim için.\n",
+    "tr": "Bugün hava çok güzel, çocuklar bahçede oynuyor. Işık söndü ve yağmur başladı, şemsiye getirdiğim "
+    "için.\n",
     "el": "Η πρωτεύουσα της Ελλάδας είναι η Αθήνα. Σήμερα ο καιρός είναι καλός και πάμε στο πάρκο.\n",
-    "ja-kanji": "東京都千代田区霞関 大阪府大阪市北区中之島 京都府京都市左京区吉田本町 福岡県福岡市中央区天神\n",
+    "ja-kanji": (
+        "東京都千代田区霞関 大阪府大阪市北区中之島 京都府京都市左京区吉田本町 福岡県福岡市中央区天神\n"
+    ),
     "ja-kana": "アイウエオ カキクケコ テレビ ラジオ\n",
-    "ko-hanja": "大韓民國 憲法 第一條 民主共和國 國民 主權 法律 政府 選擧 國會 議員 自由 平等 權利 義務 敎育 勤勞\n",
+    "ko-hanja": (
+        "大韓民國 憲法 第一條 民主共和國 國民 主權 法律 政府 選擧 國會 議員 自由 平等 權利 義務 敎育 勤勞\n"
+    ),
     "el-capitals": "Η ΠΡΩΤΕΥΟΥΣΑ ΤΗΣ ΕΛΛΑΔΑΣ ΕΙΝΑΙ Η ΑΘΗΝΑ\n",
     "ru-capitals": "СТОЛИЦА РОССИИ - МОСКВА. СЕГОДНЯ ХОРОШАЯ ПОГОДА\n",
     "th": "ภาษาไทยเป็นภาษาที่ใช้ในประเทศไทย วันนี้อากาศดีมากและเราจะไปเดินเล่นในสวน\n",
@@ -152,7 +159,9 @@ def refused(path, **source) -> CorpusError:
 )
 @pytest.mark.parametrize("suffix", [".txt", ".txt.gz", ".jsonl"])
 def test_the_remedy_names_no_wrong_encoding(tmp_path, language, encoding, name, suffix) -> None:
-    """Korean in CP949 or UTF-16 was told to be LATIN1: iconv takes it for that, and its wrong letters pass."""
+    """Korean in CP949 or UTF-16 was told to be LATIN1: iconv takes it for that, and its wrong letters
+    pass.
+    """
     raw = (TEXTS[language] * 150).encode(encoding)
     path = tmp_path / f"a{suffix}"
     path.write_bytes(gzip.compress(raw) if suffix.endswith(".gz") else raw)

@@ -8,7 +8,9 @@ from polydistill.tokenization.load import load_tokenizer
 
 
 def test_evaluation_hides_every_token_that_it_asks_for(teachers) -> None:
-    """Training leaves a tenth of masked tokens visible; in evaluation a model that copies its input must not score."""
+    """Training leaves a tenth of masked tokens visible; in evaluation a model that copies its input must not
+    score.
+    """
     from tests.conftest import bundled_lines
 
     from polydistill.config.shared import Masking

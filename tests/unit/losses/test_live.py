@@ -68,7 +68,9 @@ def test_value_and_gradients_equal_the_dense_formula(
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 @pytest.mark.parametrize(("chunk", "cache_rows"), [(4, 3), (5, 2), (1000, 1000)])
 def test_several_teachers_in_one_pass_are_each_by_itself(monkeypatch, temperature, chunk, cache_rows) -> None:
-    """Rows of three teachers of other widths, one without a bias: boundaries fall within chunks and parts of them."""
+    """Rows of three teachers of other widths, one without a bias: boundaries fall within chunks and parts of
+    them.
+    """
     monkeypatch.setattr("polydistill.losses.chunks.CACHE_BYTES", cache_rows * 53 * 8)
     student, first, gold, kd_weight, mlm_weight = problem()
     torch.manual_seed(9)

@@ -110,7 +110,9 @@ def test_mistakes_are_said_before_anything_is_scored(recipe_values, change, want
 def test_the_recipe_that_a_run_writes_is_the_one_that_it_was_started_with(
     recipe_values, teachers, tmp_path
 ) -> None:
-    """A student that starts from a teacher is of its architecture, in the file with all defaults written out too."""
+    """A student that starts from a teacher is of its architecture, in the file with all defaults written out
+    too.
+    """
     config = AutoConfig.for_model(
         "modernbert",
         vocab_size=len(AutoTokenizer.from_pretrained(teachers["ru"])),

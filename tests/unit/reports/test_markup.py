@@ -1,4 +1,6 @@
-"""Names of models and folders on the console: shown as they are, whatever they look like to the library that prints them."""
+"""Names of models and folders on the console: shown as they are, whatever they look like to the library that
+prints them.
+"""
 
 import io
 import shutil

@@ -96,7 +96,9 @@ def test_merges_with_a_prefix_and_a_suffix() -> None:
 
 
 def test_the_score_of_the_unknown_stays() -> None:
-    """b c a字 (-27) or bca and an unknown 字? That counts from the lowest score, which only the dropped `zz` has."""
+    """b c a字 (-27) or bca and an unknown 字? That counts from the lowest score, which only the dropped `zz`
+    has.
+    """
     rows = [("b", -9.0), ("c", -9.0), ("a字", -9.0), ("bca", -1.0), ("a", -1.0), ("zz", -30.0), ("z", -1.0)]
     tokenizer = loaded(models.Unigram([(s, 0.0) for s in SPECIALS] + rows, unk_id=3))
     assert tokenizer.backend.encode("bca字").tokens[1:-1] == ["b", "c", "a字"]
@@ -207,7 +209,9 @@ def test_words_alone_cannot_be_trimmed() -> None:
 
 
 def test_added_tokens_and_the_padding_id() -> None:
-    """A piece before pad goes, and pad keeps its id; added tokens behind the model's stay behind; unused slots go."""
+    """A piece before pad goes, and pad keeps its id; added tokens behind the model's stay behind; unused
+    slots go.
+    """
     tokenizer = wordpiece(
         [*"abc", "ab", "bc", "<pad>", "##a", "##b", "##c"],
         added=[AddedToken("<new>", lstrip=True), AddedToken("[unused7]")],

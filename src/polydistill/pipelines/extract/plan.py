@@ -153,8 +153,8 @@ def _print_models(
     estimated = " (estimated from a sample of the text)"
     for name, size in sizes.items():
         console.print(
-            f"{name}: {size['layers']} layers, {size['rows']:,} pieces"
-            f"{estimated if name == 'student' and selection is not None else ''}, "
+            f"{name}: {size['layers']} layers, {size['rows']:,} "
+            f"pieces{estimated if name == 'student' and selection is not None else ''}, "
             f"{size['parameters']:,} parameters, {size['embeddings']:,} of them embeddings",
             markup=False,
         )
