@@ -19,6 +19,8 @@ from safetensors import SafetensorError
 from polydistill.errors import DiskError, RunFolderError
 
 # The key under which a record holds the checksum of its other entries.
+# An object of a JSON file.
+Json = dict[str, Any]
 SEAL = "checksum_of_the_rest"
 # None of our records is nested deeper; a deeper one may overflow Python's stack in any reader.
 MAX_DEPTH = 64

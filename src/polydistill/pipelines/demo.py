@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 from polydistill.config.load import parse_recipe, read_recipe
+from polydistill.disk import Json
 from polydistill.pipelines.run import run_recipe
 
 # The bundled text: sentences of Mozilla Common Voice (see NOTICE).
@@ -16,7 +16,7 @@ DATA = Path(str(resources.files("polydistill") / "demo_data"))
 TEACHERS = {"en": ("en",), "fr": ("fr",), "ru": ("ru",), "en-de": ("en", "de")}
 LANGUAGES = ("en", "de", "fr", "ru")
 # Two languages need more pieces than one, and more steps.
-BILINGUAL: dict[str, Any] = {"tokenizer.size": 5000, "training.max_steps": 800}
+BILINGUAL: Json = {"tokenizer.size": 5000, "training.max_steps": 800}
 
 
 def run_demo(output: Path, overrides: Sequence[str] = (), *, show: Callable[[str], None] = print) -> Path:

@@ -8,15 +8,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from polydistill.config.pretrain import PretrainRecipe
-from polydistill.config.shared import Distillation
+from polydistill.config.shared import Arguments, Distillation
 from polydistill.corpora.examples import Examples
 from polydistill.corpora.sampling import smoothed_probabilities
-from polydistill.disk import hash_folder, read_json, write_text
+from polydistill.disk import Json, hash_folder, read_json, write_text
 from polydistill.evaluation.readers import Reader, text_files
 from polydistill.evaluation.summaries import HeldOut, summarise
 from polydistill.masking import masks_identity
@@ -48,7 +47,7 @@ class Pretraining:
 
     recipe: PretrainRecipe
     run: Run
-    arguments: dict[str, Any]
+    arguments: Arguments
     corpora: dict[str, Artefact] = field(default_factory=dict)
 
     @cached_property
@@ -149,7 +148,7 @@ def _readings(state: Pretraining) -> Iterator[Reading]:
         yield Reading(language, readers, Examples(corpus.path / "train.arrow"), text_files(corpus.path))
 
 
-def _summary(measured: Measured) -> dict[str, Any]:
+def _summary(measured: Measured) -> Json:
     languages = {
         language: HeldOut({"student": 1.0 / measures.ranks}, measures.counts)
         for language, of_language in measured.items()

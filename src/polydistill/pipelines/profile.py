@@ -5,13 +5,12 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from polydistill.config.load import load_recipe
-from polydistill.disk import write_json
+from polydistill.disk import Json, write_json
 from polydistill.errors import RecipeError
 from polydistill.pipelines.kinds import PIPELINES
 from polydistill.pipelines.pipeline import Command, prepared, run_stages
@@ -29,7 +28,7 @@ def profile_recipe(
     steps: int = PROFILED_STEPS,
     update: bool = False,
     show: Callable[[str], None] = print,
-) -> dict[str, Any]:
+) -> Json:
     """Run a recipe as far as its training, train some steps and throw them away; the summary of StepProfiler.
 
     Also writes profile/profile.json and profile/trace.json into the run's folder.
@@ -69,7 +68,7 @@ def profile_recipe(
         return _write(run, profiler)
 
 
-def _write(run: Run, profiler: StepProfiler) -> dict[str, Any]:
+def _write(run: Run, profiler: StepProfiler) -> Json:
     summary = profiler.summary()
     folder = run.path / "profile"
     write_json(folder / "profile.json", summary)
@@ -77,7 +76,7 @@ def _write(run: Run, profiler: StepProfiler) -> dict[str, Any]:
     return summary
 
 
-def print_profile(summary: dict[str, Any], console: Console) -> None:
+def print_profile(summary: Json, console: Console) -> None:
     """The summary as two tables."""
     step = summary["step"]
     for title, rows in (

@@ -23,6 +23,7 @@ from polydistill.config.load import parse_recipe
 from polydistill.config.shared import MODEL_TYPE, RunRecipe
 from polydistill.config.yaml_text import read_resolved
 from polydistill.disk import (
+    Json,
     explain_disk_errors,
     fingerprint,
     lock,
@@ -51,7 +52,7 @@ class Artefact:
     """A whole artefact: the folder where it is, and what it was made from."""
 
     path: Path
-    inputs: Any
+    inputs: object
 
     @cached_property
     def fingerprint(self) -> str:
@@ -78,7 +79,7 @@ class Run:
     path: Path
     reuse: list[Path] = field(default_factory=list)
     show: Callable[[str], None] = _print
-    resolved: dict[str, Any] = field(default_factory=dict)
+    resolved: Json = field(default_factory=dict)
     update: bool = False
 
     @contextmanager
@@ -130,7 +131,7 @@ class Run:
     def make(
         self,
         name: str,
-        inputs: Any,
+        inputs: object,
         write: Callable[[Path], None],
         *,
         reuse: bool = False,
@@ -158,7 +159,7 @@ class Run:
                 write(folder)
         return Artefact(self.use(name, folder_found) if reuse else folder_found, inputs)
 
-    def find(self, relative: str, inputs: Any) -> Path | None:
+    def find(self, relative: str, inputs: object) -> Path | None:
         """The folder of an artefact made from just these inputs, here or in a run that may be reused."""
         for root in (self.path, *self.reuse):
             if is_current(root / relative, inputs):
@@ -197,7 +198,7 @@ def open_run(recipe: RunRecipe, *, show: Callable[[str], None] = _print, update:
 _BEFORE = (".lock", "run.log", "recipe.yaml.tmp")
 
 
-def _check_owner(path: Path, resolved: dict[str, Any], *, update: bool) -> None:
+def _check_owner(path: Path, resolved: Json, *, update: bool) -> None:
     """Raise RunFolderError if a folder belongs to another recipe, or is no run's."""
     existing = path / "recipe.yaml"
     if existing.is_file():
@@ -243,7 +244,7 @@ def _resolved_anew(previous: Any) -> Any:
         return previous
 
 
-def environment() -> dict[str, Any]:
+def environment() -> Json:
     """What a run ran on: versions, processor, memory."""
     packages = (
         "polydistill",

@@ -7,12 +7,11 @@ from __future__ import annotations
 import json
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 from markupsafe import Markup
 
 from polydistill.config.yaml_text import read_resolved
-from polydistill.disk import read_json
+from polydistill.disk import Json, read_json
 from polydistill.reports.figures import curves, grouped_bars
 from polydistill.reports.probe_page import METRICS, TASKS, gather_probes
 
@@ -21,7 +20,7 @@ TEACHER = "teacher"
 PUBLISHED_METRICS = {"pos": "accuracy", "ner": "macro_f1"}
 
 
-def gather_balance(run: Path) -> dict[str, Any]:
+def gather_balance(run: Path) -> Json:
     """What this page shows beside what every page does, read from the run's JSON files."""
     recipe = read_resolved(run / "recipe.yaml")
     evaluation = read_json(run / "evaluation" / "mlm.json")
@@ -63,9 +62,7 @@ def gather_balance(run: Path) -> dict[str, Any]:
     }
 
 
-def published_beside(
-    recipe: dict[str, Any], summary: dict[str, Any], probes: dict[str, Any]
-) -> dict[str, Any] | None:
+def published_beside(recipe: Json, summary: Json, probes: Json) -> Json | None:
     """The paper's tables 2 and 3 with this run's figures in them, in hundredths; None for other languages or
     students.
 
@@ -86,9 +83,7 @@ def published_beside(
     return None
 
 
-def _beside(
-    table: dict[str, Any], models: list[str], summary: dict[str, Any], probes: dict[str, Any]
-) -> list[dict[str, Any]]:
+def _beside(table: Json, models: list[str], summary: Json, probes: Json) -> list[Json]:
     """What is measured, of which group → for each model (this run's, the paper's)."""
     rows = []
     for group in (*table["groups"], "all"):
@@ -130,7 +125,7 @@ def _by_fours(names: list[str]) -> list[list[str]]:
     return [names[start : start + 4] for start in range(0, len(names), 4)]
 
 
-def _group_figure(summary: dict[str, Any], held_out: dict[str, dict[str, Any]], students: list[str]) -> str:
+def _group_figure(summary: Json, held_out: dict[str, Json], students: list[str]) -> str:
     """The paper's figure 1: MRR of each model in each group of languages."""
     groups = list(summary["mrr"][TEACHER])
     return grouped_bars(
@@ -140,7 +135,7 @@ def _group_figure(summary: dict[str, Any], held_out: dict[str, dict[str, Any]], 
     )
 
 
-def _language_figure(held_out: dict[str, dict[str, Any]], students: list[str]) -> str:
+def _language_figure(held_out: dict[str, Json], students: list[str]) -> str:
     """MRR of each language: baseline, teacher, students."""
     series: dict[str, list[float | None]] = {
         "unigram": [models[TEACHER]["unigram_mrr"] for models in held_out.values()]
@@ -150,9 +145,7 @@ def _language_figure(held_out: dict[str, dict[str, Any]], students: list[str]) -
     return grouped_bars(list(held_out), series, ylabel="MRR")
 
 
-def size_figure(
-    recipe: dict[str, Any], logs: dict[str, Any], models: dict[str, Any], language: str
-) -> str | None:
+def size_figure(recipe: Json, logs: Json, models: Json, language: str) -> str | None:
     """The paper's figure 3: MRR against the characters that students saw, a line for each kind of labels;
     None unless students of one kind differ in size.
     """

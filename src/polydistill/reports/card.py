@@ -18,12 +18,13 @@ from polydistill.config.merge import MergeRecipe
 from polydistill.config.pretrain import PretrainRecipe
 from polydistill.config.shared import Card
 from polydistill.config.yaml_text import parse_yaml
+from polydistill.disk import Json
 
 
 def front_matter(languages: Sequence[str], card: Card, teachers: Sequence[str]) -> list[str]:
     """The hub's metadata block."""
     public = [teacher for teacher in teachers if not _is_local(teacher)]
-    metadata_of: dict[str, Any] = {"language": list(languages)}
+    metadata_of: Json = {"language": list(languages)}
     metadata_of |= {} if card.license is None else {"license": card.license}
     metadata_of |= {
         "library_name": "transformers",
@@ -51,7 +52,7 @@ def _licence(card: Card, what: str) -> list[str]:
     return ["## Licence and data", "", f"{what} {stated}", ""]
 
 
-def extract_card(recipe: ExtractRecipe, record: dict[str, Any]) -> str:
+def extract_card(recipe: ExtractRecipe, record: Json) -> str:
     """Markdown of an extracted student's card, with the hub's metadata block.
 
     record  what initialisation.json holds
@@ -98,7 +99,7 @@ def extract_card(recipe: ExtractRecipe, record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def merge_card(recipe: MergeRecipe, record: dict[str, Any]) -> str:
+def merge_card(recipe: MergeRecipe, record: Json) -> str:
     """Markdown of a merge's student, with the hub's metadata block.
 
     record  where the initial weights came from
@@ -193,7 +194,7 @@ def balance_card(
     return "\n".join(lines)
 
 
-def trim_card(record: dict[str, Any]) -> str:
+def trim_card(record: Json) -> str:
     """Markdown of a trimmed model's card, with the hub's metadata block.
 
     record  what trim.json holds
@@ -242,7 +243,7 @@ def trim_card(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def metadata(model: str) -> dict[str, Any]:
+def metadata(model: str) -> Json:
     """Languages, licence and data that the card of a model in a folder states; {} where it has no card."""
     path = Path(model) / "README.md"
     if not path.is_file():
@@ -315,7 +316,7 @@ def with_results(card: str, languages: Mapping[str, Sequence[Mapping[str, Any]]]
     return "\n".join([before.rstrip(), "", *lines, "", after])
 
 
-def export_card(record: dict[str, Any]) -> str:
+def export_card(record: Json) -> str:
     """Markdown of an exported model's card, with the hub's metadata block.
 
     record  what export.json holds

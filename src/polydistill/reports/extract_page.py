@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from markupsafe import Markup
 
 from polydistill.artefacts import artefact_places
 from polydistill.config.yaml_text import read_resolved
-from polydistill.disk import read_json
+from polydistill.disk import Json, read_json
 from polydistill.reports.figures import curves, grouped_bars
 from polydistill.reports.records import summary_of
 
 LOSSES = {"kd_loss": "KD", "mlm_loss": "MLM", "cosine_loss": "cosine", "relation_loss": "relation"}
 
 
-def gather_extract(run: Path) -> dict[str, Any]:
+def gather_extract(run: Path) -> Json:
     """What this page shows beside what every page does, read from the run's JSON files."""
     recipe = read_resolved(run / "recipe.yaml")
     evaluation = read_json(run / "evaluation" / "mlm.json")
@@ -44,13 +43,13 @@ def gather_extract(run: Path) -> dict[str, Any]:
     }
 
 
-def _cost(path: Path) -> list[dict[str, Any]]:
+def _cost(path: Path) -> list[Json]:
     """Teacher's and student's figures side by side, for each size of batch and part of the model; [] if not
     measured.
     """
     if not path.is_file():
         return []
-    rows: dict[tuple[int, int, str], dict[str, Any]] = {}
+    rows: dict[tuple[int, int, str], Json] = {}
     for row in read_json(path):
         pair = rows.setdefault((row["batch"], row["length"], row["part"]), {})
         pair[row["model"]] = row
@@ -66,7 +65,7 @@ def _points(log: list[dict[str, float]], name: str) -> tuple[list[float], list[f
     return ([x for x, _ in points], [y for _, y in points]) if points else None
 
 
-def _mrr_figure(rows: list[dict[str, Any]]) -> str:
+def _mrr_figure(rows: list[Json]) -> str:
     """Baseline, teacher and student on each text, on the same masked tokens and among the same pieces."""
     shared = [row for row in rows if row["tokenizer"] == rows[0]["tokenizer"]]
     texts = list(dict.fromkeys(row["text"] for row in shared))

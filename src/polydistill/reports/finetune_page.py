@@ -8,9 +8,8 @@ import json
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
-from polydistill.disk import read_json
+from polydistill.disk import Json, read_json
 from polydistill.errors import RunFolderError
 
 KINDS = {
@@ -36,7 +35,7 @@ OWN_TEACHERS = "(teachers)"
 VERDICTS = {"within": "yes", "below": "no", "open": "open"}
 
 
-def gather_finetune(run: Path) -> dict[str, Any]:
+def gather_finetune(run: Path) -> Json:
     """Tables of our models, and the published ones of the same kinds of tasks."""
     results = read_json(run / "evaluation" / "finetune.json")
     if "summary" not in results:
@@ -88,7 +87,7 @@ def gather_finetune(run: Path) -> dict[str, Any]:
     }
 
 
-def joined(models: Mapping[str, dict[str, Any]], teachers: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+def joined(models: Mapping[str, Json], teachers: Mapping[str, str]) -> dict[str, Json]:
     """Model → language → cell, with teachers of one language each in one row, as papers print them."""
     own = {
         model: cells
@@ -104,14 +103,14 @@ def joined(models: Mapping[str, dict[str, Any]], teachers: Mapping[str, str]) ->
     }
 
 
-def _row(scores: dict[str, Any], rdt: dict[str, Any], languages: list[str]) -> dict[str, Any]:
+def _row(scores: Json, rdt: Json, languages: list[str]) -> Json:
     return {
         "cells": [{"score": scores.get(language), "rdt": rdt.get(language)} for language in languages],
         "all": rdt.get("all"),
     }
 
 
-def published_tables(kinds: set[str]) -> list[dict[str, Any]]:
+def published_tables(kinds: set[str]) -> list[Json]:
     """Published tables, of the columns whose kinds of tasks are asked for, with RDT of each score that has a
     teacher's.
     """

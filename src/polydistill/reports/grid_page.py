@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from markupsafe import Markup
 
-from polydistill.disk import read_json
+from polydistill.disk import Json, read_json
 from polydistill.reports.figures import curves
 
 
-def gather_grid(run: Path) -> dict[str, Any]:
+def gather_grid(run: Path) -> Json:
     """What this page shows beside what every page does, read from the grid's JSON file."""
     table = read_json(run / "evaluation" / "grid.json")
-    places: dict[tuple[str, str, str, str], dict[str, Any]] = {}
+    places: dict[tuple[str, str, str, str], Json] = {}
     for row in table["rows"]:
         read_by = row["teacher"] or row["tokenizer"] or ""
         place, model, column = row["place"], row["model"], row["run"]
@@ -47,9 +46,9 @@ def gather_grid(run: Path) -> dict[str, Any]:
     }
 
 
-def _by_run(rows: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
+def _by_run(rows: list[Json]) -> dict[str, dict[str, Json]]:
     """Run → other run → where it reaches the other's final loss; empty if no two runs can be compared."""
-    cells: dict[str, dict[str, dict[str, Any]]] = {}
+    cells: dict[str, dict[str, Json]] = {}
     for row in rows:
         cells.setdefault(row["run"], {})[row["other"]] = row
     return cells

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from markupsafe import Markup
 
 from polydistill.artefacts import artefact_places
 from polydistill.config.yaml_text import read_resolved
-from polydistill.disk import read_json
+from polydistill.disk import Json, read_json
 from polydistill.reports.figures import curves, grouped_bars
 from polydistill.reports.records import summary_of
 
 
-def gather_merge(run: Path) -> dict[str, Any]:
+def gather_merge(run: Path) -> Json:
     """Everything that the page shows, read from the run's JSON files."""
     recipe = read_resolved(run / "recipe.yaml")
     evaluation = read_json(run / "evaluation" / "mlm.json")
@@ -39,7 +38,7 @@ def gather_merge(run: Path) -> dict[str, Any]:
     }
 
 
-def _headline(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
+def _headline(evaluation: Json) -> list[Json]:
     """For each language: the student beside its best teacher and the baseline, on the teacher's own
     tokenizer.
     """
@@ -61,7 +60,7 @@ def _headline(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
     return cards
 
 
-def _languages(run: Path, recipe: dict[str, Any], log: dict[str, Any]) -> list[dict[str, Any]]:
+def _languages(run: Path, recipe: Json, log: Json) -> list[Json]:
     places = artefact_places(run)
     entries = []
     for language, settings in recipe["languages"].items():
@@ -78,7 +77,7 @@ def _languages(run: Path, recipe: dict[str, Any], log: dict[str, Any]) -> list[d
     return entries
 
 
-def _stores(run: Path, recipe: dict[str, Any]) -> list[dict[str, Any]]:
+def _stores(run: Path, recipe: Json) -> list[Json]:
     places = artefact_places(run)
     entries = []
     for language, settings in recipe["languages"].items():
@@ -95,7 +94,7 @@ def _stores(run: Path, recipe: dict[str, Any]) -> list[dict[str, Any]]:
     return entries
 
 
-def _mrr_figure(evaluation: dict[str, Any]) -> str:
+def _mrr_figure(evaluation: Json) -> str:
     languages = list(evaluation["languages"])
     series: dict[str, list[float | None]] = {}
     for place, rows in enumerate(evaluation["languages"].values()):

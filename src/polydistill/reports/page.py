@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from polydistill import __version__
 from polydistill.artefacts import ARTEFACTS, STAMP, artefact_places, artefacts_in, check_artefact
 from polydistill.config.yaml_text import read_resolved
-from polydistill.disk import read_json, read_record, refuse_links, write_text
+from polydistill.disk import Json, read_json, read_record, refuse_links, write_text
 from polydistill.errors import RunFolderError
 from polydistill.reports.balance_page import gather_balance
 from polydistill.reports.extract_page import gather_extract
@@ -33,16 +33,16 @@ class Page(NamedTuple):
     """
 
     template: str
-    gather: Callable[[Path], dict[str, Any]]
+    gather: Callable[[Path], Json]
     evaluated: str = "mlm.json"
-    places: Callable[[dict[str, Any]], list[str]] = lambda recipe: []
+    places: Callable[[Json], list[str]] = lambda recipe: []
 
 
-def _corpora(recipe: dict[str, Any]) -> list[str]:
+def _corpora(recipe: Json) -> list[str]:
     return [f"corpora/{language}" for language in recipe["languages"]]
 
 
-def _corpora_and_stores(recipe: dict[str, Any]) -> list[str]:
+def _corpora_and_stores(recipe: Json) -> list[str]:
     stores = [
         f"store/{language}/{teacher}"
         for language, settings in recipe["languages"].items()
@@ -112,7 +112,7 @@ def _check_places(run: Path, needed: list[str]) -> None:
             )
 
 
-def _write(run: Path, template: str, values: dict[str, Any]) -> Path:
+def _write(run: Path, template: str, values: Json) -> Path:
     environment = Environment(
         loader=PackageLoader("polydistill", "reports"),
         autoescape=True,
@@ -127,7 +127,7 @@ def _write(run: Path, template: str, values: dict[str, Any]) -> Path:
     return path
 
 
-def _common(run: Path) -> dict[str, Any]:
+def _common(run: Path) -> Json:
     """What every page shows of its run."""
     path = run / "recipe.yaml"
     try:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from markupsafe import Markup
 
 from polydistill.artefacts import artefact_places
 from polydistill.config.yaml_text import read_resolved
-from polydistill.disk import read_json
+from polydistill.disk import Json, read_json
 from polydistill.reports.figures import curves, grouped_bars
 
 
-def gather_pretrain(run: Path) -> dict[str, Any]:
+def gather_pretrain(run: Path) -> Json:
     """What this page shows beside what every page does, read from the run's JSON files."""
     recipe = read_resolved(run / "recipe.yaml")
     results = read_json(run / "evaluation" / "mlm.json")["languages"]
@@ -36,7 +35,7 @@ def gather_pretrain(run: Path) -> dict[str, Any]:
     }
 
 
-def _mrr_figure(results: dict[str, list[dict[str, Any]]]) -> str:
+def _mrr_figure(results: dict[str, list[Json]]) -> str:
     rows = {
         language if row["text"] == "held_out" else f"{language}, {row['text']}": row
         for language, rows_of in results.items()

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from markupsafe import Markup
 
-from polydistill.disk import read_json
+from polydistill.disk import Json, read_json
 from polydistill.reports.figures import heat_map
 
 TASKS = {"pos": "Parts of speech", "ner": "Entities"}
@@ -24,7 +23,7 @@ METRICS = {
 }
 
 
-def gather_probes(run: Path) -> dict[str, Any]:
+def gather_probes(run: Path) -> Json:
     """Each task's and metric's averages, and a heat map from language to language for each model."""
     results = read_json(run / "evaluation" / "probes.json")
     tasks = []

@@ -13,7 +13,7 @@ import yaml
 
 from polydistill.artefacts import ARTEFACTS, STAMP, artefact_places, check_file
 from polydistill.config.yaml_text import read_resolved
-from polydistill.disk import read_json, read_record, write_json
+from polydistill.disk import Json, read_json, read_record, write_json
 from polydistill.errors import RunFolderError
 
 ENVIRONMENT, TIMING = "environment.json", "timing.json"
@@ -95,13 +95,13 @@ def check_records(run: Path) -> list[str]:
     return read + [path.relative_to(run).as_posix() for path in check_logs(run)]
 
 
-def summary_of(evaluation: dict[str, Any]) -> dict[str, Any]:
+def summary_of(evaluation: Json) -> Json:
     """The summary in mlm.json (see `evaluation.summaries.summarise`), whichever version wrote it.
 
     Earlier versions wrote D of a merge and an extraction as a number, without its interval, and none of a
     pre-training.
     """
-    summary: dict[str, Any] = evaluation["summary"]
+    summary: Json = evaluation["summary"]
     if isinstance(summary.get("D"), dict):
         return summary
     cells = {
@@ -112,9 +112,9 @@ def summary_of(evaluation: dict[str, Any]) -> dict[str, Any]:
     return {"mrr": {}, "D": {"student": cells} if cells else {}, "differences": {}, "first": "student"}
 
 
-def check_evaluation(path: Path, keys: tuple[str, ...] | None = None) -> dict[str, Any]:
+def check_evaluation(path: Path, keys: tuple[str, ...] | None = None) -> Json:
     """What an evaluation's file holds; RunFolderError if tables cannot be made of it."""
-    evaluation: dict[str, Any] = read_json(path, dict)
+    evaluation: Json = read_json(path, dict)
     lacking = [key for key in keys or EVALUATED[path.name] if key not in evaluation]
     if lacking:
         raise RunFolderError(
@@ -126,7 +126,7 @@ def check_evaluation(path: Path, keys: tuple[str, ...] | None = None) -> dict[st
     return evaluation
 
 
-def check_recipe(run: Path) -> dict[str, Any]:
+def check_recipe(run: Path) -> Json:
     """A run's recipe; RunFolderError if its recipe.yaml is gone or is no recipe."""
     path = run / "recipe.yaml"
     try:
@@ -182,7 +182,7 @@ def check_logs(run: Path) -> list[Path]:
     return logs
 
 
-def _is_log(log: dict[str, Any]) -> bool:
+def _is_log(log: Json) -> bool:
     entries, shares = log.get("log"), log.get("probabilities")
     return (
         isinstance(entries, list)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich import box
@@ -12,7 +11,7 @@ from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
-from polydistill.disk import read_json
+from polydistill.disk import Json, read_json
 from polydistill.reports.card import FEW_MASKED, with_error
 from polydistill.reports.finetune_page import joined
 from polydistill.reports.records import check_evaluation, summary_of
@@ -174,14 +173,14 @@ def finetune_tables(folder: Path) -> list[Table]:
     return tables
 
 
-def cost_tables(rows: Sequence[dict[str, Any]]) -> Group:
+def cost_tables(rows: Sequence[Json]) -> Group:
     """Sizes, then times and memory; rows as `compare_cost` gives them, the first model's being what 1 / it
     goes by.
     """
     return Group(_sizes(rows), _times(rows))
 
 
-def _sizes(rows: Sequence[dict[str, Any]]) -> Table:
+def _sizes(rows: Sequence[Json]) -> Table:
     table = Table(box=box.SIMPLE)
     for name in ("", "model", "parameters", "without tables", "pieces", "file"):
         table.add_column(name, justify="left" if name in ("", "model") else "right", overflow="fold")
@@ -197,7 +196,7 @@ def _sizes(rows: Sequence[dict[str, Any]]) -> Table:
     return table
 
 
-def _times(rows: Sequence[dict[str, Any]]) -> Table:
+def _times(rows: Sequence[Json]) -> Table:
     table = Table(box=box.SIMPLE)
     for name in ("texts x tokens", "part", "model", "latency", "1 / it", "memory"):
         table.add_column(name, justify="right" if name in ("latency", "1 / it", "memory") else "left")
@@ -241,7 +240,7 @@ def grid_tables(folder: Path) -> list[Table]:
     return tables + [tuned_table for name in tuned for tuned_table in finetune_tables(folder / name)]
 
 
-def _mrr_table(title: str, rows: list[dict[str, Any]]) -> Table:
+def _mrr_table(title: str, rows: list[Json]) -> Table:
     table = Table(box=box.SIMPLE, title=title, padding=(0, 1, 0, 0))
     languages = list(dict.fromkeys(row["language"] for row in rows))
     lines = grid_lines(rows)
@@ -263,7 +262,7 @@ def _mrr_table(title: str, rows: list[dict[str, Any]]) -> Table:
     return table
 
 
-def grid_lines(rows: Iterable[dict[str, Any]]) -> dict[str, dict[str, float]]:
+def grid_lines(rows: Iterable[Json]) -> dict[str, dict[str, float]]:
     """Line → language → MRR. A line is named after its run, and further as far as it has to be."""
     lines: dict[str, dict[str, float]] = {}
     for row in rows:
@@ -283,7 +282,7 @@ def grid_lines(rows: Iterable[dict[str, Any]]) -> dict[str, dict[str, float]]:
     return lines
 
 
-def _probe_table(title: str, rows: list[dict[str, Any]]) -> Table:
+def _probe_table(title: str, rows: list[Json]) -> Table:
     table = Table(box=box.SIMPLE, title=title, padding=(0, 1, 0, 0))
     runs = list(dict.fromkeys(row["run"] for row in rows))
     table.add_column("", overflow="fold")

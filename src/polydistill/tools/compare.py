@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -15,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from polydistill.config.yaml_text import read_resolved
+from polydistill.disk import Json
 from polydistill.errors import RunFolderError
 from polydistill.evaluation.mlm import mean_reciprocal_rank
 from polydistill.evaluation.uncertainty import Difference, paired_difference
@@ -59,7 +59,7 @@ def compare_runs(folders: Sequence[Path], console: Console) -> None:
 
 
 def compare_merges(
-    folders: Sequence[Path], names: Sequence[str], ranks_of_runs: Sequence[dict[str, Any]], console: Console
+    folders: Sequence[Path], names: Sequence[str], ranks_of_runs: Sequence[Json], console: Console
 ) -> None:
     """Print the students' MRR for each language, text and tokenizer, with the differences from the first
     run's.
@@ -72,7 +72,7 @@ def compare_merges(
         place = key.removesuffix("/student")
         language, text, view, teacher = place.split("/")
         counts, first = ranks_of_runs[0][f"{place}/counts"], 1.0 / ranks_of_runs[0][key].astype(np.float64)
-        row: dict[str, Any] = {
+        row: Json = {
             # Keys of COLUMNS, beside which each run has its name's.
             "language": language,
             "text": text,
@@ -107,7 +107,7 @@ def compare_merges(
     )
 
 
-def _recipe(folder: Path) -> dict[str, Any]:
+def _recipe(folder: Path) -> Json:
     """The recipe of a run that can be compared; RunFolderError for any other folder."""
     try:
         recipe = read_resolved(folder / "recipe.yaml")
@@ -136,7 +136,7 @@ def _recipe(folder: Path) -> dict[str, Any]:
     return dict(recipe)
 
 
-def _evaluated(name: str, folder: Path, recipe: dict[str, Any]) -> Evaluated:
+def _evaluated(name: str, folder: Path, recipe: Json) -> Evaluated:
     ranks = _ranks(folder, "evaluation/mlm/ranks.npz")
     # Beside the ranks: the file in evaluation/ itself may be of an earlier evaluation.
     results = check_evaluation(folder / "evaluation" / "mlm" / "mlm.json")
@@ -157,7 +157,7 @@ def _evaluated(name: str, folder: Path, recipe: dict[str, Any]) -> Evaluated:
     )
 
 
-def _ranks(folder: Path, place: str) -> dict[str, Any]:
+def _ranks(folder: Path, place: str) -> Json:
     path = folder / place
     if not path.is_file():
         raise RunFolderError(
@@ -175,7 +175,7 @@ def _ranks(folder: Path, place: str) -> dict[str, Any]:
         ) from error
 
 
-def _table(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> Table:
+def _table(rows: Sequence[Json], names: Sequence[str]) -> Table:
     """A line for each model under each place: as many runs as there are, the table is as wide as a
     terminal.
     """

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
-from polydistill.disk import write_json
+from polydistill.disk import Json, write_json
 from polydistill.evaluation.cost import SHAPES, compare_cost
 from polydistill.reports.tables import cost_tables
 
 
 def print_cost(
     models: Sequence[str], console: Console, *, rounds: int = 3, calls: int = 5, output: Path | None = None
-) -> list[dict[str, Any]]:
+) -> list[Json]:
     """Measure models (the first is what others are measured by), print the tables and return the rows.
 
     output  a JSON file for the rows

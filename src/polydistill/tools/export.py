@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rich import box
@@ -19,7 +19,7 @@ from polydistill import __version__
 from polydistill.artefacts import artefact_or_nothing
 from polydistill.config.shared import Source
 from polydistill.corpora.sources import source_identity
-from polydistill.disk import free_folder, links_in, write_json, write_text
+from polydistill.disk import Json, free_folder, links_in, write_json, write_text
 from polydistill.errors import RecipeError
 from polydistill.evaluation.cost import measure_in_turns
 from polydistill.models.load import load_masked_lm, weights_fingerprint, weights_size
@@ -37,6 +37,9 @@ from polydistill.tools.export_checks import (
     prove_int8,
     prove_logits,
 )
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 FILES = {"onnx": "model.onnx", "int8": "model.int8.onnx"}
 # (texts, tokens): what a service sees, and what `cost` measures.
@@ -67,7 +70,7 @@ def export_model(
     latency: Latency | None = None,
     revision: str | None = None,
     allow_pickle: bool = False,
-) -> dict[str, Any]:
+) -> Json:
     """Write a masked language model as ONNX with its tokenizer, prove that it does what the model does, and
     print how.
 
@@ -138,8 +141,14 @@ def export_model(
 
 
 def _write(
-    folder: Path, model: str, tokenizer: LoadedTokenizer, original: Any, *, int8_bits: int | None, opset: int
-) -> dict[str, Any]:
+    folder: Path,
+    model: str,
+    tokenizer: LoadedTokenizer,
+    original: PreTrainedModel,
+    *,
+    int8_bits: int | None,
+    opset: int,
+) -> Json:
     """Write the tokenizer's files, config.json and the graphs. Returns the graphs' inputs and sizes in
     bytes.
     """
@@ -169,7 +178,7 @@ def _write(
     }
 
 
-def _time(folder: Path, original: Any, names: Sequence[str], latency: Latency) -> dict[str, Any]:
+def _time(folder: Path, original: PreTrainedModel, names: Sequence[str], latency: Latency) -> Json:
     """Seconds and memory of a pass with the MLM head, PyTorch and exported models in turns, in processes of
     their own.
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,7 @@ import torch
 
 from polydistill.config.shared import Masking, Source
 from polydistill.corpora.sources import read_texts
-from polydistill.disk import hash_text
+from polydistill.disk import Json, hash_text
 from polydistill.errors import CorpusError, ModelError
 from polydistill.evaluation.mlm import Measures, measure, measure_logits
 from polydistill.evaluation.readers import EVALUATION_SEED, hidden
@@ -23,6 +23,9 @@ from polydistill.models.onnx_export import Inputs, compare_onnx
 from polydistill.models.onnx_runtime import OnnxModel
 from polydistill.tokenization.encode import encode
 from polydistill.tokenization.load import LoadedTokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 # (texts, tokens) that logits are compared at, and one text as long as the model takes, up to a limit.
 SHAPES, LONGEST = ((1, 8), (3, 17), (8, 64)), 1024
@@ -61,8 +64,8 @@ def proof_batches(
 
 
 def prove_logits(
-    model: Any, name: str, exported: Mapping[str, OnnxModel], batches: Sequence[Inputs]
-) -> list[dict[str, Any]]:
+    model: PreTrainedModel, name: str, exported: Mapping[str, OnnxModel], batches: Sequence[Inputs]
+) -> list[Json]:
     """How far exported models' logits are from the model's own, a row for each batch.
 
     exported  by name; the one called `onnx` must be within the tolerance
@@ -82,7 +85,7 @@ def prove_logits(
                 "please report this architecture; nothing was written",
             )
         batch, tokens = inputs.ids.shape
-        row: dict[str, Any] = {
+        row: Json = {
             "batch": batch,
             "tokens": tokens,
             "attended": int(inputs.attention.sum()),
@@ -100,7 +103,7 @@ def prove_logits(
 
 def prove_int8(
     name: str, logits: Sequence[Mapping[str, Any]], mrr: Mapping[str, Mapping[str, Any]] | None, *, bits: int
-) -> dict[str, Any]:
+) -> Json:
     """What the int8 model keeps, with what it must keep. Raises ModelError where it keeps less.
 
     logits  of `prove_logits`; mrr  of `compare_mrr`, if there is text; both with rows of `int8`
@@ -141,8 +144,11 @@ def prove_int8(
 
 
 def compare_mrr(
-    model: Any, exported: Mapping[str, OnnxModel], tokenizer: LoadedTokenizer, texts: Sequence[str]
-) -> dict[str, dict[str, Any]]:
+    model: PreTrainedModel,
+    exported: Mapping[str, OnnxModel],
+    tokenizer: LoadedTokenizer,
+    texts: Sequence[str],
+) -> dict[str, Json]:
     """MRR and the other measures of a model (`pytorch`) and its exports on the same masked tokens, all in
     float32.
 
@@ -157,7 +163,7 @@ def compare_mrr(
         masking=hidden(Masking()),
         seed=EVALUATION_SEED,
     )
-    shared: dict[str, Any] = {
+    shared: Json = {
         "pad_id": tokenizer.special_ids["pad"],
         "batches": length_batches([len(example.input_ids) for example in examples], BATCH_TOKENS),
     }
@@ -167,7 +173,7 @@ def compare_mrr(
     measures: dict[str, Measures] = {
         name: measure_logits(graph.logits_at, examples, **shared) for name, graph in exported.items()
     }
-    rows: dict[str, dict[str, Any]] = {"pytorch": own.summary()}
+    rows: dict[str, Json] = {"pytorch": own.summary()}
     for name, other in measures.items():
         difference = paired_difference(1.0 / other.ranks, 1.0 / own.ranks, own.counts)
         rows[name] = other.summary() | {"mrr_minus_pytorch": list(difference)}

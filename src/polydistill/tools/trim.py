@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -13,7 +13,7 @@ from polydistill import __version__
 from polydistill.artefacts import artefact_or_nothing
 from polydistill.config.shared import Source
 from polydistill.corpora.sources import read_texts, source_identity
-from polydistill.disk import free_folder, hash_text, write_json, write_text
+from polydistill.disk import Json, free_folder, hash_text, write_json, write_text
 from polydistill.errors import CorpusError, RecipeError, TokenizerError
 from polydistill.models.load import load_masked_lm, weights_fingerprint, weights_size
 from polydistill.models.trim import prove_logits, trim_model
@@ -22,6 +22,9 @@ from polydistill.tokenization.load import LoadedTokenizer, load_tokenizer
 from polydistill.tokenization.selection import Frequency, Selection, document_frequency, select
 from polydistill.tokenization.trim import Agreement, compare_trimmed, trim_tokenizer
 from polydistill.tokenization.wordpiece import save_tokenizer, special_strings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 # One line in this many, by its hash, takes no part in the selection; the proof uses some of these.
 HELD_APART_ONE_IN = 20
@@ -38,7 +41,7 @@ def trim_vocabulary(
     verify_lines: int = 500,
     revision: str | None = None,
     allow_pickle: bool = False,
-) -> dict[str, Any]:
+) -> Json:
     """Write a model with the pieces alone that texts use, prove that it does what the original does, and
     print how.
 
@@ -67,7 +70,7 @@ def trim_vocabulary(
         language: source_identity(files, field=f"text.{language}") for language, files in sources.items()
     }
     tokenizer = load_tokenizer(model, revision=revision)
-    choice: dict[str, Any] = {"min_document_share": min_document_share, "size": size}
+    choice: Json = {"min_document_share": min_document_share, "size": size}
     select(tokenizer, {}, **choice)
     original = load_masked_lm(model, revision=revision, allow_pickle=allow_pickle, dtype="auto")
     frequencies, apart = _read(sources, tokenizer, verify_lines)
@@ -99,10 +102,10 @@ def trim_vocabulary(
 def _write(
     folder: Path,
     tokenizer: LoadedTokenizer,
-    original: Any,
+    original: PreTrainedModel,
     selection: Selection,
     apart: Mapping[str, Sequence[str]],
-) -> dict[str, Any]:
+) -> Json:
     """Write the trimmed tokenizer and model, and prove what was written, read again. Returns what was
     found.
     """

@@ -6,15 +6,14 @@ import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from polydistill.config.balance import BalancedStudent, BalanceRecipe
-from polydistill.config.shared import Distillation
+from polydistill.config.shared import Arguments, Distillation
 from polydistill.corpora.examples import Examples
 from polydistill.corpora.sampling import smoothed_probabilities
-from polydistill.disk import fingerprint, write_text
+from polydistill.disk import Json, fingerprint, write_text
 from polydistill.errors import RecipeError
 from polydistill.evaluation.readers import hidden
 from polydistill.masking import masks_identity
@@ -62,7 +61,7 @@ def train_teachers(state: Balance) -> None:
         state.teachers[language] = run.use(name, folder)
 
 
-def _teacher_training(state: Balance, language: str, arguments: dict[str, Any]) -> Training:
+def _teacher_training(state: Balance, language: str, arguments: Arguments) -> Training:
     recipe, text = state.recipe, state.texts[language]
     stopping = None
     if recipe.teachers.patience:
@@ -114,9 +113,7 @@ def _alpha(recipe: BalanceRecipe, settings: BalancedStudent) -> float:
     return recipe.corpora.smoothing_alpha if settings.smoothing_alpha is None else settings.smoothing_alpha
 
 
-def _student_training(
-    state: Balance, name: str, settings: BalancedStudent, arguments: dict[str, Any]
-) -> Training:
+def _student_training(state: Balance, name: str, settings: BalancedStudent, arguments: Arguments) -> Training:
     recipe = state.recipe
     texts = state.truncated(settings.truncate)
     soft, stored = settings.labels != "gold", settings.predictions == "stored"
@@ -127,7 +124,7 @@ def _student_training(
         schedule="constant",
         tail=settings.tail or "renormalise",
     )
-    data: dict[str, Any]
+    data: Json
     objective: Objective = StoredLabels(distillation, list(texts))
     if soft and stored:
         with leader_first():
@@ -187,7 +184,7 @@ def score_teachers(state: Balance) -> None:
                 )
 
 
-def _common_inputs(state: Balance) -> dict[str, Any]:
+def _common_inputs(state: Balance) -> Json:
     recipe = state.recipe
     return {
         "steps": STEPS_VERSION,
@@ -201,14 +198,14 @@ def _common_inputs(state: Balance) -> dict[str, Any]:
 
 def _training(
     state: Balance,
-    data: dict[str, Any],
+    data: Json,
     probabilities: dict[str, float],
-    arguments: dict[str, Any],
+    arguments: Arguments,
     objective: Objective,
     *,
     card: str,
-    options: dict[str, Any] | None = None,
-    facts: dict[str, Any] | None = None,
+    options: Json | None = None,
+    facts: Json | None = None,
 ) -> Training:
     """What one model's training is given."""
     tokenizer = state.run.path / "tokenizer"
@@ -231,7 +228,7 @@ def _training(
     )
 
 
-def _train(state: Balance, place: str, inputs: dict[str, Any], begin: Callable[[], Training]) -> Artefact:
+def _train(state: Balance, place: str, inputs: Json, begin: Callable[[], Training]) -> Artefact:
     """Train one model into <place>/final, from its last whole checkpoint if there is one."""
 
     def announced() -> Training:

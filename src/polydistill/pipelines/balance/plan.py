@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from polydistill.config.balance import BalanceRecipe
+from polydistill.disk import Json
 from polydistill.models.student import build_student, student_config
 from polydistill.pipelines.balance.state import steps_of
 from polydistill.pipelines.pipeline import Pipeline
@@ -20,6 +21,9 @@ from polydistill.pipelines.stages.planning import measure_text, print_settings, 
 from polydistill.tokenization.pieces import ROLES
 from polydistill.training.arguments import check_arguments
 from polydistill.training.progress import clock
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 # Characters of a token, assumed before there is a vocabulary.
 CHARACTERS_OF_A_TOKEN = 4.0
@@ -55,7 +59,7 @@ def plan_balance(recipe: BalanceRecipe, console: Console, _: Mapping[str, Pipeli
     return report_conflicts(conflicts, console)
 
 
-def _model(recipe: BalanceRecipe) -> Any:
+def _model(recipe: BalanceRecipe) -> PreTrainedModel:
     """A model of the recipe's architecture and size of vocabulary."""
     special_ids = {role: index for index, role in enumerate(ROLES)}
     config = student_config(
@@ -68,7 +72,9 @@ def _model(recipe: BalanceRecipe) -> Any:
     return build_student(config, seed=recipe.seed, field="model.model_type")
 
 
-def _print(recipe: BalanceRecipe, characters: dict[str, int], model: Any, console: Console) -> None:
+def _print(
+    recipe: BalanceRecipe, characters: dict[str, int], model: PreTrainedModel, console: Console
+) -> None:
     """Characters that each model sees, its steps, and their time."""
     rows = model.get_input_embeddings().weight.numel()
     console.print(
@@ -83,9 +89,7 @@ def _print(recipe: BalanceRecipe, characters: dict[str, int], model: Any, consol
         table.add_column(name, justify="left" if name == "model" else "right")
     total = 0.0
 
-    def add(
-        name: str, seen: dict[str, int], epochs: float | None, more: dict[str, Any], factor: float
-    ) -> None:
+    def add(name: str, seen: dict[str, int], epochs: float | None, more: Json, factor: float) -> None:
         nonlocal total
         arguments = check_arguments(recipe.training | more)
         examples = round(sum(seen.values()) / CHARACTERS_OF_A_TOKEN / recipe.corpora.max_length)

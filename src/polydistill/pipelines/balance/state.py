@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from polydistill.config.balance import BalanceRecipe
+from polydistill.config.shared import Arguments
 from polydistill.corpora.examples import Examples
+from polydistill.disk import Json
 from polydistill.errors import CorpusError, RecipeError
 from polydistill.pipelines.run_folder import Artefact, Run
 from polydistill.pipelines.stages.tokenizer import build_tokenizer, shared_tokenizer
@@ -97,7 +98,7 @@ class Balance:
             )
         return parts[0], parts[1]
 
-    def identity(self, language: str) -> dict[str, Any]:
+    def identity(self, language: str) -> Json:
         """What a language's capped text is."""
         return {
             "corpus": self.corpora[language].fingerprint,
@@ -137,7 +138,7 @@ class LanguageText:
         return int(self.characters[self.taken - 1])
 
 
-def steps_of(epochs: float | None, examples: int, arguments: dict[str, Any]) -> int:
+def steps_of(epochs: float | None, examples: int, arguments: Arguments) -> int:
     """Steps of a number of epochs over a number of examples; `max_steps` without epochs."""
     if epochs is None:
         return int(arguments["max_steps"])

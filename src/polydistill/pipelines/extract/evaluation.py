@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from polydistill.corpora.examples import Examples
-from polydistill.disk import hash_folder, write_json
+from polydistill.disk import Json, hash_folder, write_json
 from polydistill.evaluation.cost import compare_cost
 from polydistill.evaluation.readers import Reader, text_files
 from polydistill.evaluation.summaries import TEACHER, HeldOut, summarise
@@ -48,7 +47,7 @@ def _reading(state: Extract) -> Reading:
     return Reading(state.recipe.language, readers, training, text_files(corpus), readers[:2], decode)
 
 
-def _summary(measured: Measured) -> dict[str, Any]:
+def _summary(measured: Measured) -> Json:
     """The student beside its teacher on the same masked tokens, ranked among the student's pieces."""
     languages = {}
     for language, measures in measured.items():

@@ -7,7 +7,7 @@ after training.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from polydistill.config.extract import ExtractRecipe
 from polydistill.disk import read_json, write_text
@@ -22,6 +22,9 @@ from polydistill.pipelines.stages.evaluation import write_page
 from polydistill.pipelines.stages.scoring import scored_store, scoring_engine
 from polydistill.pipelines.stages.training import check_training
 from polydistill.reports.card import extract_card, with_results
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def build_corpus(state: Extract) -> None:
@@ -60,7 +63,7 @@ def score_teacher(state: Extract) -> None:
         )
 
 
-def _load(state: Extract) -> Any:
+def _load(state: Extract) -> PreTrainedModel:
     """The teacher as the student meets it: with the kept pieces alone if they are chosen before training."""
     teacher = load_teacher(state.recipe)
     if state.recipe.trim.when == "before":

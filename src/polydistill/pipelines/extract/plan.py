@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from rich.console import Console
 
 from polydistill.config.extract import ExtractRecipe
+from polydistill.config.shared import Arguments
 from polydistill.losses.live import OutputLayer, live_distillation
 from polydistill.models.attention import attention_for
 from polydistill.models.extract import extract_student
@@ -51,6 +52,9 @@ from polydistill.training.arguments import check_arguments
 from polydistill.training.objectives import LiveTeacher, read_model
 from polydistill.training.progress import clock
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
 LARGE_UNKNOWN = 0.02
 
 
@@ -77,9 +81,9 @@ def plan_extract(recipe: ExtractRecipe, console: Console, _: Mapping[str, Pipeli
 def _plan_student(
     recipe: ExtractRecipe,
     tokenizer: LoadedTokenizer,
-    config: Any,
+    config: PreTrainedConfig,
     size: LanguageSize | None,
-    arguments: dict[str, Any],
+    arguments: Arguments,
     conflicts: list[Conflict],
     console: Console,
 ) -> None:
@@ -100,7 +104,7 @@ def _plan_student(
 
 
 def _selection(
-    recipe: ExtractRecipe, tokenizer: LoadedTokenizer, config: Any, size: LanguageSize | None
+    recipe: ExtractRecipe, tokenizer: LoadedTokenizer, config: PreTrainedConfig, size: LanguageSize | None
 ) -> Selection | None:
     """The pieces that a sample of the text uses; more text uses more of them."""
     if recipe.trim.when == "none":
@@ -174,7 +178,11 @@ def _print_models(
 
 
 def _print_scoring(
-    recipe: ExtractRecipe, teacher: Any, tokenizer: LoadedTokenizer, text: LanguageSize, console: Console
+    recipe: ExtractRecipe,
+    teacher: PreTrainedModel,
+    tokenizer: LoadedTokenizer,
+    text: LanguageSize,
+    console: Console,
 ) -> None:
     """Size of the store of the teacher's predictions, and the time of scoring."""
     speed = scoring_speed(recipe, teacher, tokenizer, text.texts)
@@ -186,7 +194,9 @@ def _print_scoring(
     )
 
 
-def _live_step_seconds(recipe: ExtractRecipe, student: Any, teacher: Any, arguments: dict[str, Any]) -> float:
+def _live_step_seconds(
+    recipe: ExtractRecipe, student: PreTrainedModel, teacher: PreTrainedModel, arguments: Arguments
+) -> float:
     """Seconds of a micro-batch: both forward passes, the predictions' loss, the backward pass, the
     optimizer.
     """

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from polydistill.config.extract import ExtractRecipe
-from polydistill.disk import read_json
+from polydistill.config.shared import Arguments
+from polydistill.disk import Json, read_json
 from polydistill.errors import RecipeError
 from polydistill.models.extract import (
     check_extractable,
@@ -27,6 +28,9 @@ from polydistill.pipelines.run_folder import Artefact, Run
 from polydistill.tokenization.load import LoadedTokenizer, load_tokenizer
 from polydistill.tokenization.selection import TrimFields, select
 from polydistill.training.arguments import check_arguments, training_arguments
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 KEPT = "kept.json"
 # Where the recipe has what a trim is chosen by.
@@ -45,7 +49,7 @@ class Extract:
 
     recipe: ExtractRecipe
     run: Run
-    arguments: dict[str, Any]
+    arguments: Arguments
     original: LoadedTokenizer
     depth: int
     layers: list[int] | None
@@ -120,7 +124,7 @@ def prepare(recipe: ExtractRecipe, run: Run, command: Command) -> Extract:
 
 
 def begin(
-    recipe: ExtractRecipe, run: Run, arguments: dict[str, Any], original: LoadedTokenizer, config: Any
+    recipe: ExtractRecipe, run: Run, arguments: Arguments, original: LoadedTokenizer, config: PreTrainedConfig
 ) -> Extract:
     """An extraction whose student and losses have proved to be ones that can be."""
     depth, layers = choose_layers(recipe.student.init, recipe.student.num_layers, config.num_hidden_layers)
@@ -139,14 +143,14 @@ def teacher_tokenizer(recipe: ExtractRecipe) -> LoadedTokenizer:
     )
 
 
-def teacher_config(recipe: ExtractRecipe) -> Any:
+def teacher_config(recipe: ExtractRecipe) -> PreTrainedConfig:
     """The teacher's configuration; ModelError for an architecture that no student can be extracted from."""
     config = model_config(recipe.teacher.model, revision=recipe.teacher.revision, field="teacher")
     check_extractable(config, recipe.teacher.model)
     return config
 
 
-def resolve_student(state: Extract, teacher: Any, tokenizer: LoadedTokenizer) -> Any:
+def resolve_student(state: Extract, teacher: PreTrainedModel, tokenizer: LoadedTokenizer) -> Any:
     """The student's configuration, of the teacher's and the tokenizer that training reads by."""
     recipe = state.recipe
     return extracted_config(
@@ -159,7 +163,7 @@ def resolve_student(state: Extract, teacher: Any, tokenizer: LoadedTokenizer) ->
     )
 
 
-def check_losses(recipe: ExtractRecipe, student: Any, teacher: Any) -> None:
+def check_losses(recipe: ExtractRecipe, student: PreTrainedModel, teacher: PreTrainedModel) -> None:
     """Raise a UserError for a loss that these two configurations cannot have."""
     losses = recipe.losses
     if losses.cosine.highest and student.hidden_size != teacher.hidden_size:
@@ -185,12 +189,12 @@ def check_losses(recipe: ExtractRecipe, student: Any, teacher: Any) -> None:
         layer_list(build_student(config, seed=0, device="meta"))
 
 
-def trim_choice(recipe: ExtractRecipe) -> dict[str, Any]:
+def trim_choice(recipe: ExtractRecipe) -> Json:
     """What `select` is asked for."""
     return {"min_document_share": recipe.trim.min_document_share, "size": recipe.trim.size}
 
 
-def load_teacher(recipe: ExtractRecipe) -> Any:
+def load_teacher(recipe: ExtractRecipe) -> PreTrainedModel:
     """The teacher, with all its pieces, in float32."""
     teacher = recipe.teacher
     return load_masked_lm(

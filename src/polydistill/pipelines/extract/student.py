@@ -5,12 +5,12 @@ folder.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from polydistill.corpora.examples import Examples
-from polydistill.disk import read_json, write_json, write_text
+from polydistill.disk import Json, read_json, write_json, write_text
 from polydistill.masking import masks_identity
 from polydistill.models.extract import extract_student
 from polydistill.models.features import output_layer
@@ -29,6 +29,9 @@ from polydistill.tokenization.trim import compare_trimmed
 from polydistill.training.arguments import portable
 from polydistill.training.data import STEPS_VERSION, MaskedTexts, StoredExamples, choose_copies
 from polydistill.training.objectives import LiveTeacher, Objective, WeightedLabels
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def train_student(state: Extract) -> None:
@@ -62,7 +65,7 @@ def train_student(state: Extract) -> None:
     run.make("student/final", inputs, write, stage="trim")
 
 
-def training_inputs(state: Extract) -> dict[str, Any]:
+def training_inputs(state: Extract) -> Json:
     """What the trained student is made from."""
     recipe = state.recipe
     return {
@@ -80,7 +83,7 @@ def training_inputs(state: Extract) -> dict[str, Any]:
     }
 
 
-def initial_models(state: Extract) -> tuple[Any, Any, dict[str, Any]]:
+def initial_models(state: Extract) -> tuple[Any, Any, Json]:
     """(teacher, student before training, record of where its weights came from), of one vocabulary."""
     teacher = load_teacher(state.recipe)
     sizes = model_size(teacher)
@@ -95,7 +98,7 @@ def initial_models(state: Extract) -> tuple[Any, Any, dict[str, Any]]:
     return teacher, student, record | ({} if proof is None else {"trim": proof})
 
 
-def make_models(state: Extract) -> tuple[Any, dict[str, Any], Objective]:
+def make_models(state: Extract) -> tuple[Any, Json, Objective]:
     """(student before training, record of where its weights came from, what it minimises)."""
     teacher, student, record = initial_models(state)
     losses = state.recipe.losses
@@ -104,7 +107,7 @@ def make_models(state: Extract) -> tuple[Any, dict[str, Any], Objective]:
     return student, record, LiveTeacher(teacher, losses, resolve_dtype("auto"))
 
 
-def model_size(model: Any) -> dict[str, int]:
+def model_size(model: PreTrainedModel) -> dict[str, int]:
     """Layers, parameters, those of them that depend on the vocabulary's rows, and the rows."""
     tables = {
         id(table): table.numel() for table in (model.get_input_embeddings().weight, output_layer(model)[0])
@@ -117,7 +120,7 @@ def model_size(model: Any) -> dict[str, int]:
     }
 
 
-def cut(state: Extract, model: Any) -> tuple[Any, dict[str, Any]]:
+def cut(state: Extract, model: PreTrainedModel) -> tuple[Any, Json]:
     """A model with the kept pieces alone, and the proof on held-out text that nothing else changed."""
     kept = state.kept
     assert kept is not None
@@ -178,7 +181,7 @@ def student_training(state: Extract) -> Training:
     )
 
 
-def _write_beside(state: Extract, folder: Path, record: dict[str, Any]) -> None:
+def _write_beside(state: Extract, folder: Path, record: Json) -> None:
     """The tokenizer, the model card and the record of a finished student."""
     copy_tokenizer(state.run.path / "tokenizer", folder)
     write_json(folder / "initialisation.json", record)

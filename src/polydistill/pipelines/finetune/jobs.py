@@ -10,12 +10,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from polydistill.config.finetune import FinetunedModel, FinetuneRecipe
-from polydistill.disk import fingerprint, read_json, read_record, require_space, write_json, write_text
+from polydistill.disk import Json, fingerprint, read_json, read_record, require_space, write_json, write_text
 from polydistill.errors import RecipeError
 from polydistill.models.load import model_config, weights_fingerprint
 from polydistill.models.memory import return_freed_memory
@@ -31,6 +31,9 @@ from polydistill.tasks.training import fine_tune, steps_of
 from polydistill.tokenization.load import LoadedTokenizer, probed_tokenizer
 from polydistill.training.arguments import check_finetuning, portable
 from polydistill.training.checkpoints import checkpoints_bytes
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 CHECKPOINTS = "checkpoints"
 # A preset's warm-up that would be more than this share of the training is cut to WARM_UP of it.
@@ -51,7 +54,7 @@ class Model:
         return f"models.{self.name}"
 
     @cached_property
-    def config(self) -> Any:
+    def config(self) -> PreTrainedConfig:
         """Its configuration."""
         return model_config(self.settings.model, revision=self.settings.revision, field=self.field)
 
@@ -110,7 +113,7 @@ class Job:
         return [target for target in self.texts.task.targets(self.source) if self.model.reads(target)]
 
     @cached_property
-    def inputs(self) -> dict[str, Any]:
+    def inputs(self) -> Json:
         """Everything that its scores depend on."""
         task = self.texts.task
         read = {language: self.texts.identity(language, "test") for language in self.targets}
@@ -142,7 +145,7 @@ class Job:
         }
 
     @cached_property
-    def recipe_arguments(self) -> dict[str, Any]:
+    def recipe_arguments(self) -> Json:
         """Arguments of TrainingArguments, checked; RecipeError for one that is wrong."""
         return task_arguments(self.recipe, self.texts.name)
 
@@ -180,7 +183,7 @@ class Job:
             values.get("group_by_length")
         )
 
-    def arguments(self, num_features: int) -> tuple[dict[str, Any], str | None]:
+    def arguments(self, num_features: int) -> tuple[Json, str | None]:
         """The arguments for a training with that many features, and what was changed in them.
 
         A preset's warm-up may be longer than a small set's training (Eliquare's 500 steps), whose learning
@@ -209,7 +212,7 @@ class Job:
             takes_segments(self.model.config, names),
         )
 
-    def load(self, place: str | None = None) -> Any:
+    def load(self, place: str | None = None) -> PreTrainedModel:
         """The model with a fresh head, or as a checkpoint has it."""
         settings = self.model.settings
         return load_with_head(
@@ -225,8 +228,12 @@ class Job:
         ).to(device())
 
     def rows(
-        self, model: Any, language: str, examples: Sequence[Example], features: Sequence[Any] | None = None
-    ) -> list[dict[str, Any]]:
+        self,
+        model: PreTrainedModel,
+        language: str,
+        examples: Sequence[Example],
+        features: Sequence[Any] | None = None,
+    ) -> list[Json]:
         """`gold` and `predicted` of each example."""
         coder = self.coder(language)
         encoded = list(features) if features is not None else coder.encode(examples)
@@ -244,13 +251,13 @@ class Job:
             for example, answer in zip(examples, predicted, strict=True)
         ]
 
-    def scores(self, rows: Sequence[dict[str, Any]], language: str) -> dict[str, float]:
+    def scores(self, rows: Sequence[Json], language: str) -> dict[str, float]:
         """Metric → score of predictions."""
         task = self.texts.task
         return items_of(task.kind, rows, language, mlqa=uses_mlqa(language, task.normalisation)).scores()
 
 
-def task_arguments(recipe: FinetuneRecipe, name: str) -> dict[str, Any]:
+def task_arguments(recipe: FinetuneRecipe, name: str) -> Json:
     """A task's arguments of TrainingArguments, checked; RecipeError names the task where it is the task that
     sets them.
     """
@@ -376,7 +383,7 @@ def _test(job: Job, folder: Path) -> None:
     """Leaves a file of predictions for each language, and scores.json, which marks them as complete."""
     record = read_json(folder / "training.json", dict)
     model = job.load(str(folder / CHECKPOINTS / record["best"]))
-    scores: dict[str, Any] = {}
+    scores: Json = {}
     for language in job.targets:
         rows = job.rows(model, language, job.texts.splits[language]["test"])
         write_text(
@@ -398,12 +405,12 @@ def _test(job: Job, folder: Path) -> None:
     )
 
 
-def stored_rows(folder: Path, language: str) -> list[dict[str, Any]]:
+def stored_rows(folder: Path, language: str) -> list[Json]:
     """A finished job's predictions for a language."""
     return list(_json_rows(folder / "predictions" / f"{language}.jsonl"))
 
 
-def _json_rows(path: Path) -> Iterator[dict[str, Any]]:
+def _json_rows(path: Path) -> Iterator[Json]:
     # Not splitlines: an answer may hold a line separator of Unicode.
     for line in path.read_text("utf-8").split("\n"):
         if line:

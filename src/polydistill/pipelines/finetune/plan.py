@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from polydistill.config.finetune import FinetuneRecipe
+from polydistill.disk import Json
 from polydistill.errors import UserError
 from polydistill.models.attention import attention_for
 from polydistill.models.precision import device
@@ -72,11 +73,11 @@ def plan_finetune(recipe: FinetuneRecipe, console: Console, _: Mapping[str, Pipe
     return report_conflicts(conflicts, console)
 
 
-def _resolved_tasks(recipe: FinetuneRecipe, conflicts: list[Conflict]) -> dict[str, Any]:
+def _resolved_tasks(recipe: FinetuneRecipe, conflicts: list[Conflict]) -> Json:
     """The recipe's tasks with their hyper-parameters as they come out of preset, recipe and task; refused
     ones as they are.
     """
-    tasks: dict[str, Any] = recipe.model_dump(mode="json")["tasks"]
+    tasks: Json = recipe.model_dump(mode="json")["tasks"]
     arguments = collect(recipe.tasks, lambda name, _: task_arguments(recipe, name), conflicts)
     for name, task in recipe.tasks.items():
         tasks[name]["max_length"] = recipe.max_length(task)

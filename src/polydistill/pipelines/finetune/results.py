@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from polydistill.config.finetune import FinetuneRecipe, Task
-from polydistill.disk import hash_text, read_json, write_json
+from polydistill.disk import Json, hash_text, read_json, write_json
 from polydistill.pipelines.finetune.jobs import Job, stored_rows
 from polydistill.tasks.scores import (
     LEARNED,
@@ -46,7 +45,7 @@ class Results:
         """Write evaluation/finetune.json: the scores so far; with `summarised` means, intervals and RDT as
         well.
         """
-        results: dict[str, Any] = {
+        results: Json = {
             "jobs": self.num_jobs,
             "done": len(self.jobs),
             "notes": self.notes,
@@ -61,9 +60,9 @@ class Results:
             results |= self._summary()
         write_json(run / "evaluation" / FILE, results, sealed=True)
 
-    def _scores(self) -> dict[str, Any]:
+    def _scores(self) -> Json:
         """task → model → target → metric → one score a seed."""
-        cells: dict[str, Any] = {}
+        cells: Json = {}
         for job, folder in self.jobs:
             for target, scores in read_json(folder / "scores.json")["scores"].items():
                 cell = (
@@ -74,9 +73,9 @@ class Results:
                 cell["items"] = scores["items"]
         return cells
 
-    def _summary(self) -> dict[str, Any]:
-        summary: dict[str, Any] = {}
-        rdt: dict[str, Any] = {}
+    def _summary(self) -> Json:
+        summary: Json = {}
+        rdt: Json = {}
         # model → bootstrap samples of each task's average RDT by its first metric.
         averages: dict[str, list[tuple[float, Samples]]] = {}
         for name, task in self.recipe.tasks.items():
@@ -173,7 +172,7 @@ class Results:
     def _generator(self, *names: str) -> np.random.Generator:
         return np.random.default_rng([self.recipe.seed, *(hash_text(name) for name in names)])
 
-    def _cell(self, mean: float, items: list[Items], metric: str, samples: Sampled) -> dict[str, Any]:
+    def _cell(self, mean: float, items: list[Items], metric: str, samples: Sampled) -> Json:
         each = [item.scores()[metric] for item in items]
         low, high = interval(samples.scores, self.recipe.level)
         return {
@@ -187,9 +186,9 @@ class Results:
 
     def _deviations(
         self, means: dict[str, dict[str, float]], samples: dict[str, dict[str, Sampled]]
-    ) -> tuple[dict[str, Any], dict[str, tuple[float, Samples]]]:
+    ) -> tuple[Json, dict[str, tuple[float, Samples]]]:
         """(model → language, and `all`, → RDT; model → its average and that average's samples)."""
-        deviations: dict[str, Any] = {}
+        deviations: Json = {}
         averages: dict[str, tuple[float, Samples]] = {}
         for model, targets in means.items():
             values, drawn = [], []
@@ -220,6 +219,6 @@ class Results:
                 deviations[model]["all"] = {"languages": len(values), **self._deviation(*averages[model])}
         return deviations, averages
 
-    def _deviation(self, value: float, samples: Samples) -> dict[str, Any]:
+    def _deviation(self, value: float, samples: Samples) -> Json:
         made = deviation(value, samples, level=self.recipe.level, within=self.recipe.within_percent)
         return {"value": value} if made is None else made._asdict()

@@ -8,14 +8,14 @@ import json
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.markup import escape
 
 from polydistill.config.grid import GridRecipe
 from polydistill.config.shared import RunRecipe
-from polydistill.disk import hash_file, read_json, write_json
+from polydistill.disk import Json, hash_file, read_json, write_json
 from polydistill.errors import within
 from polydistill.evaluation.convergence import Curve, compared, loss_curve
 from polydistill.pipelines.grid.children import awaited, children_of
@@ -84,12 +84,12 @@ def write_report(state: Grid) -> None:
         write_page(state.run)
 
 
-def grid_rows(folder: Path, name: str) -> list[dict[str, Any]]:
+def grid_rows(folder: Path, name: str) -> list[Json]:
     """One row for each language, text, model and tokenizer of a run, or each task of its probes and
     fine-tuning.
     """
     mlm, probes, tuned = (folder / "evaluation" / f"{kind}.json" for kind in ("mlm", "probes", "finetune"))
-    rows: list[dict[str, Any]] = []
+    rows: list[Json] = []
     if mlm.is_file():
         rows += [
             {
@@ -147,7 +147,7 @@ def grid_rows(folder: Path, name: str) -> list[dict[str, Any]]:
     return rows
 
 
-def sooner(children: Mapping[str, RunRecipe], curves: Mapping[str, Curve]) -> list[dict[str, Any]]:
+def sooner(children: Mapping[str, RunRecipe], curves: Mapping[str, Curve]) -> list[Json]:
     """Where each run's student reaches the loss at which another's ends: see
     `evaluation.convergence.reached`.
 

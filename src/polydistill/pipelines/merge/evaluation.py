@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from tokenizers import Tokenizer
 
 from polydistill.corpora.examples import Examples
-from polydistill.disk import hash_folder, read_json
+from polydistill.disk import Json, hash_folder, read_json
 from polydistill.evaluation.mlm import mean_reciprocal_rank
 from polydistill.evaluation.readers import Reader, text_files
 from polydistill.evaluation.summaries import TEACHER, HeldOut, summarise
@@ -21,6 +21,9 @@ from polydistill.pipelines.run_folder import fingerprints
 from polydistill.pipelines.stages.evaluation import Measured, Reading, evaluate
 from polydistill.tokenization.load import LoadedTokenizer
 from polydistill.tokenization.student import readable
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def evaluate_models(merge: Merge) -> None:
@@ -67,7 +70,7 @@ def _readings(merge: Merge) -> Iterator[Reading]:
         yield Reading(language, readers, training, text_files(corpus), readers[1:3], decode)
 
 
-def _summary(measured: Measured) -> dict[str, Any]:
+def _summary(measured: Measured) -> Json:
     """Each language's student beside its best teacher, by that teacher's tokenizer, so that both guess the
     same tokens (balanced-2022, section 4).
     """
@@ -93,9 +96,9 @@ class _TeacherCache:
 
     def __init__(self, merge: Merge, size: int = 3) -> None:
         self.merge, self.size = merge, size
-        self.loaded: dict[str, Any] = {}
+        self.loaded: Json = {}
 
-    def load(self, name: str) -> Any:
+    def load(self, name: str) -> PreTrainedModel:
         """A teacher on this machine's device."""
         if name not in self.loaded:
             while len(self.loaded) >= self.size:

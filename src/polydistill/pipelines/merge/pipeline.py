@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from polydistill.config.merge import MergeRecipe
 from polydistill.config.shared import Teacher
@@ -33,6 +33,9 @@ from polydistill.tokenization.student import language_tokenizer, union_tokenizer
 from polydistill.tokenization.union import overlap, unite
 from polydistill.tokenization.wordpiece import save_tokenizer, special_strings
 from polydistill.training.arguments import check_arguments, training_arguments
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 SEGMENTATION_TEXTS = 2000
 
@@ -151,7 +154,7 @@ def score_teachers(merge: Merge) -> None:
                 )
 
 
-def _load(name: str, teacher: Teacher) -> Any:
+def _load(name: str, teacher: Teacher) -> PreTrainedModel:
     return load_masked_lm(
         teacher.model, name=name, revision=teacher.revision, allow_pickle=teacher.allow_pickle
     )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
 from polydistill.config.merge import MergeRecipe
+from polydistill.config.shared import Arguments
 from polydistill.models.load import load_masked_lm
 from polydistill.models.precision import device, resolve_dtype
 from polydistill.models.student import build_student
@@ -31,6 +32,9 @@ from polydistill.tokenization.student import language_tokenizer, union_tokenizer
 from polydistill.tokenization.union import Union, unite
 from polydistill.training.arguments import check_arguments
 from polydistill.training.progress import clock
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 LARGE_VOCABULARY = 300_000
 LARGE_DRIFT = 0.10
@@ -170,7 +174,7 @@ def _print_languages(
     console.print(table)
 
 
-def _print_student(recipe: MergeRecipe, union: Union, console: Console) -> Any:
+def _print_student(recipe: MergeRecipe, union: Union, console: Console) -> PreTrainedModel:
     config, _ = resolve_student(recipe, union)
     student = build_student(config, seed=recipe.seed)
     total = sum(parameter.numel() for parameter in student.parameters())
@@ -187,8 +191,8 @@ def _print_times(
     recipe: MergeRecipe,
     tokenizers: dict[str, LoadedTokenizer],
     sizes: dict[str, LanguageSize],
-    student: Any,
-    arguments: dict[str, Any],
+    student: PreTrainedModel,
+    arguments: Arguments,
     console: Console,
 ) -> None:
     """Time a few batches of each teacher and of the student, and scale up."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from polydistill.config.merge import MergeRecipe
+from polydistill.config.shared import Arguments
 from polydistill.errors import RecipeError
 from polydistill.pipelines.run_folder import Artefact, Run
 from polydistill.tokenization.load import LoadedTokenizer
@@ -26,7 +26,7 @@ class Merge:
 
     recipe: MergeRecipe
     run: Run
-    arguments: dict[str, Any]
+    arguments: Arguments
     tokenizers: dict[str, LoadedTokenizer]
     union: Union
     corpora: dict[str, Artefact] = field(default_factory=dict)

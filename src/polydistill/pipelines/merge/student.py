@@ -12,7 +12,7 @@ import numpy as np
 from polydistill.config.merge import MergeRecipe
 from polydistill.config.shared import MODEL_TYPE
 from polydistill.corpora.sampling import smoothed_probabilities
-from polydistill.disk import links_in, read_json, write_json, write_text
+from polydistill.disk import Json, links_in, read_json, write_json, write_text
 from polydistill.models.load import load_masked_lm, model_config, weights_fingerprint
 from polydistill.models.student import (
     TeacherRows,
@@ -109,17 +109,13 @@ def language_labels(recipe: MergeRecipe) -> dict[str, str]:
     return {language: s.labels for language, s in recipe.languages.items() if s.labels is not None}
 
 
-def initial_student(merge: Merge) -> tuple[Any, dict[str, Any]]:
+def initial_student(merge: Merge) -> tuple[Any, Json]:
     """The student before training, and the record of where its weights came from."""
     recipe = merge.recipe
     settings = recipe.student
     config, first = resolve_student(recipe, merge.union)
     model = build_student(config, seed=recipe.seed)
-    record: dict[str, Any] = {
-        "init": settings.init,
-        "seed": recipe.seed,
-        "config": json.loads(config.to_json_string()),
-    }
+    record: Json = {"init": settings.init, "seed": recipe.seed, "config": json.loads(config.to_json_string())}
     if first is not None:
         names = [first, *(name for name in recipe.teachers if name != first)]
         parts = []

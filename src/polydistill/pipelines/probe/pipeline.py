@@ -7,13 +7,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from polydistill.config.probe import ProbedModel, ProbeRecipe
-from polydistill.disk import fingerprint, read_json, write_json
+from polydistill.disk import Json, fingerprint, read_json, write_json
 from polydistill.models.load import load_masked_lm, weights_fingerprint
 from polydistill.models.memory import keep_freed_memory
 from polydistill.models.precision import device, resolve_dtype
@@ -25,6 +25,9 @@ from polydistill.tasks.probes import METRICS, fit_probe, score_tags, summarise
 from polydistill.tasks.tagged import TaggedText, Texts, read_tagged_tasks
 from polydistill.tasks.words import split_into_windows, word_features
 from polydistill.tokenization.load import probed_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class Probing(NamedTuple):
@@ -47,7 +50,7 @@ def evaluate(state: Probing) -> None:
 
 def probe_models(recipe: ProbeRecipe, run: Run, texts: Texts) -> None:
     """Probe every model on every task in a run that is claimed, to evaluation/probes.json."""
-    scores: dict[str, dict[str, Any]] = {task: {} for task in texts}
+    scores: dict[str, Json] = {task: {} for task in texts}
     for name, settings in recipe.models.items():
         model = _Probed(name, settings, recipe, run)
         for task, languages in texts.items():
@@ -81,13 +84,13 @@ class _Probed:
         self.weights = weights_fingerprint(settings.model, revision=settings.revision)
 
     @cached_property
-    def encoder(self) -> Any:
+    def encoder(self) -> PreTrainedModel:
         """The model without its head."""
         keep_freed_memory()
         model = load_masked_lm(self.settings.model, revision=self.settings.revision).to(device())
         return model.base_model
 
-    def identity(self, text: TaggedText) -> dict[str, Any]:
+    def identity(self, text: TaggedText) -> Json:
         """What features of a text depend on."""
         return {
             "weights": self.weights,
@@ -135,7 +138,7 @@ class _Probed:
 
 def _probe(
     recipe: ProbeRecipe, run: Run, model: _Probed, task: str, languages: dict[str, TaggedText]
-) -> dict[str, Any]:
+) -> Json:
     """source → target → metric → one score a seed."""
     inputs = {
         "stage": "probes",
@@ -172,7 +175,7 @@ def _probe(
         write_json(folder / "scores.json", scores)
 
     made = run.make(f"probes/{task}/{model.name}", inputs, write, stage=f"probe/{task}/{model.name}")
-    scores: dict[str, Any] = read_json(made.path / "scores.json", dict)
+    scores: Json = read_json(made.path / "scores.json", dict)
     return scores
 
 

@@ -6,13 +6,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from polydistill.config.shared import TextRecipe
 from polydistill.corpora.examples import Examples
-from polydistill.disk import write_json
+from polydistill.disk import Json, write_json
 from polydistill.evaluation.mlm import Measures
 from polydistill.evaluation.readers import Reader, evaluate_language, sample_guesses
 from polydistill.models.precision import resolve_dtype
@@ -44,10 +44,10 @@ Measured = dict[str, dict[str, Measures]]
 def evaluate(
     run: Run,
     name: str,
-    inputs: Any,
+    inputs: object,
     recipe: TextRecipe,
     readings: Callable[[], Iterable[Reading]],
-    summarise: Callable[[Measured], dict[str, Any]],
+    summarise: Callable[[Measured], Json],
 ) -> Artefact:
     """Evaluate, into the folder `name`: mlm.json, ranks.npz and, where guesses are shown, samples.json.
 
@@ -56,10 +56,10 @@ def evaluate(
     """
 
     def write(folder: Path) -> None:
-        rows: dict[str, list[dict[str, Any]]] = {}
-        samples: dict[str, list[dict[str, Any]]] = {}
+        rows: dict[str, list[Json]] = {}
+        samples: dict[str, list[Json]] = {}
         measured: Measured = {}
-        common: dict[str, Any] = {
+        common: Json = {
             "settings": recipe.evaluation,
             "masking": recipe.masking,
             "max_length": recipe.corpora.max_length,
@@ -85,7 +85,7 @@ def evaluate(
         )
         if samples:
             write_json(folder / "samples.json", samples)
-        ranks: dict[str, Any] = {}
+        ranks: Json = {}
         for language, of_language in measured.items():
             for place, measures in of_language.items():
                 ranks[f"{language}/{place}"] = measures.ranks.astype(np.float32)

@@ -6,7 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from rich.markup import escape
 from polydistill.config.balance import BalanceRecipe
 from polydistill.config.extract import ExtractRecipe
 from polydistill.config.merge import MergeRecipe
-from polydistill.config.shared import RunRecipe, Source
+from polydistill.config.shared import Arguments, RunRecipe, Source
 from polydistill.corpora.corpus import sample_texts
 from polydistill.losses.sparse import sparse_soft_cross_entropy
 from polydistill.masking import mask_texts
@@ -30,11 +30,14 @@ from polydistill.scoring.predict import predict
 from polydistill.tokenization.encode import count_tokens
 from polydistill.tokenization.load import LoadedTokenizer
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 TIMED_BATCHES = 3
 
 
 def scoring_speed(
-    recipe: MergeRecipe | ExtractRecipe, model: Any, tokenizer: LoadedTokenizer, texts: list[str]
+    recipe: MergeRecipe | ExtractRecipe, model: PreTrainedModel, tokenizer: LoadedTokenizer, texts: list[str]
 ) -> float:
     """Tokens a second of scoring, the median of a few small batches."""
     length = recipe.corpora.max_length
@@ -66,7 +69,7 @@ def scoring_speed(
 
 
 def step_seconds(
-    recipe: MergeRecipe | ExtractRecipe | BalanceRecipe, student: Any, arguments: dict[str, Any]
+    recipe: MergeRecipe | ExtractRecipe | BalanceRecipe, student: PreTrainedModel, arguments: Arguments
 ) -> float:
     """Seconds of one micro-batch's forward and backward pass, on random tokens, and of the optimizer."""
     size, length = arguments["per_device_train_batch_size"], recipe.corpora.max_length

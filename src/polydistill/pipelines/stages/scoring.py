@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ from polydistill.config.balance import BalanceRecipe
 from polydistill.config.extract import ExtractRecipe
 from polydistill.config.merge import MergeRecipe
 from polydistill.corpora.examples import Examples
-from polydistill.disk import fingerprint
+from polydistill.disk import Json, fingerprint
 from polydistill.masking import masks_identity
 from polydistill.models.precision import resolve_dtype
 from polydistill.pipelines.run_folder import Artefact, Run
@@ -28,13 +28,22 @@ from polydistill.store.schema import store_bytes
 from polydistill.tokenization.load import LoadedTokenizer
 from polydistill.training.progress import clock
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 
 class Score(Protocol):
     """`scoring.score`, or its like on other machines."""
 
     def __call__(
-        self, folder: Path, job: Job, examples: HasTexts, model: Any, *, progress: Callable[[int, int], None]
-    ) -> dict[str, Any]: ...
+        self,
+        folder: Path,
+        job: Job,
+        examples: HasTexts,
+        model: PreTrainedModel,
+        *,
+        progress: Callable[[int, int], None],
+    ) -> Json: ...
 
 
 @contextmanager
@@ -64,7 +73,7 @@ def scored_store(
     weights: str,
     tokenizer: LoadedTokenizer,
     corpus: Artefact,
-    load: Callable[[], Any],
+    load: Callable[[], PreTrainedModel],
     score: Score,
     rows: npt.NDArray[np.int64] | None = None,
     beside: Sequence[LoadedTokenizer] = (),
@@ -138,7 +147,7 @@ def _identities(
     tokenizer: LoadedTokenizer,
     made_from: Any,
     beside: Sequence[LoadedTokenizer],
-) -> list[dict[str, Any]]:
+) -> list[Json]:
     """What the store has to be, the preferred one first.
 
     With `precision: auto` a store that another machine computed in the other precision is as good.

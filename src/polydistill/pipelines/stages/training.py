@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from polydistill.artefacts import STAMP, artefact, clear_unless_current, copy_artefact, is_current
 from polydistill.config.balance import BalanceRecipe
@@ -25,6 +25,9 @@ from polydistill.training.checkpoints import checkpoints_bytes
 from polydistill.training.objectives import Objective
 from polydistill.training.run import train
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 
 @dataclass(frozen=True)
 class Training:
@@ -41,7 +44,7 @@ class Training:
     options        further arguments of `training.run.train`
     """
 
-    model: Any
+    model: PreTrainedModel
     data: Mapping[str, Any]
     probabilities: Mapping[str, float]
     objective: Objective
@@ -70,7 +73,7 @@ class Training:
 
 
 def train_into(
-    run: Run, name: str, inputs: Any, begin: Callable[[], Training], *, seed: int, stage: str
+    run: Run, name: str, inputs: object, begin: Callable[[], Training], *, seed: int, stage: str
 ) -> Artefact:
     """Find the model that was made from just these inputs, or train it; checkpoints and log.json are beside
     its folder. A run that may be reused and has the same model gives a copy of it.
@@ -115,7 +118,7 @@ def train_into(
     return Artefact(target, inputs)
 
 
-def equal_model(run: Run, target: Path, inputs: Any) -> Path | None:
+def equal_model(run: Run, target: Path, inputs: object) -> Path | None:
     """A reused run's model that was made from just these inputs."""
     folder = run.find(target.relative_to(run.path).as_posix(), inputs)
     if folder is None or folder == target:
@@ -128,7 +131,7 @@ def equal_model(run: Run, target: Path, inputs: Any) -> Path | None:
     return folder if stamp.get("files") and (folder.parent / LOG).is_file() else None
 
 
-def _copy(run: Run, source: Path, target: Path, inputs: Any, write_beside: Callable[[Path], None]) -> None:
+def _copy(run: Run, source: Path, target: Path, inputs: object, write_beside: Callable[[Path], None]) -> None:
     """Another run's model with its log, under this run's card. Raises RunFolderError for a damaged log."""
     log = read_json(source.parent / LOG, dict)
     run.say(f"{target.parent.relative_to(run.path)}: taken from {source}")
@@ -141,7 +144,7 @@ def _copy(run: Run, source: Path, target: Path, inputs: Any, write_beside: Calla
             write_beside(folder)
 
 
-def initial_model(recipe: PretrainRecipe | BalanceRecipe, tokenizer: LoadedTokenizer) -> Any:
+def initial_model(recipe: PretrainRecipe | BalanceRecipe, tokenizer: LoadedTokenizer) -> PreTrainedModel:
     """The model before training."""
     config = student_config(
         recipe.model.model_type,
