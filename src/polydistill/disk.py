@@ -97,7 +97,7 @@ def read_sealed(path: Path, kind: type | tuple[type, ...]) -> tuple[Any, bool]:
         ) from error
     if reason is None and not isinstance(value, kind):
         kinds = kind if isinstance(kind, tuple) else (kind,)
-        wanted = " or ".join(_JSON_NAMES[wanted] for wanted in kinds)
+        wanted = " or ".join(_JSON_NAMES[name] for name in kinds)
         reason = f"it holds {_JSON_NAMES.get(type(value), 'another value')} in place of {wanted}"
     if reason is not None:
         raise RunFolderError(
@@ -212,7 +212,7 @@ def refuse_links(folder: Path) -> None:
 def open_own(path: Path) -> Iterator[IO[str]]:
     """A run's own text file, open to read and to append.
 
-    Raises RunFolderError if it is a link or no regular file: writes would go elsewhere.
+    Raises RunFolderError if it is a link or not a regular file: writes would go elsewhere.
     """
     flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
@@ -224,7 +224,7 @@ def open_own(path: Path) -> Iterator[IO[str]]:
     state = os.fstat(descriptor)
     if not stat.S_ISREG(state.st_mode) or state.st_nlink > 1:
         os.close(descriptor)
-        raise _not_own(path, "a hard link" if stat.S_ISREG(state.st_mode) else "no regular file")
+        raise _not_own(path, "a hard link" if stat.S_ISREG(state.st_mode) else "not a regular file")
     with os.fdopen(descriptor, "r+", encoding="utf-8", errors="backslashreplace") as handle:
         yield handle
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -108,7 +108,7 @@ def _mix(values: np.uint64 | npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     return np.asarray(mixed ^ (mixed >> np.uint64(31)), dtype=np.uint64)
 
 
-def masks_identity(masking: Masking) -> dict[str, Any]:
+def masks_identity(masking: Masking) -> dict[str, object]:
     """The settings that determine the masks, for the identity of everything that depends on them."""
     return {**masking.model_dump(mode="json"), "version": MASKS_VERSION}
 

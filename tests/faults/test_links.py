@@ -97,10 +97,10 @@ def test_half_made_folders_that_are_links_are_replaced(tmp_path, precious) -> No
 
 def test_a_pipe_is_no_log_and_nobody_waits_for_its_reader(tmp_path) -> None:
     os.mkfifo(tmp_path / "run.log")
-    with pytest.raises(RunFolderError, match="is no regular file"), open_own(tmp_path / "run.log"):
+    with pytest.raises(RunFolderError, match="is not a regular file"), open_own(tmp_path / "run.log"):
         pass
     os.mkfifo(tmp_path / ".lock")
-    with pytest.raises(RunFolderError, match="is no regular file"), lock(tmp_path):
+    with pytest.raises(RunFolderError, match="is not a regular file"), lock(tmp_path):
         pass
     os.mkfifo(tmp_path / "a.json.tmp")
     write_bytes(tmp_path / "a.json", b"1")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -75,6 +75,6 @@ class Scoring(Settings):
     ray: Ray = Field(default_factory=Ray)
 
     @property
-    def labels(self) -> dict[str, Any]:
+    def labels(self) -> dict[str, object]:
         """The settings that predictions depend on, without those of where they are computed."""
         return self.model_dump(mode="json", exclude={"engine", "ray"})

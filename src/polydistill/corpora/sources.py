@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -68,7 +68,7 @@ def read_documents(
         yield from _capped(documents, source.max_characters)
 
 
-def source_identity(sources: Sequence[Source], *, field: str) -> list[dict[str, Any]]:
+def source_identity(sources: Sequence[Source], *, field: str) -> list[dict[str, object]]:
     """The identity of sources: their settings and the hash of every file; a data set's name and version."""
     entries = []
     for index, source in enumerate(sources):

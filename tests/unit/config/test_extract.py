@@ -88,7 +88,7 @@ def test_what_a_weight_comes_to_at_most() -> None:
         ({"student": {"init": [0, 1], "num_layers": 3}}, ["num_layers 3", "lists 2 layers"]),
         ({"student": {"num_layers": 0}}, ["student.num_layers 0"]),
         ({"trim": {"when": "later"}}, ["trim.when 'later'", "before"]),
-        ({"trim": {"size": 9, "min_document_share": 0.1}}, ["size 9", "give one of the two"]),
+        ({"trim": {"size": 9, "min_document_share": 0.1}}, ["size 9", "set only one of the two"]),
         ({"trim": {"min_document_share": 0}}, ["trim.min_document_share 0"]),
         ({"language": "../x"}, ["language '../x'"]),
         ({"teachers": {"a": "b"}}, ["teachers: unknown key", "did you mean 'teacher'"]),
