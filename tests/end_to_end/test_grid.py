@@ -74,10 +74,7 @@ def test_runs_may_extend_files_and_be_of_other_kinds(tmp_path) -> None:
         ({"runs": {"a": {"output": "x"}}}, ["runs.a.output 'x'", "the grid names its runs"]),
         ({"variants": {"a": {"extends": "x"}}}, ["variants.a.extends", "only base, runs and after"]),
         ({"after": {"one": {}}}, ["after.one: a run has this name already"]),
-        (
-            {"runs": {"a": {}, "a-b": {}}, "variants": {"b-c": {}, "c": {}}},
-            ["two runs get the same name"],
-        ),
+        ({"runs": {"a": {}, "a-b": {}}, "variants": {"b-c": {}, "c": {}}}, ["two runs get the same name"]),
         ({"after": {"x": {"recipe": "probe"}}}, ["after.x", "models"]),
         ({"runs": {"a": {"trainin": {}}}}, ["runs.a", "trainin", "did you mean 'training'"]),
         (

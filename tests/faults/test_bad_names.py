@@ -92,10 +92,7 @@ def refusal(values: dict) -> str:
         (BALANCE | {"students": {"teacher": {}}}, "students.teacher: the name is reserved for the teachers"),
         (BALANCE | {"groups": {"all": ["de"]}}, "groups.all: the name is reserved for all languages"),
         (PROBE | {"groups": {"all": ["de"]}}, "groups.all: the name is reserved for all languages"),
-        (
-            PROBE | {"models": {"m.partial": "x"}},
-            "models.m.partial 'm.partial': names that end in .partial",
-        ),
+        (PROBE | {"models": {"m.partial": "x"}}, "models.m.partial 'm.partial': names that end in .partial"),
         (
             FINETUNE | {"tasks": {"ner.old": {"kind": "ner", "data": {"de": TAGGED}}}},
             "tasks.ner.old 'ner.old'",
@@ -111,7 +108,10 @@ def refusal(values: dict) -> str:
         (GRID | {"runs": {"report": {}}}, "runs.report: the name is reserved for a folder of the grid's own"),
         (GRID | {"runs": {"recipe.yaml": {}}}, "runs.recipe.yaml 'recipe.yaml': names that end in .yaml"),
         (GRID | {"variants": {"x.tmp": {}}}, "variants.x.tmp 'x.tmp': names that end in .tmp"),
-        (GRID | {"after": {"report": {}}}, "after.report: the name is reserved for a folder of the grid's own"),
+        (
+            GRID | {"after": {"report": {}}},
+            "after.report: the name is reserved for a folder of the grid's own",
+        ),
     ],
 )
 def test_a_name_that_stands_for_something_else(values, wanted) -> None:

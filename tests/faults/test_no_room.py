@@ -62,7 +62,11 @@ def test_a_vocabulary_that_would_not_find_room_is_not_begun(texts, tmp_path, mon
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1 << 10))
     expect_refusal(
-        values, str(folder / "tokenizer"), "the stage tokenizer needs about", "free some space", until="tokenizer"
+        values,
+        str(folder / "tokenizer"),
+        "the stage tokenizer needs about",
+        "free some space",
+        until="tokenizer",
     )
     assert not list(folder.glob("tokenizer*"))
 
