@@ -99,7 +99,7 @@ def read_sealed(path: Path, kind: type | tuple[type, ...]) -> tuple[Any, bool]:
         ) from error
     if reason is None and not isinstance(value, kind):
         kinds = kind if isinstance(kind, tuple) else (kind,)
-        wanted = " or ".join(_JSON_NAMES[wanted] for wanted in kinds)
+        wanted = " or ".join(_JSON_NAMES[name] for name in kinds)
         reason = f"it holds {_JSON_NAMES.get(type(value), 'another value')} in place of {wanted}"
     if reason is not None:
         raise RunFolderError(

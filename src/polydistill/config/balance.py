@@ -174,7 +174,8 @@ class BalanceRecipe(TextRecipe):
     recipe: Literal["balance"] = "balance"
     languages: dict[Name, BalancedLanguage] = Field(min_length=1)
     groups: dict[Name, list[Name]] = Field(
-        default_factory=dict, description="Further averages over languages, such as `low: [tr, eu]`."
+        default_factory=dict,
+        description="Averages over some languages, beside that over all, such as `low: [tr, eu]`.",
     )
     tokenizer: SharedWordPiece = Field(default_factory=SharedWordPiece)
     model: Model = Field(default_factory=Model, description="The architecture of both teachers and students.")

@@ -61,7 +61,8 @@ class ProbeRecipe(RunRecipe):
         min_length=1, description="The data of each task's languages."
     )
     groups: dict[Name, list[Name]] = Field(
-        default_factory=dict, description="Further averages over target languages, such as `low: [sw, te]`."
+        default_factory=dict,
+        description="Averages over some target languages, beside that over all, such as `low: [sw, te]`.",
     )
     probing: Probing = Field(default_factory=Probing)
 
