@@ -36,7 +36,7 @@ from polydistill.training.arguments import FINETUNING, defaults
 
 # Defaults that the machine decides.
 MACHINES = {
-    "bf16": "where the machine computes in it",
+    "bf16": "where the hardware supports it",
     "use_cpu": "where there is no GPU",
     "dataloader_pin_memory": "where there is a GPU",
 }
