@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import psutil
 import torch
@@ -219,7 +218,7 @@ def _check_owner(path: Path, resolved: Json, *, update: bool) -> None:
         )
 
 
-def _read_recipe(path: Path, *, update: bool) -> Any:
+def _read_recipe(path: Path, *, update: bool) -> object:
     """The recipe that a folder belongs to; None if it is damaged and may be rewritten."""
     try:
         return read_resolved(path)
@@ -234,12 +233,14 @@ def _read_recipe(path: Path, *, update: bool) -> Any:
         ) from error
 
 
-def _resolved_anew(previous: Any) -> Any:
+def _resolved_anew(previous: object) -> object:
     """A run's recipe with the defaults of settings that came after it; as it is where it can no longer be
     read.
     """
+    if not isinstance(previous, dict):
+        return previous
     try:
-        return parse_recipe(dict(previous)).model_dump(mode="json")
+        return parse_recipe(previous).model_dump(mode="json")
     except (RecipeError, TypeError, ValueError):
         return previous
 
@@ -278,9 +279,9 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def _differences(old: Any, new: Any, key: str = "") -> list[tuple[str, Any, Any]]:
+def _differences(old: object, new: object, key: str = "") -> list[tuple[str, object, object]]:
     if isinstance(old, dict) and isinstance(new, dict):
-        changes = []
+        changes: list[tuple[str, object, object]] = []
         # The order of teachers fixes the ids, that of languages the order of draws.
         if key in ("teachers", "languages") and list(old) != list(new) and old.keys() == new.keys():
             changes.append((f"order of {key}", ", ".join(old), ", ".join(new)))
@@ -295,6 +296,6 @@ def _differences(old: Any, new: Any, key: str = "") -> list[tuple[str, Any, Any]
     return [] if old == new or unsaid else [(key, old, new)]
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     text = str(value)
     return text if len(text) <= 40 else text[:37] + "..."

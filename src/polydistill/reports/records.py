@@ -28,7 +28,7 @@ EVALUATED = {
 }
 
 
-def is_timing(value: Any) -> bool:
+def is_timing(value: object) -> bool:
     """Whether a value is what timing.json holds: stage → seconds."""
     return isinstance(value, dict) and all(is_seconds(seconds) for seconds in value.values())
 
@@ -38,7 +38,7 @@ def is_seconds(value: Any) -> bool:
     return type(value) in (int, float) and math.isfinite(value) and value >= 0
 
 
-def is_environment(value: Any) -> bool:
+def is_environment(value: object) -> bool:
     """Whether a value is what environment.json holds."""
     names = {"python", "processor", "cores", "memory_gib", "gpu", "packages"}
     return isinstance(value, dict) and names <= value.keys() and isinstance(value["packages"], dict)
@@ -60,7 +60,7 @@ def heal_records(run: Path) -> None:
             write_json(path, kept)
 
 
-def _is_there(run: Path, name: str, place: Any) -> bool:
+def _is_there(run: Path, name: str, place: object) -> bool:
     """Whether an entry of artefacts.json is true; what is made or used again is noted again."""
     return isinstance(place, str) and (name.startswith("teachers/") or (run / place / STAMP).is_file())
 

@@ -6,7 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -101,7 +101,7 @@ def step_seconds(
         return median_seconds(step)
 
 
-def median_seconds(work: Callable[[], Any]) -> float:
+def median_seconds(work: Callable[[], object]) -> float:
     """The median time of a few calls, after one that warms up."""
     work()
     seconds = []
@@ -137,7 +137,7 @@ def measure_text(
     return LanguageSize(characters, round(counted * characters / sampled), texts)
 
 
-def print_settings(recipe: RunRecipe, console: Console, **resolved: Any) -> None:
+def print_settings(recipe: RunRecipe, console: Console, **resolved: object) -> None:
     """Print a recipe with every setting; `resolved` are those that come out of several places."""
     values = recipe.model_dump(mode="json") | resolved
     console.print(escape(yaml.safe_dump(values, allow_unicode=True, sort_keys=False)))

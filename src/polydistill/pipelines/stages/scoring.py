@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -87,7 +87,7 @@ def scored_store(
     beside   the tokenizers of the language's other teachers, whose copies mask the same words
     """
     place = f"store/{language}/{teacher}"
-    made_from: Any = corpus.inputs if rows is None else [corpus.inputs, rows.tolist()]
+    made_from: object = corpus.inputs if rows is None else [corpus.inputs, rows.tolist()]
     identities = _identities(recipe, language, teacher, weights, tokenizer, made_from, beside)
     identity = next(
         (candidate for candidate in identities if run.find(place, candidate) is not None), identities[0]
@@ -145,7 +145,7 @@ def _identities(
     teacher: str,
     weights: str,
     tokenizer: LoadedTokenizer,
-    made_from: Any,
+    made_from: object,
     beside: Sequence[LoadedTokenizer],
 ) -> list[Json]:
     """What the store has to be, the preferred one first.
@@ -176,7 +176,7 @@ def _identities(
     ]
 
 
-def _counter(run: Run, name: str, total: int) -> Any:
+def _counter(run: Run, name: str, total: int) -> Callable[[int, int], None]:
     """A progress callback that says every tenth of the way how far it is and the time left."""
     state = {"done": 0, "fresh": 0, "said": 0, "started": time.perf_counter()}
 

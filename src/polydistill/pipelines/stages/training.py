@@ -55,7 +55,7 @@ class Training:
     facts: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
 
-    def run(self, folder: Path, **more: Any) -> list[dict[str, float]]:
+    def run(self, folder: Path, **more: object) -> list[dict[str, float]]:
         """Train the model in place, with checkpoints in `folder`; returns the log. `more` goes before the
         options.
         """
