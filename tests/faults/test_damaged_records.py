@@ -115,7 +115,7 @@ def test_a_record_of_another_type_is_named_and_a_run_makes_it_anew(damaged, name
         assert read_json(folder / name).keys() <= whole.keys()
     (folder / name).unlink()
     if name != "timing.json":
-        with pytest.raises(RunFolderError, match=rf"{name}: is gone; run the same command again"):
+        with pytest.raises(RunFolderError, match=rf"{name}: is gone; rerun the command"):
             verify_run(folder)
     run(values)
     assert (folder / name).is_file()

@@ -208,7 +208,7 @@ def test_a_plan_says_what_probes_cannot_tell(probe_values, teachers, tmp_path) -
     console = Console(record=True, width=120)
     found = plan_recipe(parse_recipe(probe_values), [], console)
     said = [conflict.what for conflict in found]
-    assert any("B-C stand in the test file alone" in what and "(1 words)" in what for what in said)
+    assert any("B-C are in the test file only" in what and "(1 words)" in what for what in said)
     assert any("english reads" in what and "of the words of ru as unknown" in what for what in said)
     assert not any("russian reads" in what and "of ru" in what for what in said)
     assert f"{len(found)} conflicts" in console.export_text()
