@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 from rich.console import Console
 
@@ -19,8 +19,13 @@ from polydistill.pipelines.stages.engine import check_engine
 from polydistill.pipelines.stages.training import Training
 from polydistill.processes import leader_first, leads, leave, num_processes
 
-# Stages before teachers score: where they score is of no concern to a run that ends with one of these.
+# A run that ends with one of these stages scores nothing, so its scoring engine is not checked.
 BEFORE_SCORING = ("corpora", "tokenizer")
+
+Recipe = TypeVar("Recipe", bound=RunRecipe)
+State = TypeVar("State")
+# Kind of recipe → its pipeline.
+Pipelines = Mapping[str, "Pipeline[Any, Any]"]
 
 
 class Command(NamedTuple):
@@ -31,12 +36,12 @@ class Command(NamedTuple):
     probe      tasks of a recipe's probes to run; None: all
     """
 
-    pipelines: Mapping[str, Pipeline]
+    pipelines: Pipelines
     until: str = "report"
     probe: Sequence[str] | None = None
 
 
-class Stage(NamedTuple):
+class Stage(NamedTuple, Generic[State]):
     """A step of a pipeline, which the command line can end with.
 
     work       takes the pipeline's state; does nothing that is done already
@@ -45,11 +50,11 @@ class Stage(NamedTuple):
     """
 
     name: str
-    work: Callable[[Any], None]
+    work: Callable[[State], None]
     processes: Literal["leader_first", "all", "leader"] = "leader"
 
 
-class Pipeline(NamedTuple):
+class Pipeline(NamedTuple, Generic[Recipe, State]):
     """A kind of recipe, and how it runs.
 
     recipe       the class of its settings
@@ -63,12 +68,12 @@ class Pipeline(NamedTuple):
     probes       whether `--probe` chooses among its tasks
     """
 
-    recipe: type[RunRecipe]
-    check: Callable[[Any, Command], None]
-    prepare: Callable[[Any, Run, Command], Any]
-    stages: tuple[Stage, ...]
-    plan: Callable[[Any, Console, Mapping[str, Pipeline]], list[Conflict]]
-    training: Callable[[Any], Training] | None = None
+    recipe: type[Recipe]
+    check: Callable[[Recipe, Command], None]
+    prepare: Callable[[Recipe, Run, Command], State]
+    stages: tuple[Stage[State], ...]
+    plan: Callable[[Recipe, Console, Pipelines], list[Conflict]]
+    training: Callable[[State], Training] | None = None
     distributed: bool = True
     probes: bool = False
 
@@ -80,7 +85,7 @@ class Pipeline(NamedTuple):
 
 def run_pipeline(
     recipe: RunRecipe,
-    pipelines: Mapping[str, Pipeline],
+    pipelines: Pipelines,
     *,
     until: str = "report",
     update: bool = False,
@@ -92,7 +97,7 @@ def run_pipeline(
     pipelines  kind of recipe → its pipeline
     """
     pipeline = pipelines[recipe.recipe]
-    command = Command(pipelines, _last_stage(pipeline, until, recipe.recipe), probe)
+    command = Command(pipelines, _last_stage(pipeline.stage_names, until, recipe.recipe), probe)
     if probe is not None and not pipeline.probes:
         raise RecipeError(
             "--probe",
@@ -120,7 +125,7 @@ def run_pipeline(
     return run.path
 
 
-def prepared(pipeline: Pipeline, recipe: RunRecipe, run: Run, command: Command) -> Any:
+def prepared(pipeline: Pipeline[Recipe, State], recipe: Recipe, run: Run, command: Command) -> State:
     """The state of a claimed run, whose recipe has proved to be one that can run."""
     state = pipeline.prepare(recipe, run, command)
     run.record_recipe()
@@ -128,7 +133,7 @@ def prepared(pipeline: Pipeline, recipe: RunRecipe, run: Run, command: Command) 
 
 
 def run_stages(
-    pipeline: Pipeline, state: Any, *, until: str | None = None, before: str | None = None
+    pipeline: Pipeline[Recipe, State], state: State, *, until: str | None = None, before: str | None = None
 ) -> None:
     """Run the stages up to and with `until`, or up to and without `before`, each in the processes that it
     needs.
@@ -144,9 +149,8 @@ def run_stages(
                 stage.work(state)
 
 
-def _last_stage(pipeline: Pipeline, until: str, kind: str) -> str:
-    """The stage that a run ends with; RecipeError for one that the kind does not have."""
-    names = pipeline.stage_names
+def _last_stage(names: Sequence[str], until: str, kind: str) -> str:
+    """The stage that a run ends with; RecipeError for one that the kind lacks."""
     if until in names:
         return until
     if until != "report":

@@ -4,7 +4,7 @@ only.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +21,7 @@ from polydistill.evaluation.summaries import HeldOut, summarise
 from polydistill.masking import masks_identity
 from polydistill.models.load import load_masked_lm
 from polydistill.models.precision import device
-from polydistill.pipelines.pipeline import Command, Pipeline, Stage
+from polydistill.pipelines.pipeline import Command, Pipeline, Pipelines, Stage
 from polydistill.pipelines.run_folder import Artefact, Run, fingerprints
 from polydistill.pipelines.stages.conflicts import Conflict, collect, report_conflicts
 from polydistill.pipelines.stages.corpora import prepare_corpora
@@ -32,7 +32,7 @@ from polydistill.pipelines.stages.training import Training, check_training, init
 from polydistill.reports.card import pretrain_card, with_results
 from polydistill.tokenization.load import LoadedTokenizer
 from polydistill.training.arguments import check_arguments, portable, training_arguments
-from polydistill.training.data import STEPS_VERSION, MaskedTexts
+from polydistill.training.data import STEPS_VERSION, LanguageData, MaskedTexts
 from polydistill.training.objectives import StoredLabels
 
 
@@ -96,7 +96,8 @@ def model_training(state: Pretraining) -> Training:
     """What the model's training is given."""
     recipe, run = state.recipe, state.run
     model = initial_model(recipe, state.tokenizer)
-    data, sizes = {}, {}
+    data: dict[str, LanguageData] = {}
+    sizes = {}
     for language, corpus in state.corpora.items():
         examples = Examples(corpus.path / "train.arrow")
         sizes[language] = len(examples)
@@ -164,7 +165,7 @@ def write_report(state: Pretraining) -> None:
         write_page(state.run)
 
 
-def plan_pretrain(recipe: PretrainRecipe, console: Console, _: Mapping[str, Pipeline]) -> list[Conflict]:
+def plan_pretrain(recipe: PretrainRecipe, console: Console, _: Pipelines) -> list[Conflict]:
     """Print the settings; returns what a run would be refused for."""
     print_settings(recipe, console, training=check_arguments(recipe.training))
     console.print("a pre-training recipe: its vocabulary and model are made from the text, gold labels only")

@@ -20,6 +20,7 @@ from polydistill.tasks.probes import summarise as summarise_probes
 
 # Source → target → metric → one score a seed.
 Scores = dict[str, dict[str, dict[str, list[float]]]]
+Arrays = dict[str, npt.NDArray[Any]]
 
 
 class Evaluated(NamedTuple):
@@ -36,7 +37,7 @@ class Evaluated(NamedTuple):
     languages: list[str]
     students: list[str]
     groups: dict[str, list[str]]
-    ranks: Mapping[str, npt.NDArray[Any]]
+    ranks: Arrays
     scores: Mapping[str, Mapping[str, Scores]]
 
 
@@ -90,10 +91,10 @@ def compare_balance(runs: Sequence[Evaluated], console: Console) -> None:
     )
 
 
-def _joined(runs: Sequence[Evaluated]) -> dict[str, npt.NDArray[Any]]:
+def _joined(runs: Sequence[Evaluated]) -> Arrays:
     """The teachers' ranks and the examples' sizes, which all runs have alike."""
     first = runs[0]
-    joined: dict[str, npt.NDArray[Any]] = {}
+    joined: Arrays = {}
     for run in runs:
         if set(run.languages) != set(first.languages):
             raise RunFolderError(
@@ -160,7 +161,7 @@ def _plus_minus(cell: Mapping[str, float], *, star: bool = False) -> str:
     return f"{100 * cell['value']:+.1f}{settled} ± {50 * (cell['high'] - cell['low']):.1f}"
 
 
-def _both(kinds: Mapping[str, Any]) -> str:
+def _both(kinds: Mapping[str, Mapping[str, float]]) -> str:
     return " / ".join(
         f"{100 * kinds[kind]['mean']:.1f}" if kinds[kind] else "-" for kind in ("in_language", "zero_shot")
     )

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from rich import box
@@ -205,7 +205,7 @@ def _time(folder: Path, original: PreTrainedModel, names: Sequence[str], latency
     }
 
 
-def _print(record: Mapping[str, Any], console: Console) -> None:
+def _print(record: Json, console: Console) -> None:
     names = list(record["files"])
     console.print(
         f"{record['architecture']}, {record['parameters']:,} parameters, opset {record['opset']}; takes "
@@ -257,7 +257,7 @@ def _print(record: Mapping[str, Any], console: Console) -> None:
         )
 
 
-def _mrr_table(rows: Mapping[str, Mapping[str, Any]]) -> Table:
+def _mrr_table(rows: Mapping[str, Json]) -> Table:
     table = _table("", "MRR", "standard error", "minus PyTorch", "95 % between", "top 1", "loss", "masked")
     for name, row in rows.items():
         value, low, high = row.get("mrr_minus_pytorch", (None, None, None))
@@ -274,7 +274,7 @@ def _mrr_table(rows: Mapping[str, Mapping[str, Any]]) -> Table:
     return table
 
 
-def _latency_table(timed: Mapping[str, Any]) -> Table:
+def _latency_table(timed: Json) -> Table:
     table = _table("texts x tokens", "model", "latency", "times as fast", "memory")
     first = {
         (row["batch"], row["length"]): row["seconds"] for row in timed["rows"] if row["model"] == "pytorch"

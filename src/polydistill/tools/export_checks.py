@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -101,9 +101,7 @@ def prove_logits(
     return rows
 
 
-def prove_int8(
-    name: str, logits: Sequence[Mapping[str, Any]], mrr: Mapping[str, Mapping[str, Any]] | None, *, bits: int
-) -> Json:
+def prove_int8(name: str, logits: Sequence[Json], mrr: Mapping[str, Json] | None, *, bits: int) -> Json:
     """What the int8 model keeps, with what it must keep. Raises ModelError where it keeps less.
 
     logits  of `prove_logits`; mrr  of `compare_mrr`, if there is text; both with rows of `int8`

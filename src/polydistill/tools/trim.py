@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -202,7 +202,7 @@ def _prove_pieces(
     return agreements, held
 
 
-def _print(record: Mapping[str, Any], console: Console) -> None:
+def _print(record: Json, console: Console) -> None:
     reasons, logits = record["reasons"], record["logits"]
     lines = [
         f"{record['original_pieces']:,} pieces → {record['pieces']:,}: "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -29,7 +29,13 @@ from polydistill.reports.card import balance_card
 from polydistill.store.reader import Store
 from polydistill.tokenization.load import load_tokenizer
 from polydistill.training.arguments import check_arguments, portable
-from polydistill.training.data import STEPS_VERSION, MaskedTexts, StoredExamples, TrainingExample
+from polydistill.training.data import (
+    STEPS_VERSION,
+    LanguageData,
+    MaskedTexts,
+    StoredExamples,
+    TrainingExample,
+)
 from polydistill.training.objectives import LiveTeachers, Objective, StoredLabels
 from polydistill.training.run import EarlyStopping
 
@@ -124,7 +130,7 @@ def _student_training(state: Balance, name: str, settings: BalancedStudent, argu
         schedule="constant",
         tail=settings.tail or "renormalise",
     )
-    data: Json
+    data: Mapping[str, LanguageData]
     objective: Objective = StoredLabels(distillation, list(texts))
     if soft and stored:
         with leader_first():
@@ -198,7 +204,7 @@ def _common_inputs(state: Balance) -> Json:
 
 def _training(
     state: Balance,
-    data: Json,
+    data: Mapping[str, LanguageData],
     probabilities: dict[str, float],
     arguments: Arguments,
     objective: Objective,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -13,7 +12,7 @@ from polydistill.config.balance import BalanceRecipe
 from polydistill.disk import Json
 from polydistill.models.student import build_student, student_config
 from polydistill.pipelines.balance.state import steps_of
-from polydistill.pipelines.pipeline import Pipeline
+from polydistill.pipelines.pipeline import Pipelines
 from polydistill.pipelines.probe.plan import plan_tasks
 from polydistill.pipelines.stages.conflicts import Conflict, collect, report_conflicts
 from polydistill.pipelines.stages.engine import plan_engine
@@ -31,7 +30,7 @@ CHARACTERS_OF_A_TOKEN = 4.0
 LIVE_TEACHER = 4 / 3
 
 
-def plan_balance(recipe: BalanceRecipe, console: Console, _: Mapping[str, Pipeline]) -> list[Conflict]:
+def plan_balance(recipe: BalanceRecipe, console: Console, _: Pipelines) -> list[Conflict]:
     """Print settings, sizes and times of a balance run; returns its conflicts."""
     print_settings(recipe, console, training=check_arguments(recipe.training))
     conflicts = plan_engine(recipe, console)

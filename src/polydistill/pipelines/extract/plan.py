@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,7 +30,7 @@ from polydistill.pipelines.extract.state import (
     trim_choice,
 )
 from polydistill.pipelines.extract.student import model_size
-from polydistill.pipelines.pipeline import Pipeline
+from polydistill.pipelines.pipeline import Pipelines
 from polydistill.pipelines.run_folder import open_run
 from polydistill.pipelines.stages.conflicts import Conflict, collect, report_conflicts
 from polydistill.pipelines.stages.engine import plan_engine
@@ -58,7 +57,7 @@ if TYPE_CHECKING:
 LARGE_UNKNOWN = 0.02
 
 
-def plan_extract(recipe: ExtractRecipe, console: Console, _: Mapping[str, Pipeline]) -> list[Conflict]:
+def plan_extract(recipe: ExtractRecipe, console: Console, _: Pipelines) -> list[Conflict]:
     """Print settings, sizes and times of an extraction; returns its conflicts. What depends on what is
     missing is left out.
     """

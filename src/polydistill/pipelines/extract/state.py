@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -150,7 +150,9 @@ def teacher_config(recipe: ExtractRecipe) -> PreTrainedConfig:
     return config
 
 
-def resolve_student(state: Extract, teacher: PreTrainedModel, tokenizer: LoadedTokenizer) -> Any:
+def resolve_student(
+    state: Extract, teacher: PreTrainedConfig, tokenizer: LoadedTokenizer
+) -> PreTrainedConfig:
     """The student's configuration, of the teacher's and the tokenizer that training reads by."""
     recipe = state.recipe
     return extracted_config(
@@ -163,7 +165,7 @@ def resolve_student(state: Extract, teacher: PreTrainedModel, tokenizer: LoadedT
     )
 
 
-def check_losses(recipe: ExtractRecipe, student: PreTrainedModel, teacher: PreTrainedModel) -> None:
+def check_losses(recipe: ExtractRecipe, student: PreTrainedConfig, teacher: PreTrainedConfig) -> None:
     """Raise a UserError for a loss that these two configurations cannot have."""
     losses = recipe.losses
     if losses.cosine.highest and student.hidden_size != teacher.hidden_size:

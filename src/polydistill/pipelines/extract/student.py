@@ -5,7 +5,7 @@ folder.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -83,7 +83,7 @@ def training_inputs(state: Extract) -> Json:
     }
 
 
-def initial_models(state: Extract) -> tuple[Any, Any, Json]:
+def initial_models(state: Extract) -> tuple[PreTrainedModel, PreTrainedModel, Json]:
     """(teacher, student before training, record of where its weights came from), of one vocabulary."""
     teacher = load_teacher(state.recipe)
     sizes = model_size(teacher)
@@ -98,7 +98,7 @@ def initial_models(state: Extract) -> tuple[Any, Any, Json]:
     return teacher, student, record | ({} if proof is None else {"trim": proof})
 
 
-def make_models(state: Extract) -> tuple[Any, Json, Objective]:
+def make_models(state: Extract) -> tuple[PreTrainedModel, Json, Objective]:
     """(student before training, record of where its weights came from, what it minimises)."""
     teacher, student, record = initial_models(state)
     losses = state.recipe.losses
@@ -120,7 +120,7 @@ def model_size(model: PreTrainedModel) -> dict[str, int]:
     }
 
 
-def cut(state: Extract, model: PreTrainedModel) -> tuple[Any, Json]:
+def cut(state: Extract, model: PreTrainedModel) -> tuple[PreTrainedModel, Json]:
     """A model with the kept pieces alone, and the proof on held-out text that nothing else changed."""
     kept = state.kept
     assert kept is not None

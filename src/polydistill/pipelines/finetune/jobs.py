@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -22,7 +22,7 @@ from polydistill.models.memory import return_freed_memory
 from polydistill.models.precision import device
 from polydistill.pipelines.run_folder import Run
 from polydistill.tasks.encoding import Coder
-from polydistill.tasks.heads import load_with_head, predict, takes_segments
+from polydistill.tasks.heads import Feature, load_with_head, predict, takes_segments
 from polydistill.tasks.labelled import Example
 from polydistill.tasks.scores import METRICS, items_of
 from polydistill.tasks.splits import TaskTexts, gold_of
@@ -232,7 +232,7 @@ class Job:
         model: PreTrainedModel,
         language: str,
         examples: Sequence[Example],
-        features: Sequence[Any] | None = None,
+        features: Sequence[Feature] | None = None,
     ) -> list[Json]:
         """`gold` and `predicted` of each example."""
         coder = self.coder(language)

@@ -6,8 +6,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 from rich import box
@@ -21,7 +20,7 @@ from polydistill.errors import UserError
 from polydistill.models.attention import attention_for
 from polydistill.models.precision import device
 from polydistill.pipelines.finetune.jobs import Job, all_jobs, notes_of, task_arguments
-from polydistill.pipelines.pipeline import Pipeline
+from polydistill.pipelines.pipeline import Pipelines
 from polydistill.pipelines.stages.conflicts import Conflict, collect, refusal, report_conflicts
 from polydistill.pipelines.stages.planning import print_settings
 from polydistill.tasks.heads import Feature, collate, num_tokens
@@ -38,7 +37,7 @@ TIMED_BATCH = 4
 SHOWN_LABELS = 8
 
 
-def plan_finetune(recipe: FinetuneRecipe, console: Console, _: Mapping[str, Pipeline]) -> list[Conflict]:
+def plan_finetune(recipe: FinetuneRecipe, console: Console, _: Pipelines) -> list[Conflict]:
     """Print settings, sizes, labels, jobs and times; returns the conflicts."""
     conflicts: list[Conflict] = []
     print_settings(recipe, console, tasks=_resolved_tasks(recipe, conflicts))
@@ -165,7 +164,7 @@ def _unknown(jobs: Sequence[Job]) -> list[Conflict]:
     ]
 
 
-def _flat(ids: Sequence[Any]) -> list[int]:
+def _flat(ids: Sequence[int | list[int]]) -> list[int]:
     """Of choices each has its own."""
     return [index for part in ids for index in (part if isinstance(part, list) else [part])]
 

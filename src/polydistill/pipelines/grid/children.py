@@ -6,11 +6,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from polydistill.config.grid import GridRecipe
 from polydistill.config.load import grid_values, parse_recipe
 from polydistill.config.shared import RunRecipe
+from polydistill.disk import Json
 from polydistill.errors import RecipeError, within
 
 # At the beginning of a path: the grid's own folder, wherever it is.
@@ -31,7 +31,7 @@ def children_of(recipe: GridRecipe) -> dict[str, RunRecipe]:
     whole = {name: grid_values(recipe.base, *of_run) for name, of_run in changes.items()} | recipe.after
     children: dict[str, RunRecipe] = {}
     for name, raw in whole.items():
-        values = _placed(raw, folder)
+        values: Json = {key: _placed(value, folder) for key, value in raw.items()}
         place = f"{'after' if name in recipe.after else 'runs'}.{name}"
         earlier = [str(folder / other) for other in children]
         values = values | {
@@ -48,7 +48,7 @@ def children_of(recipe: GridRecipe) -> dict[str, RunRecipe]:
     return children
 
 
-def _placed(values: Any, folder: Path) -> Any:
+def _placed(values: object, folder: Path) -> object:
     """Values in whose paths GRID is the grid's folder."""
     if isinstance(values, dict):
         return {key: _placed(value, folder) for key, value in values.items()}

@@ -19,7 +19,7 @@ from polydistill.disk import Json, hash_file, read_json, write_json
 from polydistill.errors import within
 from polydistill.evaluation.convergence import Curve, compared, loss_curve
 from polydistill.pipelines.grid.children import awaited, children_of
-from polydistill.pipelines.pipeline import Command, Pipeline, Stage, run_pipeline
+from polydistill.pipelines.pipeline import Command, Pipeline, Pipelines, Stage, run_pipeline
 from polydistill.pipelines.run_folder import Run
 from polydistill.pipelines.stages.conflicts import Conflict, collect, counted, report_conflicts
 from polydistill.pipelines.stages.engine import check_engine
@@ -184,11 +184,11 @@ def _what_is_guessed(child: RunRecipe) -> str:
     )
 
 
-def _check_run(pipelines: Mapping[str, Pipeline], name: str, child: RunRecipe) -> None:
+def _check_run(pipelines: Pipelines, name: str, child: RunRecipe) -> None:
     pipelines[child.recipe].check(child, Command(pipelines))
 
 
-def plan_grid(recipe: GridRecipe, console: Console, pipelines: Mapping[str, Pipeline]) -> list[Conflict]:
+def plan_grid(recipe: GridRecipe, console: Console, pipelines: Pipelines) -> list[Conflict]:
     """Plan each run; of one that reads models which earlier ones make, what does not depend on them."""
     children = children_of(recipe)
     own: dict[str, list[Conflict]] = {}

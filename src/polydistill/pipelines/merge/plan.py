@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -15,7 +14,7 @@ from polydistill.models.precision import device, resolve_dtype
 from polydistill.models.student import build_student
 from polydistill.pipelines.merge.state import check_teacher
 from polydistill.pipelines.merge.student import resolve_student
-from polydistill.pipelines.pipeline import Pipeline
+from polydistill.pipelines.pipeline import Pipelines
 from polydistill.pipelines.stages.conflicts import Conflict, collect, report_conflicts
 from polydistill.pipelines.stages.engine import plan_engine
 from polydistill.pipelines.stages.planning import (
@@ -41,7 +40,7 @@ LARGE_DRIFT = 0.10
 LARGE_UNKNOWN = 0.02
 
 
-def plan_merge(recipe: MergeRecipe, console: Console, _: Mapping[str, Pipeline]) -> list[Conflict]:
+def plan_merge(recipe: MergeRecipe, console: Console, _: Pipelines) -> list[Conflict]:
     """Print settings, sizes and times of a merge; returns its conflicts. What depends on what is missing is
     left out.
     """

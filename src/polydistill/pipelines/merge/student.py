@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -29,6 +29,9 @@ from polydistill.tokenization.union import Union
 from polydistill.training.arguments import portable
 from polydistill.training.data import STEPS_VERSION, StoredExamples, choose_copies
 from polydistill.training.objectives import StoredLabels
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 
 def train_student(merge: Merge) -> None:
@@ -109,7 +112,7 @@ def language_labels(recipe: MergeRecipe) -> dict[str, str]:
     return {language: s.labels for language, s in recipe.languages.items() if s.labels is not None}
 
 
-def initial_student(merge: Merge) -> tuple[Any, Json]:
+def initial_student(merge: Merge) -> tuple[PreTrainedModel, Json]:
     """The student before training, and the record of where its weights came from."""
     recipe = merge.recipe
     settings = recipe.student
@@ -132,7 +135,7 @@ def initial_student(merge: Merge) -> tuple[Any, Json]:
     return model, record
 
 
-def resolve_student(recipe: MergeRecipe, union: Union) -> tuple[Any, str | None]:
+def resolve_student(recipe: MergeRecipe, union: Union) -> tuple[PreTrainedConfig, str | None]:
     """(the student's configuration, the name of the teacher that its encoder comes from, if any).
 
     Raises RecipeError for an architecture that cannot be, or that this encoder does not fit.

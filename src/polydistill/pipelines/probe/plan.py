@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
+from typing import TypeVar
 
 from rich import box
 from rich.console import Console
@@ -13,7 +13,7 @@ from rich.table import Table
 from polydistill.config.probe import ProbedModel, ProbeRecipe, TaggedData
 from polydistill.errors import UserError
 from polydistill.models.load import model_config
-from polydistill.pipelines.pipeline import Pipeline
+from polydistill.pipelines.pipeline import Pipelines
 from polydistill.pipelines.stages.conflicts import Conflict, refusal, report_conflicts
 from polydistill.pipelines.stages.planning import print_settings
 from polydistill.tasks.tagged import TaggedSentence, TaggedText
@@ -21,9 +21,10 @@ from polydistill.tasks.words import LARGE_UNKNOWN, split_into_windows
 from polydistill.tokenization.load import probed_tokenizer
 
 SAMPLE_SENTENCES = 300
+Task = TypeVar("Task", bound=str)
 
 
-def plan_probe(recipe: ProbeRecipe, console: Console, _: Mapping[str, Pipeline]) -> list[Conflict]:
+def plan_probe(recipe: ProbeRecipe, console: Console, _: Pipelines) -> list[Conflict]:
     """Print settings, sentences, words and tags of every file and what the features take on disk; returns the
     conflicts.
     """
@@ -47,7 +48,7 @@ def plan_probe(recipe: ProbeRecipe, console: Console, _: Mapping[str, Pipeline])
 
 
 def plan_tasks(
-    tasks: Mapping[Any, Mapping[str, TaggedData]], console: Console, *, field: str = "tasks"
+    tasks: Mapping[Task, Mapping[str, TaggedData]], console: Console, *, field: str = "tasks"
 ) -> tuple[dict[str, list[TaggedSentence]], int, list[Conflict]]:
     """Print sentences, words and tags of every file; returns (some sentences of each language, words,
     conflicts).

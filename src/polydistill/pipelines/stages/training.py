@@ -6,14 +6,14 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from polydistill.artefacts import STAMP, artefact, clear_unless_current, copy_artefact, is_current
 from polydistill.config.balance import BalanceRecipe
 from polydistill.config.pretrain import PretrainRecipe
-from polydistill.config.shared import TextRecipe
+from polydistill.config.shared import Arguments, TextRecipe
 from polydistill.corpora.sources import list_files
-from polydistill.disk import bytes_below, explain_disk_errors, read_json, require_space, write_json
+from polydistill.disk import Json, bytes_below, explain_disk_errors, read_json, require_space, write_json
 from polydistill.models.memory import return_freed_memory
 from polydistill.models.student import build_student, student_config
 from polydistill.pipelines.run_folder import Artefact, Run
@@ -22,6 +22,7 @@ from polydistill.reports.records import LOG
 from polydistill.tokenization.load import LoadedTokenizer
 from polydistill.training.arguments import check_arguments
 from polydistill.training.checkpoints import checkpoints_bytes
+from polydistill.training.data import LanguageData
 from polydistill.training.objectives import Objective
 from polydistill.training.run import train
 
@@ -45,21 +46,21 @@ class Training:
     """
 
     model: PreTrainedModel
-    data: Mapping[str, Any]
+    data: Mapping[str, LanguageData]
     probabilities: Mapping[str, float]
     objective: Objective
-    arguments: Mapping[str, Any]
+    arguments: Arguments
     pad_id: int
     max_length: int
     write_beside: Callable[[Path], None]
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    options: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, object] = field(default_factory=dict)
+    options: Json = field(default_factory=dict)
 
     def run(self, folder: Path, **more: object) -> list[dict[str, float]]:
         """Train the model in place, with checkpoints in `folder`; returns the log. `more` goes before the
         options.
         """
-        settings = {"arguments": dict(self.arguments), **self.options, **more}
+        settings: Json = {"arguments": self.arguments, **self.options, **more}
         return train(
             self.model,
             self.data,
@@ -99,7 +100,7 @@ def train_into(
         # Checkpoints of other settings must not be gone on from.
         clear_unless_current(checkpoints, inputs)
         require_space(
-            checkpoints, checkpoints_bytes(training.model, dict(training.arguments), checkpoints), stage=stage
+            checkpoints, checkpoints_bytes(training.model, training.arguments, checkpoints), stage=stage
         )
     wait_for_all()
     with run.stage(stage), explain_disk_errors(checkpoints):
