@@ -1,4 +1,4 @@
-"""The table of kinds: a new kind of recipe is a folder, its settings in `config`, and a line here."""
+"""The table of kinds. A new kind needs a package here, its settings in `config`, and a line in this table."""
 
 from __future__ import annotations
 

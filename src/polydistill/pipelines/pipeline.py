@@ -1,4 +1,4 @@
-"""What a pipeline is, and the one runner of all of them."""
+"""Pipelines, and the runner that all of them share."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ Pipelines = Mapping[str, "Pipeline[Any, Any]"]
 
 
 class Command(NamedTuple):
-    """What a command asks for beside the recipe.
+    """What a command asks for in addition to the recipe.
 
-    pipelines  the table of kinds, for the kind whose runs are of other kinds
-    until      the stage that the run ends with
+    pipelines  the table of kinds, for a grid, which runs recipes of other kinds
+    until      the last stage of the run
     probe      tasks of a recipe's probes to run; None: all
     """
 
@@ -42,11 +42,11 @@ class Command(NamedTuple):
 
 
 class Stage(NamedTuple, Generic[State]):
-    """A step of a pipeline, which the command line can end with.
+    """A step of a pipeline, after which the command line can stop.
 
-    work       takes the pipeline's state; does nothing that is done already
-    processes  of several processes: the first one and then the others, which find what it made; all together;
-               or the first alone
+    work       takes the pipeline's state; skips finished work
+    processes  which of several processes run it: the first and then the others, which reuse its artefacts;
+               all together; or the first alone
     """
 
     name: str
@@ -55,14 +55,14 @@ class Stage(NamedTuple, Generic[State]):
 
 
 class Pipeline(NamedTuple, Generic[Recipe, State]):
-    """A kind of recipe, and how it runs.
+    """A kind of recipe, and how to run it.
 
     recipe       the class of its settings
-    check        raises what a run is refused for that needs no model, before anything is written
-    prepare      makes the state that the stages share; raises what a run is refused for that needs models
+    check        raises UserError for what can be checked without models, before anything is written
+    prepare      makes the state that the stages share; raises UserError for what needs models to check
     stages       in order
     plan         prints sizes and times of a recipe; returns its conflicts
-    training     what its one training is given, made from the state; None for kinds that train none or
+    training     makes the inputs of its one training from the state; None for kinds that train no model or
                  several
     distributed  whether several processes can run it together
     probes       whether `--probe` chooses among its tasks
@@ -126,7 +126,7 @@ def run_pipeline(
 
 
 def prepared(pipeline: Pipeline[Recipe, State], recipe: Recipe, run: Run, command: Command) -> State:
-    """The state of a claimed run, whose recipe has proved to be one that can run."""
+    """Prepare a claimed run, then record its recipe, which has passed all checks; returns the state."""
     state = pipeline.prepare(recipe, run, command)
     run.record_recipe()
     return state
@@ -135,9 +135,7 @@ def prepared(pipeline: Pipeline[Recipe, State], recipe: Recipe, run: Run, comman
 def run_stages(
     pipeline: Pipeline[Recipe, State], state: State, *, until: str | None = None, before: str | None = None
 ) -> None:
-    """Run the stages up to and with `until`, or up to and without `before`, each in the processes that it
-    needs.
-    """
+    """Run the stages up to and including `until`, or those ahead of `before`, each in its processes."""
     names = pipeline.stage_names
     end = names.index(before) if before is not None else names.index(until or names[-1]) + 1
     chosen = (stage for stage in pipeline.stages if names.index(stage.name) < end)

@@ -1,4 +1,4 @@
-"""Preflight of a balance run: how much text there is, what each model will see, what training takes."""
+"""Preflight of a balance run: the size of the text, what each model will see, and times."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from polydistill.training.progress import clock
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-# Characters of a token, assumed before there is a vocabulary.
+# Characters per token, assumed before a vocabulary exists.
 CHARACTERS_OF_A_TOKEN = 4.0
-# A live teacher's forward pass beside a student's forward and backward pass.
+# Cost of a step with a live teacher's forward pass, relative to the student's passes alone.
 LIVE_TEACHER = 4 / 3
 
 
@@ -40,12 +40,13 @@ def plan_balance(recipe: BalanceRecipe, console: Console, _: Pipelines) -> list[
     training = 1 - recipe.corpora.held_out_share
     characters = {}
     for language, size in sizes.items():
-        cap, there = recipe.languages[language].max_characters, round(size.characters * training)
-        characters[language] = there if cap is None else min(cap, there)
-        if cap is not None and cap > there:
+        cap, available = recipe.languages[language].max_characters, round(size.characters * training)
+        characters[language] = available if cap is None else min(cap, available)
+        if cap is not None and cap > available:
             conflicts.append(
                 Conflict(
-                    f"languages.{language}.max_characters {cap:,}: the text has about {there:,} to train on",
+                    f"languages.{language}.max_characters {cap:,}: the text has about {available:,} to train "
+                    "on",
                     "ask for fewer, leave it out, or add text",
                 )
             )
@@ -59,7 +60,7 @@ def plan_balance(recipe: BalanceRecipe, console: Console, _: Pipelines) -> list[
 
 
 def _model(recipe: BalanceRecipe) -> PreTrainedModel:
-    """A model of the recipe's architecture and size of vocabulary."""
+    """A model of the recipe's architecture and vocabulary size."""
     special_ids = {role: index for index, role in enumerate(ROLES)}
     config = student_config(
         recipe.model.model_type,
@@ -74,7 +75,7 @@ def _model(recipe: BalanceRecipe) -> PreTrainedModel:
 def _print(
     recipe: BalanceRecipe, characters: dict[str, int], model: PreTrainedModel, console: Console
 ) -> None:
-    """Characters that each model sees, its steps, and their time."""
+    """Print the characters that each model sees, its steps, and their time."""
     rows = model.get_input_embeddings().weight.numel()
     console.print(
         f"model: {recipe.model.model_type}, {recipe.tokenizer.size:,} pieces, {model.num_parameters():,} "
@@ -118,7 +119,7 @@ def _print(
         add(name, seen, student.epochs, student.training, LIVE_TEACHER if live else 1.0)
     console.print(table)
     console.print(
-        f"in all about {clock(total)}, vocabulary, corpora, evaluation and probes not counted; epochs by "
-        f"{CHARACTERS_OF_A_TOKEN:g} characters a token",
+        f"in all about {clock(total)}, without vocabulary, corpora, evaluation and probes; epochs "
+        f"assume {CHARACTERS_OF_A_TOKEN:g} characters per token",
         markup=False,
     )

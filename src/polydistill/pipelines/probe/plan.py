@@ -1,4 +1,4 @@
-"""What probes would read and cost, and what does not fit together, before anything is computed."""
+"""Preflight of probes: their data, the size of features, and conflicts."""
 
 from __future__ import annotations
 
@@ -25,9 +25,7 @@ Task = TypeVar("Task", bound=str)
 
 
 def plan_probe(recipe: ProbeRecipe, console: Console, _: Pipelines) -> list[Conflict]:
-    """Print settings, sentences, words and tags of every file and what the features take on disk; returns the
-    conflicts.
-    """
+    """Print settings, every file's sentences, words and tags, and the size of features; returns conflicts."""
     print_settings(recipe, console)
     samples, words, conflicts = plan_tasks(recipe.tasks, console)
     for name, settings in recipe.models.items():
@@ -53,7 +51,7 @@ def plan_tasks(
     """Print sentences, words and tags of every file; returns (some sentences of each language, words,
     conflicts).
 
-    field  where the recipe has the tasks
+    field  of the tasks in the recipe
     """
     conflicts: list[Conflict] = []
     table = Table(box=box.SIMPLE)
@@ -101,12 +99,12 @@ def plan_tasks(
 
 
 def _other_tags(field: str, known: Mapping[str, set[str]]) -> list[Conflict]:
-    """Languages that lack tags of others: zero-shot, a probe from there cannot guess them."""
+    """Languages whose training file lacks tags of others: a probe trained on it can never predict those."""
     every = set().union(*known.values())
     return [
         Conflict(
             f"{field}.{language}: its training file has no {', '.join(sorted(every - tags)[:5])}, which "
-            "others have: a probe from this language can never guess them",
+            "others have: a probe from this language can never predict them",
             "use files of one tag set, or read its zero-shot scores with that in mind",
         )
         for language, tags in known.items()
