@@ -178,7 +178,7 @@ def test_compare_shows_each_run_as_it_was_measured(finished, tmp_path, capsys) -
         ("recipe: pretrain", "cannot be compared: its recipe.yaml's kind is 'pretrain'"),
         ("recipe: [", "its recipe.yaml is damaged (ParserError)"),
         ("- merge", "kind is None"),
-        (None, "is no run's folder"),
+        (None, "is not a run's folder"),
     ],
 )
 def test_compare_says_what_a_folder_is(finished, tmp_path, capsys, recipe, wanted) -> None:

@@ -79,7 +79,7 @@ def test_runs_may_extend_files_and_be_of_other_kinds(tmp_path) -> None:
         ({"runs": {"a": {"trainin": {}}}}, ["runs.a", "trainin", "did you mean 'training'"]),
         (
             {"runs": {"a": {"recipe": "grid", "runs": {"b": {}}}}, "base": {}},
-            ["runs.a.recipe", "a grid holds no grid"],
+            ["runs.a.recipe", "a grid cannot hold a grid"],
         ),
     ],
 )
@@ -105,7 +105,7 @@ def test_a_grid_shares_stores_and_ends_in_a_table(tmp_path, recipe_values) -> No
     recipe = write_recipe(tmp_path, values)
     planned = polydistill("plan", recipe)
     assert planned.returncode == 0, planned.stderr
-    assert "planned when there are" in planned.stdout
+    assert "can be planned once these exist" in planned.stdout
     # What is not there yet is no conflict.
     assert "both: 1 conflict\n" in planned.stdout
     assert "tasks: no conflicts\n" in planned.stdout
@@ -209,9 +209,9 @@ def test_a_model_that_no_earlier_run_makes_is_refused_and_a_path_may_count_from_
     for model, wanted in (
         (
             "$grid/two/student/final",
-            "runs/g/two/student/final': no run of this grid before it makes this folder",
+            "runs/g/two/student/final': no earlier run of this grid makes this folder",
         ),
-        ("$grid/one/student/fnal", "they make these models: runs/g/one/student/final"),
+        ("$grid/one/student/fnal", "earlier runs make these models: runs/g/one/student/final"),
         ("runs/g/one", "no run of this grid"),
     ):
         with pytest.raises(RecipeError) as caught:

@@ -20,11 +20,10 @@ BILINGUAL: Json = {"tokenizer.size": 5000, "training.max_steps": 800}
 
 
 def run_demo(output: Path, overrides: Sequence[str] = (), *, show: Callable[[str], None] = print) -> Path:
-    """Pre-train the teachers under `output`/teachers, merge them under `output`/merge; returns the merge's
-    folder.
+    """Pre-train the teachers under `output`/teachers and merge them under `output`/merge.
 
-    overrides  `a.b=c` strings for the merge; those of `training.` and `corpora.` hold for the teachers too
-    What is done already is not done again.
+    overrides  `a.b=c` strings for the merge; those of `training.` and `corpora.` apply to the teachers too
+    Returns the merge's folder. Finished work is reused.
     """
     shared = [override for override in overrides if override.startswith(("training.", "corpora."))]
     for name, languages in TEACHERS.items():

@@ -1,4 +1,4 @@
-"""The table of kinds: a new kind of recipe is a folder, its settings in `config`, and a line here."""
+"""The table of kinds. A new kind needs a package here, its settings in `config`, and a line in this table."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from polydistill.pipelines.extract import pipeline as extract
 from polydistill.pipelines.finetune import pipeline as finetune
 from polydistill.pipelines.grid import pipeline as grid
 from polydistill.pipelines.merge import pipeline as merge
-from polydistill.pipelines.pipeline import Pipeline
+from polydistill.pipelines.pipeline import Pipelines
 from polydistill.pipelines.probe import pipeline as probe
 
-PIPELINES: dict[str, Pipeline] = {
+PIPELINES: Pipelines = {
     "merge": merge.PIPELINE,
     "extract": extract.PIPELINE,
     "balance": balance.PIPELINE,

@@ -1,4 +1,4 @@
-"""What a pipeline is, and the one runner of all of them."""
+"""Pipelines, and the runner that all of them share."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 from rich.console import Console
 
@@ -19,56 +19,61 @@ from polydistill.pipelines.stages.engine import check_engine
 from polydistill.pipelines.stages.training import Training
 from polydistill.processes import leader_first, leads, leave, num_processes
 
-# Stages before teachers score: where they score is of no concern to a run that ends with one of these.
+# A run that ends with one of these stages scores nothing, so its scoring engine is not checked.
 BEFORE_SCORING = ("corpora", "tokenizer")
+
+Recipe = TypeVar("Recipe", bound=RunRecipe)
+State = TypeVar("State")
+# Kind of recipe → its pipeline.
+Pipelines = Mapping[str, "Pipeline[Any, Any]"]
 
 
 class Command(NamedTuple):
-    """What a command asks for beside the recipe.
+    """What a command asks for in addition to the recipe.
 
-    pipelines  the table of kinds, for the kind whose runs are of other kinds
-    until      the stage that the run ends with
+    pipelines  the table of kinds, for a grid, which runs recipes of other kinds
+    until      the last stage of the run
     probe      tasks of a recipe's probes to run; None: all
     """
 
-    pipelines: Mapping[str, Pipeline]
+    pipelines: Pipelines
     until: str = "report"
     probe: Sequence[str] | None = None
 
 
-class Stage(NamedTuple):
-    """A step of a pipeline, which the command line can end with.
+class Stage(NamedTuple, Generic[State]):
+    """A step of a pipeline, after which the command line can stop.
 
-    work       takes the pipeline's state; does nothing that is done already
-    processes  of several processes: the first one and then the others, which find what it made; all together;
-               or the first alone
+    work       takes the pipeline's state; skips finished work
+    processes  which of several processes run it: the first and then the others, which reuse its artefacts;
+               all together; or the first alone
     """
 
     name: str
-    work: Callable[[Any], None]
+    work: Callable[[State], None]
     processes: Literal["leader_first", "all", "leader"] = "leader"
 
 
-class Pipeline(NamedTuple):
-    """A kind of recipe, and how it runs.
+class Pipeline(NamedTuple, Generic[Recipe, State]):
+    """A kind of recipe, and how to run it.
 
     recipe       the class of its settings
-    check        raises what a run is refused for that needs no model, before anything is written
-    prepare      makes the state that the stages share; raises what a run is refused for that needs models
+    check        raises UserError for what can be checked without models, before anything is written
+    prepare      makes the state that the stages share; raises UserError for what needs models to check
     stages       in order
     plan         prints sizes and times of a recipe; returns its conflicts
-    training     what its one training is given, made from the state; None for kinds that train none or
+    training     makes the inputs of its one training from the state; None for kinds that train no model or
                  several
     distributed  whether several processes can run it together
     probes       whether `--probe` chooses among its tasks
     """
 
-    recipe: type[RunRecipe]
-    check: Callable[[Any, Command], None]
-    prepare: Callable[[Any, Run, Command], Any]
-    stages: tuple[Stage, ...]
-    plan: Callable[[Any, Console, Mapping[str, Pipeline]], list[Conflict]]
-    training: Callable[[Any], Training] | None = None
+    recipe: type[Recipe]
+    check: Callable[[Recipe, Command], None]
+    prepare: Callable[[Recipe, Run, Command], State]
+    stages: tuple[Stage[State], ...]
+    plan: Callable[[Recipe, Console, Pipelines], list[Conflict]]
+    training: Callable[[State], Training] | None = None
     distributed: bool = True
     probes: bool = False
 
@@ -80,7 +85,7 @@ class Pipeline(NamedTuple):
 
 def run_pipeline(
     recipe: RunRecipe,
-    pipelines: Mapping[str, Pipeline],
+    pipelines: Pipelines,
     *,
     until: str = "report",
     update: bool = False,
@@ -92,7 +97,7 @@ def run_pipeline(
     pipelines  kind of recipe → its pipeline
     """
     pipeline = pipelines[recipe.recipe]
-    command = Command(pipelines, _last_stage(pipeline, until, recipe.recipe), probe)
+    command = Command(pipelines, _last_stage(pipeline.stage_names, until, recipe.recipe), probe)
     if probe is not None and not pipeline.probes:
         raise RecipeError(
             "--probe",
@@ -120,19 +125,17 @@ def run_pipeline(
     return run.path
 
 
-def prepared(pipeline: Pipeline, recipe: RunRecipe, run: Run, command: Command) -> Any:
-    """The state of a claimed run, whose recipe has proved to be one that can run."""
+def prepared(pipeline: Pipeline[Recipe, State], recipe: Recipe, run: Run, command: Command) -> State:
+    """Prepare a claimed run, then record its recipe, which has passed all checks; returns the state."""
     state = pipeline.prepare(recipe, run, command)
     run.record_recipe()
     return state
 
 
 def run_stages(
-    pipeline: Pipeline, state: Any, *, until: str | None = None, before: str | None = None
+    pipeline: Pipeline[Recipe, State], state: State, *, until: str | None = None, before: str | None = None
 ) -> None:
-    """Run the stages up to and with `until`, or up to and without `before`, each in the processes that it
-    needs.
-    """
+    """Run the stages up to and including `until`, or those ahead of `before`, each in its processes."""
     names = pipeline.stage_names
     end = names.index(before) if before is not None else names.index(until or names[-1]) + 1
     chosen = (stage for stage in pipeline.stages if names.index(stage.name) < end)
@@ -144,9 +147,8 @@ def run_stages(
                 stage.work(state)
 
 
-def _last_stage(pipeline: Pipeline, until: str, kind: str) -> str:
-    """The stage that a run ends with; RecipeError for one that the kind does not have."""
-    names = pipeline.stage_names
+def _last_stage(names: Sequence[str], until: str, kind: str) -> str:
+    """The stage that a run ends with; RecipeError for one that the kind lacks."""
     if until in names:
         return until
     if until != "report":

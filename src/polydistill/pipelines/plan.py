@@ -1,4 +1,4 @@
-"""Preflight: what a recipe would do and cost, and the conflicts that it has."""
+"""Preflight: what a recipe would do and cost, and its conflicts."""
 
 from __future__ import annotations
 

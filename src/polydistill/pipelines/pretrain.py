@@ -1,10 +1,8 @@
-"""Pre-train: text in, one masked language model with its own WordPiece out. The same engine, gold labels
-only.
-"""
+"""Pre-train: text in, one masked language model and its WordPiece out. The same engine, gold labels only."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +19,7 @@ from polydistill.evaluation.summaries import HeldOut, summarise
 from polydistill.masking import masks_identity
 from polydistill.models.load import load_masked_lm
 from polydistill.models.precision import device
-from polydistill.pipelines.pipeline import Command, Pipeline, Stage
+from polydistill.pipelines.pipeline import Command, Pipeline, Pipelines, Stage
 from polydistill.pipelines.run_folder import Artefact, Run, fingerprints
 from polydistill.pipelines.stages.conflicts import Conflict, collect, report_conflicts
 from polydistill.pipelines.stages.corpora import prepare_corpora
@@ -32,17 +30,16 @@ from polydistill.pipelines.stages.training import Training, check_training, init
 from polydistill.reports.card import pretrain_card, with_results
 from polydistill.tokenization.load import LoadedTokenizer
 from polydistill.training.arguments import check_arguments, portable, training_arguments
-from polydistill.training.data import STEPS_VERSION, MaskedTexts
+from polydistill.training.data import STEPS_VERSION, LanguageData, MaskedTexts
 from polydistill.training.objectives import StoredLabels
 
 
 @dataclass
 class Pretraining:
-    """A pre-training under way: what the stages share.
+    """The state that the stages of a pre-training share.
 
     arguments  of TrainingArguments, checked
-    tokenizer  of the tokenizer stage
-    corpora    language → its corpus, of the corpora stage
+    corpora    language → its corpus, from the corpora stage
     """
 
     recipe: PretrainRecipe
@@ -52,7 +49,7 @@ class Pretraining:
 
     @cached_property
     def tokenizer(self) -> LoadedTokenizer:
-        """The vocabulary, trained on the text if it is not there."""
+        """The vocabulary; trained on the text if it is missing."""
         return build_tokenizer(self.recipe, self.run)
 
 
@@ -64,12 +61,12 @@ def prepare(recipe: PretrainRecipe, run: Run, command: Command) -> Pretraining:
 
 
 def make_tokenizer(state: Pretraining) -> None:
-    """The WordPiece of all languages' text."""
+    """Train one WordPiece on all languages' text."""
     _ = state.tokenizer
 
 
 def make_corpora(state: Pretraining) -> None:
-    """Every language's corpus, packed by the vocabulary."""
+    """Pack every language's corpus by the vocabulary."""
     state.corpora = prepare_corpora(state.recipe, state.run, state.tokenizer)
 
 
@@ -93,10 +90,11 @@ def train_model(state: Pretraining) -> None:
 
 
 def model_training(state: Pretraining) -> Training:
-    """What the model's training is given."""
+    """The inputs of the model's training."""
     recipe, run = state.recipe, state.run
     model = initial_model(recipe, state.tokenizer)
-    data, sizes = {}, {}
+    data: dict[str, LanguageData] = {}
+    sizes = {}
     for language, corpus in state.corpora.items():
         examples = Examples(corpus.path / "train.arrow")
         sizes[language] = len(examples)
@@ -123,7 +121,7 @@ def model_training(state: Pretraining) -> Training:
 
 
 def evaluate_model(state: Pretraining) -> None:
-    """The model on each language's held-out text, beside the unigram baseline, to evaluation/mlm.json."""
+    """Evaluate the model and the unigram baseline on held-out text, to evaluation/mlm.json."""
     recipe, run = state.recipe, state.run
     inputs = {
         "stage": "evaluation",
@@ -135,7 +133,7 @@ def evaluate_model(state: Pretraining) -> None:
         "corpora": fingerprints(state.corpora),
     }
     evaluate(run, "evaluation", inputs, recipe, lambda: _readings(state), _summary)
-    # Every time: a model that was trained again has the card it was trained with.
+    # On every run: a retrained model has a card without results.
     rows = read_json(run.path / "evaluation" / "mlm.json")["languages"]
     card = with_results(pretrain_card(recipe), rows, "student")
     write_text(run.path / "student" / "final" / "README.md", card)
@@ -159,13 +157,13 @@ def _summary(measured: Measured) -> Json:
 
 
 def write_report(state: Pretraining) -> None:
-    """The report's page."""
+    """Write the report."""
     with state.run.stage("report"):
         write_page(state.run)
 
 
-def plan_pretrain(recipe: PretrainRecipe, console: Console, _: Mapping[str, Pipeline]) -> list[Conflict]:
-    """Print the settings; returns what a run would be refused for."""
+def plan_pretrain(recipe: PretrainRecipe, console: Console, _: Pipelines) -> list[Conflict]:
+    """Print the settings; returns the errors that a run would raise."""
     print_settings(recipe, console, training=check_arguments(recipe.training))
     console.print("a pre-training recipe: its vocabulary and model are made from the text, gold labels only")
     conflicts: list[Conflict] = []

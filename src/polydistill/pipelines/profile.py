@@ -1,4 +1,4 @@
-"""Profile: a few training steps of a recipe, and where their time goes. The run itself does not move on."""
+"""Profile a few training steps of a recipe: where their time goes. The run itself makes no progress."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def profile_recipe(
     update: bool = False,
     show: Callable[[str], None] = print,
 ) -> Json:
-    """Run a recipe as far as its training, train some steps and throw them away; the summary of StepProfiler.
+    """Run a recipe up to its training, profile some steps and discard them.
 
-    Also writes profile/profile.json and profile/trace.json into the run's folder.
+    Writes profile/profile.json and profile/trace.json into the run's folder; returns StepProfiler's summary.
     """
     loaded = load_recipe(recipe, overrides)
     if num_processes() > 1:
@@ -46,7 +46,7 @@ def profile_recipe(
         raise RecipeError(
             "recipe",
             loaded.recipe,
-            "this kind does not train just one model",
+            "this kind does not train exactly one model",
             "profile a pre-training or a merge of the same architecture",
         )
     pipeline.check(loaded, command)
@@ -77,7 +77,7 @@ def _write(run: Run, profiler: StepProfiler) -> Json:
 
 
 def print_profile(summary: Json, console: Console) -> None:
-    """The summary as two tables."""
+    """Print the summary as two tables."""
     step = summary["step"]
     for title, rows in (
         (f"a training step: {step:,.0f} ms", summary["parts"]),

@@ -1,4 +1,4 @@
-"""Running a recipe of any kind."""
+"""Run a recipe of any kind."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def run_recipe(
 ) -> Path:
     """Run a recipe up to a stage (`corpora`, `tokenizer`, `score`, `train`, `evaluate`, `report`).
 
-    recipe     a YAML file, a preset's name, or a recipe that is loaded already
+    recipe     a YAML file, a preset's name, or a loaded recipe
     overrides  `a.b=c` strings
-    update     let the recipe of an existing folder change; what depends on the change is done again
+    update     let the recipe of an existing folder change; what depends on the change is redone
     probe      tasks of a balance recipe's probes to run; by default all
-    show       where lines for people go
-    Returns the run's folder; what is done there already is not done again.
+    show       takes each line of progress
+    Returns the run's folder. Finished work in it is reused.
     """
     loaded = load_recipe(recipe, overrides) if isinstance(recipe, str | Path) else recipe
     return run_pipeline(loaded, PIPELINES, until=until, update=update, probe=probe, show=show)

@@ -1,4 +1,4 @@
-"""A run's folder: where its artefacts are, its log, and whose it is."""
+"""A run's folder: its artefacts, its log, and the recipe that it belongs to."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from polydistill.processes import leads, wait_for_all
 from polydistill.reports.records import ENVIRONMENT, TIMING, heal_records, is_environment, is_seconds
 
 LOG_BYTES = 16 << 20
-# Settings that say where a store is made, also within the recipes of a grid.
+# Settings of where a store is computed, also within the recipes of a grid.
 WHERE = ("scoring.engine", "scoring.ray")
 
 
@@ -48,14 +48,14 @@ def _print(line: str) -> None:
 
 @dataclass(frozen=True)
 class Artefact:
-    """A whole artefact: the folder where it is, and what it was made from."""
+    """A complete artefact: its folder, and what it was made from."""
 
     path: Path
     inputs: object
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of what it was made from."""
+        """The fingerprint of what it was made from."""
         return fingerprint(self.inputs)
 
 
@@ -66,11 +66,11 @@ def fingerprints(artefacts: Mapping[str, Artefact]) -> dict[str, str]:
 
 @dataclass
 class Run:
-    """An open run. Of several processes the first one writes; for the others, what writes here does nothing.
+    """An open run. Of several processes only the first writes; in the others these methods write nothing.
 
     path      the run's folder
     reuse     folders of other runs to take artefacts from
-    show      where lines for people go, beside run.log
+    show      takes each line of progress, which run.log records too
     resolved  every setting of the recipe
     update    whether the recipe of an existing folder may change
     """
@@ -83,7 +83,7 @@ class Run:
 
     @contextmanager
     def claim(self) -> Iterator[None]:
-        """Hold the folder for this process, and check that it is this recipe's before anything is written."""
+        """Lock the folder, and check that it belongs to this recipe before anything is written."""
         if not leads():
             wait_for_all()
             yield
@@ -95,7 +95,7 @@ class Run:
             yield
 
     def record_recipe(self) -> None:
-        """Write what the run is; called when the recipe has proved to be one that can run."""
+        """Write recipe.yaml and the environment; called once the recipe has passed all checks."""
         if not leads():
             return
         write_text(
@@ -106,11 +106,11 @@ class Run:
             write_json(self.path / ENVIRONMENT, environment())
 
     def use(self, relative: str, folder: Path) -> Path:
-        """Note where an artefact of this run lies, for it may lie in another run's folder."""
+        """Record where an artefact of this run is: it may be in another run's folder."""
         path = self.path / ARTEFACTS
         known = {name: place_of for name, place_of in read_record(path).items() if isinstance(place_of, str)}
         own = folder.resolve().is_relative_to(self.path.resolve())
-        # Within this folder as it is found from there: the folder may be moved.
+        # Relative within this folder, which may be moved.
         place = str(folder.resolve().relative_to(self.path.resolve()) if own else folder.resolve())
         if leads() and known.get(relative) != place:
             write_json(path, known | {relative: place})
@@ -138,28 +138,28 @@ class Run:
         needs_bytes: Callable[[], float] | None = None,
         keep_partial: bool = False,
     ) -> Artefact:
-        """Find the artefact that was made from just these inputs, or make it.
+        """Find the artefact that was made from exactly these inputs, or make it.
 
         name          its folder within the run's
-        write         writes what it holds into a folder
-        reuse         take it from a run that may be reused too, and note where it is
+        write         writes its content into a folder
+        reuse         look in the runs of `self.reuse` too, and record where it is
         stage         its name in timing.json and in messages; by default `name`
-        needs_bytes   estimates the room that it takes; called only if it has to be made
+        needs_bytes   estimates its size on disk; called only if it has to be made
         keep_partial  `write` continues what an interrupted run left
-        Raises DiskError where there is no room, RunFolderError for a damaged artefact.
+        Raises DiskError if the disk lacks space, RunFolderError for a damaged artefact.
         """
         own = self.path / name
-        folder_found = self.find(name, inputs) if reuse else own if is_current(own, inputs) else None
-        if folder_found is None:
-            folder_found, stage = own, stage or name
+        existing = self.find(name, inputs) if reuse else own if is_current(own, inputs) else None
+        if existing is None:
+            existing, stage = own, stage or name
             if needs_bytes is not None:
                 require_space(partial_folder(own), needs_bytes(), stage=stage)
             with self.stage(stage), artefact(own, inputs, keep_partial=keep_partial) as folder:
                 write(folder)
-        return Artefact(self.use(name, folder_found) if reuse else folder_found, inputs)
+        return Artefact(self.use(name, existing) if reuse else existing, inputs)
 
     def find(self, relative: str, inputs: object) -> Path | None:
-        """The folder of an artefact made from just these inputs, here or in a run that may be reused."""
+        """The folder of an artefact made from exactly these inputs, here or in a run of `self.reuse`."""
         for root in (self.path, *self.reuse):
             if is_current(root / relative, inputs):
                 return root / relative
@@ -167,7 +167,7 @@ class Run:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Time a stage and write it to timing.json; a stage that is continued adds up."""
+        """Time a stage and write it to timing.json; a resumed stage adds to its time."""
         if not leads():
             yield
             return
@@ -176,7 +176,7 @@ class Run:
             yield
         finally:
             path = self.path / TIMING
-            # What failed within reports a full disk; this record must not hide it.
+            # The stage itself reports a full disk; an error of this record must not replace that.
             with suppress(OSError, DiskError):
                 timing = {key: seconds for key, seconds in read_record(path).items() if is_seconds(seconds)}
                 timing[name] = round(timing.get(name, 0.0) + time.perf_counter() - started, 2)
@@ -186,22 +186,22 @@ class Run:
 def open_run(recipe: RunRecipe, *, show: Callable[[str], None] = _print, update: bool = False) -> Run:
     """The run of a recipe; nothing is written before it is claimed.
 
-    update  let the recipe of an existing folder change: what depends on the change is done again
+    update  let the recipe of an existing folder change: what depends on the change is redone
     """
     return Run(
         recipe.folder, [Path(folder) for folder in recipe.reuse], show, recipe.model_dump(mode="json"), update
     )
 
 
-# What a run that was stopped before it had written what it is may have left.
+# Files that a run may leave if it stops before it writes its recipe.
 _BEFORE = (".lock", "run.log", "recipe.yaml.tmp")
 
 
 def _check_owner(path: Path, resolved: Json, *, update: bool) -> None:
-    """Raise RunFolderError if a folder belongs to another recipe, or is no run's."""
+    """Raise RunFolderError if a folder belongs to another recipe, or is not a run's folder."""
     existing = path / "recipe.yaml"
     if existing.is_file():
-        previous = _resolved_anew(_read_recipe(existing, update=update))
+        previous = _with_new_defaults(_read_recipe(existing, update=update))
         changed = _differences(previous, resolved)
         if changed and not update:
             shown = "; ".join(f"{key}: {_short(old)} → {_short(new)}" for key, old, new in changed[:4])
@@ -233,10 +233,8 @@ def _read_recipe(path: Path, *, update: bool) -> object:
         ) from error
 
 
-def _resolved_anew(previous: object) -> object:
-    """A run's recipe with the defaults of settings that came after it; as it is where it can no longer be
-    read.
-    """
+def _with_new_defaults(previous: object) -> object:
+    """A run's recipe with the defaults of settings that are newer; unchanged if it can no longer be read."""
     if not isinstance(previous, dict):
         return previous
     try:
@@ -246,7 +244,7 @@ def _resolved_anew(previous: object) -> object:
 
 
 def environment() -> Json:
-    """What a run ran on: versions, processor, memory."""
+    """What a run uses: versions, processor, memory."""
     packages = (
         "polydistill",
         "torch",
@@ -287,13 +285,13 @@ def _differences(old: object, new: object, key: str = "") -> list[tuple[str, obj
             changes.append((f"order of {key}", ", ".join(old), ", ".join(new)))
         for name in sorted(old.keys() | new.keys(), key=str):
             place = f"{key}.{name}".lstrip(".")
-            # Where this run and others are, and where scoring is computed, does not change what it is.
+            # The places of runs and of scoring do not change results.
             if place not in ("reuse", "output") and not place.endswith(WHERE):
                 changes += _differences(old.get(name), new.get(name), place)
         return changes
     # Earlier versions wrote the architecture even if it was unset; their runs continue.
-    unsaid = key == "student.model_type" and all(value in (None, MODEL_TYPE) for value in (old, new))
-    return [] if old == new or unsaid else [(key, old, new)]
+    unset = key == "student.model_type" and all(value in (None, MODEL_TYPE) for value in (old, new))
+    return [] if old == new or unset else [(key, old, new)]
 
 
 def _short(value: object) -> str:

@@ -1,4 +1,4 @@
-"""Finished runs side by side: MRR on the same masked tokens, and which differences the texts settle."""
+"""Finished runs side by side: MRR on the same masked tokens, and intervals of the differences."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from polydistill.tools.compare_balance import Evaluated, compare_balance
 
 # Kinds of runs that have students to compare.
 KINDS = ("merge", "extract", "balance")
-# What a row of the table has beside a figure for each run.
+# The keys of a row in addition to the runs' names.
 COLUMNS = {"language", "text", "tokenizer", "masked", "teacher"}
 
 
 def compare_runs(folders: Sequence[Path], console: Console) -> None:
-    """Print what finished runs' students differ in: see `compare_merges` and `compare_balance`.
+    """Print how the students of finished runs differ: see `compare_merges` and `compare_balance`.
 
     folders  merges and extractions, or balance runs, that were evaluated on the same masked tokens
-    Raises RunFolderError where a folder is no such run, was not evaluated, or on other tokens.
+    Raises RunFolderError for any other folder, and for a run that was not evaluated, or on other tokens.
     """
     recipes = [_recipe(folder) for folder in folders]
     balance = [recipe["recipe"] == "balance" for recipe in recipes]
@@ -50,7 +50,7 @@ def compare_runs(folders: Sequence[Path], console: Console) -> None:
     elif len(set(names)) < len(names):
         names = [str(folder) for folder in folders]
     if balance[0]:
-        # One that is named twice has nothing to add.
+        # A run that is named twice counts once.
         once = {name: (folder, recipe) for name, folder, recipe in zip(names, folders, recipes, strict=True)}
         compare_balance([_evaluated(name, *place) for name, place in once.items()], console)
     else:
@@ -61,11 +61,10 @@ def compare_runs(folders: Sequence[Path], console: Console) -> None:
 def compare_merges(
     folders: Sequence[Path], names: Sequence[str], ranks_of_runs: Sequence[Json], console: Console
 ) -> None:
-    """Print the students' MRR for each language, text and tokenizer, with the differences from the first
-    run's.
+    """Print the students' MRR for each language, text and tokenizer, and differences from the first run's.
 
     ranks_of_runs  each run's ranks
-    Raises RunFolderError for a run of other tokens.
+    Raises RunFolderError for a run that was evaluated on other tokens.
     """
     rows = []
     for key in [key for key in ranks_of_runs[0] if key.endswith("/student")]:
@@ -73,7 +72,7 @@ def compare_merges(
         language, text, view, teacher = place.split("/")
         counts, first = ranks_of_runs[0][f"{place}/counts"], 1.0 / ranks_of_runs[0][key].astype(np.float64)
         row: Json = {
-            # Keys of COLUMNS, beside which each run has its name's.
+            # The keys of COLUMNS; each run adds a key of its name.
             "language": language,
             "text": text,
             "tokenizer": teacher or view,
@@ -101,7 +100,7 @@ def compare_merges(
     console.print(_table(rows, names))
     console.print(
         f"MRR, the difference from that of {names[0]}, and its 95 % interval by a paired bootstrap over "
-        "examples, * where it leaves zero out. The interval reflects sampling of the text, not variation "
+        "examples, * where it excludes zero. The interval reflects sampling of the text, not variation "
         "between seeds.",
         markup=False,
     )
@@ -113,10 +112,7 @@ def _recipe(folder: Path) -> Json:
         recipe = read_resolved(folder / "recipe.yaml")
     except OSError as error:
         raise RunFolderError(
-            "run",
-            str(folder),
-            "is no run's folder: it has no recipe.yaml",
-            "name the folder that a run has made",
+            "run", str(folder), "is not a run's folder: it has no recipe.yaml", "name the folder of a run"
         ) from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise RunFolderError(
@@ -138,13 +134,13 @@ def _recipe(folder: Path) -> Json:
 
 def _evaluated(name: str, folder: Path, recipe: Json) -> Evaluated:
     ranks = _ranks(folder, "evaluation/mlm/ranks.npz")
-    # Beside the ranks: the file in evaluation/ itself may be of an earlier evaluation.
+    # From the folder of the ranks: the file in evaluation/ itself may be of an earlier evaluation.
     results = check_evaluation(folder / "evaluation" / "mlm" / "mlm.json")
     probes = folder / "evaluation" / "probes.json"
     languages = list(results["languages"])
     groups = {
-        name: [language for language in some if language in languages]
-        for name, some in (recipe.get("groups") or {}).items()
+        group: [language for language in members if language in languages]
+        for group, members in (recipe.get("groups") or {}).items()
     }
     return Evaluated(
         name,
@@ -176,9 +172,7 @@ def _ranks(folder: Path, place: str) -> Json:
 
 
 def _table(rows: Sequence[Json], names: Sequence[str]) -> Table:
-    """A line for each model under each place: as many runs as there are, the table is as wide as a
-    terminal.
-    """
+    """A line for each model under each place, so that the table fits a terminal with any number of runs."""
     table = Table(box=box.SIMPLE)
     table.add_column("", overflow="fold")
     for heading in ("MRR", "difference", "from", "to"):

@@ -18,14 +18,15 @@ from polydistill.evaluation.uncertainty import Difference
 from polydistill.tasks.probes import METRICS
 from polydistill.tasks.probes import summarise as summarise_probes
 
-# Source → target → metric → one score a seed.
+# Source → target → metric → one score per seed.
 Scores = dict[str, dict[str, dict[str, list[float]]]]
+Arrays = dict[str, npt.NDArray[Any]]
 
 
 class Evaluated(NamedTuple):
-    """What a balance run was measured at.
+    """The measurements of a balance run.
 
-    name    what it is called in tables; folder: where it lies
+    name    its name in tables
     groups  its groups of languages
     ranks   `language/held_out/shared//model` → [M] ranks, and `…/counts` → [E] masked tokens of each example
     scores  task → student → scores of its probes
@@ -36,7 +37,7 @@ class Evaluated(NamedTuple):
     languages: list[str]
     students: list[str]
     groups: dict[str, list[str]]
-    ranks: Mapping[str, npt.NDArray[Any]]
+    ranks: Arrays
     scores: Mapping[str, Mapping[str, Scores]]
 
 
@@ -84,16 +85,16 @@ def compare_balance(runs: Sequence[Evaluated], console: Console) -> None:
     _print_probes(runs, students, groups, console)
     console.print(
         "Means over the group's languages; ± is half of a 95 % interval by a paired bootstrap over examples, "
-        "* where it leaves zero out. The interval reflects sampling of the text, not variation between "
+        "* where it excludes zero. The interval reflects sampling of the text, not variation between "
         "seeds.",
         markup=False,
     )
 
 
-def _joined(runs: Sequence[Evaluated]) -> dict[str, npt.NDArray[Any]]:
-    """The teachers' ranks and the examples' sizes, which all runs have alike."""
+def _joined(runs: Sequence[Evaluated]) -> Arrays:
+    """The teachers' ranks and the examples' masked tokens, which must be equal in all runs."""
     first = runs[0]
-    joined: dict[str, npt.NDArray[Any]] = {}
+    joined: Arrays = {}
     for run in runs:
         if set(run.languages) != set(first.languages):
             raise RunFolderError(
@@ -122,9 +123,7 @@ def _print_probes(
     groups: Sequence[str],
     console: Console,
 ) -> None:
-    """A table for each task and metric, of the runs that probed the languages of the first that probed that
-    task.
-    """
+    """Print a table for each task and metric, of runs that probed the languages of that task's first run."""
     for task in dict.fromkeys(task for run in runs for task in run.scores):
         scores_of = {
             name: run.scores[task][student] for name, (run, student) in students.items() if task in run.scores
@@ -160,7 +159,7 @@ def _plus_minus(cell: Mapping[str, float], *, star: bool = False) -> str:
     return f"{100 * cell['value']:+.1f}{settled} ± {50 * (cell['high'] - cell['low']):.1f}"
 
 
-def _both(kinds: Mapping[str, Any]) -> str:
+def _both(kinds: Mapping[str, Mapping[str, float]]) -> str:
     return " / ".join(
         f"{100 * kinds[kind]['mean']:.1f}" if kinds[kind] else "-" for kind in ("in_language", "zero_shot")
     )

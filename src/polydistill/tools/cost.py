@@ -15,15 +15,15 @@ from polydistill.reports.tables import cost_tables
 def print_cost(
     models: Sequence[str], console: Console, *, rounds: int = 3, calls: int = 5, output: Path | None = None
 ) -> list[Json]:
-    """Measure models (the first is what others are measured by), print the tables and return the rows.
+    """Measure models (the first is the baseline), print the tables and return the rows.
 
     output  a JSON file for the rows
     """
     rows = compare_cost(models, shapes=SHAPES, rounds=rounds, calls=calls)
     console.print(cost_tables(rows))
     console.print(
-        f"medians of {rounds} fresh processes, in turns, {calls} passes each; memory beyond what a process "
-        "has before the model; float32 on a processor",
+        f"medians of {rounds} fresh processes, in turns, {calls} passes each; memory beyond that of a "
+        "process without the model; float32 on a processor",
         markup=False,
     )
     if output is not None:

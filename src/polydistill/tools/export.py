@@ -1,4 +1,4 @@
-"""Exporting a model to ONNX: write, prove, quantise, measure, print."""
+"""Export a model to ONNX: write, prove, quantise, measure, print."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from rich import box
@@ -48,8 +48,11 @@ LATENCY_SHAPES = ((1, 128), (32, 512))
 
 @dataclass(frozen=True)
 class Latency:
-    """How to time: fresh processes for each figure, passes in each, threads of all (0: as PyTorch has
-    them).
+    """How to time.
+
+    rounds   fresh processes for each figure
+    calls    passes in each process
+    threads  of all processes; 0: PyTorch's default
     """
 
     rounds: int = 3
@@ -71,18 +74,18 @@ def export_model(
     revision: str | None = None,
     allow_pickle: bool = False,
 ) -> Json:
-    """Write a masked language model as ONNX with its tokenizer, prove that it does what the model does, and
-    print how.
+    """Write a masked language model as ONNX with its tokenizer, prove that it computes what the model does,
+    and print the proof.
 
     model    a folder or a hub name of a masked language model; its weights are taken in float32
-    output   a folder that is not there yet, or empty
+    output   a new or empty folder
     int8     write a dynamically quantised model too
     int8_bits  of its matrices' weights, 7 or 8, see `quantise_onnx`
     texts    files, folders or globs; on `lines` of their lines logits and MRR are compared, else logits
              alone, on random pieces
     latency  how to time; None: not at all
-    Returns the record that export.json holds. Raises a UserError for what cannot be read or exported, for
-    packages that are not there and for logits that differ; then nothing is written.
+    Returns the record that export.json holds. Raises UserError for what cannot be read or exported, for
+    missing packages and for logits that differ; then nothing is written.
     """
     check_opset(opset)
     output = free_folder(output)
@@ -94,7 +97,7 @@ def export_model(
             "give 7, which is right on every processor; 8 needs VNNI or an ARM processor",
         )
     if lines < 1:
-        raise RecipeError("lines", lines, "leaves nothing to compare on", "give 1 or more")
+        raise RecipeError("lines", lines, "leaves no text to compare on", "give 1 or more")
     sources = [Source(path=path, documents="lines") for path in texts]
     identity = source_identity(sources, field="text") if sources else None
     tokenizer = load_tokenizer(model, revision=revision)
@@ -149,9 +152,7 @@ def _write(
     int8_bits: int | None,
     opset: int,
 ) -> Json:
-    """Write the tokenizer's files, config.json and the graphs. Returns the graphs' inputs and sizes in
-    bytes.
-    """
+    """Write the tokenizer's files, config.json and the graphs; returns the graphs' inputs and bytes."""
     save_tokenizer(
         tokenizer.backend,
         folder,
@@ -159,7 +160,7 @@ def _write(
         max_length=tokenizer.max_length,
         settings=tokenizer.settings,
     )
-    # A student's tokenizers per language have its ids.
+    # A student's tokenizers per language share its ids.
     if (Path(model) / "tokenizer").is_dir():
         shutil.copytree(Path(model) / "tokenizer", folder / "tokenizer", ignore=links_in)
     original.config.save_pretrained(folder)
@@ -179,8 +180,8 @@ def _write(
 
 
 def _time(folder: Path, original: PreTrainedModel, names: Sequence[str], latency: Latency) -> Json:
-    """Seconds and memory of a pass with the MLM head, PyTorch and exported models in turns, in processes of
-    their own.
+    """Seconds and memory of a pass with the MLM head: PyTorch and exported models in turns, each in its own
+    process.
     """
     threads = latency.threads or torch.get_num_threads()
     shared = {"pieces": original.config.vocab_size, "max_tokens": max_positions(original.config)}
@@ -205,7 +206,7 @@ def _time(folder: Path, original: PreTrainedModel, names: Sequence[str], latency
     }
 
 
-def _print(record: Mapping[str, Any], console: Console) -> None:
+def _print(record: Json, console: Console) -> None:
     names = list(record["files"])
     console.print(
         f"{record['architecture']}, {record['parameters']:,} parameters, opset {record['opset']}; takes "
@@ -257,7 +258,7 @@ def _print(record: Mapping[str, Any], console: Console) -> None:
         )
 
 
-def _mrr_table(rows: Mapping[str, Mapping[str, Any]]) -> Table:
+def _mrr_table(rows: Mapping[str, Json]) -> Table:
     table = _table("", "MRR", "standard error", "minus PyTorch", "95 % between", "top 1", "loss", "masked")
     for name, row in rows.items():
         value, low, high = row.get("mrr_minus_pytorch", (None, None, None))
@@ -274,7 +275,7 @@ def _mrr_table(rows: Mapping[str, Mapping[str, Any]]) -> Table:
     return table
 
 
-def _latency_table(timed: Mapping[str, Any]) -> Table:
+def _latency_table(timed: Json) -> Table:
     table = _table("texts x tokens", "model", "latency", "times as fast", "memory")
     first = {
         (row["batch"], row["length"]): row["seconds"] for row in timed["rows"] if row["model"] == "pytorch"

@@ -1,10 +1,10 @@
-"""Proving an exported model: batches to compare logits on, and MRR on the same masked tokens."""
+"""Prove an exported model: logits on the same batches, and MRR on the same masked tokens."""
 
 from __future__ import annotations
 
 import heapq
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,7 @@ from polydistill.config.shared import Masking, Source
 from polydistill.corpora.sources import read_texts
 from polydistill.disk import Json, hash_text
 from polydistill.errors import CorpusError, ModelError
-from polydistill.evaluation.mlm import Measures, measure, measure_logits
+from polydistill.evaluation.mlm import measure, measure_logits
 from polydistill.evaluation.readers import EVALUATION_SEED, hidden
 from polydistill.evaluation.uncertainty import paired_difference
 from polydistill.masking import mask_texts
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
 # (texts, tokens) that logits are compared at, and one text as long as the model takes, up to a limit.
 SHAPES, LONGEST = ((1, 8), (3, 17), (8, 64)), 1024
-# Times the largest logit.
+# Relative to the largest logit.
 TOLERANCE = 1e-4
-# What an int8 model may lose. Of real models it keeps 0.85 to 0.98 of the likeliest pieces and 97 % of MRR or
-# more; one whose products saturate keeps 0.1 and half.
+# What an int8 model may lose. Real models keep 0.85 to 0.98 of the likeliest pieces and at least 97 % of MRR;
+# a model whose products saturate keeps 0.1 and half.
 INT8_SAME, INT8_MRR_LOSS = 0.6, 0.05
 MASKED_ONE_IN = 7
 # Tokens of a line for MRR, and of a batch: an exported model makes logits for all of them.
@@ -40,7 +40,7 @@ MRR_TOKENS, BATCH_TOKENS = 128, 1024
 
 
 def choose_lines(paths: Sequence[str], number: int) -> list[str]:
-    """So many different lines of text files, chosen by their hash: the same ones whatever their order."""
+    """At most `number` distinct lines of text files, chosen by their hash, whatever their order."""
     sources = [Source(path=path, documents="lines") for path in paths]
     chosen = heapq.nlargest(number, {(hash_text(text), text) for text in read_texts(sources, "text")})
     if not chosen:
@@ -54,7 +54,7 @@ def proof_batches(
     """Batches of `SHAPES` and of the longest text, rows of a batch of falling lengths, every seventh token
     masked.
 
-    texts  if there are none, random pieces are used
+    texts  if empty, random pieces are used
     Shapes longer than the model takes are cut.
     """
     longest = min(tokenizer.max_length, LONGEST)
@@ -101,14 +101,12 @@ def prove_logits(
     return rows
 
 
-def prove_int8(
-    name: str, logits: Sequence[Mapping[str, Any]], mrr: Mapping[str, Mapping[str, Any]] | None, *, bits: int
-) -> Json:
+def prove_int8(name: str, logits: Sequence[Json], mrr: Mapping[str, Json] | None, *, bits: int) -> Json:
     """What the int8 model keeps, with what it must keep. Raises ModelError where it keeps less.
 
     logits  of `prove_logits`; mrr  of `compare_mrr`, if there is text; both with rows of `int8`
     bits    of its weights
-    A loss of MRR counts where its interval of 95 % says that it is beyond the tolerance.
+    A loss of MRR is refused only if its whole 95 % interval is beyond the tolerance.
     """
     attended = sum(row["attended"] for row in logits)
     same = sum(row["int8"]["same_argmax"] * row["attended"] for row in logits) / attended
@@ -170,11 +168,9 @@ def compare_mrr(
     own = measure(model, examples, **shared)
     if not len(own.ranks):
         raise CorpusError("text", None, "none of its tokens is masked", "give more lines, or longer ones")
-    measures: dict[str, Measures] = {
-        name: measure_logits(graph.logits_at, examples, **shared) for name, graph in exported.items()
-    }
     rows: dict[str, Json] = {"pytorch": own.summary()}
-    for name, other in measures.items():
+    for name, graph in exported.items():
+        other = measure_logits(graph.logits_at, examples, **shared)
         difference = paired_difference(1.0 / other.ranks, 1.0 / own.ranks, own.counts)
         rows[name] = other.summary() | {"mrr_minus_pytorch": list(difference)}
     return rows
@@ -186,7 +182,7 @@ def _stream(
     """[number] or more ordinary tokens."""
     generator = np.random.default_rng(seed)
     if texts:
-        # Offsets are -1 for the frame; unknown words stay, as in any text.
+        # Offsets are -1 for special tokens; unknown words stay, as in any text.
         pieces = [encoded.ids[encoded.starts >= 0] for encoded in encode(tokenizer, texts)]
         ids = np.concatenate(pieces)
         if len(ids):
@@ -201,7 +197,7 @@ def _batch(
     ids = np.full((rows, length), roles["pad"], dtype=np.int64)
     attention, types = np.zeros_like(ids), np.zeros_like(ids)
     for row in range(rows):
-        # From the whole length down to about a half: padding of a different length in each row.
+        # From the whole length down to about half, so that each row has another padding.
         taken = max(3, length - row * length // (2 * rows))
         inner = stream[row * length : row * length + taken - 2].copy()
         inner[MASKED_ONE_IN // 2 :: MASKED_ONE_IN] = roles["mask"]

@@ -1,4 +1,4 @@
-"""Looking at stores and vocabularies."""
+"""Print stores and vocabularies, and unite vocabularies."""
 
 from __future__ import annotations
 
@@ -63,16 +63,10 @@ def inspect_store(folder: Path, num_examples: int, tokenizer: str, console: Cons
 
 
 def unite_models(models: Sequence[str], output: Path, console: Console) -> None:
-    """Write the union tokenizer of models, and each model's own with the union's ids, and print the
-    overlap.
-    """
+    """Write the union tokenizer of models and each model's own with the union's ids; print the overlap."""
     loaded = [load_tokenizer(model, name=f"{index}-{Path(model).name}") for index, model in enumerate(models)]
     union = unite(loaded)
-    length = (
-        min(512, *(tokenizer.max_length for tokenizer in loaded))
-        if len(loaded) > 1
-        else min(512, loaded[0].max_length)
-    )
+    length = min([512, *(tokenizer.max_length for tokenizer in loaded)])
     save_tokenizer(union_tokenizer(union, loaded), output, specials=STUDENT_SPECIALS, max_length=length)
     shared = overlap(loaded)
     for tokenizer, mapping in zip(loaded, union.maps, strict=True):
@@ -120,12 +114,13 @@ def inspect_vocabulary(model: str, console: Console) -> None:
 
 
 def teacher_tokenizer(folder: Path, teacher: str, tokenizer: str) -> LoadedTokenizer:
+    """The tokenizer of a store's teacher: `tokenizer` if given, else from the recipe of the store's run."""
     if tokenizer:
         return load_tokenizer(tokenizer, name=teacher)
     recipe = folder.parent.parent.parent / "recipe.yaml"
     if not recipe.is_file():
         raise StoreError(
-            "store", str(folder), "is not in a run's folder, so its teacher is not known", "pass --tokenizer"
+            "store", str(folder), "is not in a run's folder, so its teacher is unknown", "pass --tokenizer"
         )
     try:
         settings = Teacher.model_validate(read_resolved(recipe)["teachers"][teacher])

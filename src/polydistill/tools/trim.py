@@ -1,11 +1,11 @@
-"""Trimming a model's vocabulary to the text of some languages: select, cut, prove, write."""
+"""Trim a model's vocabulary to the text of some languages: select, cut, prove, write."""
 
 from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -42,16 +42,15 @@ def trim_vocabulary(
     revision: str | None = None,
     allow_pickle: bool = False,
 ) -> Json:
-    """Write a model with the pieces alone that texts use, prove that it does what the original does, and
-    print how.
+    """Write a model with only the pieces that texts use, prove that it computes what the original does, and
+    print the proof.
 
     model         a folder or a hub name of a masked language model
     texts         language → files, folders or globs; a line of a text file is a document
-    output        a folder that is not there yet, or empty; it loads with AutoModelForMaskedLM and
-                  AutoTokenizer
+    output        a new or empty folder; it loads with AutoModelForMaskedLM and AutoTokenizer
     min_document_share, size  see `polydistill.tokenization.select`
     verify_lines  how many lines per language to prove it on; they are held apart from the selection
-    Returns the record that trim.json holds. Raises a UserError for what cannot be read or trimmed; then, and
+    Returns the record that trim.json holds. Raises UserError for what cannot be read or trimmed; then, and
     if the proof fails, nothing is written.
     """
     output = free_folder(output)
@@ -65,7 +64,7 @@ def trim_vocabulary(
     }
     if not sources:
         raise CorpusError("text", None, "no text is given", "pass --text LANGUAGE=PATH")
-    # What cannot be is found before the text is read: files that are not there, a size that is too small.
+    # Missing files and too small a size are refused before the text is read.
     identity = {
         language: source_identity(files, field=f"text.{language}") for language, files in sources.items()
     }
@@ -106,9 +105,7 @@ def _write(
     selection: Selection,
     apart: Mapping[str, Sequence[str]],
 ) -> Json:
-    """Write the trimmed tokenizer and model, and prove what was written, read again. Returns what was
-    found.
-    """
+    """Write the trimmed tokenizer and model, read them again and prove them; returns the results."""
     trimmed = trim_tokenizer(tokenizer, selection)
     save_tokenizer(
         trimmed.backend,
@@ -157,9 +154,9 @@ def _read(
 
 
 def hold_apart(texts: Iterable[str], held: list[tuple[int, str]], limit: int) -> Iterator[str]:
-    """The texts to select on; of the others those with the highest hashes go to `held`, whatever their order.
+    """Yield the texts to select on; of the others, those with the highest hashes go to `held`.
 
-    Only a text's content decides, so no text is on both sides.
+    Only a text's content decides, not its position: no text is on both sides.
     """
     for text in texts:
         key = hash_text(text)
@@ -195,14 +192,14 @@ def _prove_pieces(
             raise RecipeError(
                 f"text.{language}",
                 None,
-                f"of {len(texts)} lines that were held apart none has a word whose pieces are all kept, so "
-                "that nothing can be proven",
+                f"none of {len(texts)} lines that were held apart has a word whose pieces are all kept: "
+                "nothing can be proven",
                 "keep more pieces (a larger size, a lower min_document_share) or give more text",
             )
     return agreements, held
 
 
-def _print(record: Mapping[str, Any], console: Console) -> None:
+def _print(record: Json, console: Console) -> None:
     reasons, logits = record["reasons"], record["logits"]
     lines = [
         f"{record['original_pieces']:,} pieces → {record['pieces']:,}: "

@@ -1,4 +1,4 @@
-"""Whether a run is whole: its records, artefacts, checkpoints and stores, byte by byte."""
+"""Check whether a run is whole: its records, artefacts, checkpoints and stores, byte by byte."""
 
 from __future__ import annotations
 
@@ -21,9 +21,7 @@ from polydistill.training.checkpoints import checkpoints_in, fault_of
 
 # Each is made from the one before.
 CHAIN = ("tokenizer", "student/final", "evaluation")
-
-
-# Where artefacts lie, as far as every kind of recipe goes.
+# The places of artefacts, over all kinds of recipe.
 PLACES = (
     "tokenizer",
     "student/final",
@@ -40,9 +38,10 @@ PLACES = (
 
 
 def check_whole(run: Path) -> list[str]:
-    """What artefacts and checkpoints of a run there are beside those with a stamp, in words.
+    """Check that a run's artefacts have stamps and that its checkpoints are whole.
 
-    Raises RunFolderError for an artefact that is gone, has lost its stamp, or a checkpoint that is damaged.
+    Returns a line for each folder of checkpoints. Raises RunFolderError for an artefact that is missing or
+    has no stamp, and for a damaged checkpoint.
     """
     for place in _expected(run):
         if not (place / STAMP).is_file():
@@ -55,10 +54,10 @@ def check_whole(run: Path) -> list[str]:
             )
     lines = []
     for folder in sorted(path for path in run.rglob("checkpoints") if path.is_dir()):
-        said = []
+        states = []
         for checkpoint in checkpoints_in(folder):
             if not (checkpoint / "complete.json").is_file():
-                said.append(f"{checkpoint.name} a part, which is passed over")
+                states.append(f"{checkpoint.name} incomplete, ignored")
                 continue
             fault = fault_of(checkpoint)
             if fault is not None:
@@ -68,16 +67,16 @@ def check_whole(run: Path) -> list[str]:
                     f"is damaged: {fault}",
                     "remove it: training resumes from the checkpoint before",
                 )
-            said.append(f"{checkpoint.name} whole")
-        if said:
-            lines.append(f"{folder}: {', '.join(said)}")
+            states.append(f"{checkpoint.name} whole")
+        if states:
+            lines.append(f"{folder}: {', '.join(states)}")
     return lines
 
 
 def _expected(run: Path) -> list[Path]:
     """The folders that must be artefacts."""
     places = artefact_places(run) if (run / ARTEFACTS).is_file() else {}
-    # A teacher that the user has named is no artefact of ours.
+    # An existing teacher that the recipe names is no artefact of the run.
     own = [
         place
         for name, place in places.items()
@@ -106,9 +105,7 @@ def _is_other(place: Path) -> bool:
 
 
 def verify_stores(folder: Path) -> list[str]:
-    """Check every checksum of a store, or of all stores under a folder; StoreError names the first damaged
-    file.
-    """
+    """Check every checksum of a store, or of all stores under a folder; StoreError names the first fault."""
     manifests = (
         [folder]
         if (folder / "manifest.json").is_file()
@@ -129,8 +126,8 @@ def verify_stores(folder: Path) -> list[str]:
 def verify_run(folder: Path) -> list[str]:
     """Check every file of every artefact below a run's folder, its checkpoints and its records.
 
-    Returns a line for each; RunFolderError names the first that is damaged, or gone. What exists and was not
-    made by the run is named and no fault: nothing is made from it, and it is not copied.
+    Returns a line for each. RunFolderError names the first that is damaged or missing. Files that the run did
+    not make are listed and are no fault: the run neither reads nor copies them.
     """
     artefacts = artefacts_in(folder)
     if not artefacts:
@@ -145,13 +142,13 @@ def verify_run(folder: Path) -> list[str]:
         refuse_links(run)
     for path in artefacts:
         number = check_artefact(path)
-        said = f"{number} files, whole" if number else "of an earlier version, which kept no checksums"
+        state = f"{number} files, whole" if number else "of an earlier version, which kept no checksums"
         if others := unlisted_files(path):
-            said += f"; beside them, not of the run: {', '.join(others)}"
+            state += f"; not of the run: {', '.join(others)}"
         if not number and (path / "manifest.json").is_file():
             Store(path).verify()
-            said = "a store, whole"
-        lines.append(f"{path}: {said}")
+            state = "a store, whole"
+        lines.append(f"{path}: {state}")
     for run in runs:
         lines += check_whole(run)
         lines.append(f"{run}: {', '.join(check_records(run))}: whole")

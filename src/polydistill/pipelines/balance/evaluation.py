@@ -21,8 +21,9 @@ from polydistill.tasks.tagged import read_tagged_tasks
 
 
 def evaluate_models(state: Balance) -> None:
-    """Every language's teacher and all students on the same masked tokens, to evaluation/mlm.json and
-    ranks.npz.
+    """Evaluate every language's teacher and all students on the same masked tokens.
+
+    Writes evaluation/mlm.json, and mlm.json and ranks.npz into evaluation/mlm.
     """
     recipe, run = state.recipe, state.run
     students = {name: run.path / "students" / name / "final" for name in recipe.students}
@@ -49,12 +50,12 @@ def evaluate_models(state: Balance) -> None:
             {name: _held_out(measures) for name, measures in measured.items()}, recipe.groups
         ),
     )
-    # Where every run has it; evaluation/ itself is no artefact, for probes write there too.
+    # The same place as in every run. evaluation/ itself is no artefact, because probes write there too.
     write_json(run.path / "evaluation" / "mlm.json", read_json(made.path / "mlm.json", dict), sealed=True)
 
 
 def _readings(state: Balance, students: Mapping[str, Path]) -> Iterator[Reading]:
-    """Each language's teacher and all students, by the one vocabulary."""
+    """Each language's teacher and all students, with the shared vocabulary."""
     models = {name: load_masked_lm(str(path), name=name).to(device()) for name, path in students.items()}
     for language in state.recipe.languages:
         teacher = load_masked_lm(str(state.teachers[language]), name=language).to(device())
@@ -78,9 +79,9 @@ def _held_out(measured: Mapping[str, Measures]) -> HeldOut:
 
 
 def probe_students(state: Balance, tasks: Sequence[str] | None = None) -> None:
-    """Probes of all students on the recipe's tagged text, to evaluation/probes.json.
+    """Probe all students on the recipe's tagged text, to evaluation/probes.json.
 
-    tasks  those of the recipe's to run; by default all
+    tasks  the recipe's tasks to run; by default all
     """
     recipe, run = state.recipe, state.run
     chosen = {task: data for task, data in recipe.probe.tasks.items() if tasks is None or task in tasks}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -29,16 +29,22 @@ from polydistill.reports.card import balance_card
 from polydistill.store.reader import Store
 from polydistill.tokenization.load import load_tokenizer
 from polydistill.training.arguments import check_arguments, portable
-from polydistill.training.data import STEPS_VERSION, MaskedTexts, StoredExamples, TrainingExample
+from polydistill.training.data import (
+    STEPS_VERSION,
+    LanguageData,
+    MaskedTexts,
+    StoredExamples,
+    TrainingExample,
+)
 from polydistill.training.objectives import LiveTeachers, Objective, StoredLabels
 from polydistill.training.run import EarlyStopping
 
-# Held-out examples that early stopping goes by, and the seed of their masks.
+# Held-out examples for early stopping, and the seed of their masks.
 STOPPING_EXAMPLES, STOPPING_SEED = 500, 2_000_003
 
 
 def train_teachers(state: Balance) -> None:
-    """A teacher for each language on gold labels, or an existing one; into teachers/<language>/final."""
+    """Train each language's teacher on gold labels, or take an existing one; in teachers/<language>/final."""
     recipe, run = state.recipe, state.run
     arguments = check_arguments(recipe.training | recipe.teachers.training)
     for language, settings in recipe.languages.items():
@@ -80,7 +86,7 @@ def _teacher_training(state: Balance, language: str, arguments: Arguments) -> Tr
 
 
 def train_students(state: Balance) -> None:
-    """Every student, into students/<name>/final."""
+    """Train every student, into students/<name>/final."""
     for name, settings in state.recipe.students.items():
         _train_student(state, name, settings)
 
@@ -124,7 +130,7 @@ def _student_training(state: Balance, name: str, settings: BalancedStudent, argu
         schedule="constant",
         tail=settings.tail or "renormalise",
     )
-    data: Json
+    data: Mapping[str, LanguageData]
     objective: Objective = StoredLabels(distillation, list(texts))
     if soft and stored:
         with leader_first():
@@ -155,9 +161,7 @@ def _student_training(state: Balance, name: str, settings: BalancedStudent, argu
 
 
 def score_teachers(state: Balance) -> None:
-    """The store of every teacher over its language's text, as far as students learn from stored
-    predictions.
-    """
+    """Score every teacher over its language's text, where students learn from stored predictions."""
     parts = [
         state.truncated(settings.truncate)
         for settings in state.recipe.students.values()
@@ -198,7 +202,7 @@ def _common_inputs(state: Balance) -> Json:
 
 def _training(
     state: Balance,
-    data: Json,
+    data: Mapping[str, LanguageData],
     probabilities: dict[str, float],
     arguments: Arguments,
     objective: Objective,
@@ -207,7 +211,7 @@ def _training(
     options: Json | None = None,
     facts: Json | None = None,
 ) -> Training:
-    """What one model's training is given."""
+    """The inputs of one model's training."""
     tokenizer = state.run.path / "tokenizer"
 
     def write_beside(folder: Path) -> None:
@@ -229,7 +233,7 @@ def _training(
 
 
 def _train(state: Balance, place: str, inputs: Json, begin: Callable[[], Training]) -> Artefact:
-    """Train one model into <place>/final, from its last whole checkpoint if there is one."""
+    """Train one model into <place>/final, from its last complete checkpoint if there is one."""
 
     def announced() -> Training:
         training = begin()
@@ -243,7 +247,7 @@ def _train(state: Balance, place: str, inputs: Json, begin: Callable[[], Trainin
 
 
 def _existing_teacher(state: Balance, language: str, folder: str) -> Path:
-    """A teacher of before, if it reads as the run's vocabulary does."""
+    """An existing teacher; RecipeError if its vocabulary is not the run's."""
     field = f"languages.{language}.teacher"
     tokenizer = load_tokenizer(folder, name=language)
     if fingerprint(tokenizer.backend.get_vocab()) != fingerprint(state.tokenizer.backend.get_vocab()):
@@ -269,7 +273,7 @@ def _masked_texts(state: Balance, text: LanguageText) -> MaskedTexts:
 
 
 def _stored_examples(state: Balance, language: str, text: LanguageText) -> StoredExamples:
-    """A language's taken examples as its store has them: those without a masked token are not there."""
+    """A language's chosen examples in its store, which lacks those without a masked token."""
     store = Store(state.stores[language].path)
     rows = np.flatnonzero(np.isin(store.examples, text.examples.ids[text.rows]))
     choice = np.stack([np.zeros(len(rows), dtype=np.int64), rows], axis=1)
@@ -277,7 +281,7 @@ def _stored_examples(state: Balance, language: str, text: LanguageText) -> Store
 
 
 def _stopping_examples(state: Balance, language: str) -> list[TrainingExample]:
-    """Held-out examples with masks that stay, every chosen token hidden."""
+    """Held-out examples with fixed masks, every chosen token hidden."""
     part: Examples = state.held_out(language)[0]
     chosen = part.take(part.first(STOPPING_EXAMPLES))
     recipe = state.recipe

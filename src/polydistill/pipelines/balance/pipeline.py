@@ -26,9 +26,7 @@ from polydistill.training.arguments import check_arguments, training_arguments
 
 
 def check(recipe: BalanceRecipe, command: Command) -> None:
-    """Raise what a run would be refused for that needs no model: arguments of training, tasks of probes,
-    files of text.
-    """
+    """Raise UserError for wrong arguments of training, unknown tasks and missing text; loads no model."""
     check_texts(recipe)
     for arguments in (recipe.teachers.training, *(student.training for student in recipe.students.values())):
         check_arguments(recipe.training | arguments)
@@ -41,18 +39,18 @@ def prepare(recipe: BalanceRecipe, run: Run, command: Command) -> Balance:
         training_arguments(
             check_arguments(recipe.training | arguments), run.path / "checkpoints", seed=recipe.seed
         )
-    # All of it: a broken row is found now, and not when training is over.
+    # Read in full, so that a broken row ends the run now and not after training.
     read_tagged_tasks(recipe.probe.tasks, field="probe.tasks")
     return Balance(recipe, run, command.until, command.probe)
 
 
 def make_tokenizer(state: Balance) -> None:
-    """The vocabulary of all models; an architecture that is refused is so before any text is packed."""
+    """Make the vocabulary of all models; an unusable architecture is refused before text is packed."""
     initial_model(state.recipe, state.tokenizer)
 
 
 def make_corpora(state: Balance) -> None:
-    """Every language's corpus, packed by the vocabulary, and how much of it models see."""
+    """Pack every language's corpus by the vocabulary, and report how much of it models see."""
     state.corpora = prepare_corpora(state.recipe, state.run, state.tokenizer)
     for language, text in state.texts.items():
         state.held_out(language)
@@ -60,26 +58,26 @@ def make_corpora(state: Balance) -> None:
 
 
 def score_last(state: Balance) -> None:
-    """The stores of the teachers' predictions, if the run ends with them. Finished students need none."""
+    """Score the teachers, if the run ends with that. Finished students need no stores."""
     if state.until == "score":
         score_teachers(state)
 
 
 def evaluate(state: Balance) -> None:
-    """MRR and D of teachers and students, and the students' probes."""
+    """Measure MRR and D of teachers and students, and probe the students."""
     evaluate_models(state)
     probe_students(state, state.probe)
 
 
 def write_report(state: Balance) -> None:
-    """Every model's card with what was measured, and the report's page."""
+    """Write every model's card with its results, and the report."""
     with state.run.stage("report"):
         _write_cards(state)
         write_page(state.run)
 
 
 def _write_cards(state: Balance) -> None:
-    """Every model's card, with what was measured."""
+    """Add the results to every model's card."""
     languages = read_json(state.run.path / "evaluation" / "mlm.json")["languages"]
     for name in state.recipe.students:
         readme = state.run.path / "students" / name / "final" / "README.md"

@@ -1,8 +1,7 @@
-"""Preflight of a balance run: how much text there is, what each model will see, what training takes."""
+"""Preflight of a balance run: the size of the text, what each model will see, and times."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -13,7 +12,7 @@ from polydistill.config.balance import BalanceRecipe
 from polydistill.disk import Json
 from polydistill.models.student import build_student, student_config
 from polydistill.pipelines.balance.state import steps_of
-from polydistill.pipelines.pipeline import Pipeline
+from polydistill.pipelines.pipeline import Pipelines
 from polydistill.pipelines.probe.plan import plan_tasks
 from polydistill.pipelines.stages.conflicts import Conflict, collect, report_conflicts
 from polydistill.pipelines.stages.engine import plan_engine
@@ -25,13 +24,13 @@ from polydistill.training.progress import clock
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-# Characters of a token, assumed before there is a vocabulary.
+# Characters per token, assumed before a vocabulary exists.
 CHARACTERS_OF_A_TOKEN = 4.0
-# A live teacher's forward pass beside a student's forward and backward pass.
+# Cost of a step with a live teacher's forward pass, relative to the student's passes alone.
 LIVE_TEACHER = 4 / 3
 
 
-def plan_balance(recipe: BalanceRecipe, console: Console, _: Mapping[str, Pipeline]) -> list[Conflict]:
+def plan_balance(recipe: BalanceRecipe, console: Console, _: Pipelines) -> list[Conflict]:
     """Print settings, sizes and times of a balance run; returns its conflicts."""
     print_settings(recipe, console, training=check_arguments(recipe.training))
     conflicts = plan_engine(recipe, console)
@@ -41,12 +40,13 @@ def plan_balance(recipe: BalanceRecipe, console: Console, _: Mapping[str, Pipeli
     training = 1 - recipe.corpora.held_out_share
     characters = {}
     for language, size in sizes.items():
-        cap, there = recipe.languages[language].max_characters, round(size.characters * training)
-        characters[language] = there if cap is None else min(cap, there)
-        if cap is not None and cap > there:
+        cap, available = recipe.languages[language].max_characters, round(size.characters * training)
+        characters[language] = available if cap is None else min(cap, available)
+        if cap is not None and cap > available:
             conflicts.append(
                 Conflict(
-                    f"languages.{language}.max_characters {cap:,}: the text has about {there:,} to train on",
+                    f"languages.{language}.max_characters {cap:,}: the text has about {available:,} to train "
+                    "on",
                     "ask for fewer, leave it out, or add text",
                 )
             )
@@ -60,7 +60,7 @@ def plan_balance(recipe: BalanceRecipe, console: Console, _: Mapping[str, Pipeli
 
 
 def _model(recipe: BalanceRecipe) -> PreTrainedModel:
-    """A model of the recipe's architecture and size of vocabulary."""
+    """A model of the recipe's architecture and vocabulary size."""
     special_ids = {role: index for index, role in enumerate(ROLES)}
     config = student_config(
         recipe.model.model_type,
@@ -75,7 +75,7 @@ def _model(recipe: BalanceRecipe) -> PreTrainedModel:
 def _print(
     recipe: BalanceRecipe, characters: dict[str, int], model: PreTrainedModel, console: Console
 ) -> None:
-    """Characters that each model sees, its steps, and their time."""
+    """Print the characters that each model sees, its steps, and their time."""
     rows = model.get_input_embeddings().weight.numel()
     console.print(
         f"model: {recipe.model.model_type}, {recipe.tokenizer.size:,} pieces, {model.num_parameters():,} "
@@ -119,7 +119,7 @@ def _print(
         add(name, seen, student.epochs, student.training, LIVE_TEACHER if live else 1.0)
     console.print(table)
     console.print(
-        f"in all about {clock(total)}, vocabulary, corpora, evaluation and probes not counted; epochs by "
-        f"{CHARACTERS_OF_A_TOKEN:g} characters a token",
+        f"in all about {clock(total)}, without vocabulary, corpora, evaluation and probes; epochs "
+        f"assume {CHARACTERS_OF_A_TOKEN:g} characters per token",
         markup=False,
     )

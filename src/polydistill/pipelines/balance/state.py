@@ -1,4 +1,4 @@
-"""What the stages of a balance run share: vocabulary, corpora, which examples each model sees."""
+"""The state that the stages of a balance run share: vocabulary, corpora, each model's examples."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from polydistill.pipelines.run_folder import Artefact, Run
 from polydistill.pipelines.stages.tokenizer import build_tokenizer, shared_tokenizer
 from polydistill.tokenization.load import LoadedTokenizer
 
-# Random choices of examples are drawn apart from everything else that is random.
+# The random choice of examples is independent of all other random draws.
 CHOICE_SEED = 11
 
 
 @dataclass
 class Balance:
-    """A balance run under way.
+    """The state of a balance run.
 
-    until      the stage that the run ends with
+    until      the last stage of the run
     probe      tasks of its probes to run; None: all
     corpora    language → its corpus, once built
     teachers   language → its teacher's folder, once trained
@@ -47,14 +47,12 @@ class Balance:
 
     @cached_property
     def tokenizer(self) -> LoadedTokenizer:
-        """The vocabulary of all models, made if it is not there."""
+        """The vocabulary of all models; made if it is missing."""
         return vocabulary(self.recipe, self.run)
 
     @cached_property
     def texts(self) -> dict[str, LanguageText]:
-        """Each language's training examples, capped as the recipe says; CorpusError where there are too
-        few.
-        """
+        """Each language's training examples, capped at `max_characters`; CorpusError if there are fewer."""
         texts = {}
         for language, settings in self.recipe.languages.items():
             text = LanguageText(Examples(self.corpora[language].path / "train.arrow"), self.recipe.seed)
@@ -85,21 +83,20 @@ class Balance:
     def held_out(self, language: str) -> tuple[Examples, Examples]:
         """(examples for early stopping, examples for the results): no example is both."""
         examples = Examples(self.corpora[language].path / "held_out.arrow")
-        # By a bit of the hash of their text.
+        # Split by a bit of the hash of their text.
         for_stopping = (examples.ids & np.uint64(1)).astype(bool)
         parts = [examples.take(np.flatnonzero(chosen)) for chosen in (for_stopping, ~for_stopping)]
         if not all(len(part) for part in parts):
             raise CorpusError(
                 f"languages.{language}.text",
                 None,
-                f"{len(examples)} held-out examples are too few to be parted between early stopping and "
-                "results",
+                f"{len(examples)} held-out examples are too few to split between early stopping and results",
                 "add text, lower corpora.block_lines or raise corpora.held_out_share",
             )
         return parts[0], parts[1]
 
     def identity(self, language: str) -> Json:
-        """What a language's capped text is."""
+        """The identity of a language's capped text."""
         return {
             "corpus": self.corpora[language].fingerprint,
             "max_characters": self.recipe.languages[language].max_characters,
@@ -110,13 +107,13 @@ class Balance:
 class LanguageText:
     """Training examples of a language in a random order, and how many of them are taken.
 
-    A smaller part is the beginning of a larger one, so what a student sees its teacher has seen.
+    A smaller part is the beginning of a larger one, so a teacher has seen all that its student sees.
     """
 
     def __init__(self, examples: Examples, seed: int) -> None:
         self.examples, self.taken = examples, len(examples)
         self.order = np.random.default_rng([seed, CHOICE_SEED]).permutation(len(examples))
-        # [N] characters up to and with each example.
+        # [N] characters up to and including each example.
         self.characters: npt.NDArray[np.int64] = np.cumsum(examples.num_characters[self.order])
 
     def upto(self, limit: int | None) -> LanguageText:
@@ -139,7 +136,7 @@ class LanguageText:
 
 
 def steps_of(epochs: float | None, examples: int, arguments: Arguments) -> int:
-    """Steps of a number of epochs over a number of examples; `max_steps` without epochs."""
+    """Steps for `epochs` over that many examples; `max_steps` if `epochs` is None."""
     if epochs is None:
         return int(arguments["max_steps"])
     batch = int(arguments["per_device_train_batch_size"] * arguments["gradient_accumulation_steps"])
@@ -147,7 +144,7 @@ def steps_of(epochs: float | None, examples: int, arguments: Arguments) -> int:
 
 
 def vocabulary(recipe: BalanceRecipe, run: Run) -> LoadedTokenizer:
-    """The tokenizer of all models: trained on all text, or of an earlier run."""
+    """The tokenizer of all models: trained on all text, or taken from an earlier run."""
     folder = recipe.tokenizer.vocabulary
     if folder is None:
         return build_tokenizer(recipe, run)

@@ -1,1 +1,1 @@
-"""The pipeline of a extract recipe."""
+"""The pipeline of an extract recipe."""

@@ -19,8 +19,9 @@ from polydistill.pipelines.stages.evaluation import Measured, Reading, evaluate
 
 
 def evaluate_models(state: Extract) -> None:
-    """Student and teacher on held-out and further texts, to evaluation/mlm.json, samples.json and
-    ranks.npz.
+    """Evaluate student and teacher on held-out and further texts.
+
+    Writes mlm.json, samples.json and ranks.npz into evaluation/.
     """
     recipe, run = state.recipe, state.run
     inputs = {
@@ -48,10 +49,10 @@ def _reading(state: Extract) -> Reading:
 
 
 def _summary(measured: Measured) -> Json:
-    """The student beside its teacher on the same masked tokens, ranked among the student's pieces."""
+    """Compare the student with its teacher on the same masked tokens, ranked among the student's pieces."""
     languages = {}
     for language, measures in measured.items():
-        # `held_out/view/teacher/model`; the first two readers are of one view.
+        # `held_out/view/teacher/model`; the first two readers share a view.
         student = next(
             (place for place in measures if place.startswith("held_out/") and place.endswith("/student")),
             None,
@@ -65,8 +66,8 @@ def _summary(measured: Measured) -> Json:
 
 
 def measure_serving(state: Extract) -> None:
-    """Size, latency and peak memory of teacher and student, to cost/cost.json: beside the evaluation, whose
-    bytes are the same on every run.
+    """Measure size, latency and peak memory of teacher and student, to cost/cost.json. The evaluation stays
+    apart: its bytes are the same on every run.
     """
     recipe, run = state.recipe, state.run
     if not recipe.cost.rounds:
@@ -89,15 +90,15 @@ def measure_serving(state: Extract) -> None:
             calls=recipe.cost.calls,
             loading={recipe.teacher.model: recipe.teacher.model_dump(include={"revision", "allow_pickle"})},
         )
-        # Names and no paths: the folder is read on other machines too.
+        # Names instead of paths: the folder is read on other machines too.
         write_json(folder / "cost.json", [row | {"model": names[row["model"]]} for row in rows])
 
     run.make("cost", inputs, write)
 
 
 def make_readers(state: Extract) -> list[Reader]:
-    """Teacher and student by the student's tokenizer, so that both guess the same tokens; then, if pieces
-    were dropped, the teacher by its own.
+    """Teacher and student with the student's tokenizer, so that both guess the same tokens; then, if pieces
+    were dropped, the teacher with its own.
     """
     student = load_masked_lm(str(state.run.path / "student" / "final"), name="student").to(device())
     teacher = load_teacher(state.recipe).to(device())

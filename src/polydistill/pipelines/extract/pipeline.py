@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def build_corpus(state: Extract) -> None:
-    """The language's corpus, of examples that fit the teacher."""
+    """Build the language's corpus of examples that fit the teacher."""
     recipe = state.recipe
     state.made["corpus"] = prepare_corpus(
         state.run,
@@ -43,9 +43,7 @@ def build_corpus(state: Extract) -> None:
 
 
 def score_teacher(state: Extract) -> None:
-    """The teacher's store over the text, by the vocabulary that the student trains with; nothing for a live
-    teacher.
-    """
+    """Score the teacher over the text with the student's training vocabulary; skipped for a live teacher."""
     recipe = state.recipe
     if recipe.losses.predictions == "live":
         return
@@ -64,7 +62,7 @@ def score_teacher(state: Extract) -> None:
 
 
 def _load(state: Extract) -> PreTrainedModel:
-    """The teacher as the student meets it: with the kept pieces alone if they are chosen before training."""
+    """The teacher that the student learns from; it has only the kept pieces if the trim precedes training."""
     teacher = load_teacher(state.recipe)
     if state.recipe.trim.when == "before":
         teacher, _ = cut(state, teacher)
@@ -72,13 +70,13 @@ def _load(state: Extract) -> PreTrainedModel:
 
 
 def evaluate(state: Extract) -> None:
-    """MRR of teacher and student, and what serving them costs."""
+    """Measure MRR of teacher and student, and the cost of serving them."""
     evaluate_models(state)
     measure_serving(state)
 
 
 def write_report(state: Extract) -> None:
-    """The report's page, and the card with what was measured."""
+    """Write the card with the results, and the report."""
     run = state.run
     with run.stage("report"):
         final = run.path / "student" / "final"

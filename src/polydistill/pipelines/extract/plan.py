@@ -1,8 +1,7 @@
-"""Preflight of an extraction: what the student will be, what a step takes, and what does not fit together."""
+"""Preflight of an extraction: sizes, times and conflicts."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,7 +30,7 @@ from polydistill.pipelines.extract.state import (
     trim_choice,
 )
 from polydistill.pipelines.extract.student import model_size
-from polydistill.pipelines.pipeline import Pipeline
+from polydistill.pipelines.pipeline import Pipelines
 from polydistill.pipelines.run_folder import open_run
 from polydistill.pipelines.stages.conflicts import Conflict, collect, report_conflicts
 from polydistill.pipelines.stages.engine import plan_engine
@@ -58,9 +57,10 @@ if TYPE_CHECKING:
 LARGE_UNKNOWN = 0.02
 
 
-def plan_extract(recipe: ExtractRecipe, console: Console, _: Mapping[str, Pipeline]) -> list[Conflict]:
-    """Print settings, sizes and times of an extraction; returns its conflicts. What depends on what is
-    missing is left out.
+def plan_extract(recipe: ExtractRecipe, console: Console, _: Pipelines) -> list[Conflict]:
+    """Print settings, sizes and times of an extraction; returns its conflicts.
+
+    Leaves out what depends on missing files.
     """
     arguments = check_arguments(recipe.training)
     print_settings(recipe, console, training=arguments)
@@ -143,7 +143,7 @@ def _conflicts(
 def _print_models(
     state: Extract, selection: Selection | None, text: LanguageSize | None, console: Console
 ) -> None:
-    """Sizes of teacher and student, and the time of a few steps scaled up."""
+    """Print the sizes of teacher and student, and the time of a few steps scaled up."""
     recipe, arguments = state.recipe, state.arguments
     teacher = load_teacher(recipe)
     sizes = {"teacher": model_size(teacher)}
@@ -172,7 +172,7 @@ def _print_models(
     console.print(
         f"train {arguments['max_steps']:,} steps: {seconds:.2f} s each micro-batch of "
         f"{arguments['per_device_train_batch_size']} x {recipe.corpora.max_length} tokens, "
-        f"{clock(seconds * steps)}, evaluation and corpora not counted",
+        f"{clock(seconds * steps)}, without evaluation and corpora",
         markup=False,
     )
 
@@ -184,7 +184,7 @@ def _print_scoring(
     text: LanguageSize,
     console: Console,
 ) -> None:
-    """Size of the store of the teacher's predictions, and the time of scoring."""
+    """Print the size of the store of the teacher's predictions, and the time of scoring."""
     speed = scoring_speed(recipe, teacher, tokenizer, text.texts)
     size = estimated_store(recipe, text.tokens, tokenizer.size)
     console.print(
@@ -197,9 +197,7 @@ def _print_scoring(
 def _live_step_seconds(
     recipe: ExtractRecipe, student: PreTrainedModel, teacher: PreTrainedModel, arguments: Arguments
 ) -> float:
-    """Seconds of a micro-batch: both forward passes, the predictions' loss, the backward pass, the
-    optimizer.
-    """
+    """Seconds of a micro-batch: both forward passes, the distillation loss, backward pass, optimizer step."""
     where = device()
     live = LiveTeacher(teacher, recipe.losses, resolve_dtype("auto"))
     live.to(where)

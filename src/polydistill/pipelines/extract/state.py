@@ -1,10 +1,10 @@
-"""What the stages of an extraction share, and what is checked before the first of them."""
+"""The state that the stages of an extraction share, and the checks before the first of them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -33,18 +33,18 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 KEPT = "kept.json"
-# Where the recipe has what a trim is chosen by.
+# The recipe's fields that decide a trim.
 TRIM_FIELDS = TrimFields("teacher", "trim.size", "trim.min_document_share")
 
 
 @dataclass
 class Extract:
-    """An extraction under way.
+    """The state of an extraction.
 
     arguments  of TrainingArguments, checked
     original   the teacher's tokenizer
     depth, layers  of the student, see `models.choose_layers`
-    made       artefacts by their stages: `corpus`, and `store` where the teacher's predictions are stored
+    made       artefacts by stage: `corpus`, and `store` where the teacher's predictions are stored
     """
 
     recipe: ExtractRecipe
@@ -57,17 +57,17 @@ class Extract:
 
     @property
     def corpus(self) -> Artefact:
-        """The language's corpus, of the corpora stage."""
+        """The language's corpus, from the corpora stage."""
         return self.made["corpus"]
 
     @property
     def store(self) -> Artefact | None:
-        """The teacher's stored predictions, of the scoring stage; None for a live teacher."""
+        """The teacher's stored predictions, from the scoring stage; None for a live teacher."""
         return self.made.get("store")
 
     @property
     def trims(self) -> bool:
-        """Whether the vocabulary is cut at all."""
+        """Whether pieces are dropped."""
         return self.recipe.trim.when != "none"
 
     @cached_property
@@ -89,7 +89,7 @@ class Extract:
 
     @property
     def trained_tokenizer(self) -> LoadedTokenizer:
-        """The tokenizer that training reads by: the student's, unless the vocabulary is cut after it."""
+        """The tokenizer of training: the student's, unless pieces are dropped after training."""
         return self.original if self.recipe.trim.when == "after" else self.tokenizer
 
     @cached_property
@@ -110,9 +110,7 @@ def check_length(recipe: ExtractRecipe, original: LoadedTokenizer) -> None:
 
 
 def prepare(recipe: ExtractRecipe, run: Run, command: Command) -> Extract:
-    """Load the teacher's tokenizer and configuration, and check all that can be checked without weights and
-    text.
-    """
+    """Load the teacher's tokenizer and configuration; check all that needs neither weights nor text."""
     original, config = teacher_tokenizer(recipe), teacher_config(recipe)
     check_length(recipe, original)
     if recipe.trim.when != "none":
@@ -126,7 +124,7 @@ def prepare(recipe: ExtractRecipe, run: Run, command: Command) -> Extract:
 def begin(
     recipe: ExtractRecipe, run: Run, arguments: Arguments, original: LoadedTokenizer, config: PreTrainedConfig
 ) -> Extract:
-    """An extraction whose student and losses have proved to be ones that can be."""
+    """The state of an extraction, its student's configuration and its losses checked."""
     depth, layers = choose_layers(recipe.student.init, recipe.student.num_layers, config.num_hidden_layers)
     state = Extract(recipe, run, arguments, original, depth, layers)
     student = resolve_student(state, config, original)
@@ -150,8 +148,10 @@ def teacher_config(recipe: ExtractRecipe) -> PreTrainedConfig:
     return config
 
 
-def resolve_student(state: Extract, teacher: PreTrainedModel, tokenizer: LoadedTokenizer) -> Any:
-    """The student's configuration, of the teacher's and the tokenizer that training reads by."""
+def resolve_student(
+    state: Extract, teacher: PreTrainedConfig, tokenizer: LoadedTokenizer
+) -> PreTrainedConfig:
+    """The student's configuration, from the teacher's and the tokenizer of training."""
     recipe = state.recipe
     return extracted_config(
         teacher,
@@ -163,15 +163,14 @@ def resolve_student(state: Extract, teacher: PreTrainedModel, tokenizer: LoadedT
     )
 
 
-def check_losses(recipe: ExtractRecipe, student: PreTrainedModel, teacher: PreTrainedModel) -> None:
-    """Raise a UserError for a loss that these two configurations cannot have."""
+def check_losses(recipe: ExtractRecipe, student: PreTrainedConfig, teacher: PreTrainedConfig) -> None:
+    """Raise UserError for a loss that these two configurations do not allow."""
     losses = recipe.losses
     if losses.cosine.highest and student.hidden_size != teacher.hidden_size:
         raise RecipeError(
             "losses.cosine",
             losses.cosine.highest,
-            f"the student's hidden states have {student.hidden_size} numbers and the teacher's "
-            f"{teacher.hidden_size}",
+            f"the student's hidden size is {student.hidden_size} and the teacher's {teacher.hidden_size}",
             "set losses.cosine: 0 (losses.relation compares models of any width), or leave hidden_size as "
             "the teacher's",
         )
@@ -190,7 +189,7 @@ def check_losses(recipe: ExtractRecipe, student: PreTrainedModel, teacher: PreTr
 
 
 def trim_choice(recipe: ExtractRecipe) -> Json:
-    """What `select` is asked for."""
+    """The arguments of `select`."""
     return {"min_document_share": recipe.trim.min_document_share, "size": recipe.trim.size}
 
 

@@ -1,11 +1,9 @@
-"""The training stage of an extraction: the student from its teacher's layers, trained beside it, and its
-folder.
-"""
+"""The training stage of an extraction: the student from its teacher's layers, its training and its folder."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -35,7 +33,7 @@ if TYPE_CHECKING:
 
 
 def train_student(state: Extract) -> None:
-    """Train the student, and write it as a Hugging Face folder; with `trim.when: after`, cut then."""
+    """Train the student, and write it as a Hugging Face folder; with `trim.when: after`, trim it then."""
     run, after = state.run, state.recipe.trim.when == "after"
     made = training_inputs(state)
     name = "student/untrimmed" if after else "student/final"
@@ -66,7 +64,7 @@ def train_student(state: Extract) -> None:
 
 
 def training_inputs(state: Extract) -> Json:
-    """What the trained student is made from."""
+    """The inputs that the trained student depends on."""
     recipe = state.recipe
     return {
         "stage": "extracted",
@@ -83,7 +81,7 @@ def training_inputs(state: Extract) -> Json:
     }
 
 
-def initial_models(state: Extract) -> tuple[Any, Any, Json]:
+def initial_models(state: Extract) -> tuple[PreTrainedModel, PreTrainedModel, Json]:
     """(teacher, student before training, record of where its weights came from), of one vocabulary."""
     teacher = load_teacher(state.recipe)
     sizes = model_size(teacher)
@@ -98,7 +96,7 @@ def initial_models(state: Extract) -> tuple[Any, Any, Json]:
     return teacher, student, record | ({} if proof is None else {"trim": proof})
 
 
-def make_models(state: Extract) -> tuple[Any, Json, Objective]:
+def make_models(state: Extract) -> tuple[PreTrainedModel, Json, Objective]:
     """(student before training, record of where its weights came from, what it minimises)."""
     teacher, student, record = initial_models(state)
     losses = state.recipe.losses
@@ -120,8 +118,8 @@ def model_size(model: PreTrainedModel) -> dict[str, int]:
     }
 
 
-def cut(state: Extract, model: PreTrainedModel) -> tuple[Any, Json]:
-    """A model with the kept pieces alone, and the proof on held-out text that nothing else changed."""
+def cut(state: Extract, model: PreTrainedModel) -> tuple[PreTrainedModel, Json]:
+    """(the model with only the kept pieces, the proof on held-out text that nothing else changed)."""
     kept = state.kept
     assert kept is not None
     trimmed = trim_model(model, kept)
@@ -153,7 +151,7 @@ def training_data(state: Extract) -> MaskedTexts | StoredExamples:
 
 
 def student_training(state: Extract) -> Training:
-    """What the student's training is given."""
+    """The inputs of the student's training."""
     recipe = state.recipe
     student, record, objective = make_models(state)
     layers = "random weights" if state.layers is None else f"layers {' '.join(map(str, state.layers))}"
@@ -182,7 +180,7 @@ def student_training(state: Extract) -> Training:
 
 
 def _write_beside(state: Extract, folder: Path, record: Json) -> None:
-    """The tokenizer, the model card and the record of a finished student."""
+    """Write the tokenizer, the model card and the record of a finished student."""
     copy_tokenizer(state.run.path / "tokenizer", folder)
     write_json(folder / "initialisation.json", record)
     write_text(folder / "README.md", extract_card(state.recipe, record))

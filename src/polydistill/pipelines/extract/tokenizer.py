@@ -1,6 +1,4 @@
-"""The tokenizer stage of an extraction: which pieces the language's text uses, and the tokenizer of these
-alone.
-"""
+"""The tokenizer stage of an extraction: the pieces that the language's text uses, and their tokenizer."""
 
 from __future__ import annotations
 
@@ -19,20 +17,18 @@ from polydistill.tokenization.wordpiece import save_tokenizer, special_strings
 
 # Held-out examples that the trimmed tokenizer is compared on.
 COMPARED_TEXTS = 500
-# Training examples that are read at once.
+# Training examples per read.
 BATCH = 1000
 
 
 def build_tokenizer(state: Extract) -> None:
-    """The student's tokenizer in tokenizer/, with kept.json (its ids → the teacher's) if pieces are
-    dropped.
-    """
+    """Write the student's tokenizer, with kept.json (its ids → the teacher's) if pieces are dropped."""
     recipe, run = state.recipe, state.run
     inputs = {
         "stage": "tokenizer",
         "teacher": state.original.fingerprint,
         "trim": trim_choice(recipe) if state.trims else None,
-        # Text decides what stays, and nothing else of it matters here.
+        # The text decides which pieces stay; this stage uses it for nothing else.
         "corpus": state.corpus.fingerprint if state.trims else None,
     }
     run.make("tokenizer", inputs, partial(_write_trimmed if state.trims else _write_whole, state))
@@ -102,7 +98,7 @@ def _compare(
 
 
 def _save(tokenizer: LoadedTokenizer, folder: Path) -> None:
-    # A student has one type of tokens: what its tokenizer says of types would have no row.
+    # A student has one token type: the ids of others would have no embedding row.
     names = tokenizer.settings.get("model_input_names", ["input_ids", "attention_mask"])
     settings = {
         **tokenizer.settings,

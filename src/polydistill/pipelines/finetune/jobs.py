@@ -1,16 +1,14 @@
-"""The queue's jobs: one training each, of one model for one task from one language and seed, and its
-tests.
-"""
+"""The queue's jobs. A job trains one model for one task, from one language and seed, and tests it."""
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -22,7 +20,7 @@ from polydistill.models.memory import return_freed_memory
 from polydistill.models.precision import device
 from polydistill.pipelines.run_folder import Run
 from polydistill.tasks.encoding import Coder
-from polydistill.tasks.heads import load_with_head, predict, takes_segments
+from polydistill.tasks.heads import Feature, load_with_head, predict, takes_segments
 from polydistill.tasks.labelled import Example
 from polydistill.tasks.scores import METRICS, items_of
 from polydistill.tasks.splits import TaskTexts, gold_of
@@ -36,13 +34,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 CHECKPOINTS = "checkpoints"
-# A preset's warm-up that would be more than this share of the training is cut to WARM_UP of it.
+# A preset's warm-up of more than this share of the training is shortened to WARM_UP of it.
 LONGEST_WARM_UP = 0.5
 WARM_UP = 0.1
 
 
 class Model:
-    """A model of the recipe: what it is by content, and how it reads each language."""
+    """A model of the recipe: its fingerprint, and its tokenizer for each language."""
 
     def __init__(self, name: str, settings: FinetunedModel) -> None:
         self.name, self.settings = name, settings
@@ -62,9 +60,9 @@ class Model:
     def weights(self) -> str:
         """A fingerprint of its weights; of random ones, of the architecture."""
         if self.random:
-            # Neither where it lies nor who wrote it.
-            beside = {"_name_or_path", "transformers_version"}
-            values = {key: value for key, value in self.config.to_diff_dict().items() if key not in beside}
+            # Neither its path nor the library that wrote it.
+            ignored = {"_name_or_path", "transformers_version"}
+            values = {key: value for key, value in self.config.to_diff_dict().items() if key not in ignored}
             return f"random {fingerprint(values)}"
         return weights_fingerprint(self.settings.model, revision=self.settings.revision)
 
@@ -79,14 +77,14 @@ class Model:
 
     @cached_property
     def own_tokenizers(self) -> list[str]:
-        """The languages that it has a tokenizer of their own for, and may use it."""
+        """The languages that have their own tokenizer in its folder, if the recipe lets it use them."""
         folder = Path(self.settings.model) / "tokenizer"
         if self.settings.tokenizer != "own" or not folder.is_dir():
             return []
         return sorted(path.name for path in folder.iterdir() if (path / "tokenizer.json").is_file())
 
     def tokenizer(self, language: str) -> LoadedTokenizer:
-        """What it reads a language by."""
+        """Its tokenizer for a language."""
         if language not in self._tokenizers:
             self._tokenizers[language] = probed_tokenizer(self.settings, language, field=self.field)
         return self._tokenizers[language]
@@ -128,12 +126,12 @@ class Job:
             },
             "source": {"language": self.source, **learned},
             "targets": read,
-            # What names the file's fields does not change what is in them.
+            # The labels themselves: the names of the file's fields do not change them.
             "labels": self.texts.labels(self.source),
             "answers": [task.stride_tokens, task.max_answer_tokens, task.normalisation]
             if task.kind == "qa"
             else None,
-            # What the tokenizer's settings make of the recipe's, which its fingerprint does not hold.
+            # The recipe's settings within the tokenizer's limits, which its fingerprint does not cover.
             "reading": {
                 language: [coder.max_length, coder.segments] for language, coder in self._coders().items()
             },
@@ -151,7 +149,7 @@ class Job:
 
     @property
     def _own_warmup(self) -> bool:
-        """Whether the recipe itself says how long the warm-up is."""
+        """Whether the recipe itself sets the warm-up."""
         return "warmup_steps" in (self.recipe.training | self.texts.task.training)
 
     def _coders(self) -> dict[str, Coder]:
@@ -159,7 +157,7 @@ class Job:
 
     @property
     def notes(self) -> list[str]:
-        """What becomes of the recipe's settings with this model."""
+        """How this model changes the recipe's settings, in words."""
         asked = self.recipe.max_length(self.texts.task)
         return [
             f"{self.model.field}: reads {language} in sequences of {coder.max_length} tokens at most, not "
@@ -175,30 +173,27 @@ class Job:
 
     @property
     def groups_by_length(self) -> bool:
-        """Whether a batch's examples are of like length, by transformers' name for it or by that of older
-        versions.
-        """
+        """Whether a batch's examples have similar lengths, by the current or older name of the argument."""
         values = self.recipe_arguments
-        return values.get("train_sampling_strategy") == "group_by_length" or bool(
-            values.get("group_by_length")
-        )
+        by_length = values.get("train_sampling_strategy") == "group_by_length"
+        return by_length or bool(values.get("group_by_length"))
 
     def arguments(self, num_features: int) -> tuple[Json, str | None]:
-        """The arguments for a training with that many features, and what was changed in them.
+        """The arguments for a training with that many features, and a line on what was changed in them.
 
-        A preset's warm-up may be longer than a small set's training (Eliquare's 500 steps), whose learning
-        rate would never be reached: it is cut then. What the recipe itself says stays.
+        A preset's warm-up (Eliquare's 500 steps) may be longer than the training on a small set, which would
+        never reach its learning rate: it is shortened then. A warm-up that the recipe itself sets stays.
         """
         values = self.recipe_arguments
         steps = steps_of(num_features, values)[1]
         warm_up = values["warmup_steps"]
         if self._own_warmup or warm_up < 1 or warm_up <= LONGEST_WARM_UP * steps:
             return values, None
-        said = (
+        change = (
             f"{warm_up} steps of warm-up are too many for a training of {steps}: {WARM_UP:.0%} of them "
             "instead"
         )
-        return values | {"warmup_steps": WARM_UP}, said
+        return values | {"warmup_steps": WARM_UP}, change
 
     def coder(self, language: str) -> Coder:
         """How its model reads a language."""
@@ -213,7 +208,7 @@ class Job:
         )
 
     def load(self, place: str | None = None) -> PreTrainedModel:
-        """The model with a fresh head, or as a checkpoint has it."""
+        """The model with a fresh head, or from a checkpoint."""
         settings = self.model.settings
         return load_with_head(
             place or settings.model,
@@ -232,7 +227,7 @@ class Job:
         model: PreTrainedModel,
         language: str,
         examples: Sequence[Example],
-        features: Sequence[Any] | None = None,
+        features: Sequence[Feature] | None = None,
     ) -> list[Json]:
         """`gold` and `predicted` of each example."""
         coder = self.coder(language)
@@ -258,9 +253,7 @@ class Job:
 
 
 def task_arguments(recipe: FinetuneRecipe, name: str) -> Json:
-    """A task's arguments of TrainingArguments, checked; RecipeError names the task where it is the task that
-    sets them.
-    """
+    """A task's arguments of TrainingArguments, checked; RecipeError names the task that sets an argument."""
     task = recipe.tasks[name]
 
     def place(argument: str) -> str:
@@ -270,10 +263,9 @@ def task_arguments(recipe: FinetuneRecipe, name: str) -> Json:
 
 
 def all_jobs(recipe: FinetuneRecipe, texts: dict[str, TaskTexts]) -> list[Job]:
-    """The queue: for each task a seed of all models before the next seed, so that early results can be
-    compared.
+    """The queue. All models of a task run with one seed before the next, so that early results compare.
 
-    Checks arguments, models and tokenizers; raises UserError for what cannot be used.
+    Checks arguments, models and tokenizers; raises UserError for unusable ones.
     """
     models = [Model(name, settings) for name, settings in recipe.models.items()]
     jobs = [
@@ -299,11 +291,11 @@ def all_jobs(recipe: FinetuneRecipe, texts: dict[str, TaskTexts]) -> list[Job]:
 
 
 def notes_of(jobs: Sequence[Job]) -> list[str]:
-    """What users should know of how models and tasks go together, each line once."""
-    said = [note for job in jobs for note in job.notes]
+    """Notes on how models and tasks fit together, each once."""
+    notes = [note for job in jobs for note in job.notes]
     recipe = jobs[0].recipe
     for name, task in recipe.tasks.items():
-        said += [
+        notes += [
             f"models.{model}: is not trained for {name}, which learns from {task.source}, and its "
             "`languages` lack that"
             for model, settings in recipe.models.items()
@@ -321,25 +313,23 @@ def notes_of(jobs: Sequence[Job]) -> list[str]:
             teacher, stand_in = recipe.teacher_of(target), recipe.teacher_of(target, scored)
             if teacher is not None and teacher != stand_in:
                 instead = "there is no RDT" if stand_in is None else f"RDT is from {stand_in}"
-                said.append(
+                notes.append(
                     f"{texts.field(target, 'test')}: its teacher {teacher} is not trained for it, so "
                     f"{instead}"
                 )
-    return list(dict.fromkeys(said))
+    return list(dict.fromkeys(notes))
 
 
 def run_job(job: Job, run: Run) -> Path:
-    """Train and test, from where an interrupted run left it; returns the folder with scores.json and
-    predictions/.
-    """
+    """Train and test, or resume an interrupted job; returns the folder with scores.json and predictions/."""
 
     def write(folder: Path) -> None:
-        # A record that is damaged is as good as none: what it says is made again.
+        # A damaged record counts as missing: its work is redone.
         if not read_record(folder / "training.json"):
             _train(job, run, folder)
         if not read_record(folder / "scores.json"):
             _test(job, folder)
-        # Weights are many times what a job's results take.
+        # Weights take far more space than a job's results.
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
         return_freed_memory()
 
@@ -348,15 +338,15 @@ def run_job(job: Job, run: Run) -> Path:
 
 
 def _train(job: Job, run: Run, folder: Path) -> None:
-    """Leaves the best checkpoint, and training.json, which marks training as complete."""
+    """Train; writes the best checkpoint, and training.json, which marks training as complete."""
     coder = job.coder(job.source)
     splits = job.texts.splits[job.source]
     features = coder.encode(splits["train"], training=True)
     dev = coder.encode(splits["dev"])
-    arguments, said = job.arguments(len(features))
+    arguments, change = job.arguments(len(features))
     name = f"{job.texts.name}/{job.model.name}/{job.source}-{job.seed}"
-    if said:
-        run.say(f"{name}: {said}")
+    if change:
+        run.say(f"{name}: {change}")
     metric = METRICS[job.texts.task.kind][0]
     model = job.load()
     checkpoints = folder / CHECKPOINTS
@@ -373,14 +363,14 @@ def _train(job: Job, run: Run, folder: Path) -> None:
         pad_id=coder.tokenizer.special_ids["pad"],
         seed=job.seed,
         say=lambda line: run.say(f"{name}: {line}"),
-        # A job of other settings empties this one's folder.
+        # Outside the job's folder, which a job of other settings would empty.
         evidence=run.path / "nonfinite" / job.place,
     )
     write_json(folder / "training.json", record, sealed=True)
 
 
 def _test(job: Job, folder: Path) -> None:
-    """Leaves a file of predictions for each language, and scores.json, which marks them as complete."""
+    """Test; writes the predictions for each language, and scores.json, which marks them as complete."""
     record = read_json(folder / "training.json", dict)
     model = job.load(str(folder / CHECKPOINTS / record["best"]))
     scores: Json = {}
@@ -407,11 +397,6 @@ def _test(job: Job, folder: Path) -> None:
 
 def stored_rows(folder: Path, language: str) -> list[Json]:
     """A finished job's predictions for a language."""
-    return list(_json_rows(folder / "predictions" / f"{language}.jsonl"))
-
-
-def _json_rows(path: Path) -> Iterator[Json]:
-    # Not splitlines: an answer may hold a line separator of Unicode.
-    for line in path.read_text("utf-8").split("\n"):
-        if line:
-            yield json.loads(line)
+    text = (folder / "predictions" / f"{language}.jsonl").read_text("utf-8")
+    # Not splitlines: an answer may hold a Unicode line separator.
+    return [json.loads(line) for line in text.split("\n") if line]

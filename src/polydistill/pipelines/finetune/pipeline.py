@@ -19,7 +19,7 @@ from polydistill.tasks.splits import TaskTexts, read_tasks
 
 
 class Finetuning(NamedTuple):
-    """A queue under way: what the stages share."""
+    """The state that the stages of a fine-tuning share."""
 
     recipe: FinetuneRecipe
     run: Run
@@ -28,7 +28,7 @@ class Finetuning(NamedTuple):
 
 
 def check(recipe: FinetuneRecipe, _: Command) -> None:
-    """Raise what a run would be refused for that needs no model: its trainings' arguments and its files."""
+    """Raise UserError for wrong arguments of training and unusable files; loads no model."""
     for task in recipe.tasks:
         task_arguments(recipe, task)
     read_tasks(recipe)
@@ -41,7 +41,7 @@ def prepare(recipe: FinetuneRecipe, run: Run, _: Command) -> Finetuning:
 
 
 def evaluate(state: Finetuning) -> None:
-    """Run the queue. Scores are in evaluation/finetune.json, which grows with every job."""
+    """Run the queue. Every job adds its scores to evaluation/finetune.json."""
     run, jobs = state.run, state.jobs
     notes = [*(note for task_texts in state.texts.values() for note in task_texts.notes()), *notes_of(jobs)]
     for note in notes:
@@ -63,7 +63,7 @@ def evaluate(state: Finetuning) -> None:
 
 
 def write_report(state: Finetuning) -> None:
-    """The report's page."""
+    """Write the report."""
     with state.run.stage("report"):
         write_page(state.run)
 

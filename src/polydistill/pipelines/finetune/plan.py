@@ -1,13 +1,10 @@
-"""What a fine-tuning recipe would read, train and take, and what does not fit together, before anything is
-trained.
-"""
+"""Preflight of a fine-tuning: its data, jobs, times and conflicts."""
 
 from __future__ import annotations
 
 import statistics
-import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from functools import partial
 
 import torch
 from rich import box
@@ -21,9 +18,9 @@ from polydistill.errors import UserError
 from polydistill.models.attention import attention_for
 from polydistill.models.precision import device
 from polydistill.pipelines.finetune.jobs import Job, all_jobs, notes_of, task_arguments
-from polydistill.pipelines.pipeline import Pipeline
+from polydistill.pipelines.pipeline import Pipelines
 from polydistill.pipelines.stages.conflicts import Conflict, collect, refusal, report_conflicts
-from polydistill.pipelines.stages.planning import print_settings
+from polydistill.pipelines.stages.planning import median_seconds, print_settings
 from polydistill.tasks.heads import Feature, collate, num_tokens
 from polydistill.tasks.labelled import Example
 from polydistill.tasks.splits import TaskTexts
@@ -38,7 +35,7 @@ TIMED_BATCH = 4
 SHOWN_LABELS = 8
 
 
-def plan_finetune(recipe: FinetuneRecipe, console: Console, _: Mapping[str, Pipeline]) -> list[Conflict]:
+def plan_finetune(recipe: FinetuneRecipe, console: Console, _: Pipelines) -> list[Conflict]:
     """Print settings, sizes, labels, jobs and times; returns the conflicts."""
     conflicts: list[Conflict] = []
     print_settings(recipe, console, tasks=_resolved_tasks(recipe, conflicts))
@@ -53,7 +50,7 @@ def plan_finetune(recipe: FinetuneRecipe, console: Console, _: Mapping[str, Pipe
                 _add_row(table, texts, language)
             texts.check()
             conflicts += [
-                Conflict(note, "look at the file, or leave it so", "note") for note in texts.notes()
+                Conflict(note, "check the file, or leave it as it is", "note") for note in texts.notes()
             ]
             read[name] = texts
         except UserError as error:
@@ -63,7 +60,7 @@ def plan_finetune(recipe: FinetuneRecipe, console: Console, _: Mapping[str, Pipe
         try:
             jobs = all_jobs(recipe, read)
             conflicts += [
-                Conflict(note, "see models.NAME.languages, `teachers` and max_length, or leave it so", "note")
+                Conflict(note, "see models.NAME.languages, `teachers` and max_length, or ignore it", "note")
                 for note in notes_of(jobs)
             ]
             conflicts += _unknown(jobs)
@@ -74,9 +71,7 @@ def plan_finetune(recipe: FinetuneRecipe, console: Console, _: Mapping[str, Pipe
 
 
 def _resolved_tasks(recipe: FinetuneRecipe, conflicts: list[Conflict]) -> Json:
-    """The recipe's tasks with their hyper-parameters as they come out of preset, recipe and task; refused
-    ones as they are.
-    """
+    """The recipe's tasks with hyper-parameters of preset, recipe and task merged; refused ones as given."""
     tasks: Json = recipe.model_dump(mode="json")["tasks"]
     arguments = collect(recipe.tasks, lambda name, _: task_arguments(recipe, name), conflicts)
     for name, task in recipe.tasks.items():
@@ -98,10 +93,8 @@ def _add_row(table: Table, texts: TaskTexts, language: str) -> None:
 
 
 def _times(jobs: Sequence[Job], console: Console) -> list[Conflict]:
-    """Print each model's and task's time; a few steps of the longest examples of the beginning of each
-    file.
-    """
-    said: list[Conflict] = []
+    """Print each model's and task's time, scaled up from a few steps; returns notes on changed arguments."""
+    notes: list[Conflict] = []
     table = Table(box=box.SIMPLE)
     for heading in ("task", "model", "jobs", "steps", "a step", "in all"):
         table.add_column(heading, justify="left" if heading in ("task", "model") else "right")
@@ -117,7 +110,7 @@ def _times(jobs: Sequence[Job], console: Console) -> list[Conflict]:
             number = _num_features(job)
             arguments, changed = job.arguments(number)
             if changed and job.seed == own[0].seed:
-                said.append(
+                notes.append(
                     Conflict(
                         f"{task}/{model} from {job.source}: {changed}",
                         "set training.warmup_steps to choose another",
@@ -133,11 +126,9 @@ def _times(jobs: Sequence[Job], console: Console) -> list[Conflict]:
         table.add_row(task, model, str(len(own)), f"{steps:,}", f"{step:.2f} s", clock(seconds))
     console.print(table)
     console.print(
-        f"{len(jobs)} jobs, in all about {clock(total)} (the longest that it may take: early stopping "
-        "shortens it)",
-        markup=False,
+        f"{len(jobs)} jobs, in all about {clock(total)} (at most: early stopping shortens it)", markup=False
     )
-    return said
+    return notes
 
 
 def _unknown(jobs: Sequence[Job]) -> list[Conflict]:
@@ -165,20 +156,20 @@ def _unknown(jobs: Sequence[Job]) -> list[Conflict]:
     ]
 
 
-def _flat(ids: Sequence[Any]) -> list[int]:
-    """Of choices each has its own."""
+def _flat(ids: Sequence[int | list[int]]) -> list[int]:
+    """The ids of a feature, which holds a list for each choice in tasks that have choices."""
     return [index for part in ids for index in (part if isinstance(part, list) else [part])]
 
 
 def _num_features(job: Job) -> int:
-    """Features of the training file: of a sample, and the others in proportion."""
+    """Features of the training file, scaled up from a sample."""
     train = job.texts.splits[job.source]["train"]
     sample = _spread(train, 4 * TIMED_EXAMPLES)
     return round(len(job.coder(job.source).encode(sample, training=True)) / len(sample) * len(train))
 
 
 def _spread(examples: Sequence[Example], number: int) -> list[Example]:
-    """Examples from all over a file: its beginning may be short ones."""
+    """Examples from all over a file: those at its beginning may be short."""
     return list(examples[:: max(1, len(examples) // number)])[:number]
 
 
@@ -195,6 +186,8 @@ def _measure(job: Job) -> tuple[float, float]:
     halves = bool(job.recipe_arguments.get("bf16"))
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0)
 
+    seconds = partial(median_seconds, calls=TIMED_STEPS)
+
     def gradients() -> None:
         model.train()
         with torch.autocast(device().type, torch.bfloat16, enabled=halves):
@@ -203,8 +196,8 @@ def _measure(job: Job) -> tuple[float, float]:
 
     with attention_for(device(), coder.max_length):
         batches = size / len(chosen) * job.recipe_arguments["gradient_accumulation_steps"]
-        training = _median(gradients) * batches + _median(optimizer.step)
-    testing = _median(lambda: job.rows(model, job.source, sample[:TIMED_BATCH])) / len(sample[:TIMED_BATCH])
+        training = seconds(gradients) * batches + seconds(optimizer.step)
+    testing = seconds(lambda: job.rows(model, job.source, sample[:TIMED_BATCH])) / len(sample[:TIMED_BATCH])
     return training, testing
 
 
@@ -216,14 +209,3 @@ def timed_features(features: Sequence[Feature], number: int, *, grouped: bool) -
     mean = statistics.mean(lengths)
     near = sorted(range(len(features)), key=lambda index: abs(lengths[index] - mean))
     return [features[index] for index in near[:number]]
-
-
-def _median(work: Callable[[], object]) -> float:
-    """Seconds of a piece of work, after one that warms up."""
-    work()
-    times = []
-    for _ in range(TIMED_STEPS):
-        started = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - started)
-    return statistics.median(times)

@@ -1,4 +1,4 @@
-"""Fine-tuned models' scores side by side: means over seeds, RDT, and how sure both are."""
+"""Fine-tuned models' scores side by side: means over seeds, RDT, and intervals of both."""
 
 from __future__ import annotations
 
@@ -31,20 +31,18 @@ Samples = npt.NDArray[np.float64]
 
 
 class Results:
-    """What finished jobs say together."""
+    """The results of finished jobs."""
 
     def __init__(self, recipe: FinetuneRecipe, num_jobs: int, notes: list[str]) -> None:
         self.recipe, self.num_jobs, self.notes = recipe, num_jobs, notes
         self.jobs: list[tuple[Job, Path]] = []
 
     def add(self, job: Job, folder: Path) -> None:
-        """A finished job."""
+        """Add a finished job."""
         self.jobs.append((job, folder))
 
     def write(self, run: Path, *, summarised: bool = False) -> None:
-        """Write evaluation/finetune.json: the scores so far; with `summarised` means, intervals and RDT as
-        well.
-        """
+        """Write evaluation/finetune.json: scores so far; with `summarised` also means, intervals and RDT."""
         results: Json = {
             "jobs": self.num_jobs,
             "done": len(self.jobs),
@@ -61,7 +59,7 @@ class Results:
         write_json(run / "evaluation" / FILE, results, sealed=True)
 
     def _scores(self) -> Json:
-        """task → model → target → metric → one score a seed."""
+        """task → model → target → metric → one score per seed."""
         cells: Json = {}
         for job, folder in self.jobs:
             for target, scores in read_json(folder / "scores.json")["scores"].items():
@@ -132,8 +130,9 @@ class Results:
     def _samples(
         self, name: str, task: Task, items: dict[str, dict[str, list[Items]]], metric: str
     ) -> dict[str, dict[str, Sampled]]:
-        """model → target → samples of the mean over seeds: the same test items for all models, each with the
-        chance of its seeds.
+        """model → target → bootstrap samples of the mean over seeds, with the variation between seeds.
+
+        The sampled test items are the same for all models.
         """
         samples: dict[str, dict[str, Sampled]] = {model: {} for model in items}
         noise = seed_noise(
@@ -157,7 +156,7 @@ class Results:
             for model in items:
                 columns = [index for index, (owner, _) in enumerate(owners) if owner == model]
                 if columns:
-                    # From one source the languages' scores are of one training, and so is their chance.
+                    # Languages with one source share its training, and so that training's variation.
                     source = task.source or target
                     chance = chance_of_seeds(
                         len(drawn),
@@ -220,5 +219,5 @@ class Results:
         return deviations, averages
 
     def _deviation(self, value: float, samples: Samples) -> Json:
-        made = deviation(value, samples, level=self.recipe.level, within=self.recipe.within_percent)
-        return {"value": value} if made is None else made._asdict()
+        result = deviation(value, samples, level=self.recipe.level, within=self.recipe.within_percent)
+        return {"value": value} if result is None else result._asdict()

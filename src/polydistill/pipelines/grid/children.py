@@ -1,19 +1,17 @@
-"""The runs of a grid: their recipes, what they read of each other, and what is checked before the first of
-them.
-"""
+"""The runs of a grid: their recipes, what they read of each other, and the checks before the first."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from polydistill.config.grid import GridRecipe
 from polydistill.config.load import grid_values, parse_recipe
 from polydistill.config.shared import RunRecipe
+from polydistill.disk import Json
 from polydistill.errors import RecipeError, within
 
-# At the beginning of a path: the grid's own folder, wherever it is.
+# At the beginning of a path: the grid's own folder.
 GRID = "$grid"
 
 
@@ -31,7 +29,7 @@ def children_of(recipe: GridRecipe) -> dict[str, RunRecipe]:
     whole = {name: grid_values(recipe.base, *of_run) for name, of_run in changes.items()} | recipe.after
     children: dict[str, RunRecipe] = {}
     for name, raw in whole.items():
-        values = _placed(raw, folder)
+        values: Json = {key: _placed(value, folder) for key, value in raw.items()}
         place = f"{'after' if name in recipe.after else 'runs'}.{name}"
         earlier = [str(folder / other) for other in children]
         values = values | {
@@ -42,14 +40,14 @@ def children_of(recipe: GridRecipe) -> dict[str, RunRecipe]:
         with within(place):
             child = parse_recipe(values, origin="of this run")
         if child.recipe == recipe.recipe:
-            raise RecipeError(f"{place}.recipe", "grid", "a grid holds no grid", "write its runs here")
+            raise RecipeError(f"{place}.recipe", "grid", "a grid cannot hold a grid", "write its runs here")
         _check_models(place, child, recipe, folder, children)
         children[name] = child
     return children
 
 
-def _placed(values: Any, folder: Path) -> Any:
-    """Values in whose paths GRID is the grid's folder."""
+def _placed(values: object, folder: Path) -> object:
+    """Values with GRID replaced by the grid's folder in their paths."""
     if isinstance(values, dict):
         return {key: _placed(value, folder) for key, value in values.items()}
     if isinstance(values, list):
@@ -62,33 +60,33 @@ def _placed(values: Any, folder: Path) -> Any:
 def _check_models(
     place: str, child: RunRecipe, grid: GridRecipe, folder: Path, earlier: Mapping[str, RunRecipe]
 ) -> None:
-    """Raise RecipeError for a model within the grid's folder that is not there and that no earlier run makes,
-    and for one of another folder that the grid had before.
+    """Raise RecipeError for a model in the grid's folder that is missing and that no earlier run makes, and
+    for one in the grid's usual folder if the grid has another.
     """
     made = [path for run in earlier.values() for path in run.models_made]
     usual = Path("runs") / grid.name
     for model in child.models_read:
         if folder != usual and Path(model).is_relative_to(usual):
-            within = Path(model).relative_to(usual)
-            if folder / within in made:
+            relative = Path(model).relative_to(usual)
+            if folder / relative in made:
                 raise RecipeError(
                     place,
                     model,
-                    f"is of a grid in {usual}, and this one's folder is {folder}",
-                    f"write {GRID}/{within.as_posix()}",
+                    f"is in {usual}, and this grid's folder is {folder}",
+                    f"write {GRID}/{relative.as_posix()}",
                 )
         if Path(model).is_relative_to(folder) and not Path(model).exists() and Path(model) not in made:
             named = ", ".join(map(str, made)) or "none"
             raise RecipeError(
                 place,
                 model,
-                "no run of this grid before it makes this folder",
-                f"they make these models: {named}",
+                "no earlier run of this grid makes this folder",
+                f"earlier runs make these models: {named}",
             )
 
 
 def awaited(child: RunRecipe, earlier: Mapping[str, RunRecipe]) -> list[str]:
-    """Folders of models that a run of a grid is to read, and that earlier runs of it have yet to make.
+    """Folders of models that a run of a grid reads and that its earlier runs have yet to make.
 
     earlier  the runs before it
     """

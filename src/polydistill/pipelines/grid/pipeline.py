@@ -1,6 +1,4 @@
-"""A grid: recipes run one after the other, each in a folder of its own within the grid's, and one table of
-them.
-"""
+"""A grid: recipes that run one after the other, each in its own folder within the grid's, and one table."""
 
 from __future__ import annotations
 
@@ -19,7 +17,7 @@ from polydistill.disk import Json, hash_file, read_json, write_json
 from polydistill.errors import within
 from polydistill.evaluation.convergence import Curve, compared, loss_curve
 from polydistill.pipelines.grid.children import awaited, children_of
-from polydistill.pipelines.pipeline import Command, Pipeline, Stage, run_pipeline
+from polydistill.pipelines.pipeline import Command, Pipeline, Pipelines, Stage, run_pipeline
 from polydistill.pipelines.run_folder import Run
 from polydistill.pipelines.stages.conflicts import Conflict, collect, counted, report_conflicts
 from polydistill.pipelines.stages.engine import check_engine
@@ -27,7 +25,7 @@ from polydistill.pipelines.stages.evaluation import write_page
 
 
 class Grid(NamedTuple):
-    """A grid under way: what the stages share.
+    """The state that the stages of a grid share.
 
     children  name → recipe of every run, in order
     """
@@ -39,9 +37,7 @@ class Grid(NamedTuple):
 
 
 def check(recipe: GridRecipe, command: Command) -> None:
-    """Raise what any run of a grid would be refused for, as far as it can be known before the first of
-    them.
-    """
+    """Raise UserError for all that can be checked of every run before the first of them."""
     for name, child in children_of(recipe).items():
         with within(name):
             check_engine(child)
@@ -54,15 +50,13 @@ def prepare(recipe: GridRecipe, run: Run, command: Command) -> Grid:
 
 
 def evaluate(state: Grid) -> None:
-    """Run every recipe in a folder of its own; a run that is done is not done again. Their table is in
-    evaluation/grid.json.
-    """
+    """Run every recipe in its own folder, or reuse its run; write the table to evaluation/grid.json."""
     run, children = state.run, state.children
     for number, (name, child) in enumerate(children.items(), 1):
         run.say(f"{name} ({number} of {len(children)}, {child.recipe})")
         with run.stage(name):
-            say = partial(_say, run, name)
-            run_pipeline(child, state.command.pipelines, update=run.update, show=say)
+            show = partial(_say, run, name)
+            run_pipeline(child, state.command.pipelines, update=run.update, show=show)
     rows = [row for name in children for row in grid_rows(children[name].folder, name)]
     curves = {name: curve for name, child in children.items() if (curve := loss_curve(child.folder))}
     table = {
@@ -79,13 +73,13 @@ def _say(run: Run, name: str, line: str) -> None:
 
 
 def write_report(state: Grid) -> None:
-    """The report's page."""
+    """Write the report."""
     with state.run.stage("report"):
         write_page(state.run)
 
 
 def grid_rows(folder: Path, name: str) -> list[Json]:
-    """One row for each language, text, model and tokenizer of a run, or each task of its probes and
+    """One row for each language, text, model and tokenizer of a run, and each task of its probes and
     fine-tuning.
     """
     mlm, probes, tuned = (folder / "evaluation" / f"{kind}.json" for kind in ("mlm", "probes", "finetune"))
@@ -151,8 +145,8 @@ def sooner(children: Mapping[str, RunRecipe], curves: Mapping[str, Curve]) -> li
     """Where each run's student reaches the loss at which another's ends: see
     `evaluation.convergence.reached`.
 
-    curves  of the runs that trained one
-    Only of runs that guess the same pieces of the same text.
+    curves  of the runs that trained a student
+    Compares only runs that guess the same pieces of the same text.
     """
     alike: dict[str, dict[str, Curve]] = {}
     for name, curve in curves.items():
@@ -166,7 +160,7 @@ def sooner(children: Mapping[str, RunRecipe], curves: Mapping[str, Curve]) -> li
 
 
 def _what_is_guessed(child: RunRecipe) -> str:
-    """Equal for runs whose losses can be compared."""
+    """A key that is equal for runs with comparable losses."""
     settings = child.model_dump(mode="json")
     texts = settings.get("text") or {
         language: language_settings["text"]
@@ -184,12 +178,12 @@ def _what_is_guessed(child: RunRecipe) -> str:
     )
 
 
-def _check_run(pipelines: Mapping[str, Pipeline], name: str, child: RunRecipe) -> None:
+def _check_run(pipelines: Pipelines, name: str, child: RunRecipe) -> None:
     pipelines[child.recipe].check(child, Command(pipelines))
 
 
-def plan_grid(recipe: GridRecipe, console: Console, pipelines: Mapping[str, Pipeline]) -> list[Conflict]:
-    """Plan each run; of one that reads models which earlier ones make, what does not depend on them."""
+def plan_grid(recipe: GridRecipe, console: Console, pipelines: Pipelines) -> list[Conflict]:
+    """Plan each run; a run that reads models that earlier runs have yet to make is only checked."""
     children = children_of(recipe)
     own: dict[str, list[Conflict]] = {}
     for number, (name, child) in enumerate(children.items()):
@@ -202,7 +196,7 @@ def plan_grid(recipe: GridRecipe, console: Console, pipelines: Mapping[str, Pipe
             own[name] = report_conflicts(refused, console)
         elif waits := awaited(child, earlier):
             own[name] = []
-            console.print(f"planned when there are {', '.join(waits)}", markup=False)
+            console.print(f"can be planned once these exist: {', '.join(waits)}", markup=False)
         else:
             own[name] = pipeline.plan(child, console, pipelines)
     console.rule(escape(recipe.name))

@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 
 
 def evaluate_models(merge: Merge) -> None:
-    """Student and teachers on held-out and further texts, to evaluation/mlm.json, samples.json and
-    ranks.npz.
+    """Evaluate student and teachers on held-out and further texts.
+
+    Writes mlm.json, samples.json and ranks.npz into evaluation/.
     """
     recipe, run = merge.recipe, merge.run
     inputs = {
@@ -45,7 +46,7 @@ def evaluate_models(merge: Merge) -> None:
 
 
 def _readings(merge: Merge) -> Iterator[Reading]:
-    """Each language by the union tokenizer and by those of its teachers."""
+    """Each language with the union tokenizer and with those of its teachers."""
     student = load_masked_lm(str(merge.run.path / "student" / "final"), name="student").to(device())
     union_backend = Tokenizer.from_file(str(merge.run.path / "tokenizer" / "tokenizer.json"))
     union_view = LoadedTokenizer("union", union_backend, merge.union.special_ids, 10**9)
@@ -71,8 +72,8 @@ def _readings(merge: Merge) -> Iterator[Reading]:
 
 
 def _summary(measured: Measured) -> Json:
-    """Each language's student beside its best teacher, by that teacher's tokenizer, so that both guess the
-    same tokens (balanced-2022, section 4).
+    """Compare the student with each language's best teacher, by that teacher's tokenizer, so that both guess
+    the same tokens (balanced-2022, section 4).
     """
     languages = {}
     for language, measures in measured.items():

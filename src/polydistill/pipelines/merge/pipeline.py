@@ -1,7 +1,7 @@
 """Merge: several teachers in, one multilingual student out (MergeDistill, section 3.1).
 
-Corpora → tokenizers → scoring → training → evaluation → report; each stage
-reuses what was made from the same inputs.
+Corpora → tokenizers → scoring → training → evaluation → report; each stage reuses what was made from the
+same inputs.
 """
 
 from __future__ import annotations
@@ -41,9 +41,7 @@ SEGMENTATION_TEXTS = 2000
 
 
 def prepare(recipe: MergeRecipe, run: Run, command: Command) -> Merge:
-    """Load the teachers' tokenizers, unite them, and check all that can be checked before hours of
-    scoring.
-    """
+    """Load and unite the teachers' tokenizers; check all that can be checked before hours of scoring."""
     arguments = check_arguments(recipe.training)
     tokenizers = {
         name: load_tokenizer(t.model, name=name, tokenizer=t.tokenizer, revision=t.revision)
@@ -59,7 +57,7 @@ def prepare(recipe: MergeRecipe, run: Run, command: Command) -> Merge:
 
 
 def build_corpora(merge: Merge) -> None:
-    """Every language's corpus."""
+    """Build every language's corpus."""
     recipe = merge.recipe
     for language, settings in recipe.languages.items():
         merge.corpora[language] = prepare_corpus(
@@ -73,11 +71,11 @@ def build_corpora(merge: Merge) -> None:
 
 
 def build_tokenizers(merge: Merge) -> None:
-    """The union tokenizer and each language's own, and how they treat the languages."""
+    """Write the union tokenizer and each language's own, and measure how they split the languages' text."""
     recipe, run = merge.recipe, merge.run
     inputs = {
         "stage": "tokenizer",
-        # A list, for the order of teachers fixes the ids.
+        # A list, because the order of teachers fixes the ids.
         "tokenizers": [[name, tokenizer.fingerprint] for name, tokenizer in merge.tokenizers.items()],
         "settings": recipe.student.tokenizer.model_dump(),
         "languages": {language: settings.teachers for language, settings in recipe.languages.items()},
@@ -125,7 +123,7 @@ def _write_tokenizers(merge: Merge, folder: Path) -> None:
 
 
 def score_teachers(merge: Merge) -> None:
-    """The store of every teacher over every one of its languages."""
+    """Score every teacher over each of its languages."""
     recipe = merge.recipe
     with scoring_engine(recipe, merge.run) as score:
         for name, teacher in recipe.teachers.items():
@@ -161,7 +159,7 @@ def _load(name: str, teacher: Teacher) -> PreTrainedModel:
 
 
 def write_report(merge: Merge) -> None:
-    """The report's page, and the card with what was measured."""
+    """Write the card with the results, and the report."""
     recipe, run = merge.recipe, merge.run
     with run.stage("report"):
         final = run.path / "student" / "final"

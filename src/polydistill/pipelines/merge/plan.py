@@ -1,8 +1,7 @@
-"""Preflight of a merge: what it would do and cost, and the conflicts that it has."""
+"""Preflight of a merge: sizes, times and conflicts."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -15,7 +14,7 @@ from polydistill.models.precision import device, resolve_dtype
 from polydistill.models.student import build_student
 from polydistill.pipelines.merge.state import check_teacher
 from polydistill.pipelines.merge.student import resolve_student
-from polydistill.pipelines.pipeline import Pipeline
+from polydistill.pipelines.pipeline import Pipelines
 from polydistill.pipelines.stages.conflicts import Conflict, collect, report_conflicts
 from polydistill.pipelines.stages.engine import plan_engine
 from polydistill.pipelines.stages.planning import (
@@ -41,9 +40,10 @@ LARGE_DRIFT = 0.10
 LARGE_UNKNOWN = 0.02
 
 
-def plan_merge(recipe: MergeRecipe, console: Console, _: Mapping[str, Pipeline]) -> list[Conflict]:
-    """Print settings, sizes and times of a merge; returns its conflicts. What depends on what is missing is
-    left out.
+def plan_merge(recipe: MergeRecipe, console: Console, _: Pipelines) -> list[Conflict]:
+    """Print settings, sizes and times of a merge; returns its conflicts.
+
+    Leaves out what depends on missing files.
     """
     arguments = check_arguments(recipe.training)
     print_settings(recipe, console, training=arguments)
@@ -66,7 +66,7 @@ def plan_merge(recipe: MergeRecipe, console: Console, _: Mapping[str, Pipeline])
         students = collect({"student": recipe}, lambda _, r: _print_student(r, union, console), problems)
         refused: list[Conflict] = []
         collect(tokenizers, lambda _, tokenizer: check_teacher(recipe, tokenizer), refused)
-        # A run would end before it scores, and so would its timing.
+        # A refused run ends before it scores: nothing to time.
         if students and not refused:
             timed = {"times": students["student"]}
             collect(
@@ -80,7 +80,7 @@ def plan_merge(recipe: MergeRecipe, console: Console, _: Mapping[str, Pipeline])
 def conflicts(
     recipe: MergeRecipe, tokenizers: dict[str, LoadedTokenizer], union: Union, texts: dict[str, list[str]]
 ) -> list[Conflict]:
-    """What does not fit together, each with its remedy."""
+    """Settings that do not fit together, each with its remedy."""
     problems: list[Conflict] = []
     used = {teacher for settings in recipe.languages.values() for teacher in settings.teachers}
     for name in sorted(set(recipe.teachers) - used):
@@ -141,10 +141,10 @@ def conflicts(
             ):
                 problems.append(
                     Conflict(
-                        f"languages.{language}: the union tokenizer makes {measured.drift:.0%} of {name}'s "
-                        f"tokens otherwise and leaves {measured.unknown_share:.1%} unknown (own "
+                        f"languages.{language}: the union tokenizer splits {measured.drift:.0%} of {name}'s "
+                        f"tokens differently and leaves {measured.unknown_share:.1%} unknown (own "
                         f"{measured.own_unknown_share:.1%})",
-                        f"load tokenizer/{language} for this language, rather than the default tokenizer",
+                        f"load tokenizer/{language} for this language instead of the default tokenizer",
                     )
                 )
     return problems
@@ -225,4 +225,4 @@ def _print_times(
         f"{'bfloat16' if arguments['bf16'] else 'float32'}: {step:.2f} s each, {clock(trained)}",
         markup=False,
     )
-    console.print(f"in all about {clock(scored + trained)}, evaluation and corpora not counted", markup=False)
+    console.print(f"in all about {clock(scored + trained)}, without evaluation and corpora", markup=False)

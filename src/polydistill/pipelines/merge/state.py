@@ -1,4 +1,4 @@
-"""What the stages of a merge share."""
+"""The state that the stages of a merge share."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from polydistill.tokenization.union import Union
 
 @dataclass
 class Merge:
-    """A merge under way: what the stages share.
+    """The state of a merge.
 
     arguments  of TrainingArguments, checked
     corpora    language → its corpus
@@ -44,7 +44,7 @@ class Merge:
 
 
 def check_teacher(recipe: MergeRecipe, tokenizer: LoadedTokenizer) -> None:
-    """Raise RecipeError for a teacher that cannot take the recipe's sequences or give its k."""
+    """Raise RecipeError for a teacher that cannot take the recipe's sequences or predict its top k."""
     if tokenizer.max_length < recipe.corpora.max_length:
         raise RecipeError(
             "corpora.max_length",

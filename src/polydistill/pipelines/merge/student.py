@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -30,6 +30,9 @@ from polydistill.training.arguments import portable
 from polydistill.training.data import STEPS_VERSION, StoredExamples, choose_copies
 from polydistill.training.objectives import StoredLabels
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
 
 def train_student(merge: Merge) -> None:
     """Train the student on the stores, and write it as a Hugging Face folder."""
@@ -43,7 +46,7 @@ def train_student(merge: Merge) -> None:
         "student": recipe.student.model_dump(mode="json")
         | {"model_type": recipe.student.model_type or MODEL_TYPE},
         "distillation": recipe.distillation.model_dump(mode="json"),
-        # A list, for a checkpoint knows languages by their place.
+        # A list, because a checkpoint identifies languages by position.
         "use": [[language, settings.use] for language, settings in recipe.languages.items()],
         "labels": language_labels(recipe),
         "smoothing_alpha": recipe.corpora.smoothing_alpha,
@@ -55,7 +58,7 @@ def train_student(merge: Merge) -> None:
 
 
 def student_training(merge: Merge) -> Training:
-    """What the student's training is given."""
+    """The inputs of the student's training."""
     recipe, run = merge.recipe, merge.run
     model, record = initial_student(merge)
     run.say(
@@ -94,7 +97,7 @@ def student_training(merge: Merge) -> Training:
 
 
 def training_data(merge: Merge) -> tuple[dict[str, StoredExamples], dict[str, float]]:
-    """Each language's examples, and the probability that it is drawn with."""
+    """Each language's examples, and its sampling probability."""
     recipe = merge.recipe
     data = {language: stored_examples(merge, language) for language in recipe.languages}
     sizes = {
@@ -105,11 +108,11 @@ def training_data(merge: Merge) -> tuple[dict[str, StoredExamples], dict[str, fl
 
 
 def language_labels(recipe: MergeRecipe) -> dict[str, str]:
-    """The labels of languages that say so themselves."""
+    """Language → its labels, for languages that set their own."""
     return {language: s.labels for language, s in recipe.languages.items() if s.labels is not None}
 
 
-def initial_student(merge: Merge) -> tuple[Any, Json]:
+def initial_student(merge: Merge) -> tuple[PreTrainedModel, Json]:
     """The student before training, and the record of where its weights came from."""
     recipe = merge.recipe
     settings = recipe.student
@@ -132,10 +135,10 @@ def initial_student(merge: Merge) -> tuple[Any, Json]:
     return model, record
 
 
-def resolve_student(recipe: MergeRecipe, union: Union) -> tuple[Any, str | None]:
+def resolve_student(recipe: MergeRecipe, union: Union) -> tuple[PreTrainedConfig, str | None]:
     """(the student's configuration, the name of the teacher that its encoder comes from, if any).
 
-    Raises RecipeError for an architecture that cannot be, or that this encoder does not fit.
+    Raises RecipeError for an unusable architecture, or one that does not fit this encoder.
     """
     settings = recipe.student
     first, base, model_type = None, None, settings.model_type or MODEL_TYPE
@@ -159,13 +162,13 @@ def resolve_student(recipe: MergeRecipe, union: Union) -> tuple[Any, str | None]
 
 
 def stored_examples(merge: Merge, language: str) -> StoredExamples:
-    """A language's training examples, by its `use` of its teachers."""
+    """A language's training examples, chosen from its teachers' copies by `use`."""
     settings = merge.recipe.languages[language]
     stores = [Store(merge.stores[language, name].path) for name in settings.teachers]
     weights = None
     if settings.use == "best" and merge.recipe.compares_characters:
-        # Copies mask the same words, thus the same characters: the total loss orders them as the loss a
-        # character does.
+        # Copies mask the same words, hence the same characters: total loss and loss per character give the
+        # same order.
         weights = [store.num_masked_of.astype(np.float64) for store in stores]
     choice = choose_copies(stores, settings.use, settings.teachers, weights=weights)
     return StoredExamples(stores, [merge.maps[name] for name in settings.teachers], choice)

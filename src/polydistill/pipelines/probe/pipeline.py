@@ -1,6 +1,4 @@
-"""Probes: linear classifiers of words on frozen encoders, within a language and from each language to each
-other.
-"""
+"""Probes: linear classifiers of words on frozen encoders, within each language and across languages."""
 
 from __future__ import annotations
 
@@ -31,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class Probing(NamedTuple):
-    """Probes under way: what the stages share."""
+    """The state that the stages of a probe recipe share."""
 
     recipe: ProbeRecipe
     run: Run
@@ -49,7 +47,7 @@ def evaluate(state: Probing) -> None:
 
 
 def probe_models(recipe: ProbeRecipe, run: Run, texts: Texts) -> None:
-    """Probe every model on every task in a run that is claimed, to evaluation/probes.json."""
+    """Probe every model on every task in a claimed run, to evaluation/probes.json."""
     scores: dict[str, Json] = {task: {} for task in texts}
     for name, settings in recipe.models.items():
         model = _Probed(name, settings, recipe, run)
@@ -75,7 +73,7 @@ def probe_models(recipe: ProbeRecipe, run: Run, texts: Texts) -> None:
 
 
 class _Probed:
-    """A model whose encoder stays as it is; loaded when its features are wanted and not there."""
+    """A model with a frozen encoder, which is loaded only if features are missing."""
 
     def __init__(self, name: str, settings: ProbedModel, recipe: ProbeRecipe, run: Run) -> None:
         self.name, self.settings, self.run = name, settings, run
@@ -91,7 +89,7 @@ class _Probed:
         return model.base_model
 
     def identity(self, text: TaggedText) -> Json:
-        """What features of a text depend on."""
+        """The inputs that features of a text depend on."""
         return {
             "weights": self.weights,
             "tokenizer": probed_tokenizer(self.settings, text.language).fingerprint,
@@ -139,7 +137,7 @@ class _Probed:
 def _probe(
     recipe: ProbeRecipe, run: Run, model: _Probed, task: str, languages: dict[str, TaggedText]
 ) -> Json:
-    """source → target → metric → one score a seed."""
+    """source → target → metric → one score per seed."""
     inputs = {
         "stage": "probes",
         "features": {language: fingerprint(model.identity(text)) for language, text in languages.items()},
@@ -185,7 +183,7 @@ def _transfer(
     languages: dict[str, TaggedText],
     tags: Sequence[str],
 ) -> dict[str, dict[str, list[float]]]:
-    """One source's probes on every target: target → metric → one score a seed."""
+    """One source's probes on every target: target → metric → one score per seed."""
     scores: dict[str, dict[str, list[float]]] = {}
     for target, text in languages.items():
         gold = [sentence.tags for sentence in text.sentences["test"]]
@@ -200,7 +198,7 @@ def _transfer(
 
 
 def write_report(state: Probing) -> None:
-    """The report's page."""
+    """Write the report."""
     with state.run.stage("report"):
         write_page(state.run)
 

@@ -1,10 +1,10 @@
-"""What probes would read and cost, and what does not fit together, before anything is computed."""
+"""Preflight of probes: their data, the size of features, and conflicts."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
+from typing import TypeVar
 
 from rich import box
 from rich.console import Console
@@ -13,7 +13,7 @@ from rich.table import Table
 from polydistill.config.probe import ProbedModel, ProbeRecipe, TaggedData
 from polydistill.errors import UserError
 from polydistill.models.load import model_config
-from polydistill.pipelines.pipeline import Pipeline
+from polydistill.pipelines.pipeline import Pipelines
 from polydistill.pipelines.stages.conflicts import Conflict, refusal, report_conflicts
 from polydistill.pipelines.stages.planning import print_settings
 from polydistill.tasks.tagged import TaggedSentence, TaggedText
@@ -21,12 +21,11 @@ from polydistill.tasks.words import LARGE_UNKNOWN, split_into_windows
 from polydistill.tokenization.load import probed_tokenizer
 
 SAMPLE_SENTENCES = 300
+Task = TypeVar("Task", bound=str)
 
 
-def plan_probe(recipe: ProbeRecipe, console: Console, _: Mapping[str, Pipeline]) -> list[Conflict]:
-    """Print settings, sentences, words and tags of every file and what the features take on disk; returns the
-    conflicts.
-    """
+def plan_probe(recipe: ProbeRecipe, console: Console, _: Pipelines) -> list[Conflict]:
+    """Print settings, every file's sentences, words and tags, and the size of features; returns conflicts."""
     print_settings(recipe, console)
     samples, words, conflicts = plan_tasks(recipe.tasks, console)
     for name, settings in recipe.models.items():
@@ -47,12 +46,12 @@ def plan_probe(recipe: ProbeRecipe, console: Console, _: Mapping[str, Pipeline])
 
 
 def plan_tasks(
-    tasks: Mapping[Any, Mapping[str, TaggedData]], console: Console, *, field: str = "tasks"
+    tasks: Mapping[Task, Mapping[str, TaggedData]], console: Console, *, field: str = "tasks"
 ) -> tuple[dict[str, list[TaggedSentence]], int, list[Conflict]]:
     """Print sentences, words and tags of every file; returns (some sentences of each language, words,
     conflicts).
 
-    field  where the recipe has the tasks
+    field  of the tasks in the recipe
     """
     conflicts: list[Conflict] = []
     table = Table(box=box.SIMPLE)
@@ -100,12 +99,12 @@ def plan_tasks(
 
 
 def _other_tags(field: str, known: Mapping[str, set[str]]) -> list[Conflict]:
-    """Languages that lack tags of others: zero-shot, a probe from there cannot guess them."""
+    """Languages whose training file lacks tags of others: a probe trained on it can never predict those."""
     every = set().union(*known.values())
     return [
         Conflict(
             f"{field}.{language}: its training file has no {', '.join(sorted(every - tags)[:5])}, which "
-            "others have: a probe from this language can never guess them",
+            "others have: a probe from this language can never predict them",
             "use files of one tag set, or read its zero-shot scores with that in mind",
         )
         for language, tags in known.items()

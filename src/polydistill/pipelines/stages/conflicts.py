@@ -1,4 +1,4 @@
-"""What a plan finds: what a run would refuse, what does not fit together, what is only to be known."""
+"""What a plan reports: errors that a run would raise, settings that do not fit together, and notes."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ Made = TypeVar("Made")
 class Conflict:
     """Something that the user should know before a run starts.
 
-    level  `error`: the run would refuse it; `conflict`: the run takes it, and its results may not be what is
-           meant; `note`: counted and reported, as the recipe asks
+    level  `error`: the run would refuse it; `conflict`: the run accepts it, but its results may not be the
+           intended ones; `note`: counted and reported, as the recipe asks
     """
 
     what: str
@@ -28,7 +28,7 @@ class Conflict:
 
 
 def refusal(error: UserError) -> Conflict:
-    """An error that a run would end with."""
+    """The conflict for an error that would end a run."""
     value = "" if error.value is None else f" {error.value!r}"
     return Conflict(f"{error.field}{value}: {error.reason}", error.remedy, "error")
 
@@ -47,7 +47,7 @@ def collect(
 
 
 def report_conflicts(conflicts: list[Conflict], console: Console) -> list[Conflict]:
-    """Print them, and how many there are."""
+    """Print the conflicts and their counts."""
     for conflict in conflicts:
         console.print(f"{conflict.level}: {conflict.what}\n  remedy: {conflict.remedy}", markup=False)
     console.print(counted(conflicts), markup=False)
@@ -55,7 +55,7 @@ def report_conflicts(conflicts: list[Conflict], console: Console) -> list[Confli
 
 
 def counted(conflicts: Sequence[Conflict]) -> str:
-    """How many of each level, such as `1 error, 2 conflicts`."""
+    """The counts by level, such as `1 error, 2 conflicts`."""
     numbers = {
         level: sum(conflict.level == level for conflict in conflicts)
         for level in ("error", "conflict", "note")

@@ -28,10 +28,10 @@ def prepare_corpus(
     text_field: str | None = None,
     evaluation_field: str | None = None,
 ) -> Artefact:
-    """Build a language's corpus, or find it.
+    """Find a language's corpus, or build it.
 
-    tokenizers  those that must be able to take every example within `settings.max_length` tokens
-    text_field, evaluation_field  where the recipe has the texts, for messages; by default under `languages`
+    tokenizers  by each of them, every example has at most `settings.max_length` tokens
+    text_field, evaluation_field  the texts' fields in the recipe, for messages; by default under `languages`
     """
     fields = CorpusFields(
         text_field or f"languages.{language}.text", evaluation_field or f"languages.{language}.evaluation"
@@ -45,7 +45,7 @@ def prepare_corpus(
             name: source_identity(sources, field=fields.evaluation_text(name))
             for name, sources in evaluation.items()
         },
-        # How languages are weighed against each other changes no language's examples.
+        # Smoothing between languages changes no language's examples.
         "settings": settings.model_dump(mode="json", exclude={"smoothing_alpha"}),
         "tokenizers": [tokenizer.fingerprint for tokenizer in tokenizers],
     }

@@ -15,7 +15,7 @@ from polydistill.scoring.storage import ShardStorage
 
 
 def check_engine(recipe: RunRecipe) -> None:
-    """Raise UserError if Ray is asked for and not installed, or its address or storage is of no use."""
+    """Raise UserError if a recipe needs Ray and Ray is missing, or its address or storage is unusable."""
     scoring = recipe.stored_scoring
     if scoring is not None and scoring.engine == "ray":
         for check in _checks(scoring):
@@ -30,7 +30,7 @@ def plan_engine(recipe: RunRecipe, console: Console) -> list[Conflict]:
     if scoring.engine == "local":
         console.print("scoring: in this process", markup=False)
         return []
-    where = scoring.ray.address or "started on this machine, or joined where RAY_ADDRESS says"
+    where = scoring.ray.address or "started on this machine, or joined at RAY_ADDRESS"
     console.print(
         f"scoring: workers on Ray ({where}); times below are those of one process here", markup=False
     )
@@ -44,7 +44,7 @@ def plan_engine(recipe: RunRecipe, console: Console) -> list[Conflict]:
 
 
 def _checks(scoring: Scoring) -> list[Callable[[], None]]:
-    """What can be known without starting anything; each raises UserError."""
+    """The checks that start nothing; each raises UserError."""
     settings = scoring.ray
     return [
         require_ray,
@@ -59,11 +59,11 @@ def _check_storage(url: str) -> None:
 
 
 def _check_precision(scoring: Scoring) -> None:
-    """The driver would choose by its own processor what other machines compute in."""
+    """`auto` would let the driver's processor decide the precision of other machines."""
     if address_of(scoring.ray) not in (None, "local") and scoring.precision == "auto":
         raise RecipeError(
             "scoring.precision",
             "auto",
-            "is what this machine computes in, and a cluster's workers may be others",
+            "depends on this machine's processor, and the cluster's workers may have others",
             "set scoring.precision: bfloat16 (GPUs, recent processors) or float32",
         )

@@ -1,6 +1,4 @@
-"""The evaluation stage that recipes share: models on every language's texts, a summary, samples and ranks;
-and the report.
-"""
+"""The stages that recipes share at the end: evaluation on every language's texts, and the report."""
 
 from __future__ import annotations
 
@@ -21,12 +19,12 @@ from polydistill.reports.page import report_run
 
 
 class Reading(NamedTuple):
-    """What a language is evaluated by.
+    """What a language is evaluated with.
 
-    training  the training text, whose pieces are counted
+    training  the training text, for counts of its pieces
     texts     name → evaluation text
     shown     the readers, of one tokenizer, whose guesses the report shows
-    decode    (a model's id, its reader) → the piece as people read it
+    decode    (a model's id, its reader) → the piece in readable form
     """
 
     language: str
@@ -37,7 +35,7 @@ class Reading(NamedTuple):
     decode: Callable[[int, Reader], str] | None = None
 
 
-# Language → `text/view/teacher/model` → what was measured.
+# Language → `text/view/teacher/model` → its measures.
 Measured = dict[str, dict[str, Measures]]
 
 
@@ -49,7 +47,7 @@ def evaluate(
     readings: Callable[[], Iterable[Reading]],
     summarise: Callable[[Measured], Json],
 ) -> Artefact:
-    """Evaluate, into the folder `name`: mlm.json, ranks.npz and, where guesses are shown, samples.json.
+    """Evaluate into the folder `name`: mlm.json, ranks.npz and, where guesses are shown, samples.json.
 
     readings   loads models; called only if there is something to evaluate
     summarise  the summary of mlm.json, see `evaluation.summaries.summarise`
@@ -96,6 +94,6 @@ def evaluate(
 
 
 def write_page(run: Run) -> None:
-    """The report's page of a run."""
+    """Write the report of a run."""
     path = report_run(run.path)
     run.say(f"report: {path}")

@@ -1,4 +1,4 @@
-"""The times that plans say: a few batches, and their median."""
+"""Times and sizes for plans, estimated from a few batches and a sample of the text."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ TIMED_BATCHES = 3
 def scoring_speed(
     recipe: MergeRecipe | ExtractRecipe, model: PreTrainedModel, tokenizer: LoadedTokenizer, texts: list[str]
 ) -> float:
-    """Tokens a second of scoring, the median of a few small batches."""
+    """Tokens scored per second, the median of a few small batches."""
     length = recipe.corpora.max_length
     joined = "\n".join(texts)
-    # Pieces of text about as long as an example will be.
+    # Pieces of text about as long as an example.
     step = max(1, round(len(joined) / max(1, sum(count_tokens([tokenizer.backend], texts))) * length))
     pieces = [joined[place : place + step] for place in range(0, min(len(joined), 200 * step), step)]
     masked = mask_texts(
@@ -71,7 +71,7 @@ def scoring_speed(
 def step_seconds(
     recipe: MergeRecipe | ExtractRecipe | BalanceRecipe, student: PreTrainedModel, arguments: Arguments
 ) -> float:
-    """Seconds of one micro-batch's forward and backward pass, on random tokens, and of the optimizer."""
+    """Seconds of one micro-batch of random tokens: forward pass, backward pass and optimizer step."""
     size, length = arguments["per_device_train_batch_size"], recipe.corpora.max_length
     model = student.to(device()).train()
     draw = np.random.default_rng(0)
@@ -101,11 +101,11 @@ def step_seconds(
         return median_seconds(step)
 
 
-def median_seconds(work: Callable[[], object]) -> float:
-    """The median time of a few calls, after one that warms up."""
+def median_seconds(work: Callable[[], object], calls: int = TIMED_BATCHES) -> float:
+    """The median time of some calls, after a warm-up call."""
     work()
     seconds = []
-    for _ in range(TIMED_BATCHES):
+    for _ in range(calls):
         started = time.perf_counter()
         work()
         if torch.cuda.is_available():
@@ -119,7 +119,7 @@ SAMPLE_CHARACTERS = 400_000
 
 @dataclass(frozen=True)
 class LanguageSize:
-    """What a language's text comes to: characters are counted, tokens estimated from a sample."""
+    """The size of a language's text: characters are counted, tokens estimated from a sample."""
 
     characters: int
     tokens: int
@@ -129,7 +129,7 @@ class LanguageSize:
 def measure_text(
     sources: Sequence[Source], field: str, tokenizers: Sequence[LoadedTokenizer]
 ) -> LanguageSize:
-    """Read a sample of a language's text and scale it up to what its files hold."""
+    """Read a sample of a language's text and scale its counts up to the size of the files."""
     texts, characters = sample_texts(sources, field=field, max_characters=SAMPLE_CHARACTERS)
     backends = [tokenizer.backend for tokenizer in tokenizers]
     counted = sum(count_tokens(backends, texts)) if backends else 0
@@ -138,6 +138,6 @@ def measure_text(
 
 
 def print_settings(recipe: RunRecipe, console: Console, **resolved: object) -> None:
-    """Print a recipe with every setting; `resolved` are those that come out of several places."""
+    """Print a recipe with every setting; `resolved` holds those that several places decide."""
     values = recipe.model_dump(mode="json") | resolved
     console.print(escape(yaml.safe_dump(values, allow_unicode=True, sort_keys=False)))

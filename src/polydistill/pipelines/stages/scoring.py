@@ -1,4 +1,4 @@
-"""The store of one teacher over one language: found if it exists, else scored."""
+"""The store of one teacher over one language: reused if it exists, else scored."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class Score(Protocol):
-    """`scoring.score`, or its like on other machines."""
+    """`scoring.local.score`, or its equivalent on other machines."""
 
     def __call__(
         self,
@@ -48,13 +48,13 @@ class Score(Protocol):
 
 @contextmanager
 def scoring_engine(recipe: MergeRecipe | ExtractRecipe | BalanceRecipe, run: Run) -> Iterator[Score]:
-    """What scores the stores of a stage: this process, or workers on Ray, which are started when first needed
-    and stopped at the end.
+    """What scores a stage's stores: this process, or workers on Ray, started on first use and stopped at the
+    end.
     """
     if recipe.scoring.engine == "local":
         yield score
         return
-    # Here, for who scores locally needs none of it.
+    # Imported here: local scoring needs no Ray.
     from polydistill.scoring.ray_engine import Workers, score_on_ray
 
     workers = Workers(recipe.scoring.ray, run.say)
@@ -78,11 +78,11 @@ def scored_store(
     rows: npt.NDArray[np.int64] | None = None,
     beside: Sequence[LoadedTokenizer] = (),
 ) -> Artefact:
-    """The store, scored if neither this run nor one that it may reuse has it.
+    """The store; scored if neither this run nor one that it may reuse has it.
 
-    weights  the fingerprint of the teacher's
-    load     gives the model, on the processor; called only if something is left to score
-    score    of `scoring_engine`
+    weights  the fingerprint of the teacher's weights
+    load     returns the model, on the processor; called only if something is left to score
+    score    from `scoring_engine`
     rows     [n] the examples to score; by default all
     beside   the tokenizers of the language's other teachers, whose copies mask the same words
     """
@@ -148,9 +148,9 @@ def _identities(
     made_from: object,
     beside: Sequence[LoadedTokenizer],
 ) -> list[Json]:
-    """What the store has to be, the preferred one first.
+    """The identities that the store may have, the preferred one first.
 
-    With `precision: auto` a store that another machine computed in the other precision is as good.
+    With `precision: auto`, a store that another machine computed in the other precision is accepted too.
     """
     same = {
         "language": language,
@@ -177,16 +177,16 @@ def _identities(
 
 
 def _counter(run: Run, name: str, total: int) -> Callable[[int, int], None]:
-    """A progress callback that says every tenth of the way how far it is and the time left."""
-    state = {"done": 0, "fresh": 0, "said": 0, "started": time.perf_counter()}
+    """A progress callback that reports every tenth of the examples, with the time left."""
+    state = {"done": 0, "fresh": 0, "reported": 0, "started": time.perf_counter()}
 
     def progress(examples: int, tokens: int) -> None:
         state["done"] += examples
         if tokens:
             state["fresh"] += examples
         tenth = state["done"] * 10 // max(1, total)
-        if tenth > state["said"] and state["fresh"]:
-            state["said"] = tenth
+        if tenth > state["reported"] and state["fresh"]:
+            state["reported"] = tenth
             seconds = time.perf_counter() - state["started"]
             left = seconds / state["fresh"] * (total - state["done"])
             run.say(f"{name}: {state['done']:,}/{total:,} examples, {clock(left)} left")

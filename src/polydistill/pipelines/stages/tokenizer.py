@@ -21,12 +21,12 @@ from polydistill.tokenization.load import LoadedTokenizer
 from polydistill.tokenization.pieces import STUDENT_SPECIALS
 from polydistill.tokenization.wordpiece import save_tokenizer, train_wordpiece
 
-# Languages are balanced in the vocabulary's text by repeating the small ones at most so often.
+# The vocabulary's text has about this many characters at most; small languages are repeated within it.
 MAX_VOCABULARY_CHARACTERS = 200_000_000
 
 
 def build_tokenizer(recipe: PretrainRecipe | BalanceRecipe, run: Run) -> LoadedTokenizer:
-    """The WordPiece of all languages' text, held-out text left out."""
+    """Train one WordPiece on all languages' text, without held-out text."""
     inputs = {
         "stage": "wordpiece",
         "settings": recipe.tokenizer.model_dump(mode="json"),
@@ -51,9 +51,9 @@ def build_tokenizer(recipe: PretrainRecipe | BalanceRecipe, run: Run) -> LoadedT
 
 
 def _train_vocabulary(recipe: PretrainRecipe | BalanceRecipe, raw: Path) -> Tokenizer:
-    """The WordPiece of the languages' text, which is cleaned and split into `raw` before it is read.
+    """Train the WordPiece on the languages' text, which is first cleaned and split into `raw`.
 
-    There is no tokenizer to pack text by yet, so characters count as tokens here. Training examples are
+    No tokenizer exists yet to pack text by, so characters count as tokens here. Training examples are
     packed again afterwards.
     """
     examples = {}
@@ -82,7 +82,7 @@ def _train_vocabulary(recipe: PretrainRecipe | BalanceRecipe, raw: Path) -> Toke
 
 
 def shared_tokenizer(recipe: PretrainRecipe | BalanceRecipe, folder: Path) -> LoadedTokenizer:
-    """A tokenizer of ours, with its special tokens, from a run's folder."""
+    """Load a tokenizer that a run made, with its special tokens."""
     backend = Tokenizer.from_file(str(folder / "tokenizer.json"))
     vocabulary = backend.get_vocab()
     ids = {role: vocabulary[token] for role, token in STUDENT_SPECIALS.items()}
@@ -90,9 +90,7 @@ def shared_tokenizer(recipe: PretrainRecipe | BalanceRecipe, folder: Path) -> Lo
 
 
 def copy_tokenizer(tokenizer: Path, folder: Path) -> None:
-    """A run's tokenizer into a model's folder: what was written with it, and not what somebody has put beside
-    it.
-    """
+    """Copy a run's tokenizer into a model's folder, without files that the run did not write."""
     others = {"stamp.json", "vocabulary.json", *unlisted_files(tokenizer)}
     for path in tokenizer.iterdir():
         if path.is_file() and path.name not in others:
@@ -100,12 +98,10 @@ def copy_tokenizer(tokenizer: Path, folder: Path) -> None:
 
 
 def _balanced(examples: dict[str, Examples], alpha: float) -> Iterator[str]:
-    """Languages' texts for the vocabulary, small languages repeated by the exponential smoothing of
-    training.
-    """
+    """The vocabulary's text; small languages are repeated by the exponential smoothing of training."""
     sizes = {language: int(sum(map(len, _texts(of_language)))) for language, of_language in examples.items()}
     shares = smoothed_probabilities(sizes, alpha)
-    # The language that smoothing takes most from is read once; the others as often as their share asks.
+    # The language that smoothing shrinks most is read once; the others repeat until they have their shares.
     unit = max(sizes[language] / shares[language] for language in sizes)
     unit = min(unit, MAX_VOCABULARY_CHARACTERS)
     for language, of_language in examples.items():

@@ -1,4 +1,4 @@
-"""The training stage that all recipes share: one model, from its last whole checkpoint, into one folder."""
+"""The shared training stage: one model, from its last complete checkpoint, into one folder."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from polydistill.artefacts import STAMP, artefact, clear_unless_current, copy_artefact, is_current
 from polydistill.config.balance import BalanceRecipe
 from polydistill.config.pretrain import PretrainRecipe
-from polydistill.config.shared import TextRecipe
+from polydistill.config.shared import Arguments, TextRecipe
 from polydistill.corpora.sources import list_files
-from polydistill.disk import bytes_below, explain_disk_errors, read_json, require_space, write_json
+from polydistill.disk import Json, bytes_below, explain_disk_errors, read_json, require_space, write_json
 from polydistill.models.memory import return_freed_memory
 from polydistill.models.student import build_student, student_config
 from polydistill.pipelines.run_folder import Artefact, Run
@@ -22,6 +22,7 @@ from polydistill.reports.records import LOG
 from polydistill.tokenization.load import LoadedTokenizer
 from polydistill.training.arguments import check_arguments
 from polydistill.training.checkpoints import checkpoints_bytes
+from polydistill.training.data import LanguageData
 from polydistill.training.objectives import Objective
 from polydistill.training.run import train
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Training:
-    """What a training is given.
+    """The inputs of a training.
 
     model          before training
     data           language → its examples
@@ -45,21 +46,19 @@ class Training:
     """
 
     model: PreTrainedModel
-    data: Mapping[str, Any]
+    data: Mapping[str, LanguageData]
     probabilities: Mapping[str, float]
     objective: Objective
-    arguments: Mapping[str, Any]
+    arguments: Arguments
     pad_id: int
     max_length: int
     write_beside: Callable[[Path], None]
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    options: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, object] = field(default_factory=dict)
+    options: Json = field(default_factory=dict)
 
     def run(self, folder: Path, **more: object) -> list[dict[str, float]]:
-        """Train the model in place, with checkpoints in `folder`; returns the log. `more` goes before the
-        options.
-        """
-        settings = {"arguments": dict(self.arguments), **self.options, **more}
+        """Train the model in place, with checkpoints in `folder`; returns the log. `more` has priority."""
+        settings: Json = {"arguments": self.arguments, **self.options, **more}
         return train(
             self.model,
             self.data,
@@ -75,11 +74,11 @@ class Training:
 def train_into(
     run: Run, name: str, inputs: object, begin: Callable[[], Training], *, seed: int, stage: str
 ) -> Artefact:
-    """Find the model that was made from just these inputs, or train it; checkpoints and log.json are beside
-    its folder. A run that may be reused and has the same model gives a copy of it.
+    """Find the model that was made from exactly these inputs, copy it from a run that may be reused, or train
+    it. Checkpoints and log.json are beside its folder.
 
     name   the model's folder within the run's
-    begin  makes what the training is given; called only if there is something to train or to copy
+    begin  makes the inputs of the training; called only if there is something to train or to copy
     stage  its name in timing.json
     """
     target = run.path / name
@@ -88,7 +87,7 @@ def train_into(
     training = begin()
     checkpoints = target.parent / "checkpoints"
     equal = equal_model(run, target, inputs)
-    # Nothing may change before all processes have looked, here and at what their recipe found before.
+    # No file may change until every process has finished its look-ups, here and earlier in the stage.
     wait_for_all()
     if equal is not None:
         if leads():
@@ -96,19 +95,19 @@ def train_into(
         wait_for_all()
         return Artefact(target, inputs)
     if leads():
-        # Checkpoints of other settings must not be gone on from.
+        # Training must not resume from checkpoints of other settings.
         clear_unless_current(checkpoints, inputs)
         require_space(
-            checkpoints, checkpoints_bytes(training.model, dict(training.arguments), checkpoints), stage=stage
+            checkpoints, checkpoints_bytes(training.model, training.arguments, checkpoints), stage=stage
         )
     wait_for_all()
     with run.stage(stage), explain_disk_errors(checkpoints):
         log = training.run(checkpoints, seed=seed, say=run.say)
-    # The optimizer is gone with its trainer.
+    # The optimizer is freed with its trainer; gradients are not.
     training.model.zero_grad(set_to_none=True)
     return_freed_memory()
     if leads():
-        # Before the model: whoever finds the model whole finds its log too.
+        # Written before the model: a complete model always has its log.
         record = {"log": log, "probabilities": dict(training.probabilities), **training.facts}
         write_json(target.parent / LOG, record, sealed=True)
         with artefact(target, inputs) as folder:
@@ -119,7 +118,7 @@ def train_into(
 
 
 def equal_model(run: Run, target: Path, inputs: object) -> Path | None:
-    """A reused run's model that was made from just these inputs."""
+    """A reused run's model that was made from exactly these inputs."""
     folder = run.find(target.relative_to(run.path).as_posix(), inputs)
     if folder is None or folder == target:
         return None
@@ -132,7 +131,7 @@ def equal_model(run: Run, target: Path, inputs: object) -> Path | None:
 
 
 def _copy(run: Run, source: Path, target: Path, inputs: object, write_beside: Callable[[Path], None]) -> None:
-    """Another run's model with its log, under this run's card. Raises RunFolderError for a damaged log."""
+    """Copy another run's model and log, with this run's card. Raises RunFolderError for a damaged log."""
     log = read_json(source.parent / LOG, dict)
     run.say(f"{target.parent.relative_to(run.path)}: taken from {source}")
     require_space(target, bytes_below(source), stage=target.parent.name)
@@ -157,15 +156,13 @@ def initial_model(recipe: PretrainRecipe | BalanceRecipe, tokenizer: LoadedToken
 
 
 def check_training(recipe: TextRecipe, _: object = None) -> None:
-    """Raise what a run would be refused for that needs no model: its training's arguments and its files of
-    text.
-    """
+    """Raise UserError for wrong arguments of training and for missing text; loads no model."""
     check_arguments(recipe.training)
     check_texts(recipe)
 
 
 def check_texts(recipe: TextRecipe) -> None:
-    """Raise CorpusError for a file of text that is not there."""
+    """Raise CorpusError for a missing file of text."""
     for place, sources in recipe.texts.items():
         for index, source in enumerate(sources):
             if source.path is not None:
