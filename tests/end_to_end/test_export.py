@@ -24,7 +24,7 @@ tokenizer = AutoTokenizer.from_pretrained(folder)
 session = onnxruntime.InferenceSession(folder + "/model.onnx")
 texts = ["the house of [MASK] and of his brother", "she [MASK] that"]
 batch = dict(tokenizer(texts, return_tensors="np", padding=True))
-logits = session.run(["logits"], {one.name: batch[one.name] for one in session.get_inputs()})[0]
+logits = session.run(["logits"], {i.name: batch[i.name] for i in session.get_inputs()})[0]
 batch = AutoTokenizer.from_pretrained(model)(texts, return_tensors="pt", padding=True)
 own = AutoModelForMaskedLM.from_pretrained(model).eval()(**batch).logits.detach()
 attended = batch["attention_mask"].bool()

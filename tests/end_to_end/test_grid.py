@@ -137,7 +137,7 @@ def test_a_grid_shares_stores_and_ends_in_a_table(tmp_path, recipe_values) -> No
     page = (folder / "report" / "index.html").read_text("utf-8")
     assert '<a href="../gold/report/index.html">' in page
     assert "<svg" in page
-    assert "at which another (column) ends" in page
+    assert "first reaches the final loss of another (column)" in page
     # What the fine-tuning calls by a run's name stands in that run's column, in one row.
     row = page.split("<td>tasks: tags, en</td><td>accuracy</td><td>student</td><td></td>")[1].split("</tr>")[
         0
