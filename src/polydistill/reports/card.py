@@ -314,8 +314,8 @@ def export_card(record: Json) -> str:
         "",
         f"The weights of {name} ({record['architecture']}, {record['parameters']:,} parameters) as an ONNX "
         f"graph of opset {record['opset']}, exported by polydistill {record['versions']['polydistill']}. "
-        f"It takes {', '.join(record['inputs'])} (int64, batch x tokens) and returns logits (float32, batch x "
-        "tokens x pieces).",
+        f"It takes {', '.join(record['inputs'])} (int64, batch x tokens) and returns logits (float32, batch "
+        "x tokens x pieces).",
         "",
         f"Logits differ from PyTorch's by at most {worst:.1g} of the largest logit. `export.json` has all "
         "figures.",
