@@ -1,8 +1,8 @@
 """One contestant of the training benchmark, in a process of its own.
 
 python -m benchmarks.contestants SHAPE NAME DTYPE STEPS prints one line of JSON: the seconds of each step
-after the first, peak memory, and what the contestant reports. Every contestant trains the same student on the same
-number of random tokens, with its own loop and data loader; a step ends when its optimizer has stepped.
+after the first, peak memory, and what the contestant reports. Every contestant trains the same student on the
+same number of random tokens, with its own loop and data loader; a step ends when its optimizer has stepped.
 """
 
 from __future__ import annotations

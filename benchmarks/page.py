@@ -47,9 +47,9 @@ ABOUT = {
     ),
     "ray": (
         "Scoring on Ray",
-        "The same texts with the same teacher, from texts to a store on disk, on the local engine and on Ray. "
-        "Ray's workers are already running and compute with one thread each. `bytes equal` compares the "
-        "stores.",
+        "The same texts with the same teacher, from texts to a store on disk, on the local engine and on "
+        "Ray. Ray's workers are already running and compute with one thread each. `bytes equal` compares "
+        "the stores.",
     ),
     "scale": (
         "A corpus that grows",

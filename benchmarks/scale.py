@@ -1,9 +1,9 @@
 """A growing corpus: speed, peak memory and open files of each stage at 1 and 10 times the text.
 
 The stages are preparing, scoring and training for one epoch. Each size runs in a fresh process, with a
-teacher and a student so small that the rest of the cost shows. Memory is anonymous memory (RssAnon), sampled: the
-kernel can take back pages of mapped files at any time, so they do not count. Compare the peaks of a stage's
-first and last half to see whether its memory still grows.
+teacher and a student so small that the rest of the cost shows. Memory is anonymous memory (RssAnon), sampled:
+the kernel can take back pages of mapped files at any time, so they do not count. Compare the peaks of a
+stage's first and last half to see whether its memory still grows.
 """
 
 from __future__ import annotations

@@ -56,10 +56,12 @@ def treebank(path: Path, language: str, seed: int, number: int = 24) -> str:
 def table(path: Path, language: str, seed: int, number: int = 24, *, pairs: bool = False) -> str:
     """Texts whose class is that of their first word; of pairs, whether both have the same."""
     rows = ["text\tpair\tlabel" if pairs else "text\tlabel"]
-    for one, other in zip(_draw(language, seed, number), _draw(language, seed + 50, number), strict=True):
-        text, second = (" ".join(word for word, _ in some) for some in (one, other))
-        same = "same" if one[0][1] == other[0][1] else "other"
-        rows.append(f"{text}\t{second}\t{same}" if pairs else f"{text}\t{one[0][1]}")
+    for sentence, other in zip(
+        _draw(language, seed, number), _draw(language, seed + 50, number), strict=True
+    ):
+        text, second = (" ".join(word for word, _ in some) for some in (sentence, other))
+        same = "same" if sentence[0][1] == other[0][1] else "other"
+        rows.append(f"{text}\t{second}\t{same}" if pairs else f"{text}\t{sentence[0][1]}")
     path.write_text("\n".join(rows) + "\n", "utf-8")
     return str(path)
 

@@ -97,8 +97,10 @@ def trained(folder, *, steps=6, distillation=None, labels=None, **arguments):
     return model, log
 
 
-def difference(one, other) -> float:
-    return max(float((a - b).abs().max()) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+def difference(first, other) -> float:
+    return max(
+        float((a - b).abs().max()) for a, b in zip(first.parameters(), other.parameters(), strict=True)
+    )
 
 
 def first_batch():
@@ -120,8 +122,8 @@ def step_size():
     """
     sizes = [
         [
-            (len(one.positions), len(one.input_ids))
-            for one in (rows.example(row, 0, 0) for row in range(rows.number))
+            (len(example.positions), len(example.input_ids))
+            for example in (rows.example(row, 0, 0) for row in range(rows.number))
         ]
         for rows in (Rows(40, 1), Rows(10, 2))
     ]

@@ -29,10 +29,10 @@ def test_every_kind_of_task_is_trained_tested_and_shown(tmp_path, teachers) -> N
     tasks["pos"]["data"]["en"]["test"] = tasks["pos"]["data"]["en"]["dev"]
     said = []
     run = run_recipe(parse_recipe(recipe_values(tmp_path, {"one": teachers["en"]}, tasks)), show=said.append)
-    found = results(run)
-    assert found["done"] == found["jobs"] == len(KINDS)
+    evaluation = results(run)
+    assert evaluation["done"] == evaluation["jobs"] == len(KINDS)
     for kind in KINDS:
-        assert set(found["scores"][kind]["one"]["en"]) == {*METRICS[kind], "items"}, kind
+        assert set(evaluation["scores"][kind]["one"]["en"]) == {*METRICS[kind], "items"}, kind
         folder = run / "jobs" / kind / "one" / "en-0"
         assert sorted(path.name for path in folder.iterdir()) == [
             "predictions",
@@ -43,12 +43,12 @@ def test_every_kind_of_task_is_trained_tested_and_shown(tmp_path, teachers) -> N
         rows = [
             json.loads(line) for line in (folder / "predictions" / "en.jsonl").read_text("utf-8").splitlines()
         ]
-        assert len(rows) == found["scores"][kind]["one"]["en"]["items"] == (12 if kind == "qa" else 24)
+        assert len(rows) == evaluation["scores"][kind]["one"]["en"]["items"] == (12 if kind == "qa" else 24)
     # A word's tag hangs on the word alone: what does not learn that is not trained at all.
-    assert found["scores"]["pos"]["one"]["en"]["accuracy"][0] > 0.9
+    assert evaluation["scores"]["pos"]["one"]["en"]["accuracy"][0] > 0.9
     record = json.loads((run / "jobs" / "pos" / "one" / "en-0" / "training.json").read_text("utf-8"))
     measured = [entry["eval_score"] for entry in record["log"] if "eval_score" in entry]
-    assert found["scores"]["pos"]["one"]["en"]["accuracy"] == [record["score"]] == [max(measured)]
+    assert evaluation["scores"]["pos"]["one"]["en"]["accuracy"] == [record["score"]] == [max(measured)]
     page = (run / "report" / "index.html").read_text("utf-8")
     for wanted in (
         "entity F1",
@@ -93,20 +93,21 @@ def test_as_a_process_in_both_settings_and_a_second_run_does_nothing(
     ):
         assert wanted in done.stdout, wanted
     run = tmp_path / "run"
-    found = results(run)
-    assert {target: len(cell["entity_f1"]) for target, cell in found["scores"]["far"]["both"].items()} == {
-        "en": 2,
-        "ru": 2,
-    }
+    evaluation = results(run)
+    assert {
+        target: len(cell["entity_f1"]) for target, cell in evaluation["scores"]["far"]["both"].items()
+    } == {"en": 2, "ru": 2}
     # RDT of the means over seeds, positive where the student is better, in the language that has a teacher.
-    mine, theirs = (np.mean(found["scores"]["tags"][name]["ru"]["accuracy"]) for name in ("both", "russian"))
-    cell = found["rdt"]["tags"]["accuracy"]["both"]["ru"]
+    mine, theirs = (
+        np.mean(evaluation["scores"]["tags"][name]["ru"]["accuracy"]) for name in ("both", "russian")
+    )
+    cell = evaluation["rdt"]["tags"]["accuracy"]["both"]["ru"]
     assert cell["teacher"] == "russian"
     assert cell["value"] == pytest.approx(100 * (mine - theirs) / theirs)
     assert cell["low"] <= cell["value"] <= cell["high"]
-    assert "russian" not in found["rdt"]["tags"]["accuracy"]
-    assert found["rdt_average"]["both"]["value"] == pytest.approx(cell["value"])
-    assert found["rdt"]["far"]["entity_f1"] == {}
+    assert "russian" not in evaluation["rdt"]["tags"]["accuracy"]
+    assert evaluation["rdt_average"]["both"]["value"] == pytest.approx(cell["value"])
+    assert evaluation["rdt"]["far"]["entity_f1"] == {}
     page = (run / "report" / "index.html").read_text("utf-8")
     assert "positive is better" in page
     # In the heading of the language that has a teacher, and of no other.

@@ -117,21 +117,21 @@ def test_a_grid_shares_stores_and_ends_in_a_table(tmp_path, recipe_values) -> No
     assert not (folder / "gold" / "store").exists()
     logs = {run: (folder / run / "student" / "log.json").read_text("utf-8") for run in ("both", "gold")}
     assert ("teacher_weight" in logs["both"], "teacher_weight" in logs["gold"]) == (True, False)
-    found = json.loads((folder / "evaluation" / "grid.json").read_text("utf-8"))
-    assert found["runs"] == ["both", "gold", "tasks"]
+    table = json.loads((folder / "evaluation" / "grid.json").read_text("utf-8"))
+    assert table["runs"] == ["both", "gold", "tasks"]
     tags = {
-        row["model"]: row for row in found["rows"] if row["run"] == "tasks" and row["measure"] == "accuracy"
+        row["model"]: row for row in table["rows"] if row["run"] == "tasks" and row["measure"] == "accuracy"
     }
     assert {*tags} == {"both", "gold"}
     assert tags["both"]["place"] == "tags, en"
     assert (folder / "tasks" / "evaluation" / "finetune.json").is_file()
     own = json.loads((folder / "gold" / "evaluation" / "mlm.json").read_text("utf-8"))["languages"]["ru"]
-    mine = [row["value"] for row in found["rows"] if row["run"] == "gold" and row["place"].startswith("ru")]
+    mine = [row["value"] for row in table["rows"] if row["run"] == "gold" and row["place"].startswith("ru")]
     assert mine == [row["mrr"] for row in own]
-    assert found["losses"]["gold"]["steps"] == [
-        one["step"] for one in json.loads(logs["gold"])["log"] if "mlm_loss" in one
+    assert table["losses"]["gold"]["steps"] == [
+        entry["step"] for entry in json.loads(logs["gold"])["log"] if "mlm_loss" in entry
     ]
-    assert {(row["run"], row["other"]) for row in found["sooner"]} == {("both", "gold"), ("gold", "both")}
+    assert {(row["run"], row["other"]) for row in table["sooner"]} == {("both", "gold"), ("gold", "both")}
     for wanted in ("both", "gold", "MRR on held out text", "gold, union tokenizer", "teacher", "RDT, %"):
         assert wanted in done.stdout, wanted
     page = (folder / "report" / "index.html").read_text("utf-8")
@@ -225,7 +225,7 @@ def test_a_model_that_no_earlier_run_makes_is_refused_and_a_path_may_count_from_
     }
     for output in ("", "elsewhere"):
         child = children_of(grid(output=output, after={"tasks": good}))["tasks"]
-        assert [one.model for one in child.models.values()] == [
+        assert [source.model for source in child.models.values()] == [
             f"{output or 'runs/g'}/one/student/final",
             "runs/other",
         ]

@@ -10,8 +10,7 @@ from polydistill.config.load import parse_recipe
 from polydistill.pipelines.run import run_recipe
 
 CHROMIUM = next(
-    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))),
-    None,
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
 )
 # Asked of the page itself: how far it is wider than the window, and whether the corpus ran a script.
 PROBE = """<script>addEventListener("load", () => {

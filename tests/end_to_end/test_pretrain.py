@@ -106,16 +106,16 @@ def test_profile_says_where_a_step_goes_and_keeps_nothing_of_it(
         done = polydistill("train", write_recipe(tmp_path, recipe), "--profile")
         assert done.returncode == 0, done.stderr
         assert "waiting for a batch" in done.stdout
-        found = json.loads((folder / "profile" / "profile.json").read_text("utf-8"))
-        assert sum(found["parts"].values()) == pytest.approx(found["step"])
+        profile = json.loads((folder / "profile" / "profile.json").read_text("utf-8"))
+        assert sum(profile["parts"].values()) == pytest.approx(profile["step"])
         for part in (
             "encoder, forward",
             "encoder, backward",
             "output layer, loss and their gradients",
             "optimizer",
         ):
-            assert 0 < found["parts"][part] < found["step"], part
-        assert 0 < found["products_share"] < 1
+            assert 0 < profile["parts"][part] < profile["step"], part
+        assert 0 < profile["products_share"] < 1
         trace = json.loads((folder / "profile" / "trace.json").read_text("utf-8"))
         assert trace["traceEvents"]
         assert not (folder / "student").exists()

@@ -130,15 +130,15 @@ def recipes(root: Path, teachers: dict, multilingual: Path) -> dict[str, dict]:
 
 def content(run: Path) -> dict[str, bytes]:
     """Every file of a finished run but for records, checkpoints and the page, which holds times."""
-    found = {}
+    files = {}
     for path in sorted(run.rglob("*")):
         relative = path.relative_to(run)
         if not path.is_file() or path.name in NOT_COMPARED or "checkpoints" in relative.parts:
             continue
         if relative.parts[0] == "report":
             continue
-        found[str(relative)] = path.read_bytes()
-    return found
+        files[str(relative)] = path.read_bytes()
+    return files
 
 
 class Bed:
@@ -200,9 +200,9 @@ class Bed:
 
     def check_content(self, kind: str, folder: Path) -> None:
         """That a run ended with the bytes of the undisturbed one."""
-        found, wanted = content(folder), self.calm[kind]
-        assert found.keys() == wanted.keys(), f"{folder.name}: {found.keys() ^ wanted.keys()}"
-        different = [name for name in found if found[name] != wanted[name]]
+        actual, wanted = content(folder), self.calm[kind]
+        assert actual.keys() == wanted.keys(), f"{folder.name}: {actual.keys() ^ wanted.keys()}"
+        different = [name for name in actual if actual[name] != wanted[name]]
         assert not different, f"{folder.name}: {different}"
 
     def kill(self, kind: str, folder: Path, seconds: float, with_signal: signal.Signals) -> bool:

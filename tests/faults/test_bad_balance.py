@@ -23,8 +23,8 @@ def refused(values: dict) -> str:
 def planned(values: dict) -> tuple[str, str]:
     """(what plan prints, its conflicts)."""
     console = Console(record=True, width=400, file=io.StringIO())
-    found = plan_recipe(parse_recipe(values), (), console)
-    return console.export_text(), "\n".join(f"{conflict.what}; {conflict.remedy}" for conflict in found)
+    conflicts = plan_recipe(parse_recipe(values), (), console)
+    return console.export_text(), "\n".join(f"{conflict.what}; {conflict.remedy}" for conflict in conflicts)
 
 
 def test_plan_says_what_each_model_sees_and_takes(texts, tmp_path) -> None:
@@ -64,8 +64,8 @@ def test_a_broken_row_of_a_treebank_is_named_by_file_and_line(texts, tmp_path) -
 def test_tagged_text_with_a_single_tag_and_tags_that_only_others_have(texts, tmp_path) -> None:
     values = balance_values(texts, tmp_path / "run")
     both = treebank(tmp_path / "both.conllu", ["the", "house"])
-    one = treebank(tmp_path / "one.conllu", ["house"])
-    values["probe"] = {"tasks": {"pos": {"en": {"train": one, "test": both}}}}
+    single = treebank(tmp_path / "one.conllu", ["house"])
+    values["probe"] = {"tasks": {"pos": {"en": {"train": single, "test": both}}}}
     for said in (refused(values), planned(values)[1]):
         assert "probe.tasks.pos.en.train" in said
         assert "a single tag (NOUN)" in said

@@ -32,8 +32,8 @@ def refused(values: dict) -> str:
 def planned(values: dict) -> tuple[str, str]:
     """(what plan prints, its conflicts)."""
     console = Console(record=True, width=300, file=io.StringIO())
-    found = plan_recipe(parse_recipe(values), (), console)
-    return console.export_text(), "\n".join(f"{conflict.what}; {conflict.remedy}" for conflict in found)
+    conflicts = plan_recipe(parse_recipe(values), (), console)
+    return console.export_text(), "\n".join(f"{conflict.what}; {conflict.remedy}" for conflict in conflicts)
 
 
 def append(path: str, text: str) -> None:

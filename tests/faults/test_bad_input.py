@@ -26,8 +26,8 @@ from polydistill.tools.verify import verify_stores
 
 def plan_errors(values: dict) -> str:
     """What a plan says that a run would refuse."""
-    found = plan_recipe(parse_recipe(values), (), Console(file=io.StringIO()))
-    return "\n".join(conflict.what for conflict in found if conflict.level == "error")
+    conflicts = plan_recipe(parse_recipe(values), (), Console(file=io.StringIO()))
+    return "\n".join(conflict.what for conflict in conflicts if conflict.level == "error")
 
 
 @pytest.mark.parametrize(

@@ -147,8 +147,8 @@ def test_languages_that_delete_each_other(values, language) -> None:
 @pytest.mark.parametrize("name", ["held_out", "train"])
 @pytest.mark.parametrize("values", [MERGE, BALANCE, PRETRAIN])
 def test_an_evaluation_text_in_the_place_of_the_held_out_one(values, name) -> None:
-    one = values["languages"]["de"] | {"evaluation": {name: "b.txt"}}
-    message = refusal(values | {"languages": {"de": one}})
+    language = values["languages"]["de"] | {"evaluation": {name: "b.txt"}}
+    message = refusal(values | {"languages": {"de": language}})
     assert f"languages.de.evaluation.{name} {name!r}: the name {name} is reserved for" in message
 
 
@@ -231,7 +231,7 @@ def test_compared_runs_in_folders_of_a_columns_name(tmp_path, monkeypatch, capsy
     shown = capsys.readouterr().out
     assert "de, held_out: 4 tokens of x" in shown
     figures = [line.split()[:2] for line in shown.splitlines() if line.startswith("    ") and "." in line]
-    assert [(Path(one).name, value) for one, value in figures] == [
+    assert [(Path(path).name, value) for path, value in figures] == [
         ("teacher", "1.000"),
         ("first", "0.250"),
         (name, "0.500"),

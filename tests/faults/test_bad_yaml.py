@@ -77,7 +77,7 @@ def test_a_recipe_is_refused(tmp_path, name) -> None:
     assert len(str(caught.value)) < 600
 
 
-@pytest.mark.parametrize("name", [one for one, (text, _) in REFUSED.items() if "\n" not in text])
+@pytest.mark.parametrize("name", [case for case, (text, _) in REFUSED.items() if "\n" not in text])
 def test_a_setting_on_the_command_line_is_refused(tmp_path, name) -> None:
     """And is not taken for a text instead, as what is no YAML is."""
     text, reason = REFUSED[name]

@@ -111,9 +111,9 @@ def test_a_flipped_bit_is_named_or_harmless(finished, state, capsys) -> None:
             )
         else:
             outcomes["harmless"] += 1
-            found = results(folder)
-            assert found.keys() == wanted.keys(), f"{relative}, {place}"
-            different = [name for name in wanted if found[name] != wanted[name] and "README.md" not in name]
+            actual = results(folder)
+            assert actual.keys() == wanted.keys(), f"{relative}, {place}"
+            different = [name for name in wanted if actual[name] != wanted[name] and "README.md" not in name]
             assert not different, f"{relative}, {place}: {different}"
     assert sum(outcomes.values()) == FLIPS
     with capsys.disabled():

@@ -91,7 +91,7 @@ def test_a_log_that_is_damaged_or_gone_is_found_and_its_remedy_works(damaged, da
         with pytest.raises(RunFolderError, match=r"student/log.json") as caught:
             look()
         said.append(str(caught.value))
-    assert all(f"remove the folder {folder / 'student' / 'final'}" in one for one in said)
+    assert all(f"remove the folder {folder / 'student' / 'final'}" in message for message in said)
     shutil.rmtree(folder / "student" / "final")
     assert any("resuming at step 4" in line for line in run(values))
     assert weights(folder) == before
@@ -186,14 +186,14 @@ def test_a_stamp_whose_list_of_files_is_empty_or_shorter_is_not_believed(damaged
     emptied["files"] = {}
     del shorter["files"]["model.safetensors"]
     listed["files"] = ["model.safetensors"]
-    for stamp in (emptied, shorter, listed, {key: one for key, one in emptied.items() if key != SEAL}):
+    for stamp in (emptied, shorter, listed, {key: value for key, value in emptied.items() if key != SEAL}):
         (final / "stamp.json").write_text(json.dumps(stamp), "utf-8")
         for look in (lambda: is_current(final, inputs), lambda: check_artefact(final), lambda: run(values)):
             with pytest.raises(RunFolderError, match=r"stamp.json: is damaged"):
                 look()
     # A stamp as it was before stamps were sealed is believed for what it lists.
     (final / "stamp.json").write_text(
-        json.dumps({key: one for key, one in json.loads(whole).items() if key != SEAL}), "utf-8"
+        json.dumps({key: value for key, value in json.loads(whole).items() if key != SEAL}), "utf-8"
     )
     with pytest.raises(RunFolderError, match=r"its file model.safetensors is not what was written"):
         is_current(final, inputs)
@@ -213,7 +213,7 @@ def test_a_checkpoint_whose_list_is_shorter_or_that_holds_more_is_passed_over(da
     (newest / "optimizer.pt").write_bytes(b"other")
     shorter = json.loads(whole)
     del shorter["optimizer.pt"]
-    for record in (shorter, {key: one for key, one in shorter.items() if key != SEAL}, {}, []):
+    for record in (shorter, {key: value for key, value in shorter.items() if key != SEAL}, {}, []):
         (newest / "complete.json").write_text(json.dumps(record), "utf-8")
         assert fault_of(newest)
         assert last_checkpoint(checkpoints) == checkpoints / "checkpoint-2"
@@ -268,7 +268,7 @@ def test_a_shard_that_was_copied_over_another_is_not_believed(damaged) -> None:
     shards = manifest["shards"]
     shards[1] = shards[0] | {"file": second.name, "number": 1}
     write_json(
-        store / "manifest.json", {key: one for key, one in manifest.items() if key != SEAL}, sealed=True
+        store / "manifest.json", {key: value for key, value in manifest.items() if key != SEAL}, sealed=True
     )
     with pytest.raises(StoreError, match="is another shard: its number is 0 instead of 1"):
         _ = Store(store).examples
@@ -297,7 +297,7 @@ def test_a_writer_tells_its_shards_by_their_numbers_and_their_store(damaged) -> 
 def unnumbered(shard: Path) -> None:
     """A shard as earlier versions wrote it, without its number."""
     table = pa.ipc.open_stream(pa.py_buffer(shard.read_bytes())).read_all()
-    metadata = {key: one for key, one in table.schema.metadata.items() if key != b"shard"}
+    metadata = {key: value for key, value in table.schema.metadata.items() if key != b"shard"}
     with pa.ipc.new_stream(str(shard), table.schema.with_metadata(metadata)) as writer:
         for batch in table.to_batches():
             writer.write_batch(batch.replace_schema_metadata(metadata))
@@ -349,7 +349,7 @@ def test_a_manifest_that_lists_fewer_shards_or_others_is_refused(damaged) -> Non
     del manifest["shards"][1]
     for sealed in (True, False):
         (store / "manifest.json").write_text(
-            json.dumps({key: one for key, one in manifest.items() if sealed or key != SEAL}), "utf-8"
+            json.dumps({key: value for key, value in manifest.items() if sealed or key != SEAL}), "utf-8"
         )
         with pytest.raises(UserError, match=r"manifest.json"):
             Store(store)
@@ -358,9 +358,13 @@ def test_a_manifest_that_lists_fewer_shards_or_others_is_refused(damaged) -> Non
 def unsealed(folder: Path) -> None:
     """Make a run's records what earlier versions wrote: only a training's log had its own checksum."""
     for path in folder.rglob("*.json"):
-        found = json.loads(path.read_text("utf-8"))
-        if path.name not in ("log.json", "stamp.json") and isinstance(found, dict) and found.pop(SEAL, None):
-            write_json(path, found)
+        record = json.loads(path.read_text("utf-8"))
+        if (
+            path.name not in ("log.json", "stamp.json")
+            and isinstance(record, dict)
+            and record.pop(SEAL, None)
+        ):
+            write_json(path, record)
     for path in folder.rglob("stamp.json"):
         stamp = read_json(path)
         if "files" in stamp:

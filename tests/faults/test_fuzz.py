@@ -171,7 +171,7 @@ def mutated(draw: st.DrawFn, value: object, depth: int = 0) -> object:
         return changed if draw(st.booleans()) else changed + changed[place : place + 1]
     key = draw(st.sampled_from(sorted(value, key=str)))
     if draw(st.integers(0, 5)) == 0:
-        return {name: one for name, one in value.items() if name != key}
+        return {name: entry for name, entry in value.items() if name != key}
     if draw(st.integers(0, 5)) == 0:
         return value | {draw(pieces): value[key]}
     return value | {key: mutated(draw, value[key], depth + 1)}
@@ -271,7 +271,7 @@ def test_text(tokenizer, data, name) -> None:
     """Whatever is kept is a text that can be encoded and masked, of no more tokens than asked for."""
 
     def count(batch: list[str]) -> list[int]:
-        return [len(one.ids) - 2 for one in encode(tokenizer, batch)]
+        return [len(encoded.ids) - 2 for encoded in encode(tokenizer, batch)]
 
     with folder() as root, said():
         (root / "text").mkdir()
@@ -289,8 +289,8 @@ def test_text(tokenizer, data, name) -> None:
         )
         assert {path.name for path in root.iterdir()} == {"text", "corpus"}
         examples = Examples(root / "corpus" / "train.arrow")
-        found = examples.texts(slice(0, len(examples)))
-        for text, encoded in zip(found, [one.cut(22) for one in encode(tokenizer, found)], strict=True):
+        stored = examples.texts(slice(0, len(examples)))
+        for text, encoded in zip(stored, [whole.cut(22) for whole in encode(tokenizer, stored)], strict=True):
             masked = mask(
                 encoded.ids,
                 encoded.starts,
@@ -382,12 +382,12 @@ def test_tables(rows, kind, suffix, other) -> None:
             path = root / f"a.{suffix}"
             path.write_bytes(content)
             source = LabelledSource(path=str(path))
-            found = outcome(lambda source=source: read_labelled(source, kind, Columns(), field="tasks.x"))
-            examples = [] if isinstance(found, UserError) else found
+            result = outcome(lambda source=source: read_labelled(source, kind, Columns(), field="tasks.x"))
+            examples = [] if isinstance(result, UserError) else result
             assert all(
                 isinstance(example, Choice if kind == "choice" else LabelledText) for example in examples
             )
-            assert isinstance(found, UserError) or examples
+            assert isinstance(result, UserError) or examples
 
 
 @fuzzed
@@ -469,10 +469,10 @@ def test_stores(store, data, place, whole) -> None:
             start = place % len(content)
             content[start : start + 8] = data.draw(st.binary(min_size=8, max_size=8))
             shard.write_bytes(content)
-        found = outcome(lambda: rows_of(root / "store"))
+        rows = outcome(lambda: rows_of(root / "store"))
         changed = not whole and bytes(content) != (store / shard.name).read_bytes()
         # Other bytes are never read as a shard; a manifest may say something else of no consequence.
-        assert isinstance(found, UserError) or (not changed and len(found) == 3)
+        assert isinstance(rows, UserError) or (not changed and len(rows) == 3)
 
 
 def rows_of(store: Path) -> list[object]:

@@ -101,7 +101,7 @@ def yaml_texts(draw: st.DrawFn) -> str:
     """Lines of YAML with anchors and aliases, of which a few stand for very many values, in or behind a
     recipe.
     """
-    found = [draw(st.sampled_from(["", MERGED]))]
+    lines = [draw(st.sampled_from(["", MERGED]))]
     anchors = 0
     for _ in range(draw(st.integers(0, 12))):
         key, value = draw(keys), draw(scalars)
@@ -114,7 +114,7 @@ def yaml_texts(draw: st.DrawFn) -> str:
             inner = (
                 ", ".join(many)
                 if shape == "list"
-                else ", ".join(f"k{i}: {one}" for i, one in enumerate(many))
+                else ", ".join(f"k{i}: {item}" for i, item in enumerate(many))
             )
             value = f"&a{anchors} " + (f"[{inner}]" if shape == "list" else f"{{{inner}}}")
             anchors += 1
@@ -127,14 +127,14 @@ def yaml_texts(draw: st.DrawFn) -> str:
             )
         elif shape == "nested":
             value = f"\n  {draw(keys)}: {value}\n  {draw(keys)}: {alias}"
-        found.append(f"{key}: {value}\n")
-    return "".join(found)
+        lines.append(f"{key}: {value}\n")
+    return "".join(lines)
 
 
 def num_values(value: object) -> int:
     """How many values there are with all of what is shared counted as often as it is used."""
     if isinstance(value, dict):
-        return 1 + sum(1 + num_values(one) for one in value.values())
+        return 1 + sum(1 + num_values(inner) for inner in value.values())
     return 1 + sum(map(num_values, value)) if isinstance(value, list) else 1
 
 
@@ -146,8 +146,8 @@ def test_yaml(text, resolved) -> None:
     with folder() as root:
         path = root / "recipe.yaml"
         path.write_bytes(data)
-        found = outcome(lambda: load_recipe(path))
-        assert isinstance(found, Settings | UserError)
+        result = outcome(lambda: load_recipe(path))
+        assert isinstance(result, Settings | UserError)
         try:
             value = read_resolved(path) if resolved else parse_yaml(text)
         except (yaml.YAMLError, UnicodeDecodeError):
@@ -159,8 +159,8 @@ def test_yaml(text, resolved) -> None:
 @given(
     st.lists(st.tuples(st.lists(keys, min_size=1, max_size=4).map(".".join), scalars), min_size=1, max_size=4)
 )
-def test_settings_of_the_command_line(found) -> None:
-    overrides = [f"{key}={value}" for key, value in found]
+def test_settings_of_the_command_line(changes) -> None:
+    overrides = [f"{key}={value}" for key, value in changes]
     refused = outcome(lambda: parse_recipe(BASE, overrides))
     if isinstance(refused, UserError):
         # The place is one that was given, or one that it made necessary.

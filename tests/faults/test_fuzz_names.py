@@ -115,23 +115,23 @@ def test_names(place, given_names, beside) -> None:
     if not beside:
         del target[first]
     target.update(dict.fromkeys(given_names, entry))
-    found = outcome(lambda: parse_recipe(values))
-    assert isinstance(found, UserError | Settings)
-    if isinstance(found, UserError):
+    result = outcome(lambda: parse_recipe(values))
+    assert isinstance(result, UserError | Settings)
+    if isinstance(result, UserError):
         assert any(
-            str(name)[:20] in str(found) or repr(name)[1:20] in str(found) for name in (*given_names, first)
+            str(name)[:20] in str(result) or repr(name)[1:20] in str(result) for name in (*given_names, first)
         )
         return
     assert not TAKEN.get(keys[-1], set()) & set(target)
-    for one, other in permutations(target, 2):
-        assert not {one + ending for ending in SIBLINGS} & {other + ending for ending in SIBLINGS}
+    for folder, other in permutations(target, 2):
+        assert not {folder + ending for ending in SIBLINGS} & {other + ending for ending in SIBLINGS}
     assert all("/" not in name and name.isascii() and name.strip() == name for name in target)
 
 
 @fuzzed
 @given(st.sampled_from([MERGE, EXTRACT, BALANCE, PRETRAIN, PROBE, FINETUNE, GRID]), names)
 def test_names_of_runs(values, name) -> None:
-    found = outcome(lambda: parse_recipe(values | {"name": name}))
-    assert isinstance(found, UserError | Settings)
-    if isinstance(found, Settings):
+    result = outcome(lambda: parse_recipe(values | {"name": name}))
+    assert isinstance(result, UserError | Settings)
+    if isinstance(result, Settings):
         assert not name.lower().endswith(SIBLINGS[1:])

@@ -85,8 +85,8 @@ def own_workers() -> list[int]:
     """Process ids of this process' workers."""
     import psutil
 
-    found = psutil.Process().children(recursive=True)
-    return [process.pid for process in found if "ShardWorker" in " ".join(process.cmdline())]
+    children = psutil.Process().children(recursive=True)
+    return [process.pid for process in children if "ShardWorker" in " ".join(process.cmdline())]
 
 
 def test_a_killed_workers_shards_are_scored_by_another(recipe_values, tmp_path, shared, monkeypatch) -> None:
@@ -229,9 +229,9 @@ def test_tries_are_bounded(values, tmp_path, address, monkeypatch, kind) -> None
         def score(self, index, ids, texts):
             if kind == "dies" and index == 2:
                 os._exit(9)
-            found = super().score(index, ids, texts)
-            data = found.data[:-1] if kind == "damages" and index == 2 else found.data
-            return ray_worker.ScoredShard(data, found.digest, found.tokens)
+            shard = super().score(index, ids, texts)
+            data = shard.data[:-1] if kind == "damages" and index == 2 else shard.data
+            return ray_worker.ScoredShard(data, shard.digest, shard.tokens)
 
     monkeypatch.setattr(ray_engine, "ShardWorker", Bad)
     with pytest.raises(ClusterError) as caught:

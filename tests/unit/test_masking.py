@@ -73,9 +73,9 @@ def masked_words(tokenizer, text, seed):
 def test_copies_of_an_example_mask_the_same_words(copies) -> None:
     differ = 0
     for text in TEXTS[:60]:
-        one, other = (masked_words(tokenizer, text, seed=9) for tokenizer in copies)
-        assert one == other
-        differ += one != masked_words(copies[0], text, seed=10)
+        first, other = (masked_words(tokenizer, text, seed=9) for tokenizer in copies)
+        assert first == other
+        differ += first != masked_words(copies[0], text, seed=10)
     assert differ > 50
 
 
@@ -100,7 +100,7 @@ def test_words_behind_the_cut_are_drawn_like_the_others(copies) -> None:
 
 def test_expected_number_is_the_probability() -> None:
     starts = np.arange(5)
-    found = [
+    numbers = [
         len(
             mask(
                 starts + 9,
@@ -116,7 +116,7 @@ def test_expected_number_is_the_probability() -> None:
         )
         for e in range(4000)
     ]
-    assert abs(np.mean(found) - 1.5) < 0.05
+    assert abs(np.mean(numbers) - 1.5) < 0.05
 
 
 def test_words_of_any_script() -> None:
@@ -170,13 +170,13 @@ def test_copies_mask_the_same_characters_where_pieces_span_words(across) -> None
     single, spanning = across
     shared, alone = [0, 0], [0, 0]
     for number, text in enumerate(CHINESE * 20):
-        for found, besides in ((shared, ([spanning], [single])), (alone, ([], []))):
-            one, other = (
+        for counts, besides in ((shared, ([spanning], [single])), (alone, ([], []))):
+            first, other = (
                 masked_characters(tokenizer, beside, text, number)
                 for tokenizer, beside in zip(across, besides, strict=True)
             )
-            found[0] += len(one & other)
-            found[1] += len(one | other)
+            counts[0] += len(first & other)
+            counts[1] += len(first | other)
     assert shared[0] == shared[1] > 200
     assert alone[0] / alone[1] < 0.7
 
@@ -201,7 +201,7 @@ def test_a_unit_is_the_words_that_share_a_piece_of_any_copy() -> None:
     units, maskable = masking_units("ab cd ef", [plain, copy((0, 2), (3, 5), (6, 8), unknown=1)])
     assert units.tolist() == [0, 3, 6]
     assert maskable.tolist() == [True, False, True]
-    assert [found.tolist() for found in masking_units("", [Encoded(*[np.zeros(0, dtype=np.int64)] * 4)])] == [
+    assert [array.tolist() for array in masking_units("", [Encoded(*[np.zeros(0, dtype=np.int64)] * 4)])] == [
         [],
         [],
     ]

@@ -71,11 +71,11 @@ def test_every_masked_token_is_measured_once_by_hand() -> None:
             losses.append(float(-logits[position].log_softmax(-1)[gold]))
     lengths = [len(example.input_ids) for example in examples]
     for batches in ([[0, 1, 2, 3, 4]], length_batches(lengths, 16), [[4], [3, 2], [0, 1]]):
-        found = measure(model, examples, pad_id=0, batches=batches, restrict=allowed, chunk_positions=3)
-        assert found.ranks.tolist() == ranks
-        assert found.restricted_ranks.tolist() == restricted
-        np.testing.assert_allclose(found.losses, losses, atol=1e-4)
-    summary = found.summary()
+        measured = measure(model, examples, pad_id=0, batches=batches, restrict=allowed, chunk_positions=3)
+        assert measured.ranks.tolist() == ranks
+        assert measured.restricted_ranks.tolist() == restricted
+        np.testing.assert_allclose(measured.losses, losses, atol=1e-4)
+    summary = measured.summary()
     assert summary["num_masked"] == 8
     assert summary["mrr"] == pytest.approx(np.mean(1 / np.array(ranks)))
     assert summary["top5"] == np.mean(np.array(ranks) <= 5)
@@ -107,12 +107,12 @@ def test_paired_difference_sees_through_what_both_models_share() -> None:
     counts = draw.integers(1, 9, 300)
     first = draw.random(counts.sum())
     better = first + 0.01 + 0.02 * draw.standard_normal(len(first))
-    found = paired_difference(better, first, counts)
-    assert found.value == pytest.approx((better - first).mean())
-    assert found.low < found.value < found.high
-    assert found.settled
-    assert found.high - found.low < standard_error(first, counts)
-    assert found == paired_difference(better, first, counts)
+    paired = paired_difference(better, first, counts)
+    assert paired.value == pytest.approx((better - first).mean())
+    assert paired.low < paired.value < paired.high
+    assert paired.settled
+    assert paired.high - paired.low < standard_error(first, counts)
+    assert paired == paired_difference(better, first, counts)
     same = paired_difference(draw.permutation(first), first, counts)
     assert not same.settled
     assert paired_difference(first, first, counts) == (0.0, 0.0, 0.0)

@@ -105,11 +105,11 @@ def test_token_types_are_an_input_where_they_are_used(bert) -> None:
     ids, attention = padded([17, 9])
     types = torch.zeros_like(ids)
     types[:, 6:] = 1
-    (found,) = compare_onnx(model, [exported], Inputs(ids, attention, types))
-    assert found.relative < 1e-4
-    assert found.same == 1
+    (agreed,) = compare_onnx(model, [exported], Inputs(ids, attention, types))
+    assert agreed.relative < 1e-4
+    assert agreed.same == 1
     (other,) = compare_onnx(model, [exported], Inputs(ids, attention, None))
-    assert other.largest != found.largest
+    assert other.largest != agreed.largest
     # A tokenizer that writes none, a model that knows one type only, a model without any.
     assert not takes_token_types(model, ["input_ids", "attention_mask"])
     assert not takes_token_types(make("distilbert"), ["token_type_ids"])
@@ -119,12 +119,12 @@ def test_token_types_are_an_input_where_they_are_used(bert) -> None:
 
 
 def test_agreement_by_hand() -> None:
-    one = torch.tensor([[[1.0, -4.0, 2.0], [0.0, 1.0, 0.5], [9.0, 0.0, 0.0]]])
+    logits = torch.tensor([[[1.0, -4.0, 2.0], [0.0, 1.0, 0.5], [9.0, 0.0, 0.0]]])
     other = torch.tensor([[[1.0, -4.0, 2.5], [2.0, 1.0, 0.5], [torch.nan, 0.0, 0.0]]])
-    found = agreement(one, other, torch.tensor([[1, 1, 0]]))
-    assert found == (2.0, 4.0, 0.5)
-    assert found.relative == 0.5
-    assert np.isnan(agreement(one, other, torch.ones(1, 3, dtype=torch.long)).relative)
+    agreed = agreement(logits, other, torch.tensor([[1, 1, 0]]))
+    assert agreed == (2.0, 4.0, 0.5)
+    assert agreed.relative == 0.5
+    assert np.isnan(agreement(logits, other, torch.ones(1, 3, dtype=torch.long)).relative)
 
 
 @pytest.mark.parametrize("wrong", ["weights", "not a number"])
@@ -166,15 +166,15 @@ def test_int8_keeps_one_table_in_eight_bits_and_nearly_the_logits(bert) -> None:
     model, path, small = bert
     assert small.stat().st_size < 0.4 * path.stat().st_size
     weights = onnx.load(small).graph.initializer
-    tables = [(one.name, one.data_type) for one in weights if sorted(one.dims) == [32, ROWS]]
+    tables = [(weight.name, weight.data_type) for weight in weights if sorted(weight.dims) == [32, ROWS]]
     assert [kind for _, kind in tables] == [onnx.TensorProto.INT8]
     assert not [
-        one.name
-        for one in weights
-        if len(one.dims) == 2
-        and min(one.dims) > 20
-        and one.data_type == onnx.TensorProto.FLOAT
-        and 80 not in one.dims
+        weight.name
+        for weight in weights
+        if len(weight.dims) == 2
+        and min(weight.dims) > 20
+        and weight.data_type == onnx.TensorProto.FLOAT
+        and 80 not in weight.dims
     ]
     ids, attention = padded([17, 9, 12])
     with torch.no_grad():
@@ -187,7 +187,7 @@ def test_int8_keeps_one_table_in_eight_bits_and_nearly_the_logits(bert) -> None:
 def int8_matrices(path) -> dict[str, np.ndarray]:
     """The int8 weights that products are made with, by name."""
     graph = onnx.load(path).graph
-    weights = {one.name: onnx.numpy_helper.to_array(one) for one in graph.initializer}
+    weights = {weight.name: onnx.numpy_helper.to_array(weight) for weight in graph.initializer}
     # A table that is the output layer too is transposed in the graph.
     for node in graph.node:
         if node.op_type == "Transpose" and node.input[0] in weights:
@@ -203,12 +203,12 @@ def test_products_of_int8_fit_into_sixteen_bits(bert, tmp_path) -> None:
     """
 
     def largest_sum(path) -> int:
-        found = 0
+        largest = 0
         for matrix in int8_matrices(path).values():
             assert matrix.dtype == np.int8
             pairs = matrix[: len(matrix) // 2 * 2].astype(np.int64).reshape(-1, 2, matrix.shape[1])
-            found = max(found, int(255 * np.maximum(pairs.clip(0).sum(1), (-pairs).clip(0).sum(1)).max()))
-        return found
+            largest = max(largest, int(255 * np.maximum(pairs.clip(0).sum(1), (-pairs).clip(0).sum(1)).max()))
+        return largest
 
     model, path, small = bert
     assert len(int8_matrices(small)) >= 6 * model.config.num_hidden_layers
@@ -220,11 +220,11 @@ def test_products_of_int8_fit_into_sixteen_bits(bert, tmp_path) -> None:
 def saturated(path, target) -> None:
     """The graph with the damage of a kernel that saturates: products far below what they are."""
     model = onnx.load(path)
-    for one in model.graph.initializer:
-        if one.name.endswith("_scale") and "int8" not in one.name:
-            values = onnx.numpy_helper.to_array(one).copy()
+    for tensor in model.graph.initializer:
+        if tensor.name.endswith("_scale") and "int8" not in tensor.name:
+            values = onnx.numpy_helper.to_array(tensor).copy()
             values[::2] *= 0.2
-            one.CopyFrom(onnx.numpy_helper.from_array(values, one.name))
+            tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
     onnx.save_model(model, target)
 
 
@@ -288,7 +288,7 @@ def test_two_tables_and_weights_beyond_the_limit(tmp_path, monkeypatch) -> None:
         Inputs(ids, attention, None),
     )
     assert exact.relative < 1e-5
-    assert all(1e-4 < one.relative < 0.1 for one in near)
+    assert all(1e-4 < result.relative < 0.1 for result in near)
 
 
 def test_an_exported_model_is_timed_like_any_other(bert, monkeypatch) -> None:

@@ -84,13 +84,13 @@ def test_a_student_with_all_layers_is_its_teacher(model_type) -> None:
     teacher = make_teacher(model_type)
     student, record = extract(teacher, "stride", 4)
     ids, attention = batch()
-    found, wanted = logits(student, ids, attention), logits(teacher, ids, attention)
+    actual, wanted = logits(student, ids, attention), logits(teacher, ids, attention)
     seen = attention.bool()
     if model_type in WITH_TYPES:
         assert record["token_types"] == "row 0 in the positions"
-        torch.testing.assert_close(found[seen], wanted[seen], atol=2e-4, rtol=1e-5)
+        torch.testing.assert_close(actual[seen], wanted[seen], atol=2e-4, rtol=1e-5)
     else:
-        assert torch.equal(found[seen], wanted[seen])
+        assert torch.equal(actual[seen], wanted[seen])
     assert student.num_parameters() <= teacher.num_parameters()
 
 
@@ -103,9 +103,9 @@ def test_a_student_of_some_layers_is_the_teacher_without_the_others(model_type) 
     lists = [m for m in teacher.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == 4]
     del lists[0][1:3]
     ids, attention = batch()
-    found, wanted = logits(student, ids, attention), logits(teacher, ids, attention)
+    actual, wanted = logits(student, ids, attention), logits(teacher, ids, attention)
     seen = attention.bool()
-    torch.testing.assert_close(found[seen], wanted[seen], atol=2e-4, rtol=1e-5)
+    torch.testing.assert_close(actual[seen], wanted[seen], atol=2e-4, rtol=1e-5)
 
 
 @pytest.mark.parametrize("model_type", ["bert", "roberta", "modernbert", "distilbert", "electra"])

@@ -147,9 +147,9 @@ def test_a_folder_is_trimmed_whole(tmp_path, texts, kind, model_type, spare) -> 
     assert record["pieces"] < tokenizer.size <= record["original_rows"] == tokenizer.size + spare
     kept = json.loads((target / "kept.json").read_text())
     assert len(kept) == record["pieces"] == sum(record["reasons"].values())
-    found = record["languages"]["en"]
-    assert found["identical_texts"] == found["kept_texts"] + found["shortened_texts"] > 0
-    assert found["num_texts"] == 40
+    counts = record["languages"]["en"]
+    assert counts["identical_texts"] == counts["kept_texts"] + counts["shortened_texts"] > 0
+    assert counts["num_texts"] == 40
     assert record["logits"]["max_difference"] <= 1e-5 * max(1, record["logits"]["max_logit"])
     assert (
         record["weight_bytes"]

@@ -106,7 +106,7 @@ def test_predictions_do_not_depend_on_chunks(teachers, monkeypatch, sampling) ->
         examples.append(Masked(ids, positions, draw.integers(5, size, len(positions))))
 
     def predicted(**keywords):
-        found = predict(
+        predictions = predict(
             model,
             examples,
             ids=[1, 2, 3],
@@ -118,8 +118,11 @@ def test_predictions_do_not_depend_on_chunks(teachers, monkeypatch, sampling) ->
             seed=0,
             **keywords,
         )
-        assert [len(one.gold_logprobs) for one in found] == [5, 9, 3]
-        return [np.concatenate([getattr(one, name) for one in found]) for name in found[0].__annotations__]
+        assert [len(prediction.gold_logprobs) for prediction in predictions] == [5, 9, 3]
+        return [
+            np.concatenate([getattr(prediction, name) for prediction in predictions])
+            for name in predictions[0].__annotations__
+        ]
 
     module = sys.modules["polydistill.scoring.predict"]
     seen = []

@@ -62,7 +62,7 @@ def test_features_are_the_model_s_at_first_tokens(teachers) -> None:
     assert max(len(window.ids) for window in windows) <= 24
     assert sum(window.sentence == 3 for window in windows) > 4
     model = load_masked_lm(path)
-    found = dict(word_features(model.base_model, windows, 0, batch_tokens=64, dtype=torch.float32))
+    features = dict(word_features(model.base_model, windows, 0, batch_tokens=64, dtype=torch.float32))
     plain, fast = AutoModel.from_pretrained(path).eval(), AutoTokenizer.from_pretrained(path)
     for index in range(2):
         encoded = fast(sentences[index], is_split_into_words=True, return_tensors="pt")
@@ -70,7 +70,7 @@ def test_features_are_the_model_s_at_first_tokens(teachers) -> None:
             hidden = plain(**encoded).last_hidden_state[0].numpy()
         words = encoded.word_ids()
         firsts = [words.index(place) for place in range(len(sentences[index]))]
-        np.testing.assert_allclose(found[index], hidden[firsts], atol=1e-5)
+        np.testing.assert_allclose(features[index], hidden[firsts], atol=1e-5)
     assert len(fast("extraordinarily", add_special_tokens=False)["input_ids"]) > 1
     # The zero-width space makes no token: it is read as unknown, between its neighbours.
     strange = windows[2]
@@ -96,12 +96,12 @@ def test_averages_by_hand() -> None:
         "b": {"a": {"f": [0.6, 0.6]}, "b": {"f": [0.5, 0.5]}, "c": {"f": [0.3, 0.3]}},
         "c": {"a": {"f": [0.2, 0.0]}, "b": {"f": [0.0, 0.0]}, "c": {"f": [0.9, 0.8]}},
     }
-    found = summarise(scores, "f", {"low": ["b", "c"]})
-    assert found["all"]["in_language"]["mean"] == pytest.approx((0.9 + 0.5 + 0.85) / 3)
-    assert found["all"]["in_language"]["deviation"] == pytest.approx(np.std([0.8, 0.7], ddof=1))
-    assert found["low"]["in_language"]["mean"] == pytest.approx((0.5 + 0.85) / 2)
+    averages = summarise(scores, "f", {"low": ["b", "c"]})
+    assert averages["all"]["in_language"]["mean"] == pytest.approx((0.9 + 0.5 + 0.85) / 3)
+    assert averages["all"]["in_language"]["deviation"] == pytest.approx(np.std([0.8, 0.7], ddof=1))
+    assert averages["low"]["in_language"]["mean"] == pytest.approx((0.5 + 0.85) / 2)
     # To b from a and c, to c from a and b.
-    assert found["low"]["zero_shot"]["mean"] == pytest.approx((0.3 + 0.0 + 0.1 + 0.3) / 4)
+    assert averages["low"]["zero_shot"]["mean"] == pytest.approx((0.3 + 0.0 + 0.1 + 0.3) / 4)
     assert summarise({"a": scores["a"]}, "f", {})["all"]["zero_shot"] == {}
 
 
@@ -147,8 +147,8 @@ def test_a_probe_run_finds_what_can_be_found_and_does_nothing_twice(probe_values
     assert len(said) == 9
     across = [
         seeds
-        for found in scores.values()
-        for row in found.values()
+        for sources in scores.values()
+        for row in sources.values()
         for m in row.values()
         for seeds in m.values()
     ]
@@ -206,12 +206,12 @@ def test_a_plan_says_what_probes_cannot_tell(probe_values, teachers, tmp_path) -
     path.write_text("apple\tB-A\nbear\tB-C\n", "utf-8")
     probe_values["tasks"]["pos"]["en"]["test"] = str(path)
     console = Console(record=True, width=120)
-    found = plan_recipe(parse_recipe(probe_values), [], console)
-    said = [conflict.what for conflict in found]
+    conflicts = plan_recipe(parse_recipe(probe_values), [], console)
+    said = [conflict.what for conflict in conflicts]
     assert any("B-C stand in the test file alone" in what and "(1 words)" in what for what in said)
     assert any("english reads" in what and "of the words of ru as unknown" in what for what in said)
     assert not any("russian reads" in what and "of ru" in what for what in said)
-    assert f"{len(found)} conflicts" in console.export_text()
+    assert f"{len(conflicts)} conflicts" in console.export_text()
     assert not (tmp_path / "run").exists()
 
 

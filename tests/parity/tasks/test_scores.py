@@ -45,14 +45,14 @@ def test_tags_score_as_seqeval_and_scikit_learn_say() -> None:
     gold, other = tagged(1), tagged(2)
     keep = random.Random(3)
     predicted = [
-        [one if keep.random() < 0.7 else two for one, two in zip(a, b, strict=True)]
+        [kept if keep.random() < 0.7 else drawn for kept, drawn in zip(a, b, strict=True)]
         for a, b in zip(gold, other, strict=True)
     ]
-    found = tag_items(gold, predicted, "ner").scores()
+    scores = tag_items(gold, predicted, "ner").scores()
     flat_gold, flat = ([tag for tags in some for tag in tags] for some in (gold, predicted))
-    assert found["entity_f1"] == pytest.approx(entity_f1(gold, predicted), abs=1e-12)
-    assert found["macro_f1"] == pytest.approx(f1_score(flat_gold, flat, average="macro"), abs=1e-12)
-    assert found["accuracy"] == pytest.approx(accuracy_score(flat_gold, flat), abs=1e-12)
+    assert scores["entity_f1"] == pytest.approx(entity_f1(gold, predicted), abs=1e-12)
+    assert scores["macro_f1"] == pytest.approx(f1_score(flat_gold, flat, average="macro"), abs=1e-12)
+    assert scores["accuracy"] == pytest.approx(accuracy_score(flat_gold, flat), abs=1e-12)
     assert list(tag_items(gold, predicted, "pos").scores()) == ["accuracy", "macro_f1"]
 
 
@@ -60,7 +60,7 @@ def test_classes_score_as_scikit_learn_says_also_in_a_sample() -> None:
     """A bootstrap sample's score is that of its items written out."""
     draw = random.Random(5)
     gold = [draw.choice("aaab") for _ in range(80)] + ["c"]
-    predicted = [one if draw.random() < 0.6 else draw.choice("abd") for one in gold]
+    predicted = [label if draw.random() < 0.6 else draw.choice("abd") for label in gold]
     items = label_items(gold, predicted, "pairs")
     assert items.scores()["macro_f1"] == pytest.approx(
         f1_score(gold, predicted, average="macro", zero_division=0)
@@ -138,30 +138,33 @@ def test_answers_score_as_the_scripts_define(mlqa) -> None:
     for language, texts in TEXTS.items():
         if mlqa and language == "ko":
             continue
-        for one in texts:
-            assert normalise(one, language, mlqa=mlqa) == oracle_words(one, language, mlqa), (language, one)
+        for text in texts:
+            assert normalise(text, language, mlqa=mlqa) == oracle_words(text, language, mlqa), (
+                language,
+                text,
+            )
             for other in texts:
-                expected = oracle(one, [other, texts[0]], language, mlqa)
-                assert answer_scores(one, [other, texts[0]], language, mlqa=mlqa) == pytest.approx(expected)
+                expected = oracle(text, [other, texts[0]], language, mlqa)
+                assert answer_scores(text, [other, texts[0]], language, mlqa=mlqa) == pytest.approx(expected)
 
 
 def test_answers_score_as_the_official_script_that_torchmetrics_carries() -> None:
     compared = 0
     for language, texts in TEXTS.items():
-        for one in texts:
-            if not normalise(one, language, mlqa=False):
+        for text in texts:
+            if not normalise(text, language, mlqa=False):
                 # Nothing but an article: torchmetrics has the later script's rule, by which nothing equals
                 # nothing.
                 continue
             for answers in ([other, texts[0]] for other in texts):
                 theirs = squad(
-                    [{"id": "1", "prediction_text": one}],
+                    [{"id": "1", "prediction_text": text}],
                     [{"id": "1", "answers": {"text": answers, "answer_start": [0] * len(answers)}}],
                 )
-                ours = answer_scores(one, answers, language, mlqa=False)
+                ours = answer_scores(text, answers, language, mlqa=False)
                 assert [100 * score for score in ours] == pytest.approx(
                     [float(theirs["f1"]), float(theirs["exact_match"])]
-                ), (one, answers)
+                ), (text, answers)
                 compared += 1
     assert compared > 80
 
@@ -219,7 +222,7 @@ def test_rdt_has_the_sign_of_the_tables_and_their_numbers() -> None:
 def test_samples_are_of_the_same_items_for_both_models_and_of_seeds() -> None:
     draw = random.Random(1)
     gold = [draw.choice("ab") for _ in range(200)]
-    weak = [one if draw.random() < 0.6 else "a" for one in gold]
+    weak = [label if draw.random() < 0.6 else "a" for label in gold]
     # Right wherever the weak one is, and on every tenth item besides: paired, the difference hardly varies.
     strong = [
         g if w == g or index % 10 == 0 else w for index, (g, w) in enumerate(zip(gold, weak, strict=True))
@@ -253,7 +256,7 @@ def test_few_seeds_give_the_interval_of_student_s_t() -> None:
     assert interval(draws, 0.95) == pytest.approx(expected, rel=0.03)
     groups = [[1.0, 3.0], [10.0, 11.0, 12.0], [5.0]]
     noise = seed_noise(groups, trainings=3)
-    within = sum(((np.array(one) - np.mean(one)) ** 2).sum() for one in groups)
+    within = sum(((np.array(group) - np.mean(group)) ** 2).sum() for group in groups)
     assert noise == (pytest.approx(np.sqrt(within / 3)), 3)
     # Of one training on all three languages there is a third to know it by.
     assert seed_noise(groups, trainings=1).freedom == 1
@@ -291,11 +294,14 @@ def test_a_teacher_whose_score_is_small_has_no_negative_samples() -> None:
     """
     student, teacher = np.array([0.08, 0.05]), np.array([0.07, 0.06])
     step = 1e-6
-    for one, two in ((step, 0.0), (0.0, step)):
+    for of_student, of_teacher in ((step, 0.0), (0.0, step)):
         moved = sampled_deviation(
-            Sampled(student, np.full(2, one)), Sampled(teacher, np.full(2, two)), mean=0.06, base=0.065
+            Sampled(student, np.full(2, of_student)),
+            Sampled(teacher, np.full(2, of_teacher)),
+            mean=0.06,
+            base=0.065,
         )
-        expected = relative_deviation(0.06 + one, 0.065 + two) - relative_deviation(0.06, 0.065)
+        expected = relative_deviation(0.06 + of_student, 0.065 + of_teacher) - relative_deviation(0.06, 0.065)
         items = 100 * (student / teacher - 1)
         assert (moved - items) / step == pytest.approx(np.full(2, expected / step), rel=1e-3)
     equal = Sampled(np.full(2, 0.06), np.array([0.07, -0.07]))
@@ -308,9 +314,9 @@ def test_what_an_interval_says() -> None:
     around = np.linspace(-1, 1, 201)
     assert deviation(-2, around - 2, level=0.95, within=5).verdict == "within"
     assert deviation(-8, around - 8, level=0.95, within=5).verdict == "below"
-    found = deviation(-5, around - 5, level=0.9, within=5)
-    assert found.verdict == "open"
-    assert (found.low, found.high) == pytest.approx((-5.9, -4.1))
+    cell = deviation(-5, around - 5, level=0.9, within=5)
+    assert cell.verdict == "open"
+    assert (cell.low, cell.high) == pytest.approx((-5.9, -4.1))
     assert deviation(1, np.array([1.0, np.inf]), level=0.95, within=5) is None
 
 

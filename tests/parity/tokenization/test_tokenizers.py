@@ -137,13 +137,13 @@ def test_the_union_of_one_bert_tokenises_like_it(made, tmp_path) -> None:
 
 
 def test_drift_counts_what_another_teachers_pieces_change() -> None:
-    one = bert(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "un", "##do", "it"], lowercase=True)
+    first = bert(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "un", "##do", "it"], lowercase=True)
     other = bert(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "undo"], lowercase=True)
-    union = unite([one, other])
-    merged = union_tokenizer(union, [one, other])
+    union = unite([first, other])
+    merged = union_tokenizer(union, [first, other])
     assert merged.encode("undo it").tokens == ["[CLS]", "undo", "it", "[SEP]"]
     measured = segmentation(
-        merged, language_tokenizer(one, union.maps[0], union), ["undo it", "it it"], unk_id=1
+        merged, language_tokenizer(first, union.maps[0], union), ["undo it", "it it"], unk_id=1
     )
     assert measured.drift == pytest.approx(2 / 5)
     assert measured.changed_words == pytest.approx(1 / 4)

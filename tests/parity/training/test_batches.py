@@ -177,14 +177,14 @@ def test_a_step_without_a_masked_token_changes_nothing(tmp_path) -> None:
 
     class Bare(Rows):
         def example(self, row, epoch, language):
-            found = super().example(row, epoch, language)
+            example = super().example(row, epoch, language)
             none = np.zeros(0, dtype=np.int64)
             return replace(
-                found,
+                example,
                 positions=none,
                 gold=none,
-                top_ids=found.top_ids[:0],
-                top_logprobs=found.top_logprobs[:0],
+                top_ids=example.top_ids[:0],
+                top_logprobs=example.top_logprobs[:0],
             )
 
     model = make_model()

@@ -65,18 +65,18 @@ def dense(student, teacher, batch, heads=2):
         )
     attended = batch["attention_mask"].flatten().bool()
     masked = torch.zeros_like(attended).index_fill(0, batch["positions"], True)
-    flat = [one.logits.flatten(0, 1) for one in (ours, theirs)]
+    flat = [outputs.logits.flatten(0, 1) for outputs in (ours, theirs)]
     divergence = functional.kl_div(
         (flat[0] / 2).log_softmax(-1), (flat[1] / 2).softmax(-1), reduction="none"
     ).sum(-1)
-    hidden = [one.hidden_states[-1].flatten(0, 1)[attended] for one in (ours, theirs)]
+    hidden = [outputs.hidden_states[-1].flatten(0, 1)[attended] for outputs in (ours, theirs)]
     ones = torch.ones(len(hidden[0]))
     relation = 0.0
     for name in ("query", "key", "value"):
         logprobs = []
-        for model, one in ((student, ours), (teacher, theirs)):
+        for model, outputs in ((student, ours), (teacher, theirs)):
             layer = getattr(model.bert.encoder.layer[-1].attention.self, name)
-            states = layer(one.hidden_states[-2]).unflatten(-1, (heads, -1)).transpose(1, 2)
+            states = layer(outputs.hidden_states[-2]).unflatten(-1, (heads, -1)).transpose(1, 2)
             scores = states @ states.transpose(2, 3) / states.shape[-1] ** 0.5
             scores = scores.masked_fill(batch["attention_mask"][:, None, None] == 0, -torch.inf)
             logprobs.append(scores.log_softmax(-1))
@@ -193,5 +193,5 @@ def test_nan_stops_training(tmp_path) -> None:
     ],
 )
 def test_weights_over_time(weight, middle, end) -> None:
-    found = [weight_at(LossWeight.model_validate(weight), progress) for progress in (0.0, 0.25, 1.0)]
-    assert found == pytest.approx([4.0, middle, end])
+    weights = [weight_at(LossWeight.model_validate(weight), progress) for progress in (0.0, 0.25, 1.0)]
+    assert weights == pytest.approx([4.0, middle, end])

@@ -117,7 +117,7 @@ def held_out_loss(model):
 
 def test_the_held_out_loss_is_a_mean_over_tokens_whatever_the_batches(tmp_path) -> None:
     """Examples differ in masked tokens; a mean of batches' or examples' means is another number."""
-    found = []
+    losses = []
     for size in (1, 5, 12):
         stopping = EarlyStopping(held_out(), patience=9, evaluations=1)
         model, log = trained(
@@ -129,15 +129,15 @@ def test_the_held_out_loss_is_a_mean_over_tokens_whatever_the_batches(tmp_path) 
             learning_rate=0.0,
             per_device_eval_batch_size=size,
         )
-        found += [entry["eval_loss"] for entry in log if "eval_loss" in entry]
-    assert found == [pytest.approx(held_out_loss(model), abs=1e-5)] * 3
+        losses += [entry["eval_loss"] for entry in log if "eval_loss" in entry]
+    assert losses == [pytest.approx(held_out_loss(model), abs=1e-5)] * 3
     each = []
     for example in held_out():
         batch = collate([example], 0)
         with torch.no_grad():
             logits = model.eval()(input_ids=batch["input_ids"]).logits[0, batch["positions"]]
         each.append(functional.cross_entropy(logits, batch["ids"][:, 0]).item())
-    assert abs(sum(each) / len(each) - found[0]) > 1e-3
+    assert abs(sum(each) / len(each) - losses[0]) > 1e-3
 
 
 STOPPING = {"per_device_eval_batch_size": 12, "learning_rate": 5e-3}

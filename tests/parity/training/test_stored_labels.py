@@ -193,7 +193,7 @@ def test_a_loss_that_is_not_finite_stops_training(tmp_path) -> None:
             [Rows(40, 1).lengths, Rows(10, 2).lengths], [0.75, 0.25], batch_size=8, num_batches=30, seed=7
         )
     )[8 * said["step"] :][:8]
-    assert [(one["language"], one["example"], one["epoch"]) for one in said["examples"]] == [
+    assert [(example["language"], example["example"], example["epoch"]) for example in said["examples"]] == [
         ("ab"[language], 1000 * (language + 1) + row, epoch) for language, row, epoch in expected
     ]
     batch = load_file(folder / "batch-0.safetensors")

@@ -43,13 +43,13 @@ def test_presets_are_the_papers(tmp_path) -> None:
     names = ("learning_rate", "num_train_epochs", "warmup_steps", "per_device_train_batch_size")
 
     def plain(values) -> None:
-        for one in values["tasks"].values():
-            del one["max_length"]
+        for settings in values["tasks"].values():
+            del settings["max_length"]
 
     for (preset, name), wanted in expected.items():
-        found = recipe(tmp_path, plain, preset=preset, training={})
-        arguments = check_finetuning(found.arguments(found.tasks[name]))
-        assert (*(arguments[key] for key in names), found.max_length(found.tasks[name])) == wanted
+        parsed = recipe(tmp_path, plain, preset=preset, training={})
+        arguments = check_finetuning(parsed.arguments(parsed.tasks[name]))
+        assert (*(arguments[key] for key in names), parsed.max_length(parsed.tasks[name])) == wanted
         assert arguments["lr_scheduler_type"] == "linear"
     own = recipe(
         tmp_path, lambda v: v["tasks"]["tags"].update(training={"learning_rate": 1.0}, preset="xtreme")
@@ -61,16 +61,16 @@ def test_presets_are_the_papers(tmp_path) -> None:
 
 
 def test_sources_targets_and_teachers(tmp_path) -> None:
-    found = recipe(tmp_path, teachers={"ru": "two"}, baseline="one")
-    assert found.tasks["tags"].sources == ["en", "ru"]
-    assert found.tasks["tags"].targets("ru") == ["ru"]
-    assert found.tasks["far"].sources == ["en"]
-    assert found.tasks["far"].targets("en") == ["en", "ru"]
-    assert [found.teacher_of(language) for language in ("en", "ru")] == ["one", "two"]
+    parsed = recipe(tmp_path, teachers={"ru": "two"}, baseline="one")
+    assert parsed.tasks["tags"].sources == ["en", "ru"]
+    assert parsed.tasks["tags"].targets("ru") == ["ru"]
+    assert parsed.tasks["far"].sources == ["en"]
+    assert parsed.tasks["far"].targets("en") == ["en", "ru"]
+    assert [parsed.teacher_of(language) for language in ("en", "ru")] == ["one", "two"]
     # Where a language's teacher has no scores the baseline stands in, if it has some.
-    assert found.teacher_of("ru", {"one": {"en", "ru"}, "two": {"en"}}) == "one"
-    assert found.teacher_of("ru", {"one": {"ru"}, "two": {"ru"}}) == "two"
-    assert found.teacher_of("ru", {"one": {"en"}}) is None
+    assert parsed.teacher_of("ru", {"one": {"en", "ru"}, "two": {"en"}}) == "one"
+    assert parsed.teacher_of("ru", {"one": {"ru"}, "two": {"ru"}}) == "two"
+    assert parsed.teacher_of("ru", {"one": {"en"}}) is None
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_a_plan_times_the_examples_that_a_batch_is_made_of(tmp_path) -> None:
     """Padded to the longest of the batch, unless texts of like length come together."""
     features = [{"input_ids": [7] * length} for length in (2, 3, 40, 4, 5, 12, 6, 14, 7, 13)]
     drawn, alike = (
-        [len(one["input_ids"]) for one in timed_features(features, 3, grouped=grouped)]
+        [len(row["input_ids"]) for row in timed_features(features, 3, grouped=grouped)]
         for grouped in (False, True)
     )
     assert drawn == [2, 4, 6]

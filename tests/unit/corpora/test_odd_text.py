@@ -109,8 +109,8 @@ def test_rows_without_text_are_counted(tmp_path, kind) -> None:
     (tmp_path / "text").mkdir()
     (tmp_path / "numbers").mkdir()
     dropped: Counter[str] = Counter()
-    found = documents_of(dropped, **write_rows(tmp_path / "text", ["one", None, "two"])[kind])
-    assert [document.lines for document in found] == [["one"], ["two"]]
+    documents = documents_of(dropped, **write_rows(tmp_path / "text", ["one", None, "two"])[kind])
+    assert [document.lines for document in documents] == [["one"], ["two"]]
     assert dropped == {"not_text": 1}
     assert documents_of(dropped, **write_rows(tmp_path / "numbers", [1, 2])[kind]) == []
     assert dropped == {"not_text": 3}
@@ -154,17 +154,17 @@ def test_blank_lines_neither_start_nor_name_a_block(tmp_path) -> None:
     assert hash_text("") % 11 == 0
     ordinary = [line for line in (f"line {n}" for n in range(200)) if hash_text(line) % 11][:8]
     (tmp_path / "a.txt").write_text("\n" + "\n\n".join(ordinary) + "\n")
-    (found,) = documents_of(path=str(tmp_path / "a.txt"), block_lines=11)
-    assert found.key == hash_text(ordinary[0])
+    (document,) = documents_of(path=str(tmp_path / "a.txt"), block_lines=11)
+    assert document.key == hash_text(ordinary[0])
 
 
 def test_parts_of_a_long_block_keep_its_key(tmp_path, monkeypatch) -> None:
     ordinary = [line for line in (f"line {n}" for n in range(4000)) if hash_text(line) % 8]
     (tmp_path / "a.txt").write_text("\n".join(ordinary))
-    found = documents_of(path=str(tmp_path / "a.txt"), block_lines=8)
-    assert len(found) > 10
-    assert {document.key for document in found} == {hash_text(ordinary[0])}
-    assert [document.joined for document in found] == [False] + [True] * (len(found) - 1)
+    documents = documents_of(path=str(tmp_path / "a.txt"), block_lines=8)
+    assert len(documents) > 10
+    assert {document.key for document in documents} == {hash_text(ordinary[0])}
+    assert [document.joined for document in documents] == [False] + [True] * (len(documents) - 1)
     monkeypatch.setattr(source_reader, "MAX_CHARACTERS", 100)
     assert (
         max(sum(map(len, d.lines)) for d in documents_of(path=str(tmp_path / "a.txt"), block_lines=8)) < 120

@@ -39,11 +39,11 @@ def row(model: str, mrr: float, **more) -> dict:
 
 def test_the_metadata_block_has_languages_teachers_licence_and_data() -> None:
     card = merge_card(parse_recipe(MERGE), {"init": "random"})
-    found = front(card)
-    assert found["language"] == ["ko", "zh"]
+    block = front(card)
+    assert block["language"] == ["ko", "zh"]
     # A folder on somebody's machine is nobody else's business.
-    assert found["base_model"] == ["org/teacher"]
-    assert "license" not in found
+    assert block["base_model"] == ["org/teacher"]
+    assert "license" not in block
     assert "state them here" in card.lower()
     said = parse_recipe(MERGE | {"card": {"license": "cc-by-sa-4.0", "datasets": ["org/wiki"]}})
     card = merge_card(said, {"init": "random"})
@@ -89,7 +89,7 @@ def test_a_figure_of_few_tokens_is_marked_on_the_card_and_in_the_terminal(tmp_pa
     for rows, wanted in (([few, many], True), ([many], False)):
         write_json(
             tmp_path / "evaluation" / "mlm.json",
-            {"languages": {"ko": [one | {"top5": 0.3, "loss": 5.0} for one in rows]}, "summary": {}},
+            {"languages": {"ko": [entry | {"top5": 0.3, "loss": 5.0} for entry in rows]}, "summary": {}},
         )
         console = Console(record=True, width=100, file=io.StringIO())
         console.print(results_table(tmp_path))
@@ -131,8 +131,8 @@ def test_no_value_adds_to_the_metadata(value, tmp_path) -> None:
     card = Card.model_construct(license=value, datasets=[value])
     lines = front_matter(["no", "ko"], card, [f"org/{value}"])
     assert (lines[0], lines[-2]) == ("---", "---")
-    found = yaml.safe_load("\n".join(lines[1:-2]))
-    assert found == {
+    block = yaml.safe_load("\n".join(lines[1:-2]))
+    assert block == {
         "language": ["no", "ko"],
         "license": value,
         "library_name": "transformers",
