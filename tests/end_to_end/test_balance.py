@@ -146,7 +146,7 @@ def test_compare_shows_each_run_as_it_was_measured(finished, tmp_path, capsys) -
     place = other / "evaluation" / "mlm" / "ranks.npz"
     with np.load(place) as arrays:
         ranks = dict(arrays)
-    # Here the student finds everything at once: its MRR is 1.
+    # Here the student predicts every token at rank 1: its MRR is 1.
     for language in ("en", "ru"):
         ranks[f"{language}/held_out/shared//live"] = np.ones_like(ranks[f"{language}/held_out/shared//live"])
     np.savez(place, **ranks)
@@ -190,9 +190,9 @@ def test_compare_says_what_a_folder_is(finished, tmp_path, capsys, recipe, wante
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, texts) -> Path:
-    """A run with one student of each way of learning."""
+    """A run with a student for each way of learning."""
     values = balance_values(texts, tmp_path_factory.mktemp("balance") / "run")
-    # More than there are, so that all of what results are of is measured.
+    # More than there are, so that evaluation measures all examples.
     values["evaluation"]["max_examples"] = 500
     values["students"] = {
         "live": {"labels": "both"},
@@ -252,7 +252,7 @@ def test_a_teacher_of_before_is_not_trained_again(finished, texts, tmp_path) -> 
     values["languages"]["ru"]["teacher"] = str(finished / "teachers" / "ru" / "final")
     values["students"] = {"ours": {}}
     said = []
-    # No student learns from stored predictions: there is nothing to score but the teachers are made.
+    # No student learns from stored predictions: only the teachers are made, and nothing is scored.
     scored = run_recipe(parse_recipe(values), until="score", show=said.append)
     assert not (scored / "store").exists()
     run = run_recipe(parse_recipe(values), show=said.append)

@@ -1,4 +1,4 @@
-"""What users get wrong in a balance run: a message with field, value and remedy, before hours of training."""
+"""Users' mistakes in a balance run: a message with field, value and remedy, before hours of training."""
 
 import io
 from pathlib import Path
@@ -21,7 +21,7 @@ def refused(values: dict) -> str:
 
 
 def planned(values: dict) -> tuple[str, str]:
-    """(what plan prints, its conflicts)."""
+    """(what `plan` prints, its conflicts)."""
     console = Console(record=True, width=400, file=io.StringIO())
     conflicts = plan_recipe(parse_recipe(values), (), console)
     return console.export_text(), "\n".join(f"{conflict.what}; {conflict.remedy}" for conflict in conflicts)
@@ -32,7 +32,7 @@ def test_plan_says_what_each_model_sees_and_takes(texts, tmp_path) -> None:
     assert conflicts == ""
     for wanted in ("teacher of en", "HL-balanced", "500 pieces", "in all about"):
         assert wanted in shown, wanted
-    # As much of each language as the smallest has.
+    # As much of each language as the smallest one has.
     assert "40,000" in shown
     assert not (tmp_path / "run").exists()
 

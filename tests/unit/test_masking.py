@@ -90,7 +90,7 @@ def test_a_short_text_is_masked_as_often_as_any_other(copies) -> None:
 
 
 def test_words_behind_the_cut_are_drawn_like_the_others(copies) -> None:
-    """A text that is cut is masked by its probability where it stands, not more so that something is."""
+    """A cut text is masked by its probability, without raising it so that something is masked."""
     drawn = mask_texts(
         [TEXTS[0]] * 3000, range(3000), copies[0], max_length=6, masking=Masking(probability=0.05), seed=1
     )
@@ -140,9 +140,7 @@ CHINESE = [
 
 @pytest.fixture(scope="module")
 def across():
-    """Two tokenizers of Chinese: one piece a character, and pieces that span the borders of what counts as
-    words.
-    """
+    """Two tokenizers of Chinese: one piece for each character, and pieces that span word boundaries."""
     characters = sorted({character for text in CHINESE for character in text})
     vocabulary = {piece: index for index, piece in enumerate([*STUDENT_SPECIALS.values(), *characters])}
     single = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
@@ -197,7 +195,7 @@ def test_a_unit_is_the_words_that_share_a_piece_of_any_copy() -> None:
     units, maskable = masking_units("ab cd ef", [plain, copy((0, 1), (1, 5), (6, 8))])
     assert units.tolist() == [0, 6]
     assert maskable.tolist() == [True, True]
-    # What one copy does not know is hidden in none.
+    # A word that one copy does not know is masked in none.
     units, maskable = masking_units("ab cd ef", [plain, copy((0, 2), (3, 5), (6, 8), unknown=1)])
     assert units.tolist() == [0, 3, 6]
     assert maskable.tolist() == [True, False, True]
@@ -227,8 +225,8 @@ def test_what_a_tokenizer_does_not_know_is_never_hidden(copies) -> None:
 
 
 def test_special_tokens_in_a_text_are_text(copies, across) -> None:
-    """A literal [MASK], [SEP], [PAD] is no control token and no gold token, in a Unigram that has it as a
-    piece too.
+    """A literal [MASK], [SEP], [PAD] is no control token and no gold token, even if a Unigram has it as a
+    piece.
     """
     for tokenizer in (copies[0], across[1]):
         control = set(tokenizer.special_ids.values()) - {tokenizer.special_ids["unk"]}

@@ -1,4 +1,4 @@
-"""Students made of a teacher's layers, against the teacher and against layers that are run by hand."""
+"""Students made from a teacher's layers, against the teacher and against layers run by hand."""
 
 import pytest
 import torch
@@ -42,7 +42,7 @@ ARCHITECTURES = {
     "camembert": {},
     "roformer": {"embedding_size": 32},
 }
-# RoBERTa's kind has two rows by default, one in the checkpoints that are published.
+# RoBERTa's type table has two rows by default, one in published checkpoints.
 WITH_TYPES = ("bert", "electra", "roberta", "xlm-roberta", "camembert")
 
 
@@ -96,7 +96,7 @@ def test_a_student_with_all_layers_is_its_teacher(model_type) -> None:
 
 @pytest.mark.parametrize("model_type", ARCHITECTURES)
 def test_a_student_of_some_layers_is_the_teacher_without_the_others(model_type) -> None:
-    """The oracle takes the other layers out of the teacher's own list, and knows nothing of names."""
+    """The oracle removes the other layers from the teacher's own list and does not depend on names."""
     teacher = make_teacher(model_type)
     student, _ = extract(teacher, [0, 3])
     assert student.config.num_hidden_layers == 2
@@ -163,7 +163,7 @@ def test_which_layers(init, size, depth, wanted) -> None:
 
 
 def test_layers_keep_their_kind_of_attention() -> None:
-    """ModernBERT's layers 0 and 3 look everywhere, 1 and 2 nearby."""
+    """ModernBERT's layers 0 and 3 attend globally, 1 and 2 locally."""
     student, _ = extract(make_teacher("modernbert"), [0, 2, 3])
     assert student.config.layer_types == ["full_attention", "sliding_attention", "full_attention"]
 

@@ -1,5 +1,5 @@
-"""Trimmed models against the originals: logits of kept pieces, on every architecture, from the folder that is
-written.
+"""Trimmed models against the originals: logits of kept pieces, on every architecture, from the written
+folder.
 """
 
 import json
@@ -47,7 +47,7 @@ IDS = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2, "cls_token_id": 
 
 
 def random_model(model_type: str, **fields: object):
-    """Small, every weight moved from where it starts: fresh biases are zero, and fresh norms one."""
+    """Small, with every weight moved from its initial value: fresh biases are zero, fresh norms one."""
     torch.manual_seed(0)
     config = AutoConfig.for_model(model_type, **(SMALL | ARCHITECTURES[model_type] | IDS | fields))
     model = AutoModelForMaskedLM.from_config(config).eval()

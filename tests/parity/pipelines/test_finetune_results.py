@@ -16,7 +16,9 @@ ITEMS = 200
 
 
 def summary(tmp_path, folders, accuracy: dict[str, dict[str, tuple[float, ...]]], **more) -> dict:
-    """A queue's results. model → language → accuracy with each seed; wrong ones are spread over the items."""
+    """A queue's results. model → language → accuracy with each seed; wrong predictions are spread over the
+    items.
+    """
     tmp_path.mkdir(exist_ok=True)
     languages = tuple(next(iter(accuracy.values())))
     tasks = {"topic": task(tmp_path, "classification", languages[:1])}
@@ -75,12 +77,12 @@ def test_rdt_is_negative_where_the_student_is_worse_and_averaged_over_languages(
     assert "teacher" not in evaluation["rdt"]["topic"]["accuracy"]
     cell = evaluation["summary"]["topic"]["accuracy"]["student"]["en"]
     assert (cell["mean"], cell["deviation"], cell["seeds"], cell["items"]) == (0.6, 0, 2, ITEMS)
-    # Without seeds' noise it is the standard error of a share, twice.
+    # Without noise from seeds it is the standard error of a share, twice.
     assert cell["high"] - cell["low"] == pytest.approx(2 * 1.96 * np.sqrt(0.6 * 0.4 / ITEMS), rel=0.1)
 
 
 def test_seeds_that_differ_widen_every_interval(tmp_path, teachers) -> None:
-    """Paired items alone would settle it: wrong ones of the better model are wrong in the other too."""
+    """Paired items alone would settle it: the better model's errors are errors of the other too."""
     scores = {"student": {"en": (0.70, 0.80)}, "teacher": {"en": (0.78, 0.80)}}
     loud = summary(tmp_path / "loud", teachers, scores, baseline="teacher")
     calm = {"student": {"en": (0.75, 0.75)}, "teacher": {"en": (0.79, 0.79)}}
@@ -114,10 +116,10 @@ def test_teachers_of_one_language_each_stand_in_one_row() -> None:
         "s": models["s"],
         OWN_TEACHERS: {"ko": cells["c"], "zh": cells["a"]},
     }
-    # One alone keeps its name, and so does one that another language is tested on too.
+    # A single one keeps its name, and so does one that is also tested on another language.
     for teachers in ({"ko": "x"}, {"ko": "x", "zh": "s"}, {}):
         assert joined(models, teachers) == models
-    # A teacher of two languages has a row that says so.
+    # A teacher of two languages has a row of its own.
     both = {
         "s": {"ko": cells["a"]},
         "x": {"ko": cells["c"]},

@@ -1,4 +1,4 @@
-"""The balanced paper's tables as data: their averages come out of their rows, and this run's figures stand
+"""The balanced paper's tables as data: their averages follow from their rows, and this run's figures are
 beside them.
 """
 
@@ -19,8 +19,8 @@ def average(table: dict, low: float, high: float) -> float:
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda table: table["table"])
 def test_the_average_over_all_languages_is_that_of_the_groups(table) -> None:
-    """Printed to a tenth, and of D -10 and -12 to a whole number. One average of the paper's is not its
-    rows': -3.7 stands where they give -3.3.
+    """Printed to a tenth, and of D -10 and -12 to a whole number. One of the paper's averages does not follow
+    from its rows: it has -3.7 where they give -3.3.
     """
     for name, model in table["models"].items():
         printed = model["D"]
@@ -41,7 +41,7 @@ def test_the_average_over_all_languages_is_that_of_the_groups(table) -> None:
 
 
 def measured(models: list[str]) -> tuple[dict, dict]:
-    """D and probes that say which model, group and kind they are."""
+    """D and probes whose values encode model, group and kind."""
     summary = {
         "D": {
             m: {g: {"value": (i + 1) / 100 + j / 1000} for j, g in enumerate(("low", "high", "all"))}

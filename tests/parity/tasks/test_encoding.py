@@ -1,6 +1,4 @@
-"""What models are given and what is read back: against transformers' own tokenizer calls, brute force, and by
-hand.
-"""
+"""Models' inputs and decoded outputs: against transformers' own tokenizer calls, brute force, and by hand."""
 
 import json
 import shutil
@@ -42,7 +40,7 @@ def test_texts_and_pairs_are_those_of_the_model_s_own_tokenizer(teachers) -> Non
     wanted = fast(["the house", long], ["of that", "of"], truncation="longest_first", max_length=32)
     assert [row["input_ids"] for row in made] == wanted["input_ids"]
     assert [row["labels"] for row in made] == [1, 0]
-    # The student's tokenizer writes no token types: the pair's second text is told by the separator alone.
+    # The student's tokenizer writes no token types: only the separator marks the pair's second text.
     first = made[0]["input_ids"].index(fast.sep_token_id) + 1
     assert made[0]["token_type_ids"] == [0] * first + [1] * (len(made[0]["input_ids"]) - first)
     assert (
@@ -69,7 +67,7 @@ def test_a_tag_is_learned_at_a_word_s_first_token_and_every_word_gets_one(teache
     assert targets == [0] * 2 + [1] * 14
     assert made[0]["labels"][1] == 0
     assert made[0]["labels"][2] == NO_LABEL
-    # Logits that say the place's own target give the sentence's own tags.
+    # Logits of each place's own target give the sentence's own tags.
     logits = [np.eye(2, dtype=np.float32)[np.maximum(0, row["labels"])] for row in made]
     assert reader.decode([sentence], made, ((i, (rows,)) for i, rows in enumerate(logits))) == [
         list(sentence.tags)
@@ -99,7 +97,7 @@ def test_an_answer_is_where_its_tokens_are_in_each_window(teachers, answer) -> N
             start = CONTEXT.index(answer)
             assert inside[0][0] > start or inside[-1][1] < start + len(answer)
     assert held
-    # The same windows for predictions; logits that point at the answer give it back, whichever window has it.
+    # Predictions use the same windows; logits that point at the answer return it, whichever window has it.
     plain = reader.encode([question])
     assert [row["input_ids"] for row in plain] == [row["input_ids"] for row in made]
     outputs = []
@@ -152,7 +150,7 @@ ARCHITECTURES = {
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_folder_of_any_architecture_gets_each_head_from_the_seed(tmp_path, teachers, architecture) -> None:
-    """An MLM's folder has neither pooler nor head: the encoder's weights are the folder's, the rest the
+    """An MLM's folder has neither pooler nor head: the encoder's weights are the folder's, the others the
     seed's.
     """
     tokenizer = load_tokenizer(str(teachers["en"]))
@@ -187,7 +185,7 @@ def test_a_folder_of_any_architecture_gets_each_head_from_the_seed(tmp_path, tea
                 assert torch.equal(value, encoder[key]), key
         given = [{"input_ids": [row["input_ids"]] * 2} for row in features] if kind == "choice" else features
         outputs = dict(predict(models[0], given, pad_id=0, batch_tokens=64, dtype=torch.float32))
-        # A row's logits do not hang on its batch: the padding is masked.
+        # A row's logits do not depend on its batch: the padding is masked.
         alone = dict(predict(models[0], given[:1], pad_id=0, batch_tokens=64, dtype=torch.float32))
         for batched, single in zip(outputs[0], alone[0], strict=True):
             np.testing.assert_allclose(batched, single, atol=1e-5)
@@ -196,9 +194,7 @@ def test_a_folder_of_any_architecture_gets_each_head_from_the_seed(tmp_path, tea
 
 @pytest.mark.parametrize("architecture", ["bert", "roberta", "distilbert", "modernbert"])
 def test_a_head_that_comes_with_the_folder_is_drawn_anew(tmp_path, teachers, architecture) -> None:
-    """Of a training before, whose labels may be in another order, or be others: each seed has a head of its
-    own.
-    """
+    """An earlier training's head may have other labels or another order: each seed draws its own head."""
     tokenizer = load_tokenizer(str(teachers["en"]))
     config = AutoConfig.for_model(
         architecture,
@@ -322,12 +318,12 @@ def test_a_preset_s_warm_up_that_a_small_set_would_never_leave_is_cut(tmp_path, 
     recipe = parse_recipe(values)
     own = all_jobs(recipe, read_tasks(recipe))[0]
     assert own.arguments(320) == (job.recipe_arguments, None)
-    # It is another training, though the merged arguments are the same.
+    # It is another training, though the merged arguments are equal.
     assert own.inputs != job.inputs
 
 
 def test_a_job_is_what_its_tokenizer_lets_the_model_read(tmp_path, teachers) -> None:
-    """A limit in the tokenizer's settings is said, and is part of what a finished job is taken for."""
+    """A limit in the tokenizer's settings is reported, and is part of a finished job's fingerprint."""
     shutil.copytree(teachers["en"], tmp_path / "one")
     path = tmp_path / "one" / "tokenizer_config.json"
     settings = json.loads(path.read_text("utf-8"))
@@ -389,13 +385,13 @@ def test_training_stops_when_the_dev_set_says_so_and_names_the_best_checkpoint(t
     )
     assert (tmp_path / "checkpoint-4" / "complete.json").is_file()
     assert len(said) == 4
-    # Killed before this was noted, it does not go on: the fifth measurement would be a better one.
+    # Killed before this was recorded, training does not continue: the fifth measurement would be better.
     assert tune() == record
     assert next(scores) == 1.0
 
 
 def test_patience_begins_with_the_first_score(tmp_path, teachers) -> None:
-    """Entity F1 is 0 for a while: that is no end of learning."""
+    """Entity F1 is 0 for a while: that does not mean that learning has ended."""
     scores = iter([0.0, 0.0, 0.0, 0.4, 0.3, 0.3])
     reader = coder("pairs", teachers["en"], ["no", "yes"])
     made = reader.encode([LabelledText(("the house", "of that"), "yes")] * 2)

@@ -57,7 +57,7 @@ def test_tags_score_as_seqeval_and_scikit_learn_say() -> None:
 
 
 def test_classes_score_as_scikit_learn_says_also_in_a_sample() -> None:
-    """A bootstrap sample's score is that of its items written out."""
+    """A bootstrap sample's score is that of its items, written out."""
     draw = random.Random(5)
     gold = [draw.choice("aaab") for _ in range(80)] + ["c"]
     predicted = [label if draw.random() < 0.6 else draw.choice("abd") for label in gold]
@@ -77,7 +77,7 @@ def test_classes_score_as_scikit_learn_says_also_in_a_sample() -> None:
     assert list(label_items(["0"], ["1"], "choice").scores()) == ["accuracy"]
 
 
-# SQuAD v1.1 and MLQA, from their definitions: lower case; punctuation out; articles out; blanks joined.
+# SQuAD v1.1 and MLQA by definition: lower-case; remove punctuation and articles; join spaces.
 MLQA_ARTICLES = {
     "en": "a an the",
     "es": "un una unos unas el la los las",
@@ -153,8 +153,7 @@ def test_answers_score_as_the_official_script_that_torchmetrics_carries() -> Non
     for language, texts in TEXTS.items():
         for text in texts:
             if not normalise(text, language, mlqa=False):
-                # Nothing but an article: torchmetrics has the later script's rule, by which nothing equals
-                # nothing.
+                # An article alone: torchmetrics has the later script's rule, in which nothing equals nothing.
                 continue
             for answers in ([other, texts[0]] for other in texts):
                 theirs = squad(
@@ -171,14 +170,14 @@ def test_answers_score_as_the_official_script_that_torchmetrics_carries() -> Non
 
 def test_answers_by_hand() -> None:
     assert answer_scores("The old man", ["old man"], "en", mlqa=False) == (1.0, 1.0)
-    # 1 of 3 words predicted, 1 of 2 words asked for: 2 (1/3)(1/2) / (1/3 + 1/2).
+    # 1 of 3 predicted words, 1 of 2 gold words: 2 (1/3)(1/2) / (1/3 + 1/2).
     assert answer_scores("the big old house", ["old man"], "en", mlqa=False) == pytest.approx((0.4, 0.0))
-    # The best of several answers, for each measure by itself.
+    # The best of several answers, for each measure separately.
     assert answer_scores("Rome", ["in Rome", "Paris", "rome."], "en", mlqa=False) == (1.0, 1.0)
     assert answer_scores("北京市", ["北京"], "zh", mlqa=True) == pytest.approx((0.8, 0.0))
     # SQuAD's script sees one word in it.
     assert answer_scores("北京市", ["北京"], "zh", mlqa=False) == (0.0, 0.0)
-    # Scripts without spaces that MLQA does not have, and full-width punctuation.
+    # Scripts without spaces that MLQA lacks, and full-width punctuation.
     assert normalise("ひらがな、東", "ja", mlqa=True) == ["ひ", "ら", "が", "な", "東"]
     assert normalise("ไทย", "th", mlqa=True) == ["ไ", "ท", "ย"]
     assert answer_scores("", ["x"], "en", mlqa=False) == (0.0, 0.0)
@@ -190,7 +189,7 @@ def test_answers_by_hand() -> None:
 
 
 def test_rdt_has_the_sign_of_the_tables_and_their_numbers() -> None:
-    """Table 2's averages come out of its rows: positive where the student is better."""
+    """Table 2's averages follow from its rows: positive where the student is better."""
     assert relative_deviation(55, 50) == pytest.approx(10)
     tables = json.loads((resources.files("polydistill.reports") / "published.json").read_text("utf-8"))
     printed = {
@@ -223,7 +222,7 @@ def test_samples_are_of_the_same_items_for_both_models_and_of_seeds() -> None:
     draw = random.Random(1)
     gold = [draw.choice("ab") for _ in range(200)]
     weak = [label if draw.random() < 0.6 else "a" for label in gold]
-    # Right wherever the weak one is, and on every tenth item besides: paired, the difference hardly varies.
+    # Right wherever the weak one is, and on every tenth item too: paired, the difference hardly varies.
     strong = [
         g if w == g or index % 10 == 0 else w for index, (g, w) in enumerate(zip(gold, weak, strict=True))
     ]
@@ -258,7 +257,7 @@ def test_few_seeds_give_the_interval_of_student_s_t() -> None:
     noise = seed_noise(groups, trainings=3)
     within = sum(((np.array(group) - np.mean(group)) ** 2).sum() for group in groups)
     assert noise == (pytest.approx(np.sqrt(within / 3)), 3)
-    # Of one training on all three languages there is a third to know it by.
+    # A single training on all three languages has a third of the degrees of freedom.
     assert seed_noise(groups, trainings=1).freedom == 1
     none = seed_noise([[1.0], [2.0]], trainings=2)
     assert none.freedom == 0
@@ -267,7 +266,7 @@ def test_few_seeds_give_the_interval_of_student_s_t() -> None:
 
 def test_an_interval_of_two_seeds_holds_the_truth_as_often_as_it_says() -> None:
     """Four languages, teacher and student equal, two seeds whose scores scatter by 2: 95 of 100 intervals
-    hold 0.
+    contain 0.
     """
     held = 0
     for trial in range(300):
@@ -289,8 +288,8 @@ def test_an_interval_of_two_seeds_holds_the_truth_as_often_as_it_says() -> None:
 
 
 def test_a_teacher_whose_score_is_small_has_no_negative_samples() -> None:
-    """The ratio's derivatives, by finite differences; noise as large as the score itself leaves the sign
-    alone.
+    """The ratio's derivatives, by finite differences; noise as large as the score itself leaves only the
+    sign.
     """
     student, teacher = np.array([0.08, 0.05]), np.array([0.07, 0.06])
     step = 1e-6

@@ -1,4 +1,4 @@
-"""The laws of DESIGN section 4, on vocabularies that hypothesis makes."""
+"""The laws of DESIGN section 4, on vocabularies drawn by hypothesis."""
 
 from types import SimpleNamespace
 
@@ -19,7 +19,7 @@ from polydistill.tokenization.pieces import (
 )
 from polydistill.tokenization.union import overlap, unite
 
-# What published vocabularies hold: any text, blanks, marks, control characters, special strings, nothing.
+# As in published vocabularies: any text, spaces, marks, control characters, special strings, nothing.
 surfaces = st.one_of(
     st.text(min_size=0, max_size=6),
     st.sampled_from(

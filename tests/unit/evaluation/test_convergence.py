@@ -1,4 +1,4 @@
-"""How much sooner one training comes to another's final loss."""
+"""How much sooner one training reaches another's final loss."""
 
 import pytest
 
@@ -31,7 +31,7 @@ def test_losses_are_means_over_a_window_so_one_lucky_entry_is_not_an_arrival() -
     arrival = reached(lucky, other)
     assert arrival is not None
     assert arrival.step > 80
-    # Nor is a first entry that is low before there are as many.
+    # Nor is a low first entry, before the window is full.
     early = Curve(steps, [1.0] + [9.0] * 49)
     assert reached(early, other) is None
 

@@ -30,7 +30,7 @@ def problem(num_rows: int = 11, *, size: int = 53, dtype=torch.float64):
 
 
 def dense(student, teacher, gold, kd_weight, mlm_weight, temperature):
-    """DistilBERT's way: KLDivLoss of softmaxes at T, times T²; cross-entropy at 1."""
+    """As in DistilBERT: KLDivLoss of softmaxes at T, times T²; cross-entropy at 1."""
     ours = student.features @ student.weight.t() + (0 if student.bias is None else student.bias)
     theirs = teacher.features @ teacher.weight.t() + (0 if teacher.bias is None else teacher.bias)
     kd = (
@@ -68,8 +68,8 @@ def test_value_and_gradients_equal_the_dense_formula(
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 @pytest.mark.parametrize(("chunk", "cache_rows"), [(4, 3), (5, 2), (1000, 1000)])
 def test_several_teachers_in_one_pass_are_each_by_itself(monkeypatch, temperature, chunk, cache_rows) -> None:
-    """Rows of three teachers of other widths, one without a bias: boundaries fall within chunks and parts of
-    them.
+    """Rows of three teachers of different widths, one without a bias: boundaries fall within chunks and their
+    parts.
     """
     monkeypatch.setattr("polydistill.losses.chunks.CACHE_BYTES", cache_rows * 53 * 8)
     student, first, gold, kd_weight, mlm_weight = problem()
@@ -182,7 +182,7 @@ def test_cosine_is_one_minus_the_cosine() -> None:
 
 
 def by_hand(student, teacher, lengths, heads):
-    """MiniLMv2 with loops: every text, relation, head and query alone, without padding."""
+    """MiniLMv2 with loops: each text, relation, head and query alone, without padding."""
     total = 0.0
     for ours, theirs in zip(student, teacher, strict=True):
         for row, length in enumerate(lengths):

@@ -48,7 +48,7 @@ def test_value_and_gradients_equal_dense_formula(chunk: int, with_tail: bool) ->
 
 @pytest.mark.parametrize("with_tail", [False, True])
 def test_rows_that_go_through_the_cache_in_turn_give_the_same(monkeypatch, with_tail: bool) -> None:
-    """Two rows at a time, of chunks of five, and a gradient of one, which takes the way without a scale."""
+    """Two rows at a time, in chunks of five, and a gradient of 1, which takes the path without a scale."""
     monkeypatch.setattr("polydistill.losses.chunks.CACHE_BYTES", 2 * 53 * 8)
     features, weight, bias, ids, target = problem(11)
     tail = torch.rand(11, dtype=torch.float64) if with_tail else None
@@ -66,7 +66,7 @@ def test_rows_that_go_through_the_cache_in_turn_give_the_same(monkeypatch, with_
 
 
 def test_bfloat16_features_keep_the_loss_near_the_dense_one() -> None:
-    """Products in bfloat16, everything else in float32: the loss within 1 %, gradients in their own types."""
+    """Products in bfloat16, the rest in float32: the loss within 1 %, gradients in their own types."""
     features, weight, bias, ids, target = (
         t.detach().float() if t.is_floating_point() else t for t in problem(64, size=300, width=32)
     )

@@ -1,4 +1,4 @@
-"""What a grid's page shows of its runs' figures."""
+"""The figures on a grid's page."""
 
 from polydistill.disk import write_json
 from polydistill.reports.grid_page import gather_grid
@@ -36,7 +36,7 @@ def test_two_fine_tunings_of_the_same_students_keep_their_rows_apart(tmp_path) -
         ("en, held_out", "student"): {"a": 0.3, "b": 0.4},
         ("few: ner, en", "student"): {"a": 0.5, "b": 0.6},
         ("many: ner, en", "student"): {"a": 0.7},
-        # A model that is no run of the grid stands in the column of the run that measured it.
+        # A model that is no run of the grid is in the column of the run that measured it.
         ("ner, en", "teacher"): {"many": 0.8},
     }
     assert page["columns"] == ["a", "b", "many"]

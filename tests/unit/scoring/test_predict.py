@@ -1,4 +1,4 @@
-"""What a teacher's predictions can hold."""
+"""The content of a teacher's predictions."""
 
 from __future__ import annotations
 

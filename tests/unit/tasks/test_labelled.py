@@ -1,4 +1,4 @@
-"""Labelled examples of every format, and what is said of damaged files: field, file and line, remedy."""
+"""Labelled examples in every format, and messages for damaged files: field, file and line, remedy."""
 
 import gzip
 import json
@@ -33,7 +33,7 @@ def test_tables_by_tabs_commas_and_json(tmp_path) -> None:
     quoted = tmp_path / "b.tsv"
     quoted.write_text('label\ttext\n1\t"a ""small"" room"\n', "utf-8")
     assert read(quoted, quotes=True) == [LabelledText(('a "small" room',), "1")]
-    # One file of a task may be written otherwise than the rest.
+    # A single file of a task may have another format.
     raw = LabelledSource(path=str(quoted), quotes=False)
     examples = read_labelled(raw, "classification", Columns(quotes=True), field="f")
     assert examples == [LabelledText(('"a ""small"" room"',), "1")]
@@ -131,7 +131,7 @@ def test_questions_and_where_their_answers_stand(tmp_path) -> None:
     ]
     assert locate(question((7, "Anna"))) == (7, 11)
     assert locate(question((21, "Anna"))) == (21, 25)
-    # Not at its start: the nearest one; an answer that is nowhere is passed over for the next.
+    # Not at its start: the nearest one. An answer that is nowhere is skipped for the next.
     assert locate(question((18, "Anna"))) == (21, 25)
     assert locate(question((0, "Otto"), (15, "Rome"))) == (15, 19)
     assert locate(question((0, "Otto"))) is None

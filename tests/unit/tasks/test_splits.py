@@ -1,4 +1,4 @@
-"""A fine-tuning task's examples: what is set apart for a dev set, and what test sets have too."""
+"""A fine-tuning task's examples: splitting off a dev set, and overlap with test sets."""
 
 import json
 
@@ -56,7 +56,7 @@ def test_what_a_test_set_has_is_left_out_of_training_and_dev_where_that_is_asked
             "dev": table("dev.tsv", ["a dev", "b dev", train[0]]),
             "test": table("test.tsv", ["a test", train[0], train[1]]),
         },
-        # Only what its own model sees is of concern.
+        # Only the test sets of its own model matter.
         "de": {"train": table("de.tsv", train), "test": table("de-test.tsv", ["a de", train[5]])},
     }
 
