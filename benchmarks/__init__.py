@@ -1,1 +1,1 @@
-"""Benchmarks: each measures a ratio between two things, alternately, in one run."""
+"""Benchmarks. Each measures a ratio between two things that take turns in one run."""

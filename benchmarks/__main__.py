@@ -1,6 +1,6 @@
-"""python -m benchmarks NAME [ARGUMENTS]; `all` runs every one with its defaults.
+"""python -m benchmarks NAME [ARGUMENTS]; `all` runs every benchmark with its defaults.
 
-Prints what was measured, writes benchmarks/results/NAME.json, and docs/performance.md from all of them.
+Prints the measurements, writes benchmarks/results/NAME.json, and writes docs/performance.md from all results.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ BENCHES = {
 
 
 def main() -> None:
-    """Run one bench or all and print what they measured."""
+    """Run one benchmark or all, and print the measurements."""
     name, *arguments = sys.argv[1:] or ["all"]
     if name != "all" and name not in BENCHES:
         sys.exit(f"no bench {name!r}; there are {', '.join(BENCHES)}")
@@ -35,7 +35,7 @@ def main() -> None:
     for bench in BENCHES if name == "all" else [name]:
         measured = BENCHES[bench](*arguments)
         print(json.dumps(measured, indent=2))
-        # A model's folder is this machine's; its name is enough.
+        # A model's folder is private to this machine: record its name alone.
         shown = [Path(argument).name if "/" in argument else argument or "''" for argument in arguments]
         record = {
             "command": " ".join([bench, *shown]),

@@ -1,6 +1,4 @@
-"""Scoring on Ray with one worker and two, beside the local engine: the same examples, from texts to a
-store.
-"""
+"""Scoring on Ray with one worker and two, beside the local engine: same examples, from texts to a store."""
 
 from __future__ import annotations
 
@@ -49,7 +47,7 @@ class Texts:
 def run(
     examples: str = "768", layers: str = "4", hidden: str = "312", rounds: str = "5"
 ) -> dict[str, object]:
-    """Tokens a second of each engine, workers started beforehand; every worker computes with one thread.
+    """Tokens per second of each engine. Workers start beforehand; each computes with one thread.
 
     layers, hidden  the teacher's: a BERT with random weights and a vocabulary of 21,128 rows
     """

@@ -1,9 +1,8 @@
-"""One contestant of a training bench, in a process of its own: python -m benchmarks.contestants SHAPE NAME
-DTYPE STEPS.
+"""One contestant of the training benchmark, in a process of its own.
 
-Prints one line of JSON: the seconds of each step after the first, peak memory, and what the contestant says
-of itself. Every contestant trains the same student on the same number of random tokens through its own loop,
-from its own data loader; step times are taken where its optimizer has stepped.
+python -m benchmarks.contestants SHAPE NAME DTYPE STEPS prints one line of JSON: the seconds of each step
+after the first, peak memory, and what the contestant reports. Every contestant trains the same student on the
+same number of random tokens, with its own loop and data loader; a step ends when its optimizer has stepped.
 """
 
 from __future__ import annotations
@@ -38,9 +37,7 @@ from polydistill.training.objectives import StoredLabels
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of a training step. `embedding` is the width of the vocabulary's rows (electra where it
-    differs).
-    """
+    """Sizes of a training step. `embedding` is the embeddings' width: electra if not `width`."""
 
     vocabulary: int
     layers: int
@@ -68,13 +65,14 @@ class Shape:
         return _model(kind, self.vocabulary, self.layers, self.width, self.heads, **fields)
 
     def teacher(self) -> Any:
-        """The teacher, of the same vocabulary: dense distillation knows no other."""
+        """The teacher, with the student's vocabulary: dense distillation needs the same one."""
         torch.manual_seed(1)
         return _model("bert", self.vocabulary, self.teacher_layers, self.teacher_width, 12).eval()
 
     def flops(self) -> float:
-        """Floating-point operations of our step: matrix products of the encoder at all tokens and of the
-        vocabulary at masked ones, forward and backward.
+        """Floating-point operations of our step, forward and backward.
+
+        Matrix products of the encoder at all tokens, and of the output layer at masked ones.
         """
         tokens = self.sequences * self.length
         layer = 2 * (4 * self.width**2 + 2 * self.width * 4 * self.width) + 4 * self.length * self.width
@@ -84,7 +82,7 @@ class Shape:
 
 MASKED = 0.15
 SHAPES = {
-    # A student of 6 layers with the union of a few vocabularies, one that runs in seconds, and the paper's
+    # A student of 6 layers with the union of a few vocabularies; a step that runs in seconds; the paper's
     # largest vocabulary.
     "middle": Shape(120_000, 6, 512, 8, 512, 16, 128),
     "small": Shape(8_000, 2, 128, 2, 128, 8, 64, teacher_layers=2, teacher_width=192),
@@ -146,9 +144,7 @@ def _tokenizer(shape: Shape) -> PreTrainedTokenizerFast:
 
 
 class OnlineTeacher(Trainer):
-    """DistilBERT's recipe: the teacher's logits at every step, KL and MLM at masked positions, T = 2, 5 to
-    2.
-    """
+    """DistilBERT's recipe: the teacher's logits at every step, KL and MLM at masked tokens, T = 2, 5 : 2."""
 
     teacher: Any
 
@@ -214,7 +210,7 @@ def textbrewer(shape: Shape, dtype: str, steps: int, folder: str) -> dict[str, A
     optimizer.register_step_post_hook(lambda *_: times.append(time.perf_counter()))
 
     def adaptor(batch: dict[str, Tensor], outputs: Any) -> dict[str, Any]:
-        # TextBrewer gathers by a mask of one number a token.
+        # TextBrewer gathers by a mask with a number for each token.
         mask = (batch["labels"] != -100).long()
         return {"logits": outputs.logits, "logits_mask": mask, "losses": outputs.loss}
 
@@ -227,13 +223,13 @@ def textbrewer(shape: Shape, dtype: str, steps: int, folder: str) -> dict[str, A
         adaptor,
     )
     with distiller:
-        # It takes a batch by name only where it is a plain dictionary.
+        # TextBrewer passes a batch by name only if it is a plain dictionary.
         distiller.train(optimizer, loader, num_steps=steps, batch_postprocessor=dict)
     return {"times": times}
 
 
 class GoldOnly:
-    """The same examples without a teacher's predictions, as `pretrain` has them."""
+    """The same examples without a teacher's predictions, as in `pretrain`."""
 
     def __init__(self, data: Any) -> None:
         self.data = data
@@ -249,7 +245,7 @@ class GoldOnly:
 
 
 def ours(shape: Shape, dtype: str, steps: int, folder: str, *, labels: str) -> dict[str, Any]:
-    """polydistill's loop, on a store of random predictions that lies on disk as scoring leaves it."""
+    """polydistill's loop, on a store of random predictions on disk, as scoring writes it."""
     from polydistill.config.shared import Distillation
     from polydistill.store.reader import Store
     from polydistill.training.arguments import check_arguments
@@ -272,7 +268,6 @@ def ours(shape: Shape, dtype: str, steps: int, folder: str, *, labels: str) -> d
             "logging_steps": steps,
         }
     )
-    said: list[str] = []
     clock = Clock()
     log = train(
         shape.student(),
@@ -284,7 +279,7 @@ def ours(shape: Shape, dtype: str, steps: int, folder: str, *, labels: str) -> d
         pad_id=0,
         max_length=shape.length,
         seed=0,
-        say=said.append,
+        say=lambda line: None,
         callbacks=[clock],
     )
     waited = [entry["waiting_share"] for entry in log if "waiting_share" in entry]
@@ -339,7 +334,7 @@ CONTESTANTS: dict[str, Callable[[Shape, str, int, str], dict[str, Any]]] = {
 
 
 def main(shape: str, name: str, dtype: str, steps: str) -> None:
-    """Run one contestant and print what it measured."""
+    """Run one contestant and print its measurements."""
     with tempfile.TemporaryDirectory() as folder:
         measured = CONTESTANTS[name](SHAPES[shape], dtype, int(steps), folder)
     times = measured.pop("times")

@@ -1,4 +1,4 @@
-"""Running two or more things alternately and taking medians."""
+"""Medians over rounds in which things run in turn, and the machine's peak."""
 
 from __future__ import annotations
 
@@ -12,9 +12,7 @@ from polydistill.models.precision import device, resolve_dtype
 
 
 def alternate(things: dict[str, Callable[[], object]], *, rounds: int = 5) -> dict[str, float]:
-    """Median seconds of each thing over rounds in which all run in turn, after one round that is not
-    counted.
-    """
+    """Median seconds of each thing over rounds in which all run in turn, after a warm-up round."""
     seconds: dict[str, list[float]] = {name: [] for name in things}
     for index in range(rounds + 1):
         for name, work in things.items():
@@ -26,8 +24,9 @@ def alternate(things: dict[str, Callable[[], object]], *, rounds: int = 5) -> di
 
 
 def peak_products(size: int = 2048, repeats: int = 5) -> float:
-    """Operations a second of the largest matrix product that training could hope for: square, bfloat16 where
-    the machine multiplies it in hardware; the best of some repeats.
+    """Operations per second of a large square matrix product, an upper bound for training; best of `repeats`.
+
+    In bfloat16 if the machine multiplies it in hardware.
     """
     where = device()
     dtype = resolve_dtype("auto")

@@ -1,4 +1,4 @@
-"""docs/performance.md, written from what the benches measured."""
+"""Writes docs/performance.md from the benchmarks' results."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from textwrap import fill
 from typing import Any
 
-# Of a line of the page.
+# Characters in a line of the page.
 WIDTH = 118
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parent.parent / "docs" / "performance.md"
@@ -16,11 +16,11 @@ HEAD = """# Performance
 
 Written by `python -m benchmarks` from its measurements; do not edit. Every figure is a median over rounds
 in which ours and its peers took turns on one machine, in fresh processes where memory is compared. The
-machines are shared: look at the ratios.
+machines are shared: rely on the ratios.
 """
 
 
-# Bench → heading, and what a reader has to know to read its figures.
+# Benchmark → heading, and what a reader must know to read its figures.
 ABOUT = {
     "step": (
         "A training step beside Trainer and TextBrewer",
@@ -34,28 +34,28 @@ ABOUT = {
     ),
     "parts": (
         "A step that holds texts of all lengths",
-        "The same twelve micro-batches, padded whole or cut into parts of similar lengths, by what one more "
-        "part is said to cost in padded tokens: forward, backward and optimizer. `steps of one length` has "
-        "the least padding, and tokens of short texts weigh several times what others do.",
+        "The same twelve micro-batches, padded whole or cut into parts of similar lengths: forward, backward "
+        "and optimizer. `overhead` is the assumed cost of one more part, in padded tokens. `steps of one "
+        "length` has the least padding, but tokens of short texts weigh several times more than others.",
     ),
     "scoring": (
         "Scoring beside the teacher's forward passes and a script",
         "The same masked sequences, from token ids to a shard on disk. `naive` is what a script does: logits "
-        "everywhere, log-softmax, topk, lists, `save_to_disk`. `bare encoder` makes no logits at all and "
+        "everywhere, log-softmax, topk, lists, `save_to_disk`. `bare encoder` computes no logits, and "
         "`encoder and logits everywhere` keeps nothing. `over X` is ours in bfloat16 (over the encoder, in "
         "the same number type) as a multiple of X's speed.",
     ),
     "ray": (
         "Scoring on Ray",
-        "The same texts with the same teacher, from texts to a store on disk, by the local engine and by "
-        "workers on Ray that are started already and compute with one thread each. `bytes equal` compares "
+        "The same texts with the same teacher, from texts to a store on disk, on the local engine and on "
+        "Ray. Ray's workers are already running and compute with one thread each. `bytes equal` compares "
         "the stores.",
     ),
     "scale": (
         "A corpus that grows",
         "Preparing, scoring and training with a tiny teacher and student at 1 and 10 times the text, each "
-        "size in a fresh process. The peak of a stage's last half beside that of its first one says whether "
-        "it still grows.",
+        "size in a fresh process. Compare the peaks of a stage's first and last half to see whether its "
+        "memory still grows.",
     ),
     "vocab": (
         "Vocabulary algebra",
@@ -64,14 +64,13 @@ ABOUT = {
     ),
     "trim": (
         "Trimming published vocabularies",
-        "What stays of a vocabulary when it is trimmed to text of one language, measured on lines held "
-        "apart.",
+        "What stays of a vocabulary trimmed to text of one language, measured on held-out lines.",
     ),
 }
 
 
 def write_page() -> Path:
-    """Write the page from every result that there is here; what others have measured before stays on it."""
+    """Write the page from all results here. Sections of other benchmarks, measured elsewhere, stay on it."""
     kept = {}
     if PAGE.is_file():
         for section in PAGE.read_text("utf-8").split("\n## ")[1:]:
@@ -105,8 +104,9 @@ def write_page() -> Path:
 
 
 def _tables(measured: dict[str, Any] | list[dict[str, Any]]) -> list[str]:
-    """A list of rows as one table. Facts in a list; dictionaries over the same things as the columns of one
-    table, others as one of their own.
+    """Measurements as Markdown: a list of rows is one table. In a dictionary, single values are facts.
+
+    Dictionaries with the same keys are columns of one table; each other dictionary is a table of its own.
     """
     if isinstance(measured, list):
         columns = list(measured[0])

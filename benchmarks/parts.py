@@ -1,6 +1,4 @@
-"""What steps of all lengths cost: seconds of a training step whose micro-batch is padded whole, or in
-parts.
-"""
+"""The cost of steps with texts of all lengths: a training step's micro-batch padded whole, or in parts."""
 
 from __future__ import annotations
 
@@ -18,15 +16,16 @@ from polydistill.models.precision import device, resolve_dtype
 from polydistill.training.data import TrainingExample, collate_parts
 
 MASKED_ONE_IN = 7
-# Padded tokens that one more part is said to cost; 10**9: all in one part.
+# Assumed cost of one more part, in padded tokens; 10**9: all in one part.
 OVERHEADS = (0, 16, 64, 256, 1024, 10**9)
 
 
 def run(
     layers: str = "4", width: str = "312", vocabulary: str = "30000", batch: str = "32", rounds: str = "5"
 ) -> dict[str, object]:
-    """The same 12 micro-batches of articles (log-normal, median 120 tokens, cut at 512), cut by each overhead
-    in turn.
+    """The same 12 micro-batches, cut by each overhead in turn.
+
+    Lengths are those of articles: log-normal, median 120 tokens, cut at 512.
     """
     draw = np.random.default_rng(0)
     lengths = np.minimum(np.exp(draw.normal(np.log(120), 1.0, 12 * int(batch))), 510).astype(np.int64) + 2
@@ -37,11 +36,8 @@ def run(
     model = _model(int(layers), int(width), int(vocabulary)).to(device())
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
     cut = {overhead: [collate_parts(step, 0, overhead)["parts"] for step in steps] for overhead in OVERHEADS}
-    # In windows of as many steps, as steps of one length would be: the least padding that there can be, and
-    # the wrong mean.
-    ordered = sorted(
-        (example for step in steps for example in step), key=lambda example_of: -len(example_of.input_ids)
-    )
+    # The same number of steps, each of similar lengths: the least possible padding, but the wrong mean.
+    ordered = sorted((example for step in steps for example in step), key=lambda e: -len(e.input_ids))
     windows = [
         collate_parts(ordered[start : start + int(batch)], 0, 10**9)["parts"]
         for start in range(0, len(ordered), int(batch))

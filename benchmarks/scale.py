@@ -1,10 +1,9 @@
-"""A corpus that grows: speed, peak memory and open files of preparing, scoring and training at 1 and 10 times
-the text.
+"""A growing corpus: speed, peak memory and open files of each stage at 1 and 10 times the text.
 
-Each size runs in a fresh process, with a teacher and a student small enough that what surrounds them shows.
-Memory is anonymous memory (RssAnon), sampled: pages of mapped files, which the kernel takes back when it
-wants, are not the stage's. The peak of a stage's last half beside that of its first one says whether it still
-grows. Training goes once through the text.
+The stages are preparing, scoring and training for one epoch. Each size runs in a fresh process, with a
+teacher and a student so small that the rest of the cost shows. Memory is anonymous memory (RssAnon), sampled:
+the kernel can take back pages of mapped files at any time, so they do not count. Compare the peaks of a
+stage's first and last half to see whether its memory still grows.
 """
 
 from __future__ import annotations
@@ -31,19 +30,14 @@ BATCH = 32
 
 
 def run(base: str = str(BASE_CHARACTERS), *sizes: str) -> dict[str, object]:
-    """The stages over base × size characters for each size, 1 and 10 unless said."""
+    """The stages over base × size characters for each size, by default 1 and 10."""
     measured: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for size in sizes or ("1", "10"):
             text = Path(folder) / "text.txt"
             characters = write_text(text, int(base) * int(size))
-            command = [
-                sys.executable,
-                "-m",
-                "benchmarks.scale",
-                str(text),
-                str(Path(folder) / f"corpus-{size}"),
-            ]
+            corpus = str(Path(folder) / f"corpus-{size}")
+            command = [sys.executable, "-m", "benchmarks.scale", str(text), corpus]
             done = subprocess.run(
                 command, stdout=subprocess.PIPE, text=True, check=True, cwd=Path(__file__).parent.parent
             )
@@ -54,7 +48,7 @@ def run(base: str = str(BASE_CHARACTERS), *sizes: str) -> dict[str, object]:
 
 
 def write_text(path: Path, characters: int) -> int:
-    """Real lines of the demo's text, their words in a new order each time round, so that none is a repeat."""
+    """Lines of the demo's text, repeated with their words in a new order, so that no line is a duplicate."""
     source = lzma.decompress((files("polydistill") / "demo_data" / "de.txt.xz").read_bytes()).decode("utf-8")
     lines = [line.split() for line in source.splitlines() if line.strip()]
     draw = random.Random(0)
@@ -63,7 +57,7 @@ def write_text(path: Path, characters: int) -> int:
         while written < characters:
             for words in lines:
                 draw.shuffle(words)
-                # A number makes short lines differ too.
+                # A number distinguishes short lines too.
                 line = " ".join([*words, str(draw.randrange(10**6))])
                 handle.write(line + "\n")
                 written += len(line) + 1
@@ -87,7 +81,7 @@ def open_files() -> int:
 
 @contextmanager
 def watched(figures: dict[str, Any], stage: str) -> Iterator[None]:
-    """Write the peaks of anonymous memory and of open files within the block into `found`."""
+    """Write the block's peaks of anonymous memory and open files into `figures`."""
     samples = [(anonymous_mebibytes(), open_files())]
     done = threading.Event()
 
@@ -182,7 +176,7 @@ def stages(text: str, folder: str) -> None:
 
 
 def _train(model: Any, tokenizer: Any, place: Path) -> float:
-    """Tokens a second of one epoch."""
+    """Tokens per second of one epoch."""
     import numpy as np
 
     from benchmarks.contestants import Clock

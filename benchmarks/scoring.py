@@ -1,6 +1,4 @@
-"""Scoring beside the same teacher's forward passes, and beside the naive way: logits everywhere, topk,
-`datasets`.
-"""
+"""Scoring beside its teacher's forward passes, and beside the naive way: all logits, topk, `datasets`."""
 
 from __future__ import annotations
 
@@ -26,7 +24,7 @@ TOP_K = 8
 
 
 def run(model: str = "", length: str = "64", batch: str = "64", rounds: str = "5") -> dict[str, object]:
-    """Tokens a second of our scoring and its peers on the same batch.
+    """Tokens per second of our scoring and its peers on the same batch.
 
     model  a folder or hub name; empty: a BERT of 4 layers × 312 with 21,128 pieces and random weights
     """
@@ -49,7 +47,7 @@ def run(model: str = "", length: str = "64", batch: str = "64", rounds: str = "5
             _score(teacher, examples, folder / f"ours-{next(number)}", dtype, int(length))
 
         things: dict[str, Any] = {}
-        # float32, and what a run takes where that is another.
+        # float32, and a run's default if it differs.
         kinds = list(dict.fromkeys([torch.float32, resolve_dtype("auto")]))
         for dtype in kinds:
             kind = str(dtype).removeprefix("torch.")
@@ -91,7 +89,7 @@ def _small_teacher() -> Any:
 
 
 def draw_examples(vocabulary_size: int, length: int, number: int) -> list[Masked]:
-    """Random masked sequences, nine of ten full as packing leaves them, the others the ends of documents."""
+    """Random masked sequences: nine of ten are full, as after packing, the others are ends of documents."""
     draw = np.random.default_rng(0)
     examples = []
     for row in range(number):
@@ -105,27 +103,25 @@ def draw_examples(vocabulary_size: int, length: int, number: int) -> list[Masked
 def stored_bytes(
     teacher: Any, examples: list[Masked], folder: Path, shard_examples: int = 4096
 ) -> dict[str, float]:
-    """Bytes of a masked position on disk, input ids apart, in a shard of the default size: ours, and lists in
-    `datasets`.
-    """
+    """Bytes per masked position on disk, without input ids: our shard of the default size, and `datasets`."""
     from datasets import Dataset
 
     size = teacher.config.vocab_size
     predictions = _predict(teacher, examples, torch.float32)
     repeated = [index % len(examples) for index in range(shard_examples)]
-    chosen, found = [examples[i] for i in repeated], [predictions[i] for i in repeated]
+    chosen, repeats = [examples[i] for i in repeated], [predictions[i] for i in repeated]
     masked = sum(len(example.positions) for example in chosen)
     tokens = sum(len(example.input_ids) for example in chosen)
-    _write(chosen, found, folder / "shard", size, max(len(example.input_ids) for example in examples))
+    _write(chosen, repeats, folder / "shard", size, max(len(example.input_ids) for example in examples))
     ours = Store(folder / "shard").num_bytes - tokens * (2 if size <= 65536 else 4)
     raw = Dataset.from_list(
         [
-            {"input_ids": one.input_ids.tolist(), **_lists(one, two.top_ids, two.top_logprobs)}
-            for one, two in zip(chosen, found, strict=True)
+            {"input_ids": e.input_ids.tolist(), **_lists(e, prediction.top_ids, prediction.top_logprobs)}
+            for e, prediction in zip(chosen, repeats, strict=True)
         ]
     )
     raw.save_to_disk(str(folder / "lists"))
-    # `datasets` keeps a column of that name in int32.
+    # `datasets` stores a column named input_ids in int32.
     lists = sum(path.stat().st_size for path in (folder / "lists").rglob("*.arrow")) - 4 * tokens
     return {
         "ours": round(ours / masked, 1),
@@ -182,7 +178,7 @@ def _write(examples: list[Masked], predictions: list[Any], folder: Path, size: i
 
 
 def _lists(example: Masked, top_ids: Any, top_logprobs: Any) -> dict[str, Any]:
-    """What a script keeps of a sequence: int64 and float32."""
+    """A sequence's predictions as a script keeps them: int64 and float32."""
     return {
         "positions": example.positions.tolist(),
         "labels": example.gold.tolist(),

@@ -1,6 +1,4 @@
-"""A student's training step beside what people use now: transformers' Trainer with and without a teacher,
-TextBrewer.
-"""
+"""A student's training step beside transformers' Trainer, with and without a teacher, and TextBrewer."""
 
 from __future__ import annotations
 
@@ -16,24 +14,22 @@ from benchmarks.contestants import SHAPES
 from benchmarks.measure import peak_products
 from polydistill.models.precision import resolve_dtype
 
-# TextBrewer has no bfloat16 on a processor.
+# Contestant → number types that it runs in. TextBrewer has no bfloat16 on a CPU.
 CONTESTANTS = {"ours": 2, "ours-gold": 2, "trainer-teacher": 2, "textbrewer": 1, "trainer-plain": 2}
 
 
 def number_types() -> list[str]:
-    """float32, and what `precision: auto` takes where that is another: bfloat16 without hardware for it tells
-    nothing.
-    """
+    """float32, and the type of `precision: auto` if it differs: bfloat16 needs hardware to be meaningful."""
     return list(dict.fromkeys(["float32", str(resolve_dtype("auto")).removeprefix("torch.")]))
 
 
 def run(shape: str = "middle", rounds: str = "3", steps: str = "3", peers: str = "all") -> dict[str, object]:
-    """Every contestant in a fresh process in turn, `rounds` times; medians over all of a contestant's steps.
+    """Every contestant in turn, each in a fresh process, `rounds` times; medians over all steps.
 
-    shape   of benchmarks/contestants.py
-    steps   timed steps of a peer in each round; ours, being faster, takes ten times as many
-    peers   names of contestants beside ours, with commas; a large vocabulary leaves no memory for a dense
-            teacher
+    shape   a name in SHAPES
+    steps   timed steps of a peer in each round; ours is faster and takes ten times as many
+    peers   names of contestants beside ours, separated by commas: a dense teacher of a large vocabulary may
+            not fit into memory
     """
     sizes = SHAPES[shape]
     types = number_types()
@@ -54,12 +50,12 @@ def run(shape: str = "middle", rounds: str = "3", steps: str = "3", peers: str =
             measured = contestant(shape, name, dtype, count)
             if measured is None:
                 continue
-            # The first step of all warms up caches and allocators: `seconds` begins after it.
+            # The first step warms up caches and allocators: `seconds` begins after it.
             seconds.setdefault(key, []).extend(measured.pop("seconds"))
             last[key] = measured
             print(f"{key}: {statistics.median(seconds[key]):.3f} s a step", file=sys.stderr, flush=True)
     medians = {key: statistics.median(values) for key, values in seconds.items()}
-    # By default a run computes in the last one.
+    # A run's default is the last type.
     best = f"ours, {types[-1]}"
     mine = medians[best]
     tokens = sizes.sequences * sizes.length
@@ -85,7 +81,7 @@ def run(shape: str = "middle", rounds: str = "3", steps: str = "3", peers: str =
 
 
 def contestant(shape: str, name: str, dtype: str, steps: int) -> dict[str, Any] | None:
-    """What a contestant prints, or None with a line on standard error where it cannot run here."""
+    """The figures that a contestant prints; None, with a line on standard error, if it cannot run here."""
     command = [sys.executable, "-m", "benchmarks.contestants", shape, name, dtype, str(steps + 1)]
     done = subprocess.run(
         command,

@@ -1,8 +1,6 @@
-"""Published vocabularies trimmed to real text of one language: what stays, and what that does to lines held
-apart.
+"""Published vocabularies trimmed to real text of one language: what stays, and the effect on held-out lines.
 
-python -m benchmarks trim [LANGUAGES LINES], such as `tr,sw 20000`; the data is looked for at
-POLYDISTILL_SHARED.
+python -m benchmarks trim [LANGUAGES LINES], such as `tr,sw 20000`; reads the data at POLYDISTILL_SHARED.
 """
 
 from __future__ import annotations
@@ -25,12 +23,12 @@ SHARED = Path(os.environ.get("POLYDISTILL_SHARED", "../shared"))
 # Vocabulary → width of its model's embeddings.
 WIDTHS = {"mbert-cased": 768, "labse-cased-501k": 768, "multilingual-e5-small": 384}
 SHARES = (None, 0.001)
-# One line in so many is held apart.
+# One line in APART is held out.
 APART = 20
 
 
 def run(languages: str = "fr,hi,ko,sw,zh", num_lines: str = "20000") -> dict[str, Any]:
-    """Trim each vocabulary to each language, by one occurrence and by a share of lines."""
+    """Trim each vocabulary to each language: keep pieces that occur once, or in a share of lines."""
     if not (SHARED / "vocabularies").is_dir():
         return {"skipped": f"{SHARED} holds no vocabularies: set POLYDISTILL_SHARED"}
     rows: list[dict[str, Any]] = []
@@ -52,20 +50,17 @@ def load(name: str, fraction: int = 1) -> LoadedTokenizer:
         backend = Tokenizer.from_str(lzma.decompress(unigram.read_bytes()).decode())
         roles = {"pad": "<pad>", "unk": "<unk>", "cls": "<s>", "sep": "</s>", "mask": "<mask>"}
     else:
-        with lzma.open(
-            SHARED / "vocabularies" / f"{name}.txt.xz", "rt", encoding="utf-8", newline="\n"
-        ) as handle:
+        path = SHARED / "vocabularies" / f"{name}.txt.xz"
+        with lzma.open(path, "rt", encoding="utf-8", newline="\n") as handle:
             pieces = [line.rstrip("\n") for line in handle]
         vocabulary = {piece: index for index, piece in enumerate(pieces[: len(pieces) // fraction])}
-        backend, roles = (
-            BertTokenizer(vocab=vocabulary, do_lower_case=False).backend_tokenizer,
-            STUDENT_SPECIALS,
-        )
+        backend = BertTokenizer(vocab=vocabulary, do_lower_case=False).backend_tokenizer
+        roles = STUDENT_SPECIALS
     return LoadedTokenizer(name, backend, {role: backend.token_to_id(s) for role, s in roles.items()}, 512)
 
 
 def spread(path: Path, number: int) -> list[str]:
-    """So many lines from all over a file, whose sources stand one behind the other."""
+    """At most `number` lines, spread over the whole file: its sources follow one another."""
     with lzma.open(path, "rt", encoding="utf-8") as handle:
         lines = [line.strip() for line in handle]
     return [lines[index] for index in np.linspace(0, len(lines) - 1, min(number, len(lines))).astype(int)]

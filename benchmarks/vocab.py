@@ -1,6 +1,6 @@
-"""Vocabulary algebra on published vocabularies: seconds, and how they grow when the vocabularies double.
+"""Vocabulary algebra on published vocabularies: seconds, and their growth when the vocabularies double.
 
-python -m benchmarks vocab; the data is looked for at POLYDISTILL_SHARED.
+python -m benchmarks vocab; reads the data at POLYDISTILL_SHARED.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ LINES = 5000
 
 @dataclass(frozen=True)
 class Part:
-    """The first pieces of a vocabulary: what `unite` needs of a tokenizer."""
+    """The first pieces of a vocabulary: the part of a tokenizer that `unite` needs."""
 
     pieces: list[Piece | None]
     special_ids: dict[str, int]

@@ -1,4 +1,4 @@
-"""What tests share: small teachers on disk, text, and where the larger data is."""
+"""Shared fixtures: small teachers on disk, text, and the place of the larger data."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 from polydistill.tokenization.pieces import STUDENT_SPECIALS
 from polydistill.tokenization.wordpiece import save_tokenizer, train_wordpiece
 
-# The same examples every time: what nobody changed does not fail. POLYDISTILL_EXPLORE=1 looks for new ones.
+# The same examples every time: unchanged code does not fail. POLYDISTILL_EXPLORE=1 draws new ones.
 hypothesis.settings.register_profile("repeatable", derandomize=True, database=None)
 if not os.environ.get("POLYDISTILL_EXPLORE"):
     hypothesis.settings.load_profile("repeatable")
@@ -29,9 +29,7 @@ DATA = Path(str(resources.files("polydistill") / "demo_data"))
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The larger data: POLYDISTILL_SHARED, by default ../shared; a test that wants it skips where it is
-    not.
-    """
+    """The larger data: POLYDISTILL_SHARED, by default ../shared. Tests that need it skip without it."""
     path = Path(os.environ.get("POLYDISTILL_SHARED", "../shared"))
     if not (path / "vocabularies").is_dir():
         pytest.skip(
@@ -62,7 +60,7 @@ def make_teacher(
             max_position_embeddings=64,
         )
     )
-    # Freshly made layers predict all pieces alike; spread them so that ranks mean something.
+    # Fresh layers predict all pieces alike: spread them, so that ranks mean something.
     with torch.no_grad():
         model.cls.predictions.decoder.weight.mul_(20)
         model.cls.predictions.decoder.bias.normal_()
@@ -72,9 +70,7 @@ def make_teacher(
 
 
 def half_scored(store: Path) -> Path:
-    """Make of a finished store what a run that was killed before its end would have left; returns that
-    folder.
-    """
+    """Turn a finished store into what a killed run leaves; return that folder."""
     from polydistill.disk import hash_file, read_json, write_json
 
     (store / "manifest.json").unlink()
@@ -205,7 +201,7 @@ def merge_of_one(root: Path, teacher: Path, *, lines: int, steps: int, shard_exa
 
 @pytest.fixture(scope="session")
 def merged(tmp_path_factory: pytest.TempPathFactory, teachers: dict[str, Path]) -> tuple[dict, Path]:
-    """(recipe, a finished merge of one teacher that is kept as it is): what tests damage copies of."""
+    """(recipe, a finished merge of one teacher, kept as it is). Tests damage copies of it."""
     from polydistill.config.load import parse_recipe
     from polydistill.pipelines.run import run_recipe
 

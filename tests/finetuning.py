@@ -1,4 +1,4 @@
-"""What tests of fine-tuning share: small files of every kind of task, and recipes that run in seconds."""
+"""Shared by tests of fine-tuning: small files of every kind of task, and recipes that run in seconds."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import random
 from pathlib import Path
 
-# A word's beginning says its tag, class and so on: a head learns that in a few steps.
+# The word decides its tag, class and so on: a head learns that in a few steps.
 WORDS = {
     "en": {"A": "the of and in to", "B": "had was said with for", "C": "his that from they were"},
     "ru": {"A": "он на не что как", "B": "был его она так мне", "C": "по все от уже был"},
@@ -27,7 +27,7 @@ def _draw(language: str, seed: int, number: int) -> list[list[tuple[str, str]]]:
 
 
 def columns(path: Path, language: str, seed: int, number: int = 24) -> str:
-    """Entities: a word with tag B or C begins one of its kind, and one with the same behind it goes on."""
+    """Entities: a word with tag B or C begins one of its kind; the same tag on the next word continues it."""
     lines = []
     for sentence in _draw(language, seed, number):
         before = "A"
@@ -54,12 +54,14 @@ def treebank(path: Path, language: str, seed: int, number: int = 24) -> str:
 
 
 def table(path: Path, language: str, seed: int, number: int = 24, *, pairs: bool = False) -> str:
-    """Texts whose class is that of their first word; of pairs, whether both have the same."""
+    """Texts whose class is that of their first word; for pairs, whether both have the same."""
     rows = ["text\tpair\tlabel" if pairs else "text\tlabel"]
-    for one, other in zip(_draw(language, seed, number), _draw(language, seed + 50, number), strict=True):
-        text, second = (" ".join(word for word, _ in some) for some in (one, other))
-        same = "same" if one[0][1] == other[0][1] else "other"
-        rows.append(f"{text}\t{second}\t{same}" if pairs else f"{text}\t{one[0][1]}")
+    for sentence, other in zip(
+        _draw(language, seed, number), _draw(language, seed + 50, number), strict=True
+    ):
+        text, second = (" ".join(word for word, _ in some) for some in (sentence, other))
+        same = "same" if sentence[0][1] == other[0][1] else "other"
+        rows.append(f"{text}\t{second}\t{same}" if pairs else f"{text}\t{sentence[0][1]}")
     path.write_text("\n".join(rows) + "\n", "utf-8")
     return str(path)
 

@@ -25,7 +25,7 @@ SMALL = {
 
 
 class Rows:
-    """Examples with a teacher's labels, made by seed; rows differ in length and number of masks."""
+    """Examples with a teacher's labels, drawn by seed; rows differ in length and number of masks."""
 
     def __init__(self, number: int, seed: int, *, teacher: bool = True) -> None:
         self.number, self.seed, self.teacher = number, seed, teacher
@@ -97,14 +97,14 @@ def trained(folder, *, steps=6, distillation=None, labels=None, **arguments):
     return model, log
 
 
-def difference(one, other) -> float:
-    return max(float((a - b).abs().max()) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+def difference(first, other) -> float:
+    return max(
+        float((a - b).abs().max()) for a, b in zip(first.parameters(), other.parameters(), strict=True)
+    )
 
 
 def first_batch():
-    """The first batch of `trained`, and the model's log-probabilities at its masked tokens by the whole
-    model.
-    """
+    """The first batch of `trained`, and the whole model's log-probabilities at its masked tokens."""
     rows = [Rows(40, 1), Rows(10, 2)]
     sampler = LanguageSampler(
         [language.lengths for language in rows], [0.75, 0.25], batch_size=8, num_batches=1, seed=7
@@ -115,13 +115,11 @@ def first_batch():
 
 
 def step_size():
-    """What a step of `trained` has on average, counted by hand: all of a language's rows are in the
-    sample.
-    """
+    """A step's averages in `trained`, counted by hand: the sample has all of a language's rows."""
     sizes = [
         [
-            (len(one.positions), len(one.input_ids))
-            for one in (rows.example(row, 0, 0) for row in range(rows.number))
+            (len(example.positions), len(example.input_ids))
+            for example in (rows.example(row, 0, 0) for row in range(rows.number))
         ]
         for rows in (Rows(40, 1), Rows(10, 2))
     ]

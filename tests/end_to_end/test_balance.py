@@ -100,11 +100,11 @@ def test_a_run_trains_teachers_and_the_papers_three_students_and_a_second_run_do
     rows = {language: {row["model"]: row for row in rows} for language, rows in results["languages"].items()}
     assert list(rows["ru"]) == ["teacher", "ours", "HL", "HL-balanced"]
     assert len({row["num_masked"] for row in rows["ru"].values()}) == 1
-    found = results["summary"]["D"]["HL"]
+    difference = results["summary"]["D"]["HL"]
     each = {name: rows[name]["HL"]["mrr"] - rows[name]["teacher"]["mrr"] for name in ("en", "ru")}
-    assert found["low"]["value"] == pytest.approx(each["ru"], abs=1e-6)
-    assert found["all"]["value"] == pytest.approx((each["en"] + each["ru"]) / 2, abs=1e-6)
-    assert found["all"]["low"] < found["all"]["value"] < found["all"]["high"]
+    assert difference["low"]["value"] == pytest.approx(each["ru"], abs=1e-6)
+    assert difference["all"]["value"] == pytest.approx((each["en"] + each["ru"]) / 2, abs=1e-6)
+    assert difference["all"]["low"] < difference["all"]["value"] < difference["all"]["high"]
     for model, language, row in (("students/ours", "ru", "ours"), ("teachers/ru", "ru", "teacher")):
         card = (run / model / "final" / "README.md").read_text("utf-8")
         assert f"{rows[language][row]['mrr']:.3f}" in card, model
@@ -122,16 +122,16 @@ def test_a_run_trains_teachers_and_the_papers_three_students_and_a_second_run_do
     compared = polydistill("compare", str(run), str(run))
     assert compared.returncode == 0, compared.stderr
     probes = json.loads((run / "evaluation" / "probes.json").read_text("utf-8"))["summary"]["pos"]["accuracy"]
-    found = [row for row in compared.stdout.splitlines() if row.strip().startswith("HL ")]
+    lines = [row for row in compared.stdout.splitlines() if row.strip().startswith("HL ")]
     # D, the difference from the first student, the probe.
-    assert len(found) == 3
+    assert len(lines) == 3
     for group in ("all", "low", "high"):
         value = results["summary"]["D"]["HL"][group]
-        assert f"{100 * value['value']:+.1f} ± {100 * (value['high'] - value['value']):.1f}" in found[0]
-        assert f"{100 * results['summary']['differences']['HL'][group]['value']:+.1f}" in found[1]
+        assert f"{100 * value['value']:+.1f} ± {100 * (value['high'] - value['value']):.1f}" in lines[0]
+        assert f"{100 * results['summary']['differences']['HL'][group]['value']:+.1f}" in lines[1]
         kinds = probes["HL"][group]
         wanted = f"{100 * kinds['in_language']['mean']:.1f} / {100 * kinds['zero_shot']['mean']:.1f}"
-        assert wanted in found[2]
+        assert wanted in lines[2]
 
 
 def lines_of(capsys, *folders: Path) -> list[str]:
@@ -146,7 +146,7 @@ def test_compare_shows_each_run_as_it_was_measured(finished, tmp_path, capsys) -
     place = other / "evaluation" / "mlm" / "ranks.npz"
     with np.load(place) as arrays:
         ranks = dict(arrays)
-    # Here the student finds everything at once: its MRR is 1.
+    # Here the student predicts every token at rank 1: its MRR is 1.
     for language in ("en", "ru"):
         ranks[f"{language}/held_out/shared//live"] = np.ones_like(ranks[f"{language}/held_out/shared//live"])
     np.savez(place, **ranks)
@@ -190,9 +190,9 @@ def test_compare_says_what_a_folder_is(finished, tmp_path, capsys, recipe, wante
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, texts) -> Path:
-    """A run with one student of each way of learning."""
+    """A run with a student for each way of learning."""
     values = balance_values(texts, tmp_path_factory.mktemp("balance") / "run")
-    # More than there are, so that all of what results are of is measured.
+    # More than there are, so that evaluation measures all examples.
     values["evaluation"]["max_examples"] = 500
     values["students"] = {
         "live": {"labels": "both"},
@@ -220,7 +220,11 @@ def test_students_learn_in_the_ways_that_they_say(finished) -> None:
     store = Store(finished / "store" / "en" / "teacher")
     train = Examples(finished / "corpora" / "en" / "train.arrow")
     seen = set(store.examples.tolist())
-    size = sum(int(n) for n, one in zip(train.num_characters, train.ids, strict=True) if int(one) in seen)
+    size = sum(
+        int(n)
+        for n, example_id in zip(train.num_characters, train.ids, strict=True)
+        if int(example_id) in seen
+    )
     assert 9_000 < size <= 10_000
 
 
@@ -248,7 +252,7 @@ def test_a_teacher_of_before_is_not_trained_again(finished, texts, tmp_path) -> 
     values["languages"]["ru"]["teacher"] = str(finished / "teachers" / "ru" / "final")
     values["students"] = {"ours": {}}
     said = []
-    # No student learns from stored predictions: there is nothing to score but the teachers are made.
+    # No student learns from stored predictions: only the teachers are made, and nothing is scored.
     scored = run_recipe(parse_recipe(values), until="score", show=said.append)
     assert not (scored / "store").exists()
     run = run_recipe(parse_recipe(values), show=said.append)

@@ -1,4 +1,4 @@
-"""The cost of serving models, measured in processes of their own."""
+"""The cost of serving models, each measured in its own process."""
 
 import json
 
@@ -47,13 +47,13 @@ def test_the_large_model_is_slower_and_takes_more_memory(models) -> None:
     ]
     large, small, large_head, _ = rows
     assert large["seconds"] > small["seconds"]
-    # 16 x 64 x 20,000 logits in float32 are 78 MiB, which the encoder alone does not make.
+    # 16 x 64 x 20,000 logits in float32 take 78 MiB; the encoder alone does not make them.
     assert large_head["peak_bytes"] - large["peak_bytes"] > 50 * 2**20
     assert large["peak_bytes"] < 2**30, "the memory of the process that measures is not the model's"
 
 
 def test_models_take_turns_and_rows_are_medians(models, monkeypatch) -> None:
-    """Three rounds of two models; the second is slow once, which its median does not show."""
+    """Three rounds of two models. The second is slow once; its median does not show that."""
     seen, asked = [], []
 
     def measured(model, *arguments):
@@ -64,7 +64,7 @@ def test_models_take_turns_and_rows_are_medians(models, monkeypatch) -> None:
     monkeypatch.setattr("polydistill.evaluation.cost.in_a_process", measured)
     loading = {models[1]: {"revision": None, "allow_pickle": True}}
     rows = compare_cost(models, shapes=[(1, 8)], rounds=3, calls=1, loading=loading)
-    # What a model needs to be loaded reaches the process that measures it.
+    # The options that a model needs for loading reach the process that measures it.
     assert all(options.get("allow_pickle", False) == (model == models[1]) for model, options in asked)
     assert seen[:6] == [*models] * 3
     assert [row["seconds"] for row in rows] == [1.0] * 4

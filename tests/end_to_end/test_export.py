@@ -1,4 +1,4 @@
-"""`polydistill export` as a process, what it leaves used by plain onnxruntime, and what it refuses."""
+"""`polydistill export` as a process: its output under plain onnxruntime, and what it refuses."""
 
 import json
 import shutil
@@ -15,7 +15,7 @@ from polydistill.tools.export import export_model
 
 pytest.importorskip("onnxruntime")
 
-# As the card says it is used.
+# As on the model card.
 USE = """
 import json, sys, onnxruntime, torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer
@@ -24,7 +24,7 @@ tokenizer = AutoTokenizer.from_pretrained(folder)
 session = onnxruntime.InferenceSession(folder + "/model.onnx")
 texts = ["the house of [MASK] and of his brother", "she [MASK] that"]
 batch = dict(tokenizer(texts, return_tensors="np", padding=True))
-logits = session.run(["logits"], {one.name: batch[one.name] for one in session.get_inputs()})[0]
+logits = session.run(["logits"], {i.name: batch[i.name] for i in session.get_inputs()})[0]
 batch = AutoTokenizer.from_pretrained(model)(texts, return_tensors="pt", padding=True)
 own = AutoModelForMaskedLM.from_pretrained(model).eval()(**batch).logits.detach()
 attended = batch["attention_mask"].bool()
@@ -76,17 +76,17 @@ def test_export_as_a_command(tmp_path, texts, teachers) -> None:
     assert record["files"]["int8"] < record["files"]["onnx"]
     assert record["int8"]["weight_bits"] == 7
     assert "weights of 7 bits" in done.stdout
-    # Where the model and the text lay is nobody's business.
+    # The output must not hold the paths of the model and the text.
     for path in (path for path in output.rglob("*") if path.is_file()):
         assert str(model).encode() not in path.read_bytes(), path.name
         assert b"somebody else" not in path.read_bytes(), path.name
     assert (output / "tokenizer" / "xx" / "own.json").is_file()
-    # What the model's own card states is handed on.
+    # The new card repeats what the model's own card states.
     card = (output / "README.md").read_text("utf-8")
     assert record["metadata"] == {"language": "en", "license": "cc0-1.0"}
     assert "as ONNX" in card
     assert "license: cc0-1.0" in card
-    # The tokenizer as it was: no truncation, which comparing texts sets.
+    # The tokenizer is unchanged: it has no truncation, which comparing texts sets.
     assert json.loads((output / "tokenizer.json").read_text("utf-8"))["truncation"] is None
     used = subprocess.run(
         [sys.executable, "-c", USE, str(teachers["en"]), str(output)],
@@ -127,7 +127,7 @@ def export(model: Path | str, output: Path, **options) -> dict:
 
 
 def test_a_graph_that_differs_leaves_nothing(tmp_path, teachers, monkeypatch) -> None:
-    """The export sees no padding mask; the proof must."""
+    """The export ignores the padding mask: the check must refuse it."""
     from polydistill.models import onnx_export
 
     def blind(self, input_ids, attention_mask, token_type_ids=None):

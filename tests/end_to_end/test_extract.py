@@ -32,7 +32,7 @@ print("loaded", model.config.num_hidden_layers)
 
 
 def run(values: dict) -> Path:
-    """Within this process: the tests above have seen the command."""
+    """Within this process: the tests above cover the command."""
     return run_recipe(parse_recipe(values), show=lambda line: None)
 
 
@@ -70,7 +70,7 @@ def test_run_makes_a_student_that_transformers_loads_and_a_second_run_does_nothi
         ("teacher", "own"),
     ]
     assert rows[0]["num_masked"] == rows[1]["num_masked"]
-    # Nearly all tokens are kept ones, so the teacher does the same by either tokenizer.
+    # Nearly all tokens are kept ones, so the teacher scores the same with either tokenizer.
     assert rows[0]["loss"] == pytest.approx(rows[2]["loss"], abs=0.05)
     assert rows[0]["mrr_teacher_pieces"] >= rows[0]["mrr"]
     assert results["summary"]["D"]["student"]["all"]["value"] == pytest.approx(
@@ -162,7 +162,7 @@ def test_stored_predictions_teach_without_the_teacher_beside(extract_values, tmp
     log = json.loads((folder / "student" / "log.json").read_text("utf-8"))["log"]
     assert log[0].keys() >= {"kd_loss", "mlm_loss", "kd_weight"}
     assert log[0]["kd_weight"] > log[1]["kd_weight"] > 1
-    # Another run takes the store, whatever else it learns by.
+    # Another run reuses the store, whatever its other losses are.
     again = run(
         extract_values
         | {

@@ -25,14 +25,14 @@ def results(run: Path) -> dict:
 def test_every_kind_of_task_is_trained_tested_and_shown(tmp_path, teachers) -> None:
     tasks = {kind: task(tmp_path, kind) for kind in KINDS}
     tasks["pos"]["training"] = {"num_train_epochs": 8}
-    # Tested on the dev set, a model scores what its best checkpoint did there.
+    # Tested on the dev set, a model scores the same as its best checkpoint there.
     tasks["pos"]["data"]["en"]["test"] = tasks["pos"]["data"]["en"]["dev"]
     said = []
     run = run_recipe(parse_recipe(recipe_values(tmp_path, {"one": teachers["en"]}, tasks)), show=said.append)
-    found = results(run)
-    assert found["done"] == found["jobs"] == len(KINDS)
+    evaluation = results(run)
+    assert evaluation["done"] == evaluation["jobs"] == len(KINDS)
     for kind in KINDS:
-        assert set(found["scores"][kind]["one"]["en"]) == {*METRICS[kind], "items"}, kind
+        assert set(evaluation["scores"][kind]["one"]["en"]) == {*METRICS[kind], "items"}, kind
         folder = run / "jobs" / kind / "one" / "en-0"
         assert sorted(path.name for path in folder.iterdir()) == [
             "predictions",
@@ -43,12 +43,12 @@ def test_every_kind_of_task_is_trained_tested_and_shown(tmp_path, teachers) -> N
         rows = [
             json.loads(line) for line in (folder / "predictions" / "en.jsonl").read_text("utf-8").splitlines()
         ]
-        assert len(rows) == found["scores"][kind]["one"]["en"]["items"] == (12 if kind == "qa" else 24)
-    # A word's tag hangs on the word alone: what does not learn that is not trained at all.
-    assert found["scores"]["pos"]["one"]["en"]["accuracy"][0] > 0.9
+        assert len(rows) == evaluation["scores"][kind]["one"]["en"]["items"] == (12 if kind == "qa" else 24)
+    # A word's tag depends on the word alone: a model that fails to learn it is not trained at all.
+    assert evaluation["scores"]["pos"]["one"]["en"]["accuracy"][0] > 0.9
     record = json.loads((run / "jobs" / "pos" / "one" / "en-0" / "training.json").read_text("utf-8"))
     measured = [entry["eval_score"] for entry in record["log"] if "eval_score" in entry]
-    assert found["scores"]["pos"]["one"]["en"]["accuracy"] == [record["score"]] == [max(measured)]
+    assert evaluation["scores"]["pos"]["one"]["en"]["accuracy"] == [record["score"]] == [max(measured)]
     page = (run / "report" / "index.html").read_text("utf-8")
     for wanted in (
         "entity F1",
@@ -68,7 +68,7 @@ def test_as_a_process_in_both_settings_and_a_second_run_does_nothing(
         "tags": task(tmp_path, "pos", ("ru",)),
         "far": task(tmp_path, "ner", ("en", "ru"), setting="zero_shot", source="en"),
     }
-    # A target of zero-shot needs no training set, and the source's dev set is set apart from it.
+    # A zero-shot target needs no training set. The source's dev set is split off its training set.
     tasks["far"]["data"]["ru"] = {"test": tasks["far"]["data"]["ru"]["test"]}
     del tasks["far"]["data"]["en"]["dev"]
     models = {"both": multilingual_teacher}
@@ -80,7 +80,7 @@ def test_as_a_process_in_both_settings_and_a_second_run_does_nothing(
         training=SMALL | {"num_train_epochs": 3},
         teachers={"ru": "russian"},
     )
-    # A model of one language has no part in what is trained from another.
+    # A model of one language takes no part in training from another.
     values["models"]["russian"] = {"model": str(teachers["ru"]), "languages": ["ru"]}
     del values["recipe"]
     done = polydistill("finetune", write_recipe(tmp_path, values))
@@ -93,23 +93,24 @@ def test_as_a_process_in_both_settings_and_a_second_run_does_nothing(
     ):
         assert wanted in done.stdout, wanted
     run = tmp_path / "run"
-    found = results(run)
-    assert {target: len(cell["entity_f1"]) for target, cell in found["scores"]["far"]["both"].items()} == {
-        "en": 2,
-        "ru": 2,
-    }
+    evaluation = results(run)
+    assert {
+        target: len(cell["entity_f1"]) for target, cell in evaluation["scores"]["far"]["both"].items()
+    } == {"en": 2, "ru": 2}
     # RDT of the means over seeds, positive where the student is better, in the language that has a teacher.
-    mine, theirs = (np.mean(found["scores"]["tags"][name]["ru"]["accuracy"]) for name in ("both", "russian"))
-    cell = found["rdt"]["tags"]["accuracy"]["both"]["ru"]
+    mine, theirs = (
+        np.mean(evaluation["scores"]["tags"][name]["ru"]["accuracy"]) for name in ("both", "russian")
+    )
+    cell = evaluation["rdt"]["tags"]["accuracy"]["both"]["ru"]
     assert cell["teacher"] == "russian"
     assert cell["value"] == pytest.approx(100 * (mine - theirs) / theirs)
     assert cell["low"] <= cell["value"] <= cell["high"]
-    assert "russian" not in found["rdt"]["tags"]["accuracy"]
-    assert found["rdt_average"]["both"]["value"] == pytest.approx(cell["value"])
-    assert found["rdt"]["far"]["entity_f1"] == {}
+    assert "russian" not in evaluation["rdt"]["tags"]["accuracy"]
+    assert evaluation["rdt_average"]["both"]["value"] == pytest.approx(cell["value"])
+    assert evaluation["rdt"]["far"]["entity_f1"] == {}
     page = (run / "report" / "index.html").read_text("utf-8")
     assert "positive is better" in page
-    # In the heading of the language that has a teacher, and of no other.
+    # In the heading of the language that has a teacher, and in no other.
     assert '<th class="n">ru<br><small>RDT from russian</small></th>' in page
     assert '<th class="n">en</th>' in page
     before = {path: path.stat().st_mtime_ns for path in run.glob("jobs/**/*")}
@@ -140,15 +141,13 @@ def test_the_same_recipe_twice_gives_the_same_bytes_and_another_seed_others(tmp_
 
 
 def test_a_student_s_own_tokenizers_are_taken_unless_the_default_is_asked_for(tmp_path, teachers) -> None:
-    """A folder tokenizer/<language>/ is how the model reads that language, in training and in zero-shot
-    tests.
-    """
+    """The model reads a language with tokenizer/<language>/, in training and in zero-shot tests."""
     student = tmp_path / "student"
     shutil.copytree(teachers["en"], student)
     (student / "tokenizer" / "ru").mkdir(parents=True)
     for path in teachers["en"].glob("tokenizer*.json"):
         text = path.read_text("utf-8")
-        # Its own casing, so that the two differ.
+        # Its own casing, so that the tokenizers differ.
         (student / "tokenizer" / "ru" / path.name).write_text(
             text.replace('"lowercase": true', '"lowercase": false'), "utf-8"
         )

@@ -1,4 +1,4 @@
-"""A grid of recipes: what its runs are, what they share, its table, and what it says of what cannot be."""
+"""A grid of recipes: its runs, what they share, its table, and what it refuses."""
 
 import json
 from pathlib import Path
@@ -106,39 +106,40 @@ def test_a_grid_shares_stores_and_ends_in_a_table(tmp_path, recipe_values) -> No
     planned = polydistill("plan", recipe)
     assert planned.returncode == 0, planned.stderr
     assert "can be planned once these exist" in planned.stdout
-    # What is not there yet is no conflict.
+    # A model that an earlier run will make is no conflict.
     assert "both: 1 conflict\n" in planned.stdout
     assert "tasks: no conflicts\n" in planned.stdout
     done = polydistill("run", recipe)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "grid"
-    # Scored once, for the first.
+    # Scored once, for the first run.
     assert (folder / "both" / "store").is_dir()
     assert not (folder / "gold" / "store").exists()
     logs = {run: (folder / run / "student" / "log.json").read_text("utf-8") for run in ("both", "gold")}
     assert ("teacher_weight" in logs["both"], "teacher_weight" in logs["gold"]) == (True, False)
-    found = json.loads((folder / "evaluation" / "grid.json").read_text("utf-8"))
-    assert found["runs"] == ["both", "gold", "tasks"]
+    table = json.loads((folder / "evaluation" / "grid.json").read_text("utf-8"))
+    assert table["runs"] == ["both", "gold", "tasks"]
     tags = {
-        row["model"]: row for row in found["rows"] if row["run"] == "tasks" and row["measure"] == "accuracy"
+        row["model"]: row for row in table["rows"] if row["run"] == "tasks" and row["measure"] == "accuracy"
     }
     assert {*tags} == {"both", "gold"}
     assert tags["both"]["place"] == "tags, en"
     assert (folder / "tasks" / "evaluation" / "finetune.json").is_file()
     own = json.loads((folder / "gold" / "evaluation" / "mlm.json").read_text("utf-8"))["languages"]["ru"]
-    mine = [row["value"] for row in found["rows"] if row["run"] == "gold" and row["place"].startswith("ru")]
+    mine = [row["value"] for row in table["rows"] if row["run"] == "gold" and row["place"].startswith("ru")]
     assert mine == [row["mrr"] for row in own]
-    assert found["losses"]["gold"]["steps"] == [
-        one["step"] for one in json.loads(logs["gold"])["log"] if "mlm_loss" in one
+    assert table["losses"]["gold"]["steps"] == [
+        entry["step"] for entry in json.loads(logs["gold"])["log"] if "mlm_loss" in entry
     ]
-    assert {(row["run"], row["other"]) for row in found["sooner"]} == {("both", "gold"), ("gold", "both")}
+    assert {(row["run"], row["other"]) for row in table["sooner"]} == {("both", "gold"), ("gold", "both")}
     for wanted in ("both", "gold", "MRR on held out text", "gold, union tokenizer", "teacher", "RDT, %"):
         assert wanted in done.stdout, wanted
     page = (folder / "report" / "index.html").read_text("utf-8")
     assert '<a href="../gold/report/index.html">' in page
     assert "<svg" in page
-    assert "at which another (column) ends" in page
-    # What the fine-tuning calls by a run's name stands in that run's column, in one row.
+    assert "first reaches the final loss of another (column)" in page
+    # The fine-tuning calls a run's student by the run's name: its figures go in that run's column, in one
+    # row.
     row = page.split("<td>tasks: tags, en</td><td>accuracy</td><td>student</td><td></td>")[1].split("</tr>")[
         0
     ]
@@ -225,11 +226,11 @@ def test_a_model_that_no_earlier_run_makes_is_refused_and_a_path_may_count_from_
     }
     for output in ("", "elsewhere"):
         child = children_of(grid(output=output, after={"tasks": good}))["tasks"]
-        assert [one.model for one in child.models.values()] == [
+        assert [source.model for source in child.models.values()] == [
             f"{output or 'runs/g'}/one/student/final",
             "runs/other",
         ]
-    # A grid that was sent elsewhere must not read what it made before, in its usual folder.
+    # A grid with another output must not read what it made earlier in its default folder.
     stale = good | {"models": {"m": "runs/g/one/student/final"}}
     assert "tasks" in children_of(grid(after={"tasks": stale}))
     with pytest.raises(RecipeError, match=r"this one's folder is elsewhere") as caught:
@@ -302,6 +303,6 @@ def test_rows_of_probes_and_of_fine_tuning(tmp_path) -> None:
     write_json(tmp_path / "evaluation" / "finetune.json", {"summary": tuned})
     rows = [(row["place"], row["model"], row["measure"], row["value"]) for row in grid_rows(tmp_path, "a")]
     assert rows == [("pos, all, in language", "m", "accuracy", 0.5), ("ner, ko", "m", "entity f1", 0.7)]
-    # A queue that has not come to its end has no summary yet.
+    # An unfinished queue has no summary yet.
     write_json(tmp_path / "evaluation" / "finetune.json", {"done": 1, "jobs": 2})
     assert len(grid_rows(tmp_path, "a")) == 1

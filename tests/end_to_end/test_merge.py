@@ -83,7 +83,7 @@ def test_run_makes_a_student_that_transformers_loads_and_a_second_run_does_nothi
     own = [line for line in compared.stdout.splitlines() if line.strip().startswith(str(run))]
     assert own
     assert not any("*" in line or "+" in line for line in own), "a run is not measured by itself"
-    # The teacher is: its difference from the student's stands beside it.
+    # The teacher is compared: its difference from the student is beside it.
     assert any("teacher" in line and line.count("0.") > 2 for line in compared.stdout.splitlines())
     assert f"{results['languages']['en'][0]['mrr']:.3f}" in compared.stdout
     (tmp_path / "begun").mkdir()
@@ -111,7 +111,7 @@ def test_the_report_shows_every_language_and_needs_no_network(tmp_path, recipe_v
     assert "<script" not in page
     assert 'src="http' not in page
     assert 'href="http' not in page.replace('xmlns:xlink="http', "")
-    # A folder that was moved has all that its page is made of.
+    # A moved folder has everything that its page needs.
     moved = Path(recipe_values["output"]).rename(tmp_path / "moved")
     (moved / "report" / "index.html").unlink()
     done = polydistill("report", str(moved))

@@ -1,4 +1,4 @@
-"""The report's page in headless Chromium, wide and on a phone."""
+"""The report's page in headless Chromium, on a desktop and on a phone."""
 
 import shutil
 import subprocess
@@ -10,10 +10,9 @@ from polydistill.config.load import parse_recipe
 from polydistill.pipelines.run import run_recipe
 
 CHROMIUM = next(
-    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))),
-    None,
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
 )
-# Asked of the page itself: how far it is wider than the window, and whether the corpus ran a script.
+# The page itself reports how far it overflows the window, and whether the corpus ran a script.
 PROBE = """<script>addEventListener("load", () => {
 const over = document.documentElement.scrollWidth - innerWidth;
 document.title = `over ${over} hacked ${window.hacked === true}`})</script>"""
@@ -71,7 +70,7 @@ def test_the_page_fits_its_window_and_runs_nothing_from_the_corpus(tmp_path, rec
     shown = browse(probed, tmp_path / "profile", f"--window-size={width},900", "--dump-dom")
     assert "hacked false" in shown
     over = int(shown.split("<title>over ")[1].split()[0])
-    # Chromium's window is at least 500 wide without a device; the page must not be wider than it.
+    # Chromium's window is at least 500 wide without a device: the page must not be wider.
     assert over <= 0
     picture = tmp_path / "page.png"
     browse(page, tmp_path / "profile", f"--window-size={width},3000", f"--screenshot={picture}")

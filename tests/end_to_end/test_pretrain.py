@@ -55,7 +55,7 @@ def test_pretraining_learns_and_repeats_its_bytes(tmp_path, texts) -> None:
     tokenizer = AutoTokenizer.from_pretrained(finals[0])
     assert len(tokenizer) <= 500
     assert tokenizer("The House!")["input_ids"] == tokenizer("the house!")["input_ids"]
-    # A model that is gone is made anew, with what it was measured at: its results are still there.
+    # A missing model is made again. Its card has the results, which still exist.
     card = (finals[1] / "README.md").read_bytes()
     shutil.rmtree(finals[1])
     again = polydistill("pretrain", write_recipe(tmp_path, pretrain_recipe(texts, tmp_path / "two")))
@@ -93,7 +93,7 @@ def test_vocabulary_commands(tmp_path, teachers) -> None:
 def test_profile_says_where_a_step_goes_and_keeps_nothing_of_it(
     tmp_path, texts, recipe_values, extract_values
 ) -> None:
-    """Whatever trains: the parts make up the step, and no student and no checkpoint is left."""
+    """For every kind of training: the parts add up to the step, and no student or checkpoint remains."""
     merge = Path(recipe_values["output"])
     alone = tmp_path / "alone"
     extract = extract_values | {"output": str(tmp_path / "extract")}
@@ -106,16 +106,16 @@ def test_profile_says_where_a_step_goes_and_keeps_nothing_of_it(
         done = polydistill("train", write_recipe(tmp_path, recipe), "--profile")
         assert done.returncode == 0, done.stderr
         assert "waiting for a batch" in done.stdout
-        found = json.loads((folder / "profile" / "profile.json").read_text("utf-8"))
-        assert sum(found["parts"].values()) == pytest.approx(found["step"])
+        profile = json.loads((folder / "profile" / "profile.json").read_text("utf-8"))
+        assert sum(profile["parts"].values()) == pytest.approx(profile["step"])
         for part in (
             "encoder, forward",
             "encoder, backward",
             "output layer, loss and their gradients",
             "optimizer",
         ):
-            assert 0 < found["parts"][part] < found["step"], part
-        assert 0 < found["products_share"] < 1
+            assert 0 < profile["parts"][part] < profile["step"], part
+        assert 0 < profile["products_share"] < 1
         trace = json.loads((folder / "profile" / "trace.json").read_text("utf-8"))
         assert trace["traceEvents"]
         assert not (folder / "student").exists()

@@ -1,4 +1,4 @@
-"""Training on several processes, as torchrun and accelerate start them: what is learned does not change."""
+"""Training on several processes, started by torchrun and accelerate, learns the same as on one."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from polydistill.errors import RecipeError
 from polydistill.pipelines.run import run_recipe
 
 TORCHRUN = "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"
-# Without `--num_machines`, `--mixed_precision` and so on it warns that it has no file of settings.
+# Without `--num_machines`, `--mixed_precision` and so on, accelerate warns that it has no settings file.
 ACCELERATE = (
     "-m",
     "accelerate.commands.launch",
@@ -48,7 +48,7 @@ def launched(launcher: tuple[str, ...], *arguments: str) -> subprocess.Completed
 
 
 def losses(run: Path) -> list[list[float]]:
-    """[L, 1 + languages] the loss and each language's own, at every log."""
+    """[L, 1 + languages] the loss and each language's own, at every log entry."""
     log = json.loads((run / "student" / "log.json").read_text("utf-8"))["log"]
     return [
         [value for name, value in sorted(entry.items()) if name.startswith(("loss", "mlm_loss", "kd_loss"))]
@@ -62,7 +62,7 @@ def weights(run: Path) -> dict[str, np.ndarray]:
 
 
 def assert_same(run: Path, other: Path) -> None:
-    """Equal up to the order in which floats are added."""
+    """Equal up to the order of floating-point sums."""
     np.testing.assert_allclose(losses(run), losses(other), atol=2e-4)
     ours, theirs = weights(run), weights(other)
     assert max(float(np.abs(ours[name] - theirs[name]).max()) for name in ours) < 2e-4
@@ -70,12 +70,12 @@ def assert_same(run: Path, other: Path) -> None:
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory, texts):
-    """Writes the recipe of a pre-training that is deterministic but for the order of sums."""
+    """Writes the recipe of a pre-training that is deterministic except for the order of sums."""
     folder = tmp_path_factory.mktemp("processes")
 
     def write(name: str, **training) -> tuple[str, Path]:
         values = pretrain_recipe(texts, folder / name)
-        # Adam makes of a difference in the last bit one of a whole step where a gradient is nearly zero.
+        # Where a gradient is nearly zero, Adam turns a difference in the last bit into a whole step.
         values["training"] |= {
             "max_steps": 12,
             "logging_steps": 2,
@@ -102,11 +102,11 @@ def test_two_processes_learn_what_one_learns(recipe, alone) -> None:
     path, run = recipe("two")
     done = launched(TORCHRUN, "train", path)
     assert done.returncode == 0, done.stderr
-    # The first process alone says what goes on.
+    # Only the first process reports progress.
     assert done.stdout.count("tokenizer: WordPiece of") == 1
     assert done.stdout.count("step 12/12") == 1
     assert_same(run, alone)
-    # Any number of processes finds the model made.
+    # Any number of processes finds the finished model.
     before = (run / "student" / "final" / "model.safetensors").stat().st_mtime_ns
     assert polydistill("train", path).returncode == 0
     assert (run / "student" / "final" / "model.safetensors").stat().st_mtime_ns == before
@@ -114,9 +114,7 @@ def test_two_processes_learn_what_one_learns(recipe, alone) -> None:
 
 @pytest.mark.slow
 def test_a_training_goes_on_with_another_number_of_processes(recipe, alone) -> None:
-    """Killed after the checkpoint of step 4 as one process, it goes on as two, and as one again after step
-    8.
-    """
+    """Killed at step 4 with one process, it resumes with two, and after step 8 with one again."""
     path, run = recipe("resumed")
     script = (
         "import os, sys\nfrom polydistill.training import nonfinite as watched\n"
@@ -147,9 +145,7 @@ def test_a_training_goes_on_with_another_number_of_processes(recipe, alone) -> N
 
 @pytest.mark.slow
 def test_two_processes_take_a_reused_model_together(recipe, alone) -> None:
-    """One that comes late does not find the copy before the others wait for it: all end, and none is left
-    waiting.
-    """
+    """A late process must not find the copy before the others wait for it: all end, none keeps waiting."""
     path, run = recipe("copied")
     program = Path(path).parent / "late.py"
     program.write_text(
@@ -179,7 +175,7 @@ def test_two_processes_take_a_reused_model_together(recipe, alone) -> None:
 
 @pytest.mark.slow
 def test_accelerate_and_accumulation(recipe, alone) -> None:
-    """Two processes of two micro-batches each, started by accelerate, as one process' one batch."""
+    """Two processes of two micro-batches each, started by accelerate, equal one batch of one process."""
     path, run = recipe("accelerate", per_device_train_batch_size=4, gradient_accumulation_steps=4)
     done = launched(ACCELERATE, "train", path)
     assert done.returncode == 0, done.stderr

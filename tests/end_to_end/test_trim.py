@@ -1,4 +1,4 @@
-"""`polydistill vocab trim` as a process, and what it leaves read by plain transformers in another."""
+"""`polydistill vocab trim` as a process; plain transformers reads its output in another."""
 
 import json
 import subprocess
@@ -43,7 +43,7 @@ def test_trim_as_a_command(tmp_path, texts, teachers) -> None:
     assert "largest difference" in done.stdout
     record = json.loads((output / "trim.json").read_text("utf-8"))
     assert (record["pieces"], record["size"], record["languages"]["en"]["num_texts"]) == (250, 250, 30)
-    # Where the model lay is nobody's business.
+    # The output must not hold the model's path.
     assert not [p.name for p in output.iterdir() if str(teachers["en"]).encode() in p.read_bytes()]
     assert "trimmed to en" in (output / "README.md").read_text("utf-8")
     used = subprocess.run(

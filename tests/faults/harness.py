@@ -1,6 +1,4 @@
-"""What the test-beds of faults share: small recipes of every kind, started as processes that can be
-killed.
-"""
+"""Shared by the fault tests: small recipes of every kind, started as processes that can be killed."""
 
 from __future__ import annotations
 
@@ -23,9 +21,9 @@ from polydistill.config.load import parse_recipe
 from polydistill.errors import UserError
 from polydistill.pipelines.run import run_recipe
 
-# What a process says when its command begins: an interrupt before that is Python's own.
+# What a process prints when its command begins: an interrupt before that is Python's own.
 STARTED = "started"
-# What holds times.
+# Files that hold times.
 NOT_COMPARED = (
     "run.log",
     ".lock",
@@ -54,9 +52,7 @@ EVALUATION = {"max_examples": 20, "precision": "float32"}
 
 
 def command(recipe: str, verb: str, output: str) -> None:
-    """`polydistill VERB RECIPE`, in a process that has imported everything already; what it prints goes to a
-    file.
-    """
+    """`polydistill VERB RECIPE` in a process that has already imported everything; it prints to a file."""
     with Path(output).open("a") as handle:
         os.dup2(handle.fileno(), 1)
         os.dup2(handle.fileno(), 2)
@@ -129,16 +125,16 @@ def recipes(root: Path, teachers: dict, multilingual: Path) -> dict[str, dict]:
 
 
 def content(run: Path) -> dict[str, bytes]:
-    """Every file of a finished run but for records, checkpoints and the page, which holds times."""
-    found = {}
+    """All files of a finished run except records, checkpoints and the page, which hold times."""
+    files = {}
     for path in sorted(run.rglob("*")):
         relative = path.relative_to(run)
         if not path.is_file() or path.name in NOT_COMPARED or "checkpoints" in relative.parts:
             continue
         if relative.parts[0] == "report":
             continue
-        found[str(relative)] = path.read_bytes()
-    return found
+        files[str(relative)] = path.read_bytes()
+    return files
 
 
 class Bed:
@@ -170,11 +166,11 @@ class Bed:
         return process
 
     def output(self, folder: Path) -> Path:
-        """Where what the folder's processes print goes."""
+        """The file that the folder's processes print to."""
         return self.root / f"{folder.name}.out"
 
     def said(self, folder: Path) -> str:
-        """What the folder's processes have printed."""
+        """The output of the folder's processes."""
         path = self.output(folder)
         return path.read_text("utf-8") if path.is_file() else ""
 
@@ -187,8 +183,8 @@ class Bed:
         return time.monotonic() - started
 
     def calm_run(self, kind: str, *, keep: bool = False) -> Path:
-        """Run a recipe undisturbed, and note its seconds and what it ends with."""
-        # The first one's seconds hold what a process reads once.
+        """Run a recipe undisturbed; record its seconds and its final content."""
+        # The first run's seconds include what a process reads only once.
         self.finish(kind, self.root / "warm")
         shutil.rmtree(self.root / "warm")
         folder = self.root / f"calm-{kind}"
@@ -199,14 +195,14 @@ class Bed:
         return folder
 
     def check_content(self, kind: str, folder: Path) -> None:
-        """That a run ended with the bytes of the undisturbed one."""
-        found, wanted = content(folder), self.calm[kind]
-        assert found.keys() == wanted.keys(), f"{folder.name}: {found.keys() ^ wanted.keys()}"
-        different = [name for name in found if found[name] != wanted[name]]
+        """Check that a run ended with the same bytes as the undisturbed one."""
+        actual, wanted = content(folder), self.calm[kind]
+        assert actual.keys() == wanted.keys(), f"{folder.name}: {actual.keys() ^ wanted.keys()}"
+        different = [name for name in actual if actual[name] != wanted[name]]
         assert not different, f"{folder.name}: {different}"
 
     def kill(self, kind: str, folder: Path, seconds: float, with_signal: signal.Signals) -> bool:
-        """Start a run and kill it after so many seconds; False if it was over before."""
+        """Start a run and kill it after a number of seconds; False if it ended before."""
         process = self.start(kind, folder)
         process.join(seconds)
         if process.exitcode is not None:
@@ -215,11 +211,11 @@ class Bed:
         os.kill(process.pid, with_signal)
         process.join(60)
         if process.exitcode == 0:
-            # Over between the look and the signal.
+            # It ended between the check and the signal.
             return False
         said = self.said(folder)
         if said.count(STARTED) > self.started[folder]:
-            # 130: the command line says that it was interrupted.
+            # 130: the command line reports an interrupt.
             assert process.exitcode in (-with_signal, 130), f"{process.exitcode}: {said[-3000:]}"
         self.started[folder] = said.count(STARTED)
         self.killed[with_signal.name] += 1
@@ -228,7 +224,7 @@ class Bed:
 
 
 def stage_of(folder: Path) -> str:
-    """The stage that was under way, by what is half-made and what is there."""
+    """The stage in progress, judged by partial and finished artefacts."""
     half = sorted(folder.rglob("*.partial"))
     if half:
         return half[0].relative_to(folder).parts[0].removesuffix(".partial")

@@ -1,4 +1,4 @@
-"""What users get wrong in a balance run: a message with field, value and remedy, before hours of training."""
+"""Users' mistakes in a balance run: a message with field, value and remedy, before hours of training."""
 
 import io
 from pathlib import Path
@@ -21,10 +21,10 @@ def refused(values: dict) -> str:
 
 
 def planned(values: dict) -> tuple[str, str]:
-    """(what plan prints, its conflicts)."""
+    """(what `plan` prints, its conflicts)."""
     console = Console(record=True, width=400, file=io.StringIO())
-    found = plan_recipe(parse_recipe(values), (), console)
-    return console.export_text(), "\n".join(f"{conflict.what}; {conflict.remedy}" for conflict in found)
+    conflicts = plan_recipe(parse_recipe(values), (), console)
+    return console.export_text(), "\n".join(f"{conflict.what}; {conflict.remedy}" for conflict in conflicts)
 
 
 def test_plan_says_what_each_model_sees_and_takes(texts, tmp_path) -> None:
@@ -32,7 +32,7 @@ def test_plan_says_what_each_model_sees_and_takes(texts, tmp_path) -> None:
     assert conflicts == ""
     for wanted in ("teacher of en", "HL-balanced", "500 pieces", "in all about"):
         assert wanted in shown, wanted
-    # As much of each language as the smallest has.
+    # As much of each language as the smallest one has.
     assert "40,000" in shown
     assert not (tmp_path / "run").exists()
 
@@ -64,8 +64,8 @@ def test_a_broken_row_of_a_treebank_is_named_by_file_and_line(texts, tmp_path) -
 def test_tagged_text_with_a_single_tag_and_tags_that_only_others_have(texts, tmp_path) -> None:
     values = balance_values(texts, tmp_path / "run")
     both = treebank(tmp_path / "both.conllu", ["the", "house"])
-    one = treebank(tmp_path / "one.conllu", ["house"])
-    values["probe"] = {"tasks": {"pos": {"en": {"train": one, "test": both}}}}
+    single = treebank(tmp_path / "one.conllu", ["house"])
+    values["probe"] = {"tasks": {"pos": {"en": {"train": single, "test": both}}}}
     for said in (refused(values), planned(values)[1]):
         assert "probe.tasks.pos.en.train" in said
         assert "a single tag (NOUN)" in said

@@ -1,6 +1,4 @@
-"""What users get wrong in an extraction: a message with field, value and remedy, from `run` and from
-`plan`.
-"""
+"""Users' mistakes in an extraction: a message with field, value and remedy, from `run` and from `plan`."""
 
 import io
 import json
@@ -20,7 +18,7 @@ from polydistill.pipelines.run import run_recipe
 
 
 def refusals(values: dict) -> dict[str, str]:
-    """What `run` and `plan` say of a recipe that cannot run; nothing is trained."""
+    """The messages of `run` and `plan` for a recipe that cannot run; nothing is trained."""
     with pytest.raises(UserError) as caught:
         run_recipe(parse_recipe(values), until="train", show=lambda line: None)
     console = Console(record=True, width=400, file=io.StringIO())
@@ -34,7 +32,7 @@ def refusals(values: dict) -> dict[str, str]:
 
 
 def lacking(values: dict, *wanted: str) -> list[tuple[str, str]]:
-    """(command, part) of each wanted part that a command's refusal does not say."""
+    """(command, part) of each expected part that is missing from a command's message."""
     return [
         (command, part) for command, said in refusals(values).items() for part in wanted if part not in said
     ]

@@ -1,4 +1,4 @@
-"""What goes wrong in fine-tuning: bad files before anything is trained, kills in the middle of the queue."""
+"""Faults in fine-tuning: bad files are refused before training; kills in the middle of the queue."""
 
 import io
 import json
@@ -30,10 +30,10 @@ def refused(values: dict) -> str:
 
 
 def planned(values: dict) -> tuple[str, str]:
-    """(what plan prints, its conflicts)."""
+    """(what `plan` prints, its conflicts)."""
     console = Console(record=True, width=300, file=io.StringIO())
-    found = plan_recipe(parse_recipe(values), (), console)
-    return console.export_text(), "\n".join(f"{conflict.what}; {conflict.remedy}" for conflict in found)
+    conflicts = plan_recipe(parse_recipe(values), (), console)
+    return console.export_text(), "\n".join(f"{conflict.what}; {conflict.remedy}" for conflict in conflicts)
 
 
 def append(path: str, text: str) -> None:
@@ -90,7 +90,7 @@ def test_answers_that_their_text_does_not_hold_are_counted_and_said(tmp_path, te
     assert "tasks.q.data.en.test: none of its questions has an answer, so nothing can be scored" in refused(
         values
     )
-    # What is learned and what is tested must not be the same.
+    # Training and test sets must not be the same.
     test.write_text(path.read_text("utf-8"), "utf-8")
     assert (
         "tasks.q.data.en.test: 12 of 12 questions are on texts that stand in en's training set too "
@@ -147,7 +147,7 @@ def test_tags_that_are_no_entities_and_teachers_that_are_not_trained(tmp_path, t
     )
     assert "tasks.t.data.ru.train: is not read: models are trained on en alone" in conflicts
     shown, stand_in = planned(several | {"baseline": "one", "preset": "xtreme"})
-    # Hyper-parameters as they come out of preset and recipe.
+    # Hyper-parameters as preset and recipe combine to.
     assert "learning_rate: 0.005" in shown
     assert "weight_decay: 0.0" in shown
     assert "its teacher two is not trained for it, so RDT is from one" in stand_in
@@ -174,7 +174,7 @@ def test_a_plan_says_sizes_labels_jobs_and_time(tmp_path, teachers) -> None:
 
 
 class Killed(BaseException):
-    """As a kill: nothing that runs after it tidies up what it knows of."""
+    """Like a kill: nothing that runs afterwards cleans up."""
 
 
 def scores(run: Path) -> dict[str, bytes]:
@@ -186,7 +186,7 @@ def scores(run: Path) -> dict[str, bytes]:
 
 
 def test_a_queue_that_was_killed_goes_on_where_it_was_to_the_same_bytes(tmp_path, teachers) -> None:
-    """The first job is not done again, the second goes on from its last whole checkpoint."""
+    """The first job is not repeated; the second resumes from its last whole checkpoint."""
     tasks = {"tags": task(tmp_path, "pos", ("en", "ru"))}
     training = SMALL | {"num_train_epochs": 4}
 

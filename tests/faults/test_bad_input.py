@@ -1,4 +1,4 @@
-"""What users get wrong: exit 2, a message with field, value and remedy, nothing lost."""
+"""Users' mistakes: exit 2, a message with field, value and remedy, nothing lost."""
 
 import io
 import json
@@ -25,9 +25,9 @@ from polydistill.tools.verify import verify_stores
 
 
 def plan_errors(values: dict) -> str:
-    """What a plan says that a run would refuse."""
-    found = plan_recipe(parse_recipe(values), (), Console(file=io.StringIO()))
-    return "\n".join(conflict.what for conflict in found if conflict.level == "error")
+    """The errors in a plan, for which a run would refuse."""
+    conflicts = plan_recipe(parse_recipe(values), (), Console(file=io.StringIO()))
+    return "\n".join(conflict.what for conflict in conflicts if conflict.level == "error")
 
 
 @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ def test_nan_from_a_teacher(recipe_values, teachers, tmp_path) -> None:
 
 
 def test_overflow_in_a_teacher(recipe_values, teachers, tmp_path) -> None:
-    """Weights that are finite and predictions that are not."""
+    """Finite weights whose predictions are not finite."""
     folder = copy_teacher(teachers, tmp_path / "inf")
     weights = load_file(folder / "model.safetensors")
     weights["cls.predictions.transform.LayerNorm.weight"].fill_(3e38)
@@ -219,7 +219,7 @@ def test_truncated_and_flipped_shards(recipe_values) -> None:
     shard.write_bytes(whole[:-100])
     values = only_russian(recipe_values, recipe_values["teachers"]["ru"])
     expect_refusal(values, "store/ru/ru", "shard-00000.arrow is not what was written", until="train")
-    # A store without the stamp's checksums, as a copy to elsewhere may be, still knows its sizes.
+    # A store without the stamp's checksums, such as a copy, still knows its sizes.
     with pytest.raises(UserError, match=r"shard-00000.* bytes, but the manifest has"):
         verify_stores(folder / "store")
     shard.write_bytes(whole)
@@ -234,7 +234,7 @@ def test_folder_of_another_recipe(recipe_values) -> None:
 
 
 def test_a_folder_of_an_earlier_version_goes_on(recipe_values) -> None:
-    """Settings that came after it count as their defaults, and a default that is changed still shows."""
+    """Newer settings count as their defaults; a changed default still shows."""
     folder = run_recipe(parse_recipe(recipe_values), until="corpora", show=lambda line: None)
     path = folder / "recipe.yaml"
     old = yaml.safe_load(path.read_text("utf-8"))
@@ -253,7 +253,7 @@ def test_folder_that_is_no_run(recipe_values) -> None:
 
 
 def test_store_scored_with_another_teacher(recipe_values, teachers) -> None:
-    """The teacher's weights change under the same recipe: the store is not used, and is scored again."""
+    """The teacher's weights change under the same recipe: the store is not used, but scored again."""
     values = only_russian(recipe_values, recipe_values["teachers"]["ru"])
     folder = run(values)
     manifest = folder / "store" / "ru" / "ru" / "manifest.json"

@@ -1,6 +1,4 @@
-"""Names that a run's own folders, files or tables have: refused before anything is made, with the name and
-what to do.
-"""
+"""Names that clash with a run's own folders, files or tables: refused before any work, with a remedy."""
 
 import sys
 from pathlib import Path
@@ -34,7 +32,7 @@ FINETUNE = {
     "tasks": {"ner": {"kind": "ner", "data": {"de": TAGGED}}},
 }
 GRID = {"recipe": "grid", "name": "a", "runs": {"one": {}}}
-# What is in nobody's way.
+# Names that clash with nothing.
 FREE = [
     "de",
     "de.2",
@@ -137,7 +135,7 @@ def test_a_name_that_stands_for_something_else(values, wanted) -> None:
     ],
 )
 def test_languages_that_delete_each_other(values, language) -> None:
-    """`de.old` is removed as what is left of an earlier `de`, and `de.partial` as the half-made one."""
+    """`de.old` is removed as the rest of an earlier `de`, and `de.partial` as a partial one."""
     languages = values["languages"]
     message = refusal(values | {"languages": languages | {language: languages["de"]}})
     assert f"languages.{language} {language!r}: " in message
@@ -147,8 +145,8 @@ def test_languages_that_delete_each_other(values, language) -> None:
 @pytest.mark.parametrize("name", ["held_out", "train"])
 @pytest.mark.parametrize("values", [MERGE, BALANCE, PRETRAIN])
 def test_an_evaluation_text_in_the_place_of_the_held_out_one(values, name) -> None:
-    one = values["languages"]["de"] | {"evaluation": {name: "b.txt"}}
-    message = refusal(values | {"languages": {"de": one}})
+    language = values["languages"]["de"] | {"evaluation": {name: "b.txt"}}
+    message = refusal(values | {"languages": {"de": language}})
     assert f"languages.de.evaluation.{name} {name!r}: the name {name} is reserved for" in message
 
 
@@ -160,7 +158,7 @@ def test_other_names_are_free(name) -> None:
 
 
 def test_what_artefacts_are_written_beside_is_reserved(tmp_path, monkeypatch) -> None:
-    """The endings are those that files.py gives to folders and files while they are made."""
+    """The reserved endings are those of unfinished files and folders."""
     seen = {partial_folder(tmp_path / "de").name}
     replace = Path.replace
 
@@ -181,7 +179,7 @@ def test_what_artefacts_are_written_beside_is_reserved(tmp_path, monkeypatch) ->
 
 
 def test_no_file_of_a_run_can_be_a_name(recipe_values) -> None:
-    """Languages lie beside the files of `tokenizer/`, runs of a grid beside those of its folder."""
+    """Languages are beside the files of `tokenizer/`, runs of a grid beside those of its folder."""
     folder = run(recipe_values, "score")
     files = {path.name for path in folder.rglob("*") if path.is_file()} - {".lock"}
     assert {"tokenizer.json", "stamp.json", "recipe.yaml", "run.log", "train.arrow"} <= files
@@ -191,7 +189,7 @@ def test_no_file_of_a_run_can_be_a_name(recipe_values) -> None:
 
 
 def test_a_run_refuses_before_it_makes_anything(recipe_values) -> None:
-    """A teacher named `student` ended in a traceback after all the work."""
+    """A teacher named `student` used to end in a traceback after all the work."""
     recipe_values["teachers"]["student"] = recipe_values["teachers"].pop("ru")
     recipe_values["languages"]["ru"]["teachers"] = ["student"]
     with pytest.raises(RecipeError, match=r"teachers\.student"):
@@ -214,7 +212,7 @@ def test_from_the_command_line(tmp_path, monkeypatch, capsys) -> None:
 
 
 def evaluated(folder: Path, rank: float) -> Path:
-    """A merge's folder as `compare` reads it, in which all of the student's ranks are the same."""
+    """A merge's folder as `compare` reads it, with the same rank everywhere for the student."""
     write_text(folder / "recipe.yaml", yaml.safe_dump(MERGE | {"recipe": "merge"}))
     place = "de/held_out/own/x"
     ranks = {"student": [rank] * 4, "x": [1.0] * 4, "counts": [2, 2]}
@@ -225,13 +223,13 @@ def evaluated(folder: Path, rank: float) -> Path:
 
 @pytest.mark.parametrize("name", ["teacher", "text", "masked"])
 def test_compared_runs_in_folders_of_a_columns_name(tmp_path, monkeypatch, capsys, name) -> None:
-    """A run's figure stood in the teacher's place."""
+    """A run's figure used to appear in the teacher's place."""
     folders = [evaluated(tmp_path / "first", 4.0), evaluated(tmp_path / name, 2.0)]
     compare_runs(folders, Console(width=200))
     shown = capsys.readouterr().out
     assert "de, held_out: 4 tokens of x" in shown
     figures = [line.split()[:2] for line in shown.splitlines() if line.startswith("    ") and "." in line]
-    assert [(Path(one).name, value) for one, value in figures] == [
+    assert [(Path(path).name, value) for path, value in figures] == [
         ("teacher", "1.000"),
         ("first", "0.250"),
         (name, "0.500"),

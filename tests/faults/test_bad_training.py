@@ -1,4 +1,4 @@
-"""`training:` values that only fail once training begins, hours later: a plan and a run refuse them first."""
+"""`training:` values that fail only once training begins, hours later: plan and run refuse them first."""
 
 import importlib.util
 
@@ -72,5 +72,5 @@ def test_what_a_trainer_takes_is_taken_and_nothing_is_drawn(tmp_path, monkeypatc
     ):
         assert check_arguments(values).items() >= values.items()
     assert torch.equal(torch.rand(1), expected)
-    # Nor is anything left behind.
+    # Nor does it leave anything behind.
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""YAML that is no recipe: refused before it costs anything, in a recipe's file, in `--set` and in a run's own
+"""YAML that is no recipe: refused before it costs anything, in a recipe, in `--set` and in a run's
 recipe.yaml.
 """
 
@@ -22,13 +22,13 @@ BASE = "name: x\nteachers: {a: org/a}\nlanguages: {en: {text: a.txt, teachers: a
 
 
 def grown(levels: int, times: int = 10) -> str:
-    """Lists of lists by aliases: a few lines that stand for times ** levels values."""
+    """Lists of lists by aliases: a few lines that expand to times ** levels values."""
     lines = [f"a0: &a0 [{', '.join('x' * times)}]"]
     lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * times)}]" for i in range(1, levels)]
     return "\n".join(lines) + "\n"
 
 
-# What ended in a traceback, or did not end; and what the message says.
+# Cases that used to end in a traceback, or not to end; and the expected message.
 REFUSED = {
     "lists that grow": (grown(9), "more than 50,000 values"),
     "mappings that grow": (grown(9).replace("[", "{q: [").replace("]", "]}"), "more than 50,000 values"),
@@ -77,9 +77,9 @@ def test_a_recipe_is_refused(tmp_path, name) -> None:
     assert len(str(caught.value)) < 600
 
 
-@pytest.mark.parametrize("name", [one for one, (text, _) in REFUSED.items() if "\n" not in text])
+@pytest.mark.parametrize("name", [case for case, (text, _) in REFUSED.items() if "\n" not in text])
 def test_a_setting_on_the_command_line_is_refused(tmp_path, name) -> None:
-    """And is not taken for a text instead, as what is no YAML is."""
+    """Nor is it taken for a text, as a value that is no YAML is."""
     text, reason = REFUSED[name]
     path = tmp_path / "r.yaml"
     path.write_text(BASE, "utf-8")
@@ -108,7 +108,7 @@ def test_a_setting_that_is_no_yaml_is_a_text(tmp_path, text) -> None:
 
 
 def test_values_are_counted_unexpanded(monkeypatch) -> None:
-    """10 ** 30 values: each node of the graph is looked at once, and no list is made."""
+    """10 ** 30 values: each node of the graph is visited once, and no list is made."""
     made = []
     monkeypatch.setattr(
         yaml_reader.BoundedLoader, "construct_object", lambda self, node, deep=False: made.append(node)
@@ -133,7 +133,7 @@ def test_reading_ends_at_the_first_value_too_many(monkeypatch) -> None:
 
 
 def test_aliases_of_small_groups_are_taken(tmp_path) -> None:
-    """As recipes have them: one text for all languages, more often than a hundred times."""
+    """As in real recipes: one text for all languages, used more than a hundred times."""
     names = [f"l{index}" for index in range(150)]
     text = "name: x\nteachers: {a: org/a}\nlanguages:\n  first: &l {text: a.txt, teachers: a}\n"
     path = tmp_path / "r.yaml"
@@ -192,7 +192,7 @@ def test_a_runs_own_recipe_is_refused(tmp_path, name) -> None:
 
 
 def test_a_runs_own_recipe_has_all_defaults(tmp_path, monkeypatch) -> None:
-    """More of them than its recipe may have values, which is read nevertheless."""
+    """The defaults exceed the limit of values in a recipe; the file is read nevertheless."""
     languages = {f"l{index}": {"text": "a.txt", "teachers": "a"} for index in range(30)}
     run = open_run(parse_recipe(yaml.safe_load(BASE) | {"languages": languages}))
     monkeypatch.setattr(yaml_reader, "MAX_RESOLVED_VALUES", 4 * 300)
@@ -213,7 +213,7 @@ def test_a_file_that_is_too_large_is_not_read(tmp_path, monkeypatch) -> None:
 
 @pytest.mark.parametrize("parent", ["x/../a.yaml", "b.yaml", "./a.yaml", "link.yaml"])
 def test_a_circle_of_recipes_ends_however_it_is_spelled(tmp_path, monkeypatch, parent) -> None:
-    """`x/../a.yaml` grew by a folder at each round, until no path could be so long."""
+    """`x/../a.yaml` used to grow by a folder each round, until the path was too long."""
     (tmp_path / "x").mkdir()
     (tmp_path / "a.yaml").write_text(f"extends: {parent}\n" + BASE)
     (tmp_path / "b.yaml").write_text("extends: x/../a.yaml\n")
@@ -261,9 +261,7 @@ def test_the_command_line_says_so_with_exit_code_two(tmp_path, monkeypatch, caps
 
 
 def test_growing_lists_end_at_once(tmp_path) -> None:
-    """They ran for more than a minute and took 2.8 GB; here in a process of its own, with what is in it
-    bounded.
-    """
+    """These used to run for more than a minute and take 2.8 GB; here in a process with limits."""
     path = tmp_path / "r.yaml"
     path.write_text(grown(9) + BASE + "student: {config: {x: *a8}}\n", "utf-8")
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""A flipped bit anywhere in a run's folder is named, or changes nothing: tried on every kind of file.
+"""A flipped bit anywhere in a run's folder is reported, or changes nothing, in every kind of file.
 
 `make test-faults` tries more (FLIPS).
 """
@@ -20,18 +20,18 @@ from polydistill.tools.verify import verify_run
 
 # Flips in each of the states below.
 FLIPS = int(os.environ.get("POLYDISTILL_FLIPS", "4"))
-# Records that nothing is made from: what was said, how long it took, who holds the folder.
+# Records that no artefact depends on: logs, times, the lock on the folder.
 IGNORED = ("run.log", ".lock", "tfevents")
 
 
 def run(values: dict) -> Path:
-    # A file that is put back has its old size and, on a coarse clock, its old time.
+    # A restored file has its old size and, on a coarse clock, its old time.
     forget_checksums()
     return run_recipe(parse_recipe(values), show=lambda line: None)
 
 
 def results(folder: Path) -> dict[str, bytes]:
-    """What a run is for: the student, and what was measured."""
+    """A run's results: the student and its evaluation."""
     parts = [*(folder / "student" / "final").rglob("*"), *(folder / "evaluation").rglob("*")]
     return {
         str(p.relative_to(folder)): p.read_bytes() for p in parts if p.is_file() and p.name != "stamp.json"
@@ -47,9 +47,7 @@ def flip(path: Path, draw: random.Random) -> str:
 
 
 def chosen_files(folder: Path, number: int, draw: random.Random) -> list[Path]:
-    """Files of all kinds by turns, a kind being a folder and a suffix: large files must not have all the
-    flips.
-    """
+    """Files of all kinds by turns: large files must not get all flips. A kind is a folder and a suffix."""
     kinds: dict[tuple[Path, str], list[Path]] = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.stat().st_size and not any(name in path.name for name in IGNORED):
@@ -65,13 +63,13 @@ def finished(tmp_path_factory, teachers) -> tuple[dict, Path]:
     root = tmp_path_factory.mktemp("flips")
     values = merge_of_one(root, teachers["ru"], lines=300, steps=6, shard_examples=64)
     folder = run(values)
-    # As it is kept, for the runs of this test to be put back from.
+    # Kept as it is: this test restores runs from it.
     shutil.copytree(folder, root / "kept")
     return values, root / "kept"
 
 
 def interrupted(folder: Path, state: str) -> None:
-    """Take away what a run had not made yet when it was stopped in this state."""
+    """Remove what a run that was stopped in this state had not made yet."""
     if state in ("training", "scoring"):
         for name in ("student/final", "evaluation", "report"):
             shutil.rmtree(folder / name)
@@ -104,16 +102,16 @@ def test_a_flipped_bit_is_named_or_harmless(finished, state, capsys) -> None:
             said = ""
         if said:
             assert str(folder) in said, f"{relative}, {place}: {said}"
-            # A setting of the folder's recipe that is another now is named itself.
+            # If the flip changed a setting of the folder's recipe, the message names that setting.
             names = (relative.name, str(relative.parent) + ":", "belongs to a recipe with other settings")
             assert any(name in said for name in names[: 3 if relative.name == "recipe.yaml" else 2]), (
                 f"{relative}: {said}"
             )
         else:
             outcomes["harmless"] += 1
-            found = results(folder)
-            assert found.keys() == wanted.keys(), f"{relative}, {place}"
-            different = [name for name in wanted if found[name] != wanted[name] and "README.md" not in name]
+            actual = results(folder)
+            assert actual.keys() == wanted.keys(), f"{relative}, {place}"
+            different = [name for name in wanted if actual[name] != wanted[name] and "README.md" not in name]
             assert not different, f"{relative}, {place}: {different}"
     assert sum(outcomes.values()) == FLIPS
     with capsys.disabled():
@@ -150,18 +148,18 @@ def test_every_file_that_a_run_makes_is_sealed_and_verify_says_so(finished) -> N
     weights.unlink()
     with pytest.raises(UserError, match=r"its file model.safetensors is gone"):
         run(values)
-    # As the message says: without the folder, it is made anew.
+    # As the message says: without the folder, it is made again.
     shutil.rmtree(folder / "student" / "final")
     run(values)
     assert results(folder) == results(kept)
-    # The log lies beside the model and knows its own checksum.
+    # The log is beside the model and knows its own checksum.
     log = folder / "student" / "log.json"
     whole = log.read_text("utf-8")
     log.write_text(whole.replace('"step": 2', '"step": 3', 1), "utf-8")
     with pytest.raises(UserError, match=r"log.json: is damaged: its checksum does not match"):
         run(values)
     log.write_text(whole, "utf-8")
-    # The card is people's to write into.
+    # People may edit the card.
     with (folder / "student" / "final" / "README.md").open("a") as card:
         card.write("More.\n")
     assert verify_run(folder) == lines

@@ -1,6 +1,5 @@
-"""Records of a run that are damaged, emptied, of another type or nested deeply, shards that stand in for
-others, and lists that are too short: named with a remedy that works, or made anew; never a traceback, and
-never believed.
+"""Damaged records of a run (emptied, of another type, nested deeply), substituted shards, and lists that are
+too short: reported with a remedy that works, or made again; never a traceback, and never trusted.
 """
 
 import json
@@ -91,7 +90,7 @@ def test_a_log_that_is_damaged_or_gone_is_found_and_its_remedy_works(damaged, da
         with pytest.raises(RunFolderError, match=r"student/log.json") as caught:
             look()
         said.append(str(caught.value))
-    assert all(f"remove the folder {folder / 'student' / 'final'}" in one for one in said)
+    assert all(f"remove the folder {folder / 'student' / 'final'}" in message for message in said)
     shutil.rmtree(folder / "student" / "final")
     assert any("resuming at step 4" in line for line in run(values))
     assert weights(folder) == before
@@ -186,14 +185,14 @@ def test_a_stamp_whose_list_of_files_is_empty_or_shorter_is_not_believed(damaged
     emptied["files"] = {}
     del shorter["files"]["model.safetensors"]
     listed["files"] = ["model.safetensors"]
-    for stamp in (emptied, shorter, listed, {key: one for key, one in emptied.items() if key != SEAL}):
+    for stamp in (emptied, shorter, listed, {key: value for key, value in emptied.items() if key != SEAL}):
         (final / "stamp.json").write_text(json.dumps(stamp), "utf-8")
         for look in (lambda: is_current(final, inputs), lambda: check_artefact(final), lambda: run(values)):
             with pytest.raises(RunFolderError, match=r"stamp.json: is damaged"):
                 look()
-    # A stamp as it was before stamps were sealed is believed for what it lists.
+    # A stamp from before stamps were sealed is trusted for what it lists.
     (final / "stamp.json").write_text(
-        json.dumps({key: one for key, one in json.loads(whole).items() if key != SEAL}), "utf-8"
+        json.dumps({key: value for key, value in json.loads(whole).items() if key != SEAL}), "utf-8"
     )
     with pytest.raises(RunFolderError, match=r"its file model.safetensors is not what was written"):
         is_current(final, inputs)
@@ -213,11 +212,11 @@ def test_a_checkpoint_whose_list_is_shorter_or_that_holds_more_is_passed_over(da
     (newest / "optimizer.pt").write_bytes(b"other")
     shorter = json.loads(whole)
     del shorter["optimizer.pt"]
-    for record in (shorter, {key: one for key, one in shorter.items() if key != SEAL}, {}, []):
+    for record in (shorter, {key: value for key, value in shorter.items() if key != SEAL}, {}, []):
         (newest / "complete.json").write_text(json.dumps(record), "utf-8")
         assert fault_of(newest)
         assert last_checkpoint(checkpoints) == checkpoints / "checkpoint-2"
-    # A record as it was before it was sealed, of a checkpoint that is whole, is gone on from.
+    # A whole checkpoint with a record from before records were sealed: training resumes from it.
     mark_complete(newest)
     record = json.loads((newest / "complete.json").read_text("utf-8"))
     assert record.pop(SEAL)
@@ -236,7 +235,7 @@ class Evil:
 def test_a_pickle_in_a_checkpoint_that_would_run_code_is_refused_with_the_folder(damaged, name) -> None:
     values, folder = damaged
     checkpoints, before = folder / "student" / "checkpoints", weights(folder)
-    # Of the last one nothing but the weights is read.
+    # Of the last checkpoint only the weights are read.
     shutil.rmtree(checkpoints / "checkpoint-4")
     checkpoint = checkpoints / "checkpoint-2"
     torch.save(Evil(), checkpoint / name)
@@ -262,17 +261,17 @@ def test_a_shard_that_was_copied_over_another_is_not_believed(damaged) -> None:
     whole = store_bytes(store)
     assert len(whole) > 2
     first, second = (store / f"shard-0000{index}.arrow" for index in range(2))
-    # In a finished store, with the manifest that fits.
+    # In a finished store, with a matching manifest.
     shutil.copy(first, second)
     manifest = json.loads((store / "manifest.json").read_text("utf-8"))
     shards = manifest["shards"]
     shards[1] = shards[0] | {"file": second.name, "number": 1}
     write_json(
-        store / "manifest.json", {key: one for key, one in manifest.items() if key != SEAL}, sealed=True
+        store / "manifest.json", {key: value for key, value in manifest.items() if key != SEAL}, sealed=True
     )
     with pytest.raises(StoreError, match="is another shard: its number is 0 instead of 1"):
         _ = Store(store).examples
-    # In one that is half made: it is scored again.
+    # In a partial store: the shard is scored again.
     second.write_bytes(whole[second.name])
     for name in ("student", "evaluation", "report"):
         shutil.rmtree(folder / name)
@@ -295,9 +294,9 @@ def test_a_writer_tells_its_shards_by_their_numbers_and_their_store(damaged) -> 
 
 
 def unnumbered(shard: Path) -> None:
-    """A shard as earlier versions wrote it, without its number."""
+    """A shard without its number, as earlier versions wrote it."""
     table = pa.ipc.open_stream(pa.py_buffer(shard.read_bytes())).read_all()
-    metadata = {key: one for key, one in table.schema.metadata.items() if key != b"shard"}
+    metadata = {key: value for key, value in table.schema.metadata.items() if key != b"shard"}
     with pa.ipc.new_stream(str(shard), table.schema.with_metadata(metadata)) as writer:
         for batch in table.to_batches():
             writer.write_batch(batch.replace_schema_metadata(metadata))
@@ -322,7 +321,7 @@ def test_a_store_of_an_earlier_version_is_read_and_not_scored_anew(damaged) -> N
     assert Store(store).examples.tolist() == rows
     assert not any("masked positions" in line for line in run(values))
     assert store_bytes(store) == old
-    # Half made, it is gone on with: its examples say which shard is which.
+    # In a partial store, scoring resumes: the examples tell which shard is which.
     for name in ("student", "evaluation", "report"):
         shutil.rmtree(folder / name)
     partial = half_scored(store)
@@ -333,7 +332,7 @@ def test_a_store_of_an_earlier_version_is_read_and_not_scored_anew(damaged) -> N
     run(values, until="score")
     assert store_bytes(store)["shard-00000.arrow"] == old["shard-00000.arrow"]
     assert Store(store).examples.tolist() == rows
-    # A shard without a number in a store whose manifest has one for it is another store's.
+    # If the manifest has a number for a shard, a shard without one is another store's.
     unnumbered(store / "shard-00001.arrow")
     manifest = read_json(store / "manifest.json")
     manifest["shards"][1]["bytes"] = (store / "shard-00001.arrow").stat().st_size
@@ -349,18 +348,22 @@ def test_a_manifest_that_lists_fewer_shards_or_others_is_refused(damaged) -> Non
     del manifest["shards"][1]
     for sealed in (True, False):
         (store / "manifest.json").write_text(
-            json.dumps({key: one for key, one in manifest.items() if sealed or key != SEAL}), "utf-8"
+            json.dumps({key: value for key, value in manifest.items() if sealed or key != SEAL}), "utf-8"
         )
         with pytest.raises(UserError, match=r"manifest.json"):
             Store(store)
 
 
 def unsealed(folder: Path) -> None:
-    """Make a run's records what earlier versions wrote: only a training's log had its own checksum."""
+    """Turn a run's records into an earlier version's: only a training's log had its own checksum."""
     for path in folder.rglob("*.json"):
-        found = json.loads(path.read_text("utf-8"))
-        if path.name not in ("log.json", "stamp.json") and isinstance(found, dict) and found.pop(SEAL, None):
-            write_json(path, found)
+        record = json.loads(path.read_text("utf-8"))
+        if (
+            path.name not in ("log.json", "stamp.json")
+            and isinstance(record, dict)
+            and record.pop(SEAL, None)
+        ):
+            write_json(path, record)
     for path in folder.rglob("stamp.json"):
         stamp = read_json(path)
         if "files" in stamp:
@@ -386,6 +389,6 @@ def test_a_run_of_an_earlier_version_goes_on_and_nothing_of_it_is_made_anew(dama
     assert {path: path.stat().st_mtime_ns for path in before} == before
     shutil.rmtree(folder / "student" / "final")
     assert any("resuming at step 4" in line for line in run(values))
-    # Another run may take its student.
+    # Another run may reuse its student.
     other = values | {"output": str(folder.with_name("other")), "reuse": [str(folder)]}
     assert any("student: taken from" in line for line in run(other))

@@ -1,6 +1,5 @@
-"""Generated bad input for every reader: a UserError with a message, or a result; never another exception, and
-no file outside of the folder that was named. `make test-faults` tries more (POLYDISTILL_FUZZ examples of
-each).
+"""Generated bad input for every reader: a UserError with a message, or a result. Never another exception, and
+no file outside the given folder. `make test-faults` tries more (POLYDISTILL_FUZZ examples of each).
 """
 
 import json
@@ -39,8 +38,8 @@ from polydistill.tokenization.load import load_tokenizer
 FUZZ = int(os.environ.get("POLYDISTILL_FUZZ", "8"))
 fuzzed = settings(max_examples=FUZZ, deadline=None, suppress_health_check=list(HealthCheck))
 
-# What breaks readers: mixed scripts, bidi and zero-width marks, NUL, other line ends, emoji of several code
-# points, combining marks without a base, characters outside of the first plane, what is no character, and
+# Text that breaks readers: mixed scripts, bidi and zero-width marks, NUL, other line ends, emoji of several
+# code points, combining marks without a base, characters outside the first plane, non-characters, and
 # separators.
 NASTY = [
     "",
@@ -125,7 +124,7 @@ values = st.recursive(
 
 
 def surely_bytes(text: str) -> bytes:
-    """UTF-8 where it can be, and half surrogates as broken UTF-8."""
+    """UTF-8 where possible, and half surrogates as broken UTF-8."""
     return text.encode("utf-8", "surrogatepass")
 
 
@@ -140,7 +139,7 @@ def folder() -> Iterator[Path]:
 
 @contextmanager
 def said() -> Iterator[None]:
-    """What the user can mend is said in one readable message; everything else is a bug of ours."""
+    """One readable message says what the user can fix; everything else is a bug of ours."""
     refused = []
     try:
         yield
@@ -150,7 +149,7 @@ def said() -> Iterator[None]:
 
 
 def outcome(read: Callable[[], object]) -> object:
-    """What a reader gives, or the UserError that it raises, which says what to do."""
+    """A reader's result, or the UserError that it raises, with a remedy."""
     try:
         return read()
     except UserError as error:
@@ -161,7 +160,7 @@ def outcome(read: Callable[[], object]) -> object:
 
 
 def mutated(draw: st.DrawFn, value: object, depth: int = 0) -> object:
-    """A JSON-able value with one place of it replaced, removed or repeated."""
+    """A JSON-able value with one place replaced, removed or repeated."""
     if not isinstance(value, dict | list) or not value or (depth and draw(st.integers(0, 3)) == 0):
         return draw(values)
     if isinstance(value, list):
@@ -171,7 +170,7 @@ def mutated(draw: st.DrawFn, value: object, depth: int = 0) -> object:
         return changed if draw(st.booleans()) else changed + changed[place : place + 1]
     key = draw(st.sampled_from(sorted(value, key=str)))
     if draw(st.integers(0, 5)) == 0:
-        return {name: one for name, one in value.items() if name != key}
+        return {name: entry for name, entry in value.items() if name != key}
     if draw(st.integers(0, 5)) == 0:
         return value | {draw(pieces): value[key]}
     return value | {key: mutated(draw, value[key], depth + 1)}
@@ -268,10 +267,10 @@ def tokenizer(teachers):
     name=st.sampled_from(["a.txt", "a.jsonl", "a.txt.gz", "a.parquet"]),
 )
 def test_text(tokenizer, data, name) -> None:
-    """Whatever is kept is a text that can be encoded and masked, of no more tokens than asked for."""
+    """Every kept text can be encoded and masked, and has at most the requested number of tokens."""
 
     def count(batch: list[str]) -> list[int]:
-        return [len(one.ids) - 2 for one in encode(tokenizer, batch)]
+        return [len(encoded.ids) - 2 for encoded in encode(tokenizer, batch)]
 
     with folder() as root, said():
         (root / "text").mkdir()
@@ -289,8 +288,8 @@ def test_text(tokenizer, data, name) -> None:
         )
         assert {path.name for path in root.iterdir()} == {"text", "corpus"}
         examples = Examples(root / "corpus" / "train.arrow")
-        found = examples.texts(slice(0, len(examples)))
-        for text, encoded in zip(found, [one.cut(22) for one in encode(tokenizer, found)], strict=True):
+        stored = examples.texts(slice(0, len(examples)))
+        for text, encoded in zip(stored, [whole.cut(22) for whole in encode(tokenizer, stored)], strict=True):
             masked = mask(
                 encoded.ids,
                 encoded.starts,
@@ -382,23 +381,21 @@ def test_tables(rows, kind, suffix, other) -> None:
             path = root / f"a.{suffix}"
             path.write_bytes(content)
             source = LabelledSource(path=str(path))
-            found = outcome(lambda source=source: read_labelled(source, kind, Columns(), field="tasks.x"))
-            examples = [] if isinstance(found, UserError) else found
+            result = outcome(lambda source=source: read_labelled(source, kind, Columns(), field="tasks.x"))
+            examples = [] if isinstance(result, UserError) else result
             assert all(
                 isinstance(example, Choice if kind == "choice" else LabelledText) for example in examples
             )
-            assert isinstance(found, UserError) or examples
+            assert isinstance(result, UserError) or examples
 
 
 @fuzzed
 @given(st.data(), st.sampled_from(["tokenizer.json", "tokenizer_config.json", "config.json"]))
 def test_models(teachers, data, name) -> None:
-    """A folder one of whose JSON files is damaged in one place; its weights load as they should, or are
-    refused.
-    """
+    """A folder with one JSON file damaged in one place: its weights load correctly, or are refused."""
     content = json.loads((teachers["ru"] / name).read_text("utf-8"))
     if name == "tokenizer.json":
-        # Four hundred entries of the vocabulary would have all the changes.
+        # Otherwise four hundred entries of the vocabulary would take all the changes.
         whole = content["model"].pop("vocab")
         content = mutated(data.draw, content)
         if isinstance(content, dict) and isinstance(content.get("model"), dict):
@@ -417,7 +414,7 @@ def test_models(teachers, data, name) -> None:
 
 
 def small(config: object) -> bool:
-    """Whether a model of this configuration fits the machine: a billion layers are no damage but a wish."""
+    """Whether a model of this configuration fits the machine: a billion layers are a valid request."""
     if not isinstance(config, dict):
         return True
     return all(not isinstance(value, int | float) or abs(value) < 10**4 for value in config.values())
@@ -455,7 +452,7 @@ def store(tmp_path_factory, teachers) -> Path:
 @fuzzed
 @given(st.data(), st.integers(0, 10**6), st.booleans())
 def test_stores(store, data, place, whole) -> None:
-    """A manifest with another value in one place, or a shard with other bytes: refused by `verify`, or
+    """A manifest with another value in one place, or a shard with other bytes: `verify` refuses it, or it is
     read.
     """
     with folder() as root:
@@ -469,10 +466,10 @@ def test_stores(store, data, place, whole) -> None:
             start = place % len(content)
             content[start : start + 8] = data.draw(st.binary(min_size=8, max_size=8))
             shard.write_bytes(content)
-        found = outcome(lambda: rows_of(root / "store"))
+        rows = outcome(lambda: rows_of(root / "store"))
         changed = not whole and bytes(content) != (store / shard.name).read_bytes()
-        # Other bytes are never read as a shard; a manifest may say something else of no consequence.
-        assert isinstance(found, UserError) or (not changed and len(found) == 3)
+        # Other bytes are never read as a shard. A manifest may differ where that has no effect.
+        assert isinstance(rows, UserError) or (not changed and len(rows) == 3)
 
 
 def rows_of(store: Path) -> list[object]:

@@ -1,6 +1,6 @@
-"""Generated damage: to a run's records, to what tasks read, and to models' folders. Each time the work goes
-through with the same bytes, or a UserError names the place; never another exception. `make test-faults` tries
-more: POLYDISTILL_FUZZ cases over the three kinds.
+"""Generated damage to a run's records, tasks' data and models' folders. Each time the work ends with the same
+bytes, or a UserError names the place; never another exception. `make test-faults` tries more:
+POLYDISTILL_FUZZ cases over the three kinds.
 """
 
 import gzip
@@ -50,7 +50,7 @@ def summary():
 
 
 def outcome(kind: str, work) -> UserError | None:
-    """What a piece of work is refused with; None where it goes through."""
+    """The message of the work's refusal; None if it succeeds."""
     started, refused = time.perf_counter(), None
     try:
         work()
@@ -64,8 +64,8 @@ def outcome(kind: str, work) -> UserError | None:
 
 @st.composite
 def other_json(draw: st.DrawFn, path: Path) -> bytes:
-    """A JSON file of another type, emptied, nested deeply, cut off, or changed in a place, its own checksum
-    kept or not.
+    """A JSON file of another type, emptied, nested deeply, cut off, or changed in a place, with its checksum
+    or not.
     """
     how = draw(st.sampled_from(["deep", "type", "cut", "emptied", "changed", "unsealed", "bytes"]))
     whole = path.read_bytes()
@@ -89,7 +89,7 @@ def other_json(draw: st.DrawFn, path: Path) -> bytes:
         key = draw(st.sampled_from(sorted(value)))
         value = value | {key: type(value[key])() if value[key] is not None else {}}
     elif how == "unsealed" and isinstance(value, dict):
-        value = {key: one for key, one in value.items() if key != "checksum_of_the_rest"}
+        value = {key: entry for key, entry in value.items() if key != "checksum_of_the_rest"}
     else:
         value = mutated(draw, value)
     return surely_bytes(json.dumps(value, ensure_ascii=draw(st.booleans())))
@@ -253,15 +253,16 @@ def test_what_tasks_read(data, kind, packed) -> None:
     with tempfile.TemporaryDirectory() as root:
         path = Path(root, name + packed)
         path.write_bytes(packed_bytes)
-        found: list = []
+        examples: list = []
         source = LabelledSource(path=str(path))
         refused = outcome(
-            f"data of {kind}", lambda: found.extend(read_labelled(source, kind, Columns(), field="tasks.t"))
+            f"data of {kind}",
+            lambda: examples.extend(read_labelled(source, kind, Columns(), field="tasks.t")),
         )
-        assert bool(found) == (refused is None)
-        # What was taken can be written, and tokenised.
-        assert json.dumps([repr(one) for one in found], ensure_ascii=False).encode("utf-8")
-        assert [str(one).encode("utf-8") for one in found] or refused
+        assert bool(examples) == (refused is None)
+        # Accepted data can be written and tokenised.
+        assert json.dumps([repr(example) for example in examples], ensure_ascii=False).encode("utf-8")
+        assert [str(example).encode("utf-8") for example in examples] or refused
 
 
 SIZES = [10**6, 10**9, -1, 0, 2**63, 1e300, "x", None, [], True, 3, 1]
@@ -347,10 +348,10 @@ def test_models_folders(teachers, data, name) -> None:
             encoded = encode(loaded, ["a text, aaaa bbbb 한국어", ""])
             weights_fingerprint(str(model))
             taken = load_masked_lm(str(model))
-            # What was taken works: every token has a row, and every prediction is a number.
-            for one in encoded:
-                assert one.ids.max(initial=0) < loaded.size
-                logits = taken(input_ids=torch.from_numpy(one.ids)[None, : loaded.max_length]).logits
+            # An accepted model works: every token has a row, and every prediction is a number.
+            for text in encoded:
+                assert text.ids.max(initial=0) < loaded.size
+                logits = taken(input_ids=torch.from_numpy(text.ids)[None, : loaded.max_length]).logits
                 assert logits.isfinite().all()
 
         refused = outcome(f"model's {name}", work)

@@ -1,7 +1,6 @@
-"""Generated YAML, settings, names, training values and texts in other encodings: a message or a result, as in
-test_fuzz.
+"""Generated YAML, settings, names, training values and texts in other encodings: a message or a result.
 
-POLYDISTILL_FUZZ says how many of each.
+As in test_fuzz; POLYDISTILL_FUZZ sets the number of each.
 """
 
 from collections import Counter
@@ -98,10 +97,8 @@ keys = st.one_of(
 
 @st.composite
 def yaml_texts(draw: st.DrawFn) -> str:
-    """Lines of YAML with anchors and aliases, of which a few stand for very many values, in or behind a
-    recipe.
-    """
-    found = [draw(st.sampled_from(["", MERGED]))]
+    """Lines of YAML with anchors and aliases, in or after a recipe; a few expand to very many values."""
+    lines = [draw(st.sampled_from(["", MERGED]))]
     anchors = 0
     for _ in range(draw(st.integers(0, 12))):
         key, value = draw(keys), draw(scalars)
@@ -114,7 +111,7 @@ def yaml_texts(draw: st.DrawFn) -> str:
             inner = (
                 ", ".join(many)
                 if shape == "list"
-                else ", ".join(f"k{i}: {one}" for i, one in enumerate(many))
+                else ", ".join(f"k{i}: {item}" for i, item in enumerate(many))
             )
             value = f"&a{anchors} " + (f"[{inner}]" if shape == "list" else f"{{{inner}}}")
             anchors += 1
@@ -127,14 +124,14 @@ def yaml_texts(draw: st.DrawFn) -> str:
             )
         elif shape == "nested":
             value = f"\n  {draw(keys)}: {value}\n  {draw(keys)}: {alias}"
-        found.append(f"{key}: {value}\n")
-    return "".join(found)
+        lines.append(f"{key}: {value}\n")
+    return "".join(lines)
 
 
 def num_values(value: object) -> int:
-    """How many values there are with all of what is shared counted as often as it is used."""
+    """The number of values, with shared ones counted each time that they are used."""
     if isinstance(value, dict):
-        return 1 + sum(1 + num_values(one) for one in value.values())
+        return 1 + sum(1 + num_values(inner) for inner in value.values())
     return 1 + sum(map(num_values, value)) if isinstance(value, list) else 1
 
 
@@ -146,8 +143,8 @@ def test_yaml(text, resolved) -> None:
     with folder() as root:
         path = root / "recipe.yaml"
         path.write_bytes(data)
-        found = outcome(lambda: load_recipe(path))
-        assert isinstance(found, Settings | UserError)
+        result = outcome(lambda: load_recipe(path))
+        assert isinstance(result, Settings | UserError)
         try:
             value = read_resolved(path) if resolved else parse_yaml(text)
         except (yaml.YAMLError, UnicodeDecodeError):
@@ -159,15 +156,15 @@ def test_yaml(text, resolved) -> None:
 @given(
     st.lists(st.tuples(st.lists(keys, min_size=1, max_size=4).map(".".join), scalars), min_size=1, max_size=4)
 )
-def test_settings_of_the_command_line(found) -> None:
-    overrides = [f"{key}={value}" for key, value in found]
+def test_settings_of_the_command_line(changes) -> None:
+    overrides = [f"{key}={value}" for key, value in changes]
     refused = outcome(lambda: parse_recipe(BASE, overrides))
     if isinstance(refused, UserError):
-        # The place is one that was given, or one that it made necessary.
+        # The message names a given place, or one that it made necessary.
         assert refused.field
         assert len(str(refused)) < 4000
         return
-    # What was taken is what was said, and it is taken again from the recipe as it is written down.
+    # Accepted values are the given ones, and the written recipe gives them again.
     again = parse_recipe(refused.model_dump(mode="json", exclude_unset=True))
     assert again == refused
 
@@ -175,7 +172,7 @@ def test_settings_of_the_command_line(found) -> None:
 @fuzzed
 @given(st.lists(pieces, min_size=4, max_size=4), st.booleans())
 def test_names(names, own) -> None:
-    """Whatever names are taken, they name folders within the run's."""
+    """Accepted names are folders within the run's."""
     run, teacher, language, text = [name or "x" for name in names] if own else [*names[:2], "en", "news"]
     with said():
         recipe = parse_recipe(
@@ -316,12 +313,12 @@ ENCODINGS = [
     st.sampled_from(["a.txt", "a.jsonl"]),
 )
 def test_texts_in_other_encodings(language, encoding, start, damage, times, name) -> None:
-    """Named by the encoding that they have, or by none that changes the text; half damaged ones too."""
+    """The suggested encoding is the text's, or another that gives the same text; half-damaged text too."""
     whole = TEXTS[language] * times
     written = whole.encode(encoding, "ignore")
     raw = written[start:] + damage
     likely = likely_encoding(raw)
-    # A text that lost what an encoding of other languages does not have is no text.
+    # A text that lost characters in an encoding of other languages is no text.
     if likely is not None and not start and not damage and written == whole.encode(encoding, "replace"):
         assert written.decode(likely) == whole
     with folder() as root, said():

@@ -1,7 +1,6 @@
-"""Generated names for every place of every recipe that takes one: refused, or in nobody's way. As in
-test_fuzz.
+"""Generated names for every place of every recipe that takes one: refused, or without clashes.
 
-POLYDISTILL_FUZZ says how many of each.
+As in test_fuzz; POLYDISTILL_FUZZ sets the number of each.
 """
 
 import copy
@@ -87,8 +86,7 @@ ENDINGS = [
 names = st.one_of(st.tuples(st.sampled_from(STEMS), st.sampled_from(ENDINGS)).map("".join), pieces)
 # What a run writes for a name, and what it removes.
 SIBLINGS = ("", ".partial", ".old", ".tmp")
-# Of each place, what a run has there beside names: keys of results and files of the folder that names are
-# folders of.
+# The run's own entries in each place: keys of results, and files in the folder that names are folders of.
 TAKEN = {
     "teachers": {"student", "union", "counts", "all", "best"},
     "evaluation": {"held_out", "train"},
@@ -105,7 +103,7 @@ TAKEN = {
 @fuzzed
 @given(st.sampled_from(PLACES), st.lists(names, min_size=1, max_size=3, unique=True), st.booleans())
 def test_names(place, given_names, beside) -> None:
-    """Names that are taken together do not share a file or folder, nor have one that is the run's own."""
+    """Names that are accepted together share no file or folder, and none is the run's own."""
     values, keys = copy.deepcopy(place[0]), place[1]
     target = values
     for key in keys:
@@ -115,23 +113,23 @@ def test_names(place, given_names, beside) -> None:
     if not beside:
         del target[first]
     target.update(dict.fromkeys(given_names, entry))
-    found = outcome(lambda: parse_recipe(values))
-    assert isinstance(found, UserError | Settings)
-    if isinstance(found, UserError):
+    result = outcome(lambda: parse_recipe(values))
+    assert isinstance(result, UserError | Settings)
+    if isinstance(result, UserError):
         assert any(
-            str(name)[:20] in str(found) or repr(name)[1:20] in str(found) for name in (*given_names, first)
+            str(name)[:20] in str(result) or repr(name)[1:20] in str(result) for name in (*given_names, first)
         )
         return
     assert not TAKEN.get(keys[-1], set()) & set(target)
-    for one, other in permutations(target, 2):
-        assert not {one + ending for ending in SIBLINGS} & {other + ending for ending in SIBLINGS}
+    for folder, other in permutations(target, 2):
+        assert not {folder + ending for ending in SIBLINGS} & {other + ending for ending in SIBLINGS}
     assert all("/" not in name and name.isascii() and name.strip() == name for name in target)
 
 
 @fuzzed
 @given(st.sampled_from([MERGE, EXTRACT, BALANCE, PRETRAIN, PROBE, FINETUNE, GRID]), names)
 def test_names_of_runs(values, name) -> None:
-    found = outcome(lambda: parse_recipe(values | {"name": name}))
-    assert isinstance(found, UserError | Settings)
-    if isinstance(found, Settings):
+    result = outcome(lambda: parse_recipe(values | {"name": name}))
+    assert isinstance(result, UserError | Settings)
+    if isinstance(result, Settings):
         assert not name.lower().endswith(SIBLINGS[1:])

@@ -1,5 +1,5 @@
-"""Data of tasks, and text, that is damaged or made to do harm: refused with file and line, or the line left
-out and counted; never a traceback, and never more memory than a bound.
+"""Damaged or malicious data of tasks and text: refused with file and line, or the line is left out and
+counted. Never a traceback, and memory is bounded.
 """
 
 import bz2
@@ -71,7 +71,7 @@ def test_half_a_character_in_a_row_is_named(tmp_path, kind, row) -> None:
     path.write_text(json.dumps(row) + "\n", "utf-8")
     with pytest.raises(CorpusError, match=r"line 1'?: column '.*' holds half a character") as caught:
         read(path, kind)
-    # What is said can be printed.
+    # The message can be printed.
     assert str(caught.value).encode("utf-8")
 
 
@@ -101,7 +101,7 @@ def test_a_treebanks_id_of_thousands_of_digits_is_named(tmp_path, number) -> Non
 
 
 def parquet(path: Path, values: list[bytes | None]) -> None:
-    """A column that says that it is text, whatever its bytes are."""
+    """A column that claims to be text, whatever its bytes are."""
     texts = pa.array(values, pa.binary())
     column = pa.Array.from_buffers(pa.string(), len(texts), texts.buffers(), texts.null_count)
     pq.write_table(pa.table({"text": column}), path)
@@ -123,7 +123,7 @@ OPENED = {"": Path.open, ".gz": gzip.open, ".xz": lzma.open}
 
 
 class Counting:
-    """A file that counts the bytes that are read of it."""
+    """A file that counts the bytes read from it."""
 
     def __init__(self, handle) -> None:
         self.handle, self.read = handle, 0
@@ -142,9 +142,7 @@ class Counting:
 
 @pytest.fixture
 def counted(monkeypatch) -> list[Counting]:
-    """Every file that lines are read of, and limits that are quickly reached: 64 KiB a line, 512 KiB a
-    file.
-    """
+    """Every file that lines are read from, with low limits: 64 KiB a line, 512 KiB a file."""
     made: list[Counting] = []
     original = lines.open_text
 
@@ -161,7 +159,7 @@ def counted(monkeypatch) -> list[Counting]:
 
 
 def bomb(path: Path, unit: bytes) -> Path:
-    """A file of 16 MiB, of a few KiB as it is packed."""
+    """A file of 16 MiB, a few KiB when compressed."""
     with lzma.open(path, "wb", preset=1) if path.suffix == ".xz" else gzip.open(path, "wb", 1) as handle:
         for _ in range(16):
             handle.write(unit * ((1 << 20) // len(unit)))
@@ -203,13 +201,13 @@ def test_a_bomb_of_other_tasks_is_given_up_within_a_bound(tmp_path, counted, kin
     with pytest.raises(CorpusError, match="MiB"):
         read(path, kind)
     assert sum(file.read for file in counted) <= (1 << 19) + (1 << 16)
-    # Of a file that is not packed, too.
+    # Of an uncompressed file, too.
     plain = tmp_path / path.with_suffix("").name
     plain.write_bytes(unit * ((1 << 21) // len(unit)))
     with pytest.raises(CorpusError, match="MiB"):
         read(plain, kind)
     assert counted[-1].read <= 1 << 20
-    # What a recipe takes the first of is not read to its end.
+    # If a recipe takes the first part of a file, the rest is not read.
     if kind == "pos":
         source = LabelledSource(path=str(path), num_examples=3)
         assert len(read_labelled(source, kind, Columns(), field=FIELD)) == 3

@@ -1,6 +1,6 @@
-"""A run's folder under which the disk fills up, from which files vanish, and which two commands want at once.
+"""A run's folder on a disk that fills up, with files that vanish, or wanted by two commands at once.
 
-Each time the run goes on or says exactly what is wrong, and ends with the bytes of a run left alone.
+Each time the run resumes or reports exactly what is wrong, and ends with the bytes of an undisturbed run.
 `make test-faults` tries more (POLYDISTILL_FILLS, POLYDISTILL_REMOVALS).
 """
 
@@ -49,7 +49,7 @@ def bed(tmp_path, teachers, multilingual_teacher) -> Bed:
 
 
 def fill(disk: Path) -> Path:
-    """A file that takes all the room there is."""
+    """A file that takes all the free space."""
     filler = disk / "filler"
     for size in (1 << 20, 1 << 12):
         with suppress(OSError), filler.open("ab", buffering=0) as handle:
@@ -59,7 +59,7 @@ def fill(disk: Path) -> Path:
 
 
 def verified(folder: Path) -> str:
-    """What `polydistill verify` says."""
+    """The output of `polydistill verify`."""
     try:
         return "\n".join(verify_run(folder))
     except UserError as error:
@@ -116,7 +116,7 @@ def test_a_file_that_vanished_is_made_anew_or_named(bed, tmp_path, capsys) -> No
             assert TRACEBACK not in said, said[-3000:]
             if process.exitcode == 0:
                 break
-            # As the message says: without that folder, it is made anew.
+            # As the message says: without that folder, it is made again.
             named = re.search(
                 r"polydistill: (\S+): is damaged: its file (\S+) is gone", said.replace("\n", " ")
             )
@@ -128,7 +128,7 @@ def test_a_file_that_vanished_is_made_anew_or_named(bed, tmp_path, capsys) -> No
         else:
             pytest.fail(f"{victim}: {said[-3000:]}")
         if not victim.is_file():
-            # Nothing is made from it any more; `verify` looks at everything.
+            # Nothing depends on it any more; `verify` checks everything.
             assert victim.name in verified(folder), f"{victim} is not missed"
             victim.write_bytes(bed.calm[kind][str(victim.relative_to(folder))])
             outcomes["needed no more, and named by verify"] += 1

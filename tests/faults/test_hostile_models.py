@@ -1,5 +1,5 @@
-"""Models and tokenizers that are damaged, or made to do harm: refused with a message, before anything large
-is built, and no code of theirs runs. And limits of a process, which are no bugs of ours.
+"""Damaged or malicious models and tokenizers: refused with a message before anything large is built, and none
+of their code runs. And limits of a process, which are no bugs of ours.
 """
 
 import json
@@ -48,7 +48,7 @@ def as_teacher(model: Path) -> None:
 
 @pytest.mark.parametrize("load", [with_head, as_teacher])
 def test_a_configuration_of_fewer_layers_than_the_file_is_refused(model, load) -> None:
-    """Such a model loads, cut off, with no more than a warning."""
+    """transformers loads such a truncated model with no more than a warning."""
     change(model / "config.json", num_hidden_layers=1)
     with pytest.raises(ModelError, match=r"holds layers that its configuration lacks \(bert.encoder.layer.1"):
         load(model)
@@ -128,7 +128,7 @@ def test_weights_of_whole_numbers_are_refused(model, load, dtype) -> None:
     )
     with pytest.raises(ModelError, match=rf"its weight {key} has an integer type"):
         load(model)
-    # Files of earlier versions of transformers count positions.
+    # Files of earlier transformers versions count positions.
     positions = {"bert.embeddings.position_ids": torch.arange(64)[None]}
     save_file(weights | positions, model / "model.safetensors", metadata={"format": "pt"})
     load(model)
@@ -151,7 +151,7 @@ class Evil:
 
 
 def main(monkeypatch, *arguments: str) -> int:
-    """The exit code of a command."""
+    """A command's exit code."""
     monkeypatch.setattr("sys.argv", ["polydistill", *arguments])
     with pytest.raises(SystemExit) as caught:
         cli.main()
@@ -222,7 +222,7 @@ def test_a_model_that_takes_no_text_is_refused(model, file, name, number) -> Non
 
 
 def test_an_unknown_token_that_no_vocabulary_has_is_named(model) -> None:
-    """transformers looks it up without end."""
+    """transformers looks it up in an endless loop."""
     change(model / "tokenizer_config.json", unk_token="")
     with pytest.raises(TokenizerError, match=r"teachers.ru.*unknown token '' is not in its vocabulary"):
         load_tokenizer(str(model), name="ru")
@@ -230,7 +230,7 @@ def test_an_unknown_token_that_no_vocabulary_has_is_named(model) -> None:
 
 def test_a_tokenizer_that_gives_up_on_a_text_later_ends_a_run_with_a_message(merged, model, tmp_path) -> None:
     values, _ = merged
-    # No letter of the text that tokenizers are tried on.
+    # This letter is not in the text that tokenizers are tested on.
     change(model / "tokenizer.json", pre_tokenizer=SPLIT | {"pattern": {"Regex": "(я+)+$"}})
     text = tmp_path / "a.txt"
     lines = [f"слово {index}" for index in range(200)]

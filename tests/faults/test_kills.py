@@ -1,6 +1,4 @@
-"""SIGKILL in the middle of a stage, then the same command: the run finishes, with the bytes of a run left
-alone.
-"""
+"""SIGKILL within a stage, then the same command: the run ends with the bytes of an undisturbed run."""
 
 import os
 import signal
@@ -22,7 +20,7 @@ def command(folder: Path, values: dict) -> list[str]:
 def content(run: Path) -> dict[str, bytes]:
     """The stores' and the student's bytes."""
     files = [*run.glob("store/**/*"), *(run / "student" / "final").rglob("*")]
-    # The stamp of the student names nothing that may differ either.
+    # The student's stamp names nothing that may differ.
     return {str(path.relative_to(run)): path.read_bytes() for path in files if path.is_file()}
 
 

@@ -1,5 +1,5 @@
-"""A run's folder that somebody shares: links in it, and pipes, never lead what a run writes to other files,
-nor what they hold into a model.
+"""A shared run folder: links and pipes in it never redirect a run's writes, nor bring foreign content into a
+model.
 """
 
 import os
@@ -20,7 +20,7 @@ PRECIOUS = "what nobody may write into"
 
 @pytest.fixture
 def precious(tmp_path) -> Path:
-    """A file, in a folder, of somebody else."""
+    """Another user's file, in a folder."""
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "file").write_text(PRECIOUS, "utf-8")
     return tmp_path / "elsewhere" / "file"

@@ -1,4 +1,4 @@
-"""Disks that fill up, before a stage and within it."""
+"""Disks that fill up, before a stage and during it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_no_space_left(tmp_path, monkeypatch) -> None:
 
 
 def test_a_stage_that_would_not_find_room_is_not_begun(recipe_values, monkeypatch) -> None:
-    """With 32 KiB free it says which stage needs how much; what it says is near what the stage then takes."""
+    """With 32 KiB free the message names the stage and its need, which is close to what it then takes."""
     folder, missing = Path(recipe_values["output"]), {}
     usage = shutil.disk_usage(folder.parent)
     small = usage._replace(free=1 << 15)
@@ -43,7 +43,7 @@ def test_a_stage_that_would_not_find_room_is_not_begun(recipe_values, monkeypatc
             ("train", "student"),
         )
     }
-    # It is said to a tenth.
+    # The message rounds to a tenth.
     assert missing["corpora/en"] == pytest.approx(taken["corpora/en"], abs=0.06)
     assert missing["score/en/en"] == pytest.approx(taken["score/en/en"], rel=0.25)
     assert 0.7 * taken["train"] < missing["train"] < 1.6 * taken["train"]
@@ -93,7 +93,7 @@ def test_what_is_written_already_needs_no_room(tmp_path, monkeypatch) -> None:
     ],
 )
 def test_a_thread_that_meets_a_full_disk_says_a_line_of_it(monkeypatch, capsys, error, said) -> None:
-    """TensorBoard writes in one."""
+    """TensorBoard writes in a thread."""
     import threading
 
     from polydistill import cli

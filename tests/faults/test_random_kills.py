@@ -1,5 +1,5 @@
-"""Runs killed at random moments of every stage (SIGKILL, SIGTERM, Ctrl-C), and started again until they end:
-they end with the bytes of a run left alone. `make test-faults` kills a hundred times (POLYDISTILL_KILLS).
+"""Runs killed at random moments of every stage (SIGKILL, SIGTERM, Ctrl-C) and restarted until they end: the
+bytes are those of an undisturbed run. `make test-faults` kills a hundred times (POLYDISTILL_KILLS).
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Scoring on Ray: the bytes of the local engine, whatever is killed on the way; and what users get wrong."""
+"""Scoring on Ray: the bytes of the local engine, whatever is killed on the way; and users' mistakes."""
 
 import io
 import os
@@ -26,7 +26,7 @@ ray = pytest.importorskip("ray", reason="ray is not installed: pip install 'poly
 
 @pytest.fixture(scope="module")
 def address():
-    """A cluster on this machine, with room for two drivers' workers; what runs do here must not stop it."""
+    """A cluster on this machine with room for two drivers' workers; runs must not stop it."""
     os.environ.update(ray_session._ENVIRONMENT)
     ray.init(address="local", num_cpus=5, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     yield ray.get_runtime_context().gcs_address
@@ -36,7 +36,7 @@ def address():
 
 @pytest.fixture(scope="module")
 def pool(address):
-    """Two workers, whose start takes longer than what they do here."""
+    """Two workers: starting them takes longer than their work here."""
     workers = ray_engine.Workers(ray_engine.Ray(workers=2))
     yield workers
     workers.close()
@@ -44,7 +44,7 @@ def pool(address):
 
 @pytest.fixture
 def shared(pool, monkeypatch):
-    """Runs of a test take the workers of the module."""
+    """Runs of a test use the module's workers."""
 
     def take(settings, say):
         pool.settings, pool.say = settings, say
@@ -57,7 +57,7 @@ def shared(pool, monkeypatch):
 
 @pytest.fixture
 def values(recipe_values) -> dict:
-    """One teacher, and shards enough for something to happen between two of them."""
+    """One teacher, with enough shards that something can happen between two of them."""
     return recipe_values | {
         "teachers": {"ru": recipe_values["teachers"]["ru"]},
         "languages": {"ru": shorter(recipe_values["languages"]["ru"])},
@@ -85,14 +85,12 @@ def own_workers() -> list[int]:
     """Process ids of this process' workers."""
     import psutil
 
-    found = psutil.Process().children(recursive=True)
-    return [process.pid for process in found if "ShardWorker" in " ".join(process.cmdline())]
+    children = psutil.Process().children(recursive=True)
+    return [process.pid for process in children if "ShardWorker" in " ".join(process.cmdline())]
 
 
 def test_a_killed_workers_shards_are_scored_by_another(recipe_values, tmp_path, shared, monkeypatch) -> None:
-    """Three teachers of two languages, one of two workers killed in the middle: the bytes of the local
-    engine.
-    """
+    """Three teachers of two languages, one of two workers killed midway: the bytes of the local engine."""
     values = recipe_values | {
         "languages": {name: shorter(language) for name, language in recipe_values["languages"].items()},
         "scoring": {"shard_examples": 32, "precision": "float32"},
@@ -102,7 +100,7 @@ def test_a_killed_workers_shards_are_scored_by_another(recipe_values, tmp_path, 
 
     def put_and_kill(self, index, data):
         put(self, index, data)
-        # Both are at work: the first has finished some, the second has been given some.
+        # Both are busy: the first has finished some shards, the second has been given some.
         if not killed and len(list(self.folder.glob("shard-*.arrow"))) == 6:
             killed.extend(own_workers()[:1])
             os.kill(killed[0], signal.SIGKILL)
@@ -110,7 +108,7 @@ def test_a_killed_workers_shards_are_scored_by_another(recipe_values, tmp_path, 
     monkeypatch.setattr(StoreWriter, "put", put_and_kill)
     run = scored(values, tmp_path / "ray", lines=lines, engine="ray", ray={"workers": 2})
     assert killed
-    # With shards in hand, which are scored again, or on a busy machine before it had any.
+    # With shards in hand, which are scored again; or, on a busy machine, before it had any.
     assert [line for line in lines if "a worker was lost" in line]
     assert len(expected) > 40
     assert content(run) == expected
@@ -133,8 +131,8 @@ def test_begun_locally_and_finished_on_ray(values, tmp_path, shared) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("joins", [True, False])
 def test_a_killed_driver(values, tmp_path, address, shared, monkeypatch, joins) -> None:
-    """What it left is finished locally; elsewhere its workers' storage is gone on from, damaged files left
-    out.
+    """The local engine finishes its rest. Elsewhere scoring resumes from its workers' storage, without
+    damaged files.
     """
     storage = tmp_path / "storage"
     where = {"address": address if joins else None, "workers": 2, "storage": storage.as_uri()}
@@ -181,7 +179,7 @@ def test_a_killed_driver(values, tmp_path, address, shared, monkeypatch, joins) 
 
 
 def test_a_trimmed_teacher(extract_values, tmp_path, shared) -> None:
-    """Extract scores with a teacher that is on no disk."""
+    """An extraction scores with a teacher that is on no disk."""
     values = extract_values | {
         "losses": {"predictions": "stored"},
         "trim": {"when": "before"},
@@ -215,8 +213,8 @@ def test_what_is_wrong_in_a_worker_is_said_as_without_ray(values, teachers, tmp_
     ["dies", pytest.param("damages", marks=pytest.mark.slow), pytest.param("older", marks=pytest.mark.slow)],
 )
 def test_tries_are_bounded(values, tmp_path, address, monkeypatch, kind) -> None:
-    """A shard that takes its worker with it, bytes that arrive damaged, a worker with other versions: an end,
-    and why.
+    """A shard that kills its worker, bytes damaged in transit, a worker with other versions: an end with a
+    reason.
     """
     monkeypatch.setattr(ray_engine, "MAX_TRIES", 1)
 
@@ -229,9 +227,9 @@ def test_tries_are_bounded(values, tmp_path, address, monkeypatch, kind) -> None
         def score(self, index, ids, texts):
             if kind == "dies" and index == 2:
                 os._exit(9)
-            found = super().score(index, ids, texts)
-            data = found.data[:-1] if kind == "damages" and index == 2 else found.data
-            return ray_worker.ScoredShard(data, found.digest, found.tokens)
+            shard = super().score(index, ids, texts)
+            data = shard.data[:-1] if kind == "damages" and index == 2 else shard.data
+            return ray_worker.ScoredShard(data, shard.digest, shard.tokens)
 
     monkeypatch.setattr(ray_engine, "ShardWorker", Bad)
     with pytest.raises(ClusterError) as caught:
@@ -246,7 +244,7 @@ def test_tries_are_bounded(values, tmp_path, address, monkeypatch, kind) -> None
 
 
 def refused(values: dict, tmp_path: Path, *wanted: str, **scoring) -> UserError:
-    """A run is refused before it has a folder, and the plan says why."""
+    """A run is refused before it has a folder, and the plan gives the reason."""
     from rich.console import Console
 
     changed = values | {"output": str(tmp_path / "no"), "scoring": values["scoring"] | scoring}
@@ -303,7 +301,9 @@ def test_an_address_of_the_environment_is_looked_at_as_the_recipe_s(values, tmp_
 
 
 def test_workers_that_had_worked_are_lost_with_their_machine(monkeypatch) -> None:
-    """Eight of a machine at once, between two stores, are no teacher that no worker can take on."""
+    """The loss of a machine's eight workers between two stores does not mean that no worker can take a
+    teacher.
+    """
     monkeypatch.setattr("ray.kill", lambda actor: None)
     said: list[str] = []
     pool = ray_engine.Workers(ray_engine.Ray(), said.append)

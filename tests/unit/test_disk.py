@@ -1,4 +1,4 @@
-"""Files and folders: replaced whole, and a full disk named."""
+"""Files and folders: replaced whole, and a full disk reported."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 
 def test_an_artefact_is_replaced_whole(tmp_path, monkeypatch) -> None:
-    """Killed while the old folder is being removed: what stands in its place is the new one."""
+    """Killed while the old folder is being removed: the new one is in its place."""
 
     from polydistill.disk import replace_folder
 

@@ -73,9 +73,9 @@ def masked_words(tokenizer, text, seed):
 def test_copies_of_an_example_mask_the_same_words(copies) -> None:
     differ = 0
     for text in TEXTS[:60]:
-        one, other = (masked_words(tokenizer, text, seed=9) for tokenizer in copies)
-        assert one == other
-        differ += one != masked_words(copies[0], text, seed=10)
+        first, other = (masked_words(tokenizer, text, seed=9) for tokenizer in copies)
+        assert first == other
+        differ += first != masked_words(copies[0], text, seed=10)
     assert differ > 50
 
 
@@ -90,7 +90,7 @@ def test_a_short_text_is_masked_as_often_as_any_other(copies) -> None:
 
 
 def test_words_behind_the_cut_are_drawn_like_the_others(copies) -> None:
-    """A text that is cut is masked by its probability where it stands, not more so that something is."""
+    """A cut text is masked by its probability, without raising it so that something is masked."""
     drawn = mask_texts(
         [TEXTS[0]] * 3000, range(3000), copies[0], max_length=6, masking=Masking(probability=0.05), seed=1
     )
@@ -100,7 +100,7 @@ def test_words_behind_the_cut_are_drawn_like_the_others(copies) -> None:
 
 def test_expected_number_is_the_probability() -> None:
     starts = np.arange(5)
-    found = [
+    numbers = [
         len(
             mask(
                 starts + 9,
@@ -116,7 +116,7 @@ def test_expected_number_is_the_probability() -> None:
         )
         for e in range(4000)
     ]
-    assert abs(np.mean(found) - 1.5) < 0.05
+    assert abs(np.mean(numbers) - 1.5) < 0.05
 
 
 def test_words_of_any_script() -> None:
@@ -140,9 +140,7 @@ CHINESE = [
 
 @pytest.fixture(scope="module")
 def across():
-    """Two tokenizers of Chinese: one piece a character, and pieces that span the borders of what counts as
-    words.
-    """
+    """Two tokenizers of Chinese: one piece for each character, and pieces that span word boundaries."""
     characters = sorted({character for text in CHINESE for character in text})
     vocabulary = {piece: index for index, piece in enumerate([*STUDENT_SPECIALS.values(), *characters])}
     single = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
@@ -170,13 +168,13 @@ def test_copies_mask_the_same_characters_where_pieces_span_words(across) -> None
     single, spanning = across
     shared, alone = [0, 0], [0, 0]
     for number, text in enumerate(CHINESE * 20):
-        for found, besides in ((shared, ([spanning], [single])), (alone, ([], []))):
-            one, other = (
+        for counts, besides in ((shared, ([spanning], [single])), (alone, ([], []))):
+            first, other = (
                 masked_characters(tokenizer, beside, text, number)
                 for tokenizer, beside in zip(across, besides, strict=True)
             )
-            found[0] += len(one & other)
-            found[1] += len(one | other)
+            counts[0] += len(first & other)
+            counts[1] += len(first | other)
     assert shared[0] == shared[1] > 200
     assert alone[0] / alone[1] < 0.7
 
@@ -197,11 +195,11 @@ def test_a_unit_is_the_words_that_share_a_piece_of_any_copy() -> None:
     units, maskable = masking_units("ab cd ef", [plain, copy((0, 1), (1, 5), (6, 8))])
     assert units.tolist() == [0, 6]
     assert maskable.tolist() == [True, True]
-    # What one copy does not know is hidden in none.
+    # A word that one copy does not know is masked in none.
     units, maskable = masking_units("ab cd ef", [plain, copy((0, 2), (3, 5), (6, 8), unknown=1)])
     assert units.tolist() == [0, 3, 6]
     assert maskable.tolist() == [True, False, True]
-    assert [found.tolist() for found in masking_units("", [Encoded(*[np.zeros(0, dtype=np.int64)] * 4)])] == [
+    assert [array.tolist() for array in masking_units("", [Encoded(*[np.zeros(0, dtype=np.int64)] * 4)])] == [
         [],
         [],
     ]
@@ -227,8 +225,8 @@ def test_what_a_tokenizer_does_not_know_is_never_hidden(copies) -> None:
 
 
 def test_special_tokens_in_a_text_are_text(copies, across) -> None:
-    """A literal [MASK], [SEP], [PAD] is no control token and no gold token, in a Unigram that has it as a
-    piece too.
+    """A literal [MASK], [SEP], [PAD] is no control token and no gold token, even if a Unigram has it as a
+    piece.
     """
     for tokenizer in (copies[0], across[1]):
         control = set(tokenizer.special_ids.values()) - {tokenizer.special_ids["unk"]}

@@ -1,4 +1,4 @@
-"""Batches with other numbers of masked positions meet matrix products of the same shapes."""
+"""Batches with different numbers of masked positions give matrix products of the same shapes."""
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -11,7 +11,7 @@ from polydistill.padding import ROWS_MULTIPLE, pad_rows
 
 
 class Products(TorchDispatchMode):
-    """Notes the shapes that are multiplied."""
+    """Records the shapes of the products."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ def bert() -> torch.nn.Module:
 
 
 def shapes_of_a_step(number: int) -> set[tuple]:
-    """What a step with as many masked positions multiplies, forward and back, with stored and with live
+    """The products of a step with that many masked positions, forward and backward, with stored and live
     teachers.
     """
     model, teacher = bert(), bert()

@@ -1,4 +1,4 @@
-"""What people read of a run: the page, its figures, tables and model cards."""
+"""A run's reports for people: the page, its figures, tables and model cards."""
 
 from polydistill.reports.page import report_run
 from polydistill.reports.tables import results_table

@@ -1,6 +1,4 @@
-"""What the page of a balance run shows: teachers and students by group and language, data sizes, curves,
-probes.
-"""
+"""The page of a balance run: teachers and students by group and language, data sizes, curves, probes."""
 
 from __future__ import annotations
 
@@ -12,16 +10,16 @@ from markupsafe import Markup
 
 from polydistill.config.yaml_text import read_resolved
 from polydistill.disk import Json, read_json
-from polydistill.reports.figures import curves, grouped_bars
+from polydistill.reports.figures import curves, grouped_bars, logged
 from polydistill.reports.probe_page import METRICS, TASKS, gather_probes
 
 TEACHER = "teacher"
-# What the paper measures its probes by.
+# The metric of each task in the paper's probes.
 PUBLISHED_METRICS = {"pos": "accuracy", "ner": "macro_f1"}
 
 
 def gather_balance(run: Path) -> Json:
-    """What this page shows beside what every page does, read from the run's JSON files."""
+    """The page's own values, read from the run's JSON files."""
     recipe = read_resolved(run / "recipe.yaml")
     evaluation = read_json(run / "evaluation" / "mlm.json")
     summary, students = evaluation["summary"], list(recipe["students"])
@@ -42,8 +40,8 @@ def gather_balance(run: Path) -> Json:
         "logs": logs,
         "group_figure": Markup(_group_figure(summary, held_out, students)),
         "language_figures": [
-            Markup(_language_figure({language: held_out[language] for language in some}, students))
-            for some in _by_fours(list(held_out))
+            Markup(_language_figure({language: held_out[language] for language in four}, students))
+            for four in _by_fours(list(held_out))
         ],
         "size_figures": [
             (language, Markup(figure))
@@ -52,7 +50,7 @@ def gather_balance(run: Path) -> Json:
         ],
         "loss_figure": Markup(
             curves(
-                {name: points for name in students if (points := _losses(logs[name]["log"]))},
+                {name: points for name in students if (points := logged(logs[name]["log"], "mlm_loss"))},
                 xlabel="step",
                 ylabel="MLM loss, nats",
             )
@@ -63,14 +61,16 @@ def gather_balance(run: Path) -> Json:
 
 
 def published_beside(recipe: Json, summary: Json, probes: Json) -> Json | None:
-    """The paper's tables 2 and 3 with this run's figures in them, in hundredths; None for other languages or
-    students.
+    """This run's figures beside the paper's tables 2 and 3, in hundredths.
 
-    probes  task → metric → model → group → kind → mean, as probes.json has them under `summary`
+    probes  task → metric → model → group → kind → mean, the `summary` of probes.json
+    None if the run has other languages, or none of the paper's students.
     """
     text = (resources.files("polydistill.reports") / "published_balance.json").read_text("utf-8")
     for table in json.loads(text):
-        same = all(set(recipe["groups"].get(name, [])) == set(some) for name, some in table["groups"].items())
+        same = all(
+            set(recipe["groups"].get(name, [])) == set(members) for name, members in table["groups"].items()
+        )
         models = [name for name in table["models"] if name in recipe["students"]]
         if same and models and len(recipe["languages"]) == sum(map(len, table["groups"].values())):
             return {
@@ -84,7 +84,7 @@ def published_beside(recipe: Json, summary: Json, probes: Json) -> Json | None:
 
 
 def _beside(table: Json, models: list[str], summary: Json, probes: Json) -> list[Json]:
-    """What is measured, of which group → for each model (this run's, the paper's)."""
+    """A row for each measure and group, with (this run's, the paper's) figure of each model."""
     rows = []
     for group in (*table["groups"], "all"):
         rows.append(
@@ -102,7 +102,7 @@ def _beside(table: Json, models: list[str], summary: Json, probes: Json) -> list
         for index, kind in enumerate(("in_language", "zero_shot")):
             for group in (*table["groups"], "all"):
                 if not all(models_of.get(name, {}).get(group, {}).get(kind) for name in models):
-                    # Not all of the paper's languages were probed.
+                    # This run did not probe all of the paper's languages.
                     continue
                 rows.append(
                     {
@@ -121,7 +121,7 @@ def _beside(table: Json, models: list[str], summary: Json, probes: Json) -> list
 
 
 def _by_fours(names: list[str]) -> list[list[str]]:
-    """A figure of many languages would be too wide for a page."""
+    """Names in groups of four: a figure of more languages is too wide for the page."""
     return [names[start : start + 4] for start in range(0, len(names), 4)]
 
 
@@ -146,8 +146,9 @@ def _language_figure(held_out: dict[str, Json], students: list[str]) -> str:
 
 
 def size_figure(recipe: Json, logs: Json, models: Json, language: str) -> str | None:
-    """The paper's figure 3: MRR against the characters that students saw, a line for each kind of labels;
-    None unless students of one kind differ in size.
+    """The paper's figure 3: MRR against the characters that students saw, a line for each kind of labels.
+
+    None unless students of some kind saw at least three sizes of text.
     """
     points: dict[str, list[tuple[float, float]]] = {}
     for name, settings in recipe["students"].items():
@@ -165,8 +166,3 @@ def size_figure(recipe: Json, logs: Json, models: Json, language: str) -> str | 
     ]
     series[TEACHER] = (widest, [models[TEACHER]["mrr"]] * 2)
     return curves(series, xlabel="million characters", ylabel="MRR")
-
-
-def _losses(log: list[dict[str, float]]) -> tuple[list[float], list[float]] | None:
-    points = [(entry["step"], entry["mlm_loss"]) for entry in log if "mlm_loss" in entry]
-    return ([x for x, _ in points], [y for _, y in points]) if points else None

@@ -1,13 +1,10 @@
-"""Model cards, of students, trimmed and exported models: what it is, what it was made from, how to load
-it.
-"""
+"""Model cards of students, trimmed and exported models: what a model is, its sources, how to load it."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -36,14 +33,14 @@ def front_matter(languages: Sequence[str], card: Card, teachers: Sequence[str]) 
     return [*_block(metadata_of), ""]
 
 
-def _block(values: Mapping[str, Any]) -> list[str]:
-    """Lines of a metadata block: YAML that no value can add a line to."""
-    dumped = yaml.safe_dump(dict(values), allow_unicode=True, sort_keys=False, width=10**6)
+def _block(values: Json) -> list[str]:
+    """Lines of a metadata block: YAML, so that no value can inject a key."""
+    dumped = yaml.safe_dump(values, allow_unicode=True, sort_keys=False, width=10**6)
     return ["---", *dumped.splitlines(), "---"]
 
 
 def _licence(card: Card, what: str) -> list[str]:
-    """The section on terms; what: whose the model inherits."""
+    """The section on terms; `what` states which ones the model inherits."""
     stated = (
         "State them here before you publish it (`card.license`)."
         if card.license is None
@@ -55,7 +52,7 @@ def _licence(card: Card, what: str) -> list[str]:
 def extract_card(recipe: ExtractRecipe, record: Json) -> str:
     """Markdown of an extracted student's card, with the hub's metadata block.
 
-    record  what initialisation.json holds
+    record  the contents of initialisation.json
     """
     local = _is_local(recipe.teacher.model)
     lines = front_matter([recipe.language], recipe.card, [recipe.teacher.model])
@@ -83,15 +80,9 @@ def extract_card(recipe: ExtractRecipe, record: Json) -> str:
         "",
     ]
     if "token_types" in record:
-        lines += ["It has one type of tokens: a pair of texts is told apart by its separator alone.", ""]
+        lines += ["It has a single token type: only the separator divides the two texts of a pair.", ""]
     lines += [
-        "```python",
-        "from transformers import AutoModelForMaskedLM, AutoTokenizer",
-        "",
-        'model = AutoModelForMaskedLM.from_pretrained("FOLDER")',
-        'tokenizer = AutoTokenizer.from_pretrained("FOLDER")',
-        "```",
-        "",
+        *_loading(),
         *_licence(
             recipe.card, "A student inherits the terms of its teacher's weights and of its training text."
         ),
@@ -103,7 +94,7 @@ def merge_card(recipe: MergeRecipe, record: Json) -> str:
     """Markdown of a merge's student, with the hub's metadata block.
 
     record  where the initial weights came from
-    Nothing in it changes between two runs of the same recipe.
+    Two runs of the same recipe give the same card.
     """
     languages = list(recipe.languages)
     teachers = [teacher.model for teacher in recipe.teachers.values()]
@@ -122,9 +113,11 @@ def merge_card(recipe: MergeRecipe, record: Json) -> str:
             *rows,
             "",
             f"Labels: {recipe.distillation.labels}; initial weights: {record['init']}.",
+            "",
             *_loading(
+                READS_ALL,
                 f'own = AutoTokenizer.from_pretrained("FOLDER/tokenizer/{languages[0]}")  '
-                f"# splits {languages[0]} as its teacher does"
+                f"# splits {languages[0]} as its teacher does",
             ),
             *_licence(recipe.card, TERMS),
         ]
@@ -140,24 +133,25 @@ def pretrain_card(recipe: PretrainRecipe) -> str:
             f"# {recipe.name}",
             "",
             f"A masked language model for {', '.join(languages)}, pre-trained by polydistill {__version__}.",
-            *_loading(),
+            "",
+            *_loading(READS_ALL),
             *_licence(recipe.card, TERMS),
         ]
     )
 
 
 TERMS = "A student inherits the terms of its teachers' weights and of its training text."
+READS_ALL = "  # reads every language"
 
 
-def _loading(*more: str) -> list[str]:
-    """How the model is loaded; `more` are further lines of code."""
+def _loading(comment: str = "", *more: str) -> list[str]:
+    """Code that loads the model: a comment on its tokenizer, and more lines."""
     return [
-        "",
         "```python",
         "from transformers import AutoModelForMaskedLM, AutoTokenizer",
         "",
         'model = AutoModelForMaskedLM.from_pretrained("FOLDER")',
-        'tokenizer = AutoTokenizer.from_pretrained("FOLDER")  # reads every language',
+        f'tokenizer = AutoTokenizer.from_pretrained("FOLDER"){comment}',
         *more,
         "```",
         "",
@@ -167,7 +161,7 @@ def _loading(*more: str) -> list[str]:
 def balance_card(
     recipe: BalanceRecipe, languages: Sequence[str], what: str, characters: Mapping[str, int]
 ) -> str:
-    """Markdown of a teacher's or student's card of a balance run, with the hub's metadata block.
+    """Markdown of the card of a balance run's teacher or student, with the hub's metadata block.
 
     characters  language → characters of the text that the model saw
     """
@@ -182,13 +176,7 @@ def balance_card(
         "|---|---|",
         *(f"| {language} | {characters[language]:,} |" for language in languages),
         "",
-        "```python",
-        "from transformers import AutoModelForMaskedLM, AutoTokenizer",
-        "",
-        'model = AutoModelForMaskedLM.from_pretrained("FOLDER")',
-        'tokenizer = AutoTokenizer.from_pretrained("FOLDER")',
-        "```",
-        "",
+        *_loading(),
         *_licence(recipe.card, "A model inherits the terms of its training text."),
     ]
     return "\n".join(lines)
@@ -197,7 +185,7 @@ def balance_card(
 def trim_card(record: Json) -> str:
     """Markdown of a trimmed model's card, with the hub's metadata block.
 
-    record  what trim.json holds
+    record  the contents of trim.json
     """
     languages = record["languages"]
     logits = record["logits"]
@@ -210,11 +198,11 @@ def trim_card(record: Json) -> str:
         f"chosen on text by polydistill {record['polydistill']}: {record['parameters']:,} of "
         f"{record['original_parameters']:,} parameters. Nothing was trained.",
         "",
-        "Text whose pieces are all kept gets the same pieces and the same predictions among them. Lines that "
-        "the choice did not see:",
+        "Text whose pieces are all kept is split as before, with the same predictions among kept pieces. On "
+        "lines that the selection did not see:",
         "",
-        "| language | lines | all pieces kept | of these the same | unknown tokens before | after | tokens a "
-        "word before | after |",
+        "| language | lines | all pieces kept | of these split the same | unknown tokens before | after | "
+        "tokens per word before | after |",
         "|---|---|---|---|---|---|---|---|",
         *(
             f"| {language} | {counts['num_texts']} | {counts['kept_texts']} + {counts['shortened_texts']} "
@@ -226,25 +214,19 @@ def trim_card(record: Json) -> str:
         "",
         f"Largest difference between the logits of kept pieces: {logits['max_difference']:.2g} on "
         f"{logits['tokens']} tokens (float32, largest logit {logits['max_logit']:.1f}). `trim.json` has all "
-        "figures, `kept.json` the old id of each new one.",
+        "figures, `kept.json` the old id of each new id.",
         "",
-        "```python",
-        "from transformers import AutoModelForMaskedLM, AutoTokenizer",
-        "",
-        'model = AutoModelForMaskedLM.from_pretrained("FOLDER")',
-        'tokenizer = AutoTokenizer.from_pretrained("FOLDER")',
-        "```",
-        "",
+        *_loading(),
         "## Licence",
         "",
-        f"The terms of {name} hold for this part of it: state them here before you publish it.",
+        f"The terms of {name} apply to this part of it. State them here before you publish it.",
         "",
     ]
     return "\n".join(lines)
 
 
 def metadata(model: str) -> Json:
-    """Languages, licence and data that the card of a model in a folder states; {} where it has no card."""
+    """Languages, licence and data stated on the card in a model's folder; {} if it has no card."""
     path = Path(model) / "README.md"
     if not path.is_file():
         return {}
@@ -259,24 +241,23 @@ def metadata(model: str) -> Json:
     return {key: front[key] for key in kept if key in front} if isinstance(front, dict) else {}
 
 
-# Masked tokens below which a figure is marked: the standard error of an MRR is then about 0.015 or more.
+# Figures on fewer masked tokens are marked: the standard error of an MRR is then about 0.015 or more.
 FEW_MASKED = 500
 RESULTS, LICENCE = "## Results", "## Licence"
 
 
-def with_error(row: Mapping[str, Any]) -> str:
-    """A row's MRR with its standard error, where there is one: evaluations of one example have none."""
+def with_error(row: Json) -> str:
+    """A row's MRR ± its standard error, which an evaluation of a single example lacks."""
     error = row.get("mrr_error", 0.0)
     return f"{row['mrr']:.3f}" + (f" ±{error:.3f}".replace("±0.", "±.") if error else "")
 
 
-def with_results(card: str, languages: Mapping[str, Sequence[Mapping[str, Any]]], model: str) -> str:
-    """A card with a table of what the model was measured at, replacing an existing one.
+def with_results(card: str, languages: Mapping[str, Sequence[Json]], model: str) -> str:
+    """A card with a table of the model's results, which replaces an existing table.
 
     languages  language → rows of evaluation/mlm.json
     model      its name in the rows
-    The teacher's figure is on the same masked tokens, among the pieces that both have where the student has
-    fewer.
+    The teacher's figure is on the same masked tokens, and among shared pieces where the student has fewer.
     """
     start, end = card.find(RESULTS), card.find(LICENCE)
     end = len(card) if end < 0 else end
@@ -312,14 +293,14 @@ def with_results(card: str, languages: Mapping[str, Sequence[Mapping[str, Any]]]
             )
             few = few or row["num_masked"] < FEW_MASKED
     if few:
-        lines += ["", f"Figures of fewer than {FEW_MASKED} masked tokens are too few to compare models by."]
+        lines += ["", f"Figures on fewer than {FEW_MASKED} masked tokens are too noisy to compare models."]
     return "\n".join([before.rstrip(), "", *lines, "", after])
 
 
 def export_card(record: Json) -> str:
     """Markdown of an exported model's card, with the hub's metadata block.
 
-    record  what export.json holds
+    record  the contents of export.json
     """
     name = record["model"]
     metadata_of = record["metadata"] | {"library_name": "onnx", "pipeline_tag": "fill-mask"}
@@ -333,18 +314,18 @@ def export_card(record: Json) -> str:
         "",
         f"The weights of {name} ({record['architecture']}, {record['parameters']:,} parameters) as an ONNX "
         f"graph of opset {record['opset']}, exported by polydistill {record['versions']['polydistill']}. "
-        f"Takes {', '.join(record['inputs'])} (int64, batch x tokens), gives logits (float32, batch x tokens "
-        "x pieces).",
+        f"It takes {', '.join(record['inputs'])} (int64, batch x tokens) and returns logits (float32, batch "
+        "x tokens x pieces).",
         "",
-        f"Logits differ from PyTorch's by {worst:.1g} of the largest one at most. `export.json` has all "
+        f"Logits differ from PyTorch's by at most {worst:.1g} of the largest logit. `export.json` has all "
         "figures.",
         "",
     ]
     if "int8" in record["files"]:
         lines += [
-            f"`model.int8.onnx` has int8 weights of {record['int8']['weight_bits']} bits; activations are "
-            "quantised as they come, with one scale a batch, so that a text's logits change slightly with "
-            "the texts beside it.",
+            f"`model.int8.onnx` has int8 weights of {record['int8']['weight_bits']} bits. Activations are "
+            "quantised dynamically, with one scale per batch: a text's logits change slightly with the other "
+            "texts of its batch.",
             "",
         ]
     if record["mrr"]:
@@ -362,17 +343,17 @@ def export_card(record: Json) -> str:
         'tokenizer = AutoTokenizer.from_pretrained("FOLDER")',
         'session = onnxruntime.InferenceSession("FOLDER/model.onnx")',
         'batch = dict(tokenizer(["TEXT"], return_tensors="np", padding=True))',
-        'logits = session.run(["logits"], {one.name: batch[one.name] for one in session.get_inputs()})[0]',
+        'logits = session.run(["logits"], {i.name: batch[i.name] for i in session.get_inputs()})[0]',
         "```",
         "",
         "## Licence",
         "",
-        f"The terms of {name} hold for this form of it: state them here before you publish it.",
+        f"The terms of {name} apply to this form of it. State them here before you publish it.",
         "",
     ]
     return "\n".join(lines)
 
 
 def _is_local(name: str) -> bool:
-    """Whether a teacher is a folder on somebody's machine, whose path is nobody else's business."""
+    """Whether a model is a local folder, whose path no card shows."""
     return name.startswith((".", "/", "~")) or name.count("/") != 1 or "\\" in name

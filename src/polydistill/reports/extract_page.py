@@ -1,4 +1,4 @@
-"""What the page of an extraction shows: teacher beside student, each loss apart."""
+"""The page of an extraction: teacher beside student, and each loss in a figure of its own."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from markupsafe import Markup
 from polydistill.artefacts import artefact_places
 from polydistill.config.yaml_text import read_resolved
 from polydistill.disk import Json, read_json
-from polydistill.reports.figures import curves, grouped_bars
+from polydistill.reports.figures import curves, grouped_bars, logged
 from polydistill.reports.records import summary_of
 
 LOSSES = {"kd_loss": "KD", "mlm_loss": "MLM", "cosine_loss": "cosine", "relation_loss": "relation"}
 
 
 def gather_extract(run: Path) -> Json:
-    """What this page shows beside what every page does, read from the run's JSON files."""
+    """The page's own values, read from the run's JSON files."""
     recipe = read_resolved(run / "recipe.yaml")
     evaluation = read_json(run / "evaluation" / "mlm.json")
     log = read_json(run / "student" / "log.json")["log"]
     rows = evaluation["languages"][recipe["language"]]
     corpus = artefact_places(run)[f"corpora/{recipe['language']}"]
     return {
-        # The first two rows guess the same tokens: see pipelines.extract.evaluation.
+        # The first two rows guess the same tokens; see pipelines.extract.evaluation.
         "teacher": rows[0],
         "student": rows[1],
         "difference": summary_of(evaluation)["D"]["student"]["all"],
         "results": rows,
         "mrr_figure": Markup(_mrr_figure(rows)),
-        # Apart, as in the paper's figure 1: they are of different size.
+        # Separate, as in the paper's figure 1: their scales differ.
         "loss_figures": [
             (label, Markup(curves({label: points}, xlabel="step", ylabel=label)))
             for name, label in LOSSES.items()
-            if (points := _points(log, name))
+            if (points := logged(log, name))
         ],
         "samples": read_json(run / "evaluation" / "samples.json")[recipe["language"]],
         "initialisation": read_json(run / "student" / "final" / "initialisation.json"),
@@ -44,9 +44,7 @@ def gather_extract(run: Path) -> Json:
 
 
 def _cost(path: Path) -> list[Json]:
-    """Teacher's and student's figures side by side, for each size of batch and part of the model; [] if not
-    measured.
-    """
+    """Teacher's and student's cost for each batch size and part of the model; [] if it was not measured."""
     if not path.is_file():
         return []
     rows: dict[tuple[int, int, str], Json] = {}
@@ -56,17 +54,12 @@ def _cost(path: Path) -> list[Json]:
     return [
         {"texts": texts, "tokens": tokens, "part": "encoder" if part == "encoder" else "with MLM head"} | pair
         for (texts, tokens, part), pair in rows.items()
-        if len(pair) == 2 and all(row_of["seconds"] is not None for row_of in pair.values())
+        if len(pair) == 2 and all(cost["seconds"] is not None for cost in pair.values())
     ]
 
 
-def _points(log: list[dict[str, float]], name: str) -> tuple[list[float], list[float]] | None:
-    points = [(entry["step"], entry[name]) for entry in log if name in entry]
-    return ([x for x, _ in points], [y for _, y in points]) if points else None
-
-
 def _mrr_figure(rows: list[Json]) -> str:
-    """Baseline, teacher and student on each text, on the same masked tokens and among the same pieces."""
+    """Baseline, teacher and student on each text: the same masked tokens, ranked among the same pieces."""
     shared = [row for row in rows if row["tokenizer"] == rows[0]["tokenizer"]]
     texts = list(dict.fromkeys(row["text"] for row in shared))
     series: dict[str, list[float | None]] = {"unigram": [], "teacher": [], "student": []}

@@ -1,24 +1,23 @@
-"""The report's figures, as SVG whose text takes the page's font."""
+"""The report's figures, as SVG. Their text uses the page's font."""
 
 from __future__ import annotations
 
 import io
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import matplotlib as mpl
 
 mpl.use("Agg")
 from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, which people with any colour vision tell apart.
+# Okabe and Ito's colours, distinct in any colour vision.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
-# Where there are more series than colours, the colours come again in another stroke.
+# With more series than colours, the colours repeat with another stroke.
 DASHES = ("-", "--", ":", "-.")
 HATCHES = ("", "////", "....", "xxxx")
 BASELINES = {"unigram": "#999999"}
-# Characters of a legend's line, with the squares before its names.
+# Characters in a line of the legend, including the squares before names.
 LEGEND_CHARACTERS = 60
 _STYLE = {
     "svg.fonttype": "none",
@@ -33,13 +32,19 @@ _STYLE = {
 }
 
 
+def logged(log: Sequence[Mapping[str, float]], name: str) -> tuple[list[float], list[float]] | None:
+    """The curve of a value in a training's log: (steps, values); None if it was never logged."""
+    points = [(entry["step"], entry[name]) for entry in log if name in entry]
+    return ([x for x, _ in points], [y for _, y in points]) if points else None
+
+
 def curves(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, xlabel: str, ylabel: str) -> str:
-    """Lines by name: (x values, y values)."""
+    """Lines: name → (x values, y values)."""
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(6.4, 3.2), layout="constrained")
         axes = figure.subplots()
         for index, (name, (x, y)) in enumerate(series.items()):
-            # A few points are a measurement each, and shown as such.
+            # In a short line, each point is a measurement: mark it.
             marker = "o" if len(x) < 10 else None
             again, place = divmod(index, len(COLOURS))
             axes.plot(
@@ -60,7 +65,7 @@ def curves(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, xla
 
 
 def grouped_bars(groups: Sequence[str], series: Mapping[str, Sequence[float | None]], *, ylabel: str) -> str:
-    """Bars side by side in each group, with their values above; None leaves a gap."""
+    """Bars side by side in each group, with their values on top; None leaves a gap."""
     with mpl.rc_context(_STYLE | {"axes.grid.axis": "y"}):
         figure = Figure(figsize=(max(6.4, 0.5 * len(groups) * len(series)), 3.2), layout="constrained")
         axes = figure.subplots()
@@ -68,7 +73,7 @@ def grouped_bars(groups: Sequence[str], series: Mapping[str, Sequence[float | No
         width = 0.8 / max(1, len(series))
         models = [name for name in series if name not in BASELINES]
         for index, (name, values) in enumerate(series.items()):
-            # A model has the same colour in figures with the baseline and without.
+            # A model's colour does not depend on whether the figure has a baseline.
             again, place = divmod(0 if name in BASELINES else models.index(name), len(COLOURS))
             colour = BASELINES.get(name) or COLOURS[place]
             places = [group + (index - (len(series) - 1) / 2) * width for group in range(len(groups))]
@@ -87,7 +92,7 @@ def grouped_bars(groups: Sequence[str], series: Mapping[str, Sequence[float | No
         axes.set_xticks(range(len(groups)), list(groups))
         axes.set_ylabel(ylabel)
         axes.margins(y=0.15)
-        # The page's font may be wider than the one that matplotlib measures by: long names get more room.
+        # The page's font may be wider than matplotlib's: long names get more room.
         columns = max(1, LEGEND_CHARACTERS // (max(map(len, series)) + 4))
         if sum(len(name) + 5 for name in series) <= LEGEND_CHARACTERS:
             columns = len(series)
@@ -96,14 +101,14 @@ def grouped_bars(groups: Sequence[str], series: Mapping[str, Sequence[float | No
 
 
 def _short(value: float | None) -> str:
-    """Three digits: as wide as a bar."""
+    """A value in three digits, which fit a bar's width."""
     if value is None:
         return ""
     return f"{value:.3f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.2f}"
 
 
 def heat_map(values: Sequence[Sequence[float]], names: Sequence[str]) -> str:
-    """A square matrix as shaded cells from 0 (white) to 1, with its values."""
+    """A square matrix as shaded cells with their values, from 0 (white) to 1."""
     with mpl.rc_context(_STYLE | {"axes.grid": False}):
         side = 0.62 * len(names) + 1.0
         figure = Figure(figsize=(side, side), layout="constrained")
@@ -115,7 +120,7 @@ def heat_map(values: Sequence[Sequence[float]], names: Sequence[str]) -> str:
         axes.spines[:].set_visible(False)
         for row, line in enumerate(values):
             for column, value in enumerate(line):
-                # White on the dark half of the scale.
+                # White text on dark cells.
                 colour = "white" if value > 0.6 else "#1d2733"
                 axes.text(column, row, f"{value:.2f}", ha="center", va="center", color=colour)
         axes.set_xlabel("to")
@@ -123,15 +128,12 @@ def heat_map(values: Sequence[Sequence[float]], names: Sequence[str]) -> str:
         return _svg(figure)
 
 
-def _svg(figure: Any) -> str:
+def _svg(figure: Figure) -> str:
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
-    # A page's width decides, not the points that matplotlib writes.
-    return re.sub(
-        r'(<svg[^>]*?) width="[^"]*"',
-        r"\1",
-        re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1),
-        count=1,
-    )
+    # The page sets the size: drop the one that matplotlib writes.
+    for side in ("height", "width"):
+        svg = re.sub(rf'(<svg[^>]*?) {side}="[^"]*"', r"\1", svg, count=1)
+    return svg

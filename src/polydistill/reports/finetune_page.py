@@ -1,6 +1,4 @@
-"""What the page of a fine-tuning run shows: each task's scores coloured by RDT, and what papers printed
-beside them.
-"""
+"""The page of a fine-tuning run: each task's scores coloured by RDT, beside published ones."""
 
 from __future__ import annotations
 
@@ -21,22 +19,19 @@ KINDS = {
     "qa": "Questions",
 }
 METRICS = {
-    "accuracy": ("accuracy", "Share of the items that are right."),
-    "macro_f1": ("macro-F1", "Mean over labels of each label's F1: rare ones count as much as common ones."),
-    "entity_f1": (
-        "entity F1",
-        "An entity counts as found if all of its words and its kind are right, and nothing beside them.",
-    ),
-    "f1": ("F1", "Words that a predicted and the best fitting right answer share."),
-    "exact": ("exact match", "Share of the predicted answers that are equal to a right one."),
+    "accuracy": ("accuracy", "Share of items that are right."),
+    "macro_f1": ("macro-F1", "Mean of each label's F1: rare labels count as much as common ones."),
+    "entity_f1": ("entity F1", "An entity counts as found if its kind and exact span of words are right."),
+    "f1": ("F1", "Overlap in words of the prediction with the best-matching right answer."),
+    "exact": ("exact match", "Share of predictions that equal a right answer."),
 }
-# No model's name: those have no brackets.
+# No model has this name: names have no brackets.
 OWN_TEACHERS = "(teachers)"
 VERDICTS = {"within": "yes", "below": "no", "open": "open"}
 
 
 def gather_finetune(run: Path) -> Json:
-    """Tables of our models, and the published ones of the same kinds of tasks."""
+    """Tables of the run's models, and published tables of the same kinds of tasks."""
     results = read_json(run / "evaluation" / "finetune.json")
     if "summary" not in results:
         raise RunFolderError(
@@ -58,7 +53,7 @@ def gather_finetune(run: Path) -> Json:
                     "meaning": f"{KINDS[about['kind']]}, {about['setting'].replace('_', ' ')}. "
                     f"{METRICS[metric][1]}",
                     "languages": languages,
-                    # One for each language, whichever model is measured by it.
+                    # A language has the same teacher for all models.
                     "teachers": {
                         language: next(
                             (
@@ -88,7 +83,7 @@ def gather_finetune(run: Path) -> Json:
 
 
 def joined(models: Mapping[str, Json], teachers: Mapping[str, str]) -> dict[str, Json]:
-    """Model → language → cell, with teachers of one language each in one row, as papers print them."""
+    """Model → language → cell. Monolingual teachers share a row, as in papers."""
     own = {
         model: cells
         for model, cells in models.items()
@@ -111,11 +106,9 @@ def _row(scores: Json, rdt: Json, languages: list[str]) -> Json:
 
 
 def published_tables(kinds: set[str]) -> list[Json]:
-    """Published tables, of the columns whose kinds of tasks are asked for, with RDT of each score that has a
-    teacher's.
-    """
+    """Published tables, cut to these kinds of tasks, with RDT of scores whose teacher's is known."""
     text = (resources.files("polydistill.reports") / "published.json").read_text("utf-8")
-    made = []
+    tables = []
     for table in json.loads(text):
         kept = [place for place, column in enumerate(table["columns"]) if column["kind"] in kinds]
         groups = []
@@ -134,8 +127,8 @@ def published_tables(kinds: set[str]) -> list[Json]:
                 groups.append({"name": group["name"], "rows": rows})
         if groups:
             columns = [table["columns"][place]["name"] for place in kept]
-            made.append({**table, "columns": columns, "groups": groups})
-    return made
+            tables.append({**table, "columns": columns, "groups": groups})
+    return tables
 
 
 def _rdt(score: float | None, teacher: float | None) -> float | None:
@@ -143,7 +136,7 @@ def _rdt(score: float | None, teacher: float | None) -> float | None:
 
 
 def shade(rdt: float | None, within_percent: float = 5.0) -> str:
-    """A cell's class by its RDT: better than its teacher, at most a given percentage below it, worse."""
+    """A cell's class by its RDT: better than the teacher, at most `within_percent` below it, or worse."""
     if rdt is None:
         return ""
     return "better" if rdt >= 0 else "near" if rdt >= -within_percent else "worse"

@@ -1,4 +1,4 @@
-"""What the page of a grid shows: every measure of every run side by side, and their losses."""
+"""The page of a grid: every measure of every run side by side, and their losses."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ from polydistill.reports.figures import curves
 
 
 def gather_grid(run: Path) -> Json:
-    """What this page shows beside what every page does, read from the grid's JSON file."""
+    """The page's own values, read from the grid's JSON file."""
     table = read_json(run / "evaluation" / "grid.json")
     places: dict[tuple[str, str, str, str], Json] = {}
     for row in table["rows"]:
         read_by = row["teacher"] or row["tokenizer"] or ""
         place, model, column = row["place"], row["model"], row["run"]
-        # What a later run measured of a run's student, which it calls by that run's name, goes in that run's
-        # column.
+        # A later run calls another run's student by that run's name: its figures go in that run's column.
         if row["tokenizer"] is None and row["model"] in table["runs"]:
             place, model, column = f"{row['run']}: {place}", "student", row["model"]
         places.setdefault((place, row["measure"], model, read_by), {})[column] = row
@@ -47,7 +46,7 @@ def gather_grid(run: Path) -> Json:
 
 
 def _by_run(rows: list[Json]) -> dict[str, dict[str, Json]]:
-    """Run → other run → where it reaches the other's final loss; empty if no two runs can be compared."""
+    """Run → other run → where it reaches the other's final loss; {} if no two runs can be compared."""
     cells: dict[str, dict[str, Json]] = {}
     for row in rows:
         cells.setdefault(row["run"], {})[row["other"]] = row

@@ -1,4 +1,4 @@
-"""The page of a merge: every language's student beside its teachers, the vocabulary and the stores."""
+"""The page of a merge: the student beside its teachers in each language, the vocabulary and the stores."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from markupsafe import Markup
 from polydistill.artefacts import artefact_places
 from polydistill.config.yaml_text import read_resolved
 from polydistill.disk import Json, read_json
-from polydistill.reports.figures import curves, grouped_bars
+from polydistill.reports.figures import curves, grouped_bars, logged
 from polydistill.reports.records import summary_of
 
 
 def gather_merge(run: Path) -> Json:
-    """Everything that the page shows, read from the run's JSON files."""
+    """The page's own values, read from the run's JSON files."""
     recipe = read_resolved(run / "recipe.yaml")
     evaluation = read_json(run / "evaluation" / "mlm.json")
     log = read_json(run / "student" / "log.json")
@@ -39,9 +39,7 @@ def gather_merge(run: Path) -> Json:
 
 
 def _headline(evaluation: Json) -> list[Json]:
-    """For each language: the student beside its best teacher and the baseline, on the teacher's own
-    tokenizer.
-    """
+    """For each language: student, best teacher and baseline, on that teacher's own tokenizer."""
     cards = []
     for language, rows in evaluation["languages"].items():
         own = [row for row in rows if row["text"] == "held_out" and row["tokenizer"] == "own"]
@@ -84,7 +82,9 @@ def _stores(run: Path, recipe: Json) -> list[Json]:
         for teacher in settings["teachers"]:
             manifest = read_json(places[f"store/{language}/{teacher}"] / "manifest.json")
             shards = manifest["shards"]
-            total = {key: sum(s[key] for s in shards) for key in ("bytes", "examples", "masked", "tokens")}
+            total = {
+                key: sum(shard[key] for shard in shards) for key in ("bytes", "examples", "masked", "tokens")
+            }
             width = 2 if manifest["identity"]["vocabulary_size"] <= 1 << 16 else 4
             entries.append(
                 {"language": language, "teacher": teacher, "identity": manifest["identity"]}
@@ -107,7 +107,7 @@ def _mrr_figure(evaluation: Json) -> str:
                 names = [(f"student, {row['tokenizer']} tokenizer", row["mrr"])]
             for name, value in names:
                 values = series.setdefault(name, [None] * len(languages))
-                # With several teachers, the best one's row counts.
+                # With several teachers, the best row counts.
                 values[place] = value if values[place] is None else max(value, values[place] or 0.0)
     order = ["unigram", "teacher", *sorted(name for name in series if name.startswith("student"))]
     return grouped_bars(languages, {name: series[name] for name in order if name in series}, ylabel="MRR")
@@ -116,8 +116,6 @@ def _mrr_figure(evaluation: Json) -> str:
 def _loss_figure(log: list[dict[str, float]], names: tuple[str, ...]) -> str:
     series = {}
     for name in names:
-        points = [(entry["step"], entry[name]) for entry in log if name in entry]
-        if points:
-            label = {"kd_loss": "KD", "mlm_loss": "MLM"}.get(name, name.removeprefix("loss_"))
-            series[label] = ([x for x, _ in points], [y for _, y in points])
-    return curves(series, xlabel="step", ylabel="nats a masked token")
+        if points := logged(log, name):
+            series[{"kd_loss": "KD", "mlm_loss": "MLM"}.get(name, name.removeprefix("loss_"))] = points
+    return curves(series, xlabel="step", ylabel="nats per masked token")

@@ -27,9 +27,9 @@ from polydistill.reports.records import check_recipe, check_records
 class Page(NamedTuple):
     """The page of a kind of recipe.
 
-    gather     reads what the page shows beside what every page does
-    evaluated  the file of the evaluation that it is made of
-    places     a run's recipe → the artefacts whose place the run must know
+    gather     reads the page's own values from a run's folder
+    evaluated  the evaluation's file that the page is made from
+    places     a run's recipe → the artefacts whose place the run must record
     """
 
     template: str
@@ -65,10 +65,9 @@ PAGES = {
 
 
 def report_run(run: Path) -> Path:
-    """Write `report/index.html` of a run whose records are whole; return its path.
+    """Write a run's `report/index.html`; return its path.
 
-    Raises RunFolderError if a record is not, if the folder has links in it, or if the run has not been
-    evaluated.
+    Raises RunFolderError if a record is damaged, the folder holds links, or the run is not evaluated.
     """
     if not (run / "recipe.yaml").is_file():
         raise _not_evaluated(run, "mlm.json")
@@ -87,7 +86,7 @@ def report_run(run: Path) -> Path:
     if not (run / "evaluation" / page.evaluated).is_file():
         raise _not_evaluated(run, page.evaluated)
     for folder in artefacts_in(run):
-        # Stores and corpora are large, and pages show only what was counted in them.
+        # Stores and corpora are large, and pages show only their counts.
         if folder.relative_to(run).parts[0] not in ("store", "corpora"):
             check_artefact(folder)
     return _write(run, page.template, page.gather(run))
@@ -100,7 +99,7 @@ def _not_evaluated(run: Path, name: str) -> RunFolderError:
 
 
 def _check_places(run: Path, needed: list[str]) -> None:
-    """Raise RunFolderError if a run does not know where a corpus or store is that its page shows."""
+    """Raise RunFolderError if a run has lost the place of a corpus or store that its page shows."""
     places = artefact_places(run) if needed else {}
     for name in needed:
         if name not in places or not (places[name] / STAMP).is_file():
@@ -128,7 +127,7 @@ def _write(run: Path, template: str, values: Json) -> Path:
 
 
 def _common(run: Path) -> Json:
-    """What every page shows of its run."""
+    """The values that every page shows."""
     path = run / "recipe.yaml"
     try:
         recipe_text = path.read_text("utf-8")
@@ -148,7 +147,7 @@ def _common(run: Path) -> Json:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people read them."""
+    """A time in readable units."""
     if seconds < 100:
         return f"{seconds:.1f} s"
     whole = round(seconds)

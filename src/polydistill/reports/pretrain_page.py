@@ -1,4 +1,4 @@
-"""What the page of a pre-training shows: one model beside the unigram baseline, in each language and text."""
+"""The page of a pre-training: one model beside the unigram baseline, in each language and text."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from markupsafe import Markup
 from polydistill.artefacts import artefact_places
 from polydistill.config.yaml_text import read_resolved
 from polydistill.disk import Json, read_json
-from polydistill.reports.figures import curves, grouped_bars
+from polydistill.reports.figures import curves, grouped_bars, logged
 
 
 def gather_pretrain(run: Path) -> Json:
-    """What this page shows beside what every page does, read from the run's JSON files."""
+    """The page's own values, read from the run's JSON files."""
     recipe = read_resolved(run / "recipe.yaml")
     results = read_json(run / "evaluation" / "mlm.json")["languages"]
     log = read_json(run / "student" / "log.json")
@@ -49,9 +49,5 @@ def _mrr_figure(results: dict[str, list[Json]]) -> str:
 
 
 def _loss_figure(log: list[dict[str, float]], languages: list[str]) -> str:
-    series = {}
-    for name in languages:
-        points = [(entry["step"], entry[f"loss_{name}"]) for entry in log if f"loss_{name}" in entry]
-        if points:
-            series[name] = ([x for x, _ in points], [y for _, y in points])
+    series = {name: points for name in languages if (points := logged(log, f"loss_{name}"))}
     return curves(series, xlabel="step", ylabel="MLM loss, nats")

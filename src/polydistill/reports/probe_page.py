@@ -1,4 +1,4 @@
-"""What the page of probes shows: averages, and a heat map from language to language for each model."""
+"""The page of probes: averages, and a heat map from language to language for each model."""
 
 from __future__ import annotations
 
@@ -11,20 +11,17 @@ from polydistill.reports.figures import heat_map
 
 TASKS = {"pos": "Parts of speech", "ner": "Entities"}
 METRICS = {
-    "accuracy": ("accuracy", "Share of the words that get their tag."),
+    "accuracy": ("accuracy", "Share of words with the right tag."),
     "macro_f1": (
         "token macro-F1",
-        "Mean over tags, O among them, of each tag's F1 by word: rare tags count as much as common ones.",
+        "Mean over tags, including O, of each tag's F1 by word: rare tags count as much as common ones.",
     ),
-    "entity_f1": (
-        "entity F1",
-        "An entity counts as found if all of its words and its kind are right, and nothing beside them.",
-    ),
+    "entity_f1": ("entity F1", "An entity counts as found if its kind and exact span of words are right."),
 }
 
 
 def gather_probes(run: Path) -> Json:
-    """Each task's and metric's averages, and a heat map from language to language for each model."""
+    """The averages and heat maps of each task and metric, read from the run's JSON file."""
     results = read_json(run / "evaluation" / "probes.json")
     tasks = []
     for task, metrics in results["summary"].items():
@@ -36,7 +33,7 @@ def gather_probes(run: Path) -> Json:
                     "name": f"{TASKS[task]}: {METRICS[metric][0]}",
                     "meaning": METRICS[metric][1],
                     "groups": groups,
-                    "languages": len(results["scores"][task][next(iter(models))]),
+                    "languages": len(scores[next(iter(models))]),
                     "rows": {
                         model: [
                             cells[group][kind] for group in groups for kind in ("in_language", "zero_shot")

@@ -1,13 +1,10 @@
-"""A run's records (what it is, where its artefacts lie, how long they took, trainings' logs): checked before
-they are shown.
-"""
+"""A run's records (recipe, places of artefacts, times, training logs), checked before they are shown."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -17,9 +14,9 @@ from polydistill.disk import Json, read_json, read_record, write_json
 from polydistill.errors import RunFolderError
 
 ENVIRONMENT, TIMING = "environment.json", "timing.json"
-# A training's record, beside its model.
+# A training's log, beside its model.
 LOG = "log.json"
-# Of an evaluation's file, what tables and pages are made of.
+# Evaluation file → the keys that tables and pages need.
 EVALUATED = {
     "mlm.json": ("languages", "summary"),
     "probes.json": ("summary", "scores"),
@@ -29,23 +26,25 @@ EVALUATED = {
 
 
 def is_timing(value: object) -> bool:
-    """Whether a value is what timing.json holds: stage → seconds."""
+    """Whether a value can be timing.json's: stage → seconds."""
     return isinstance(value, dict) and all(is_seconds(seconds) for seconds in value.values())
 
 
-def is_seconds(value: Any) -> bool:
-    """Whether a value of timing.json is a time."""
-    return type(value) in (int, float) and math.isfinite(value) and value >= 0
+def is_seconds(value: object) -> bool:
+    """Whether a value is a time: a finite number that is not negative."""
+    return (
+        isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
+    )
 
 
 def is_environment(value: object) -> bool:
-    """Whether a value is what environment.json holds."""
+    """Whether a value can be environment.json's."""
     names = {"python", "processor", "cores", "memory_gib", "gpu", "packages"}
     return isinstance(value, dict) and names <= value.keys() and isinstance(value["packages"], dict)
 
 
 def heal_records(run: Path) -> None:
-    """Drop invalid entries of a run's records: they are written again, and nothing depends on them."""
+    """Drop invalid entries from a run's records. Nothing depends on them, and the run writes them again."""
     for name in (TIMING, ARTEFACTS):
         path = run / name
         if not path.is_file():
@@ -61,14 +60,14 @@ def heal_records(run: Path) -> None:
 
 
 def _is_there(run: Path, name: str, place: object) -> bool:
-    """Whether an entry of artefacts.json is true; what is made or used again is noted again."""
+    """Whether an entry of artefacts.json holds. The run records again what it makes or reuses."""
     return isinstance(place, str) and (name.startswith("teachers/") or (run / place / STAMP).is_file())
 
 
 def check_records(run: Path) -> list[str]:
     """Read the records of a run's folder; return the names of those that exist.
 
-    Raises RunFolderError for the first that is gone, damaged or not a record, with what makes it again.
+    Raises RunFolderError, with a remedy, for the first that is missing, damaged or not a record.
     """
     check_recipe(run)
     read = ["recipe.yaml"]
@@ -98,8 +97,8 @@ def check_records(run: Path) -> list[str]:
 def summary_of(evaluation: Json) -> Json:
     """The summary in mlm.json (see `evaluation.summaries.summarise`), whichever version wrote it.
 
-    Earlier versions wrote D of a merge and an extraction as a number, without its interval, and none of a
-    pre-training.
+    Earlier versions wrote D as a number without an interval for merges and extractions, and no D for
+    pre-trainings.
     """
     summary: Json = evaluation["summary"]
     if isinstance(summary.get("D"), dict):
@@ -113,7 +112,7 @@ def summary_of(evaluation: Json) -> Json:
 
 
 def check_evaluation(path: Path, keys: tuple[str, ...] | None = None) -> Json:
-    """What an evaluation's file holds; RunFolderError if tables cannot be made of it."""
+    """The contents of an evaluation's file; RunFolderError if it lacks a key that tables need."""
     evaluation: Json = read_json(path, dict)
     lacking = [key for key in keys or EVALUATED[path.name] if key not in evaluation]
     if lacking:
@@ -127,7 +126,7 @@ def check_evaluation(path: Path, keys: tuple[str, ...] | None = None) -> Json:
 
 
 def check_recipe(run: Path) -> Json:
-    """A run's recipe; RunFolderError if its recipe.yaml is gone or is no recipe."""
+    """A run's recipe; RunFolderError if its recipe.yaml is missing or is no recipe."""
     path = run / "recipe.yaml"
     try:
         recipe = read_resolved(path)
@@ -153,7 +152,7 @@ def check_recipe(run: Path) -> Json:
 
 
 def check_logs(run: Path) -> list[Path]:
-    """The logs of a run's trainings; RunFolderError if one is gone or damaged where its model is whole."""
+    """The logs of a run's trainings; RunFolderError if a whole model's log is missing or damaged."""
     logs = []
     for folder in (
         run / "student",

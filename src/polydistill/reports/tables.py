@@ -18,12 +18,14 @@ from polydistill.reports.records import check_evaluation, summary_of
 
 CAPTION = """MRR: mean of 1/rank of the masked token ± its standard error over examples.
 MRR*: ranked among the pieces that both have.
-Unigram: MRR of pieces ranked by their frequency, context unread."""
+Unigram: MRR of pieces ranked by their frequency, without context."""
 
 
 def results_table(path: Path) -> Table | Group:
-    """A run's evaluation: probes' or fine-tuning's tables, or one row for each language, text, model and
-    tokenizer, 80 columns wide; of an extraction, what serving costs too.
+    """A run's evaluation, 80 columns wide.
+
+    The tables of a grid, of probes or of fine-tuning, or one with a row for each language, text, model and
+    tokenizer; for an extraction also the cost of serving.
     """
     if (path / "evaluation" / "grid.json").is_file():
         return Group(*grid_tables(path))
@@ -87,8 +89,7 @@ def _balance_table(difference: dict[str, dict[str, dict[str, float]]]) -> Table:
         box=box.SIMPLE,
         caption_justify="left",
         caption="D: mean over languages of a student's MRR minus the language's teacher's, in hundredths; ± "
-        "makes a "
-        "95 % interval,\nwhich reflects sampling of the text, not variation between seeds.",
+        "gives a 95 % interval,\nwhich reflects sampling of the text, not variation between seeds.",
     )
     table.add_column("D")
     for group in next(iter(difference.values())):
@@ -103,7 +104,7 @@ def _balance_table(difference: dict[str, dict[str, dict[str, float]]]) -> Table:
 
 
 def probe_tables(folder: Path) -> list[Table]:
-    """Tables for people of a finished run: a task's averages, and each language by itself."""
+    """Two tables for each task and metric of a finished run: averages, and each pair of languages."""
     results = check_evaluation(folder / "evaluation" / "probes.json")
     tables = []
     for task, metrics in results["summary"].items():
@@ -139,14 +140,12 @@ def _shown(cell: dict[str, float]) -> str:
 
 
 def finetune_tables(folder: Path) -> list[Table]:
-    """Tables for people of a finished run: each task's first metric, with RDT; the report has the others."""
+    """A table of each task's first metric, with RDT. The report has the other metrics."""
     results = check_evaluation(folder / "evaluation" / "finetune.json")
     tables = []
     for task, metrics in results.get("summary", {}).items():
         kind, metric = results["tasks"][task], next(iter(metrics))
-        languages = list(
-            dict.fromkeys(language for scores in metrics[metric].values() for language in scores)
-        )
+        languages = list(dict.fromkeys(name for scores in metrics[metric].values() for name in scores))
         table = Table(
             title=f"{task} ({kind['setting'].replace('_', ' ')}): {metric.replace('_', ' ')}, x 100",
             box=box.SIMPLE,
@@ -156,8 +155,8 @@ def finetune_tables(folder: Path) -> list[Table]:
             table.add_column(heading, justify="right", no_wrap=True)
         for model, scores in joined(metrics[metric], results.get("teachers", {})).items():
             cells = [
-                f"{100 * scores[language_name]['mean']:.1f}" if language_name in scores else ""
-                for language_name in languages
+                f"{100 * scores[language]['mean']:.1f}" if language in scores else ""
+                for language in languages
             ]
             whole = results["rdt"][task][metric].get(model, {}).get("all") or {}
             bounds = [f"{whole[key]:+.1f}" if key in whole else "" for key in ("value", "low", "high")]
@@ -174,9 +173,7 @@ def finetune_tables(folder: Path) -> list[Table]:
 
 
 def cost_tables(rows: Sequence[Json]) -> Group:
-    """Sizes, then times and memory; rows as `compare_cost` gives them, the first model's being what 1 / it
-    goes by.
-    """
+    """Sizes, then times and memory. `rows` come from `compare_cost`; speed-ups are over the first model."""
     return Group(_sizes(rows), _times(rows))
 
 
@@ -198,9 +195,9 @@ def _sizes(rows: Sequence[Json]) -> Table:
 
 def _times(rows: Sequence[Json]) -> Table:
     table = Table(box=box.SIMPLE)
-    for name in ("texts x tokens", "part", "model", "latency", "1 / it", "memory"):
-        table.add_column(name, justify="right" if name in ("latency", "1 / it", "memory") else "left")
-    # Paths are long, and the first table says which number is whose.
+    for name in ("texts x tokens", "part", "model", "latency", "speed-up", "memory"):
+        table.add_column(name, justify="right" if name in ("latency", "speed-up", "memory") else "left")
+    # Paths are long: the table of sizes maps numbers to models.
     numbers = {
         model: str(number) for number, model in enumerate(dict.fromkeys(row["model"] for row in rows), 1)
     }
@@ -221,9 +218,7 @@ def _times(rows: Sequence[Json]) -> Table:
 
 
 def grid_tables(folder: Path) -> list[Table]:
-    """For each text MRR with a line for each run and a column for each language; probes; what was
-    fine-tuned.
-    """
+    """MRR of each text (a line for each run, a column for each language), then probes, then fine-tuning."""
     grid = check_evaluation(folder / "evaluation" / "grid.json")
     tuned = [name for name in grid["runs"] if (folder / name / "evaluation" / "finetune.json").is_file()]
     rows = [row for row in grid["rows"] if row["run"] not in tuned]
@@ -237,7 +232,7 @@ def grid_tables(folder: Path) -> list[Table]:
         for text in dict.fromkeys(row["text"] for row in ranked)
     ]
     tables += [_probe_table(escape(str(folder)), probed)] if probed else []
-    return tables + [tuned_table for name in tuned for tuned_table in finetune_tables(folder / name)]
+    return tables + [table for name in tuned for table in finetune_tables(folder / name)]
 
 
 def _mrr_table(title: str, rows: list[Json]) -> Table:
@@ -246,8 +241,8 @@ def _mrr_table(title: str, rows: list[Json]) -> Table:
     lines = grid_lines(rows)
     if any(", " in line for line in lines):
         table.caption = (
-            "Each language is read by its teacher's tokenizer where none is named; other "
-            "tokenizers guess other tokens."
+            "Where no tokenizer is named, the language's teacher's reads it; other tokenizers guess other "
+            "tokens."
         )
         table.caption_justify = "left"
     table.add_column("", overflow="fold")
@@ -256,14 +251,13 @@ def _mrr_table(title: str, rows: list[Json]) -> Table:
     # Teachers last: they are the same in all runs that have them.
     for line, cells in sorted(lines.items(), key=lambda pair: pair[0].startswith("teacher")):
         table.add_row(
-            escape(line),
-            *(f"{cells[language_name]:.3f}" if language_name in cells else "" for language_name in languages),
+            escape(line), *(f"{cells[language]:.3f}" if language in cells else "" for language in languages)
         )
     return table
 
 
 def grid_lines(rows: Iterable[Json]) -> dict[str, dict[str, float]]:
-    """Line → language → MRR. A line is named after its run, and further as far as it has to be."""
+    """Line → language → MRR. A line has its run's name, made longer only where lines would clash."""
     lines: dict[str, dict[str, float]] = {}
     for row in rows:
         own = row["teacher"] is not None
@@ -290,9 +284,8 @@ def _probe_table(title: str, rows: list[Json]) -> Table:
         table.add_column(escape(run), justify="right", overflow="fold")
     places: dict[str, dict[str, float]] = {}
     for row in rows:
-        places.setdefault(f"{row['place']}: {row['measure']} of {row['model']}", {})[row["run"]] = row[
-            "value"
-        ]
+        place = f"{row['place']}: {row['measure']} of {row['model']}"
+        places.setdefault(place, {})[row["run"]] = row["value"]
     for place, cells in places.items():
         table.add_row(escape(place), *(f"{cells[run]:.3f}" if run in cells else "" for run in runs))
     return table

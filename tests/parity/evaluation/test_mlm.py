@@ -38,7 +38,7 @@ def test_unigram_ranks() -> None:
 
 
 def test_every_masked_token_is_measured_once_by_hand() -> None:
-    """Batches of other sizes, a restriction and a text without masks change nothing of what is measured."""
+    """Other batch sizes, a restriction and a text without masks do not change the measures."""
     torch.manual_seed(2)
     model = AutoModelForMaskedLM.from_config(
         AutoConfig.for_model(
@@ -71,11 +71,11 @@ def test_every_masked_token_is_measured_once_by_hand() -> None:
             losses.append(float(-logits[position].log_softmax(-1)[gold]))
     lengths = [len(example.input_ids) for example in examples]
     for batches in ([[0, 1, 2, 3, 4]], length_batches(lengths, 16), [[4], [3, 2], [0, 1]]):
-        found = measure(model, examples, pad_id=0, batches=batches, restrict=allowed, chunk_positions=3)
-        assert found.ranks.tolist() == ranks
-        assert found.restricted_ranks.tolist() == restricted
-        np.testing.assert_allclose(found.losses, losses, atol=1e-4)
-    summary = found.summary()
+        measured = measure(model, examples, pad_id=0, batches=batches, restrict=allowed, chunk_positions=3)
+        assert measured.ranks.tolist() == ranks
+        assert measured.restricted_ranks.tolist() == restricted
+        np.testing.assert_allclose(measured.losses, losses, atol=1e-4)
+    summary = measured.summary()
     assert summary["num_masked"] == 8
     assert summary["mrr"] == pytest.approx(np.mean(1 / np.array(ranks)))
     assert summary["top5"] == np.mean(np.array(ranks) <= 5)
@@ -86,10 +86,10 @@ def test_standard_error_is_the_textbook_one_and_knows_that_tokens_of_an_example_
     values = draw.random(400)
     alone = standard_error(values, np.ones(400, dtype=np.int64))
     assert alone == pytest.approx(values.std(ddof=1) / math.sqrt(400), rel=1e-12)
-    # Every token four times over in its example says nothing new.
+    # Each token repeated four times in its example adds no information.
     fourfold = standard_error(np.repeat(values, 4), np.full(400, 4))
     assert fourfold == pytest.approx(alone, rel=1e-12)
-    # Against drawing examples again and again, where they differ in length.
+    # Against repeated resampling of examples, where they differ in length.
     counts = draw.integers(1, 9, 300)
     tokens = draw.random(counts.sum()) + np.repeat(draw.random(300), counts)
     ends = np.cumsum(counts)
@@ -102,17 +102,17 @@ def test_standard_error_is_the_textbook_one_and_knows_that_tokens_of_an_example_
 
 
 def test_paired_difference_sees_through_what_both_models_share() -> None:
-    """Token by token one model is a little better: far below each mean's own error, and still settled."""
+    """One model is slightly better on every token: far below each mean's own error, and still settled."""
     draw = np.random.default_rng(1)
     counts = draw.integers(1, 9, 300)
     first = draw.random(counts.sum())
     better = first + 0.01 + 0.02 * draw.standard_normal(len(first))
-    found = paired_difference(better, first, counts)
-    assert found.value == pytest.approx((better - first).mean())
-    assert found.low < found.value < found.high
-    assert found.settled
-    assert found.high - found.low < standard_error(first, counts)
-    assert found == paired_difference(better, first, counts)
+    paired = paired_difference(better, first, counts)
+    assert paired.value == pytest.approx((better - first).mean())
+    assert paired.low < paired.value < paired.high
+    assert paired.settled
+    assert paired.high - paired.low < standard_error(first, counts)
+    assert paired == paired_difference(better, first, counts)
     same = paired_difference(draw.permutation(first), first, counts)
     assert not same.settled
     assert paired_difference(first, first, counts) == (0.0, 0.0, 0.0)

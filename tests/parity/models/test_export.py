@@ -1,6 +1,4 @@
-"""Exported graphs against PyTorch: padding, token types, tied tables, int8, and the proof that must
-refuse.
-"""
+"""Exported graphs against PyTorch: padding, token types, tied tables, int8, and a check that must refuse."""
 
 import numpy as np
 import pytest
@@ -19,7 +17,7 @@ from polydistill.tools.export_checks import choose_lines, compare_mrr, proof_bat
 
 onnx = pytest.importorskip("onnx")
 
-# Wide enough a vocabulary that a table stored twice would be most of the file.
+# A vocabulary so wide that a table stored twice would be most of the file.
 ROWS = 3000
 QUICK = ("modernbert",)
 NAMES = ("bert", "distilbert", "roberta", "xlm-roberta", "electra", "albert", "modernbert")
@@ -29,12 +27,12 @@ def make(model_type: str, attention: str = "sdpa"):
     torch.manual_seed(0)
     fields = SMALL | ARCHITECTURES[model_type] | {"vocab_size": ROWS, "max_position_embeddings": 80}
     if model_type == "modernbert":
-        # A window that is shorter than the texts.
+        # A window shorter than the texts.
         fields |= {"local_attention": 8}
     config = AutoConfig.for_model(model_type, **fields)
     model = AutoModelForMaskedLM.from_config(config, attn_implementation=attention).eval()
     with torch.no_grad():
-        # Freshly made layers hardly look at one another: a mask that is wrong must show.
+        # In fresh layers, tokens hardly attend to one another: a wrong mask must show.
         for parameter in model.parameters():
             if parameter.dim() == 2 and ROWS not in parameter.shape:
                 parameter.mul_(8)
@@ -45,7 +43,7 @@ def padded(lengths: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
     torch.manual_seed(1)
     ids = torch.randint(5, ROWS, (len(lengths), max(lengths)))
     attention = (torch.arange(max(lengths))[None] < torch.tensor(lengths)[:, None]).long()
-    # Padding is id 0 in every one of these configurations.
+    # Padding is id 0 in each of these configurations.
     return ids * attention, attention
 
 
@@ -61,7 +59,7 @@ def bert(tmp_path_factory):
 
 
 def check_against_rows_alone(model, path) -> None:
-    """Every row of a padded batch gets what PyTorch gives it alone, without padding or a mask."""
+    """Each row of a padded batch equals PyTorch's output for it alone, without padding or a mask."""
     exported = OnnxModel(path)
     for lengths in ([8], [17, 5, 11], [40, 33, 8, 3, 40, 21, 2, 1], [76]):
         ids, attention = padded(lengths)
@@ -74,7 +72,7 @@ def check_against_rows_alone(model, path) -> None:
 
 
 def check_size(model, path) -> None:
-    """A tied table is in the file once, and nothing of this machine is."""
+    """A tied table is in the file once, and no path of this machine is."""
     needed = 4 * sum(parameter.numel() for parameter in model.parameters())
     assert needed < path.stat().st_size < needed + 4 * ROWS * 16
     assert b"site-packages" not in path.read_bytes()
@@ -105,12 +103,12 @@ def test_token_types_are_an_input_where_they_are_used(bert) -> None:
     ids, attention = padded([17, 9])
     types = torch.zeros_like(ids)
     types[:, 6:] = 1
-    (found,) = compare_onnx(model, [exported], Inputs(ids, attention, types))
-    assert found.relative < 1e-4
-    assert found.same == 1
+    (agreed,) = compare_onnx(model, [exported], Inputs(ids, attention, types))
+    assert agreed.relative < 1e-4
+    assert agreed.same == 1
     (other,) = compare_onnx(model, [exported], Inputs(ids, attention, None))
-    assert other.largest != found.largest
-    # A tokenizer that writes none, a model that knows one type only, a model without any.
+    assert other.largest != agreed.largest
+    # A tokenizer that writes none, a model with a single type, a model without any.
     assert not takes_token_types(model, ["input_ids", "attention_mask"])
     assert not takes_token_types(make("distilbert"), ["token_type_ids"])
     roberta = make("roberta")
@@ -119,12 +117,12 @@ def test_token_types_are_an_input_where_they_are_used(bert) -> None:
 
 
 def test_agreement_by_hand() -> None:
-    one = torch.tensor([[[1.0, -4.0, 2.0], [0.0, 1.0, 0.5], [9.0, 0.0, 0.0]]])
+    logits = torch.tensor([[[1.0, -4.0, 2.0], [0.0, 1.0, 0.5], [9.0, 0.0, 0.0]]])
     other = torch.tensor([[[1.0, -4.0, 2.5], [2.0, 1.0, 0.5], [torch.nan, 0.0, 0.0]]])
-    found = agreement(one, other, torch.tensor([[1, 1, 0]]))
-    assert found == (2.0, 4.0, 0.5)
-    assert found.relative == 0.5
-    assert np.isnan(agreement(one, other, torch.ones(1, 3, dtype=torch.long)).relative)
+    agreed = agreement(logits, other, torch.tensor([[1, 1, 0]]))
+    assert agreed == (2.0, 4.0, 0.5)
+    assert agreed.relative == 0.5
+    assert np.isnan(agreement(logits, other, torch.ones(1, 3, dtype=torch.long)).relative)
 
 
 @pytest.mark.parametrize("wrong", ["weights", "not a number"])
@@ -166,15 +164,15 @@ def test_int8_keeps_one_table_in_eight_bits_and_nearly_the_logits(bert) -> None:
     model, path, small = bert
     assert small.stat().st_size < 0.4 * path.stat().st_size
     weights = onnx.load(small).graph.initializer
-    tables = [(one.name, one.data_type) for one in weights if sorted(one.dims) == [32, ROWS]]
+    tables = [(weight.name, weight.data_type) for weight in weights if sorted(weight.dims) == [32, ROWS]]
     assert [kind for _, kind in tables] == [onnx.TensorProto.INT8]
     assert not [
-        one.name
-        for one in weights
-        if len(one.dims) == 2
-        and min(one.dims) > 20
-        and one.data_type == onnx.TensorProto.FLOAT
-        and 80 not in one.dims
+        weight.name
+        for weight in weights
+        if len(weight.dims) == 2
+        and min(weight.dims) > 20
+        and weight.data_type == onnx.TensorProto.FLOAT
+        and 80 not in weight.dims
     ]
     ids, attention = padded([17, 9, 12])
     with torch.no_grad():
@@ -185,10 +183,10 @@ def test_int8_keeps_one_table_in_eight_bits_and_nearly_the_logits(bert) -> None:
 
 
 def int8_matrices(path) -> dict[str, np.ndarray]:
-    """The int8 weights that products are made with, by name."""
+    """The int8 weights of matrix products, by name."""
     graph = onnx.load(path).graph
-    weights = {one.name: onnx.numpy_helper.to_array(one) for one in graph.initializer}
-    # A table that is the output layer too is transposed in the graph.
+    weights = {weight.name: onnx.numpy_helper.to_array(weight) for weight in graph.initializer}
+    # A table that is also the output layer is transposed in the graph.
     for node in graph.node:
         if node.op_type == "Transpose" and node.input[0] in weights:
             weights[node.output[0]] = weights[node.input[0]].T
@@ -197,18 +195,18 @@ def int8_matrices(path) -> dict[str, np.ndarray]:
 
 
 def test_products_of_int8_fit_into_sixteen_bits(bert, tmp_path) -> None:
-    """AVX2 and AVX512 without VNNI add two products of an unsigned and a signed byte in 16 bits: for any
-    activations the sum has to fit. With weights of 8 bits it does not, and a processor with VNNI shows
-    nothing of that.
+    """AVX2, and AVX512 without VNNI, add two products of an unsigned and a signed byte in 16 bits: the sum
+    must fit for any activations. With weights of 8 bits it does not; a processor with VNNI does not show
+    that.
     """
 
     def largest_sum(path) -> int:
-        found = 0
+        largest = 0
         for matrix in int8_matrices(path).values():
             assert matrix.dtype == np.int8
             pairs = matrix[: len(matrix) // 2 * 2].astype(np.int64).reshape(-1, 2, matrix.shape[1])
-            found = max(found, int(255 * np.maximum(pairs.clip(0).sum(1), (-pairs).clip(0).sum(1)).max()))
-        return found
+            largest = max(largest, int(255 * np.maximum(pairs.clip(0).sum(1), (-pairs).clip(0).sum(1)).max()))
+        return largest
 
     model, path, small = bert
     assert len(int8_matrices(small)) >= 6 * model.config.num_hidden_layers
@@ -218,13 +216,13 @@ def test_products_of_int8_fit_into_sixteen_bits(bert, tmp_path) -> None:
 
 
 def saturated(path, target) -> None:
-    """The graph with the damage of a kernel that saturates: products far below what they are."""
+    """The graph with the damage of a kernel that saturates: products far too small."""
     model = onnx.load(path)
-    for one in model.graph.initializer:
-        if one.name.endswith("_scale") and "int8" not in one.name:
-            values = onnx.numpy_helper.to_array(one).copy()
+    for tensor in model.graph.initializer:
+        if tensor.name.endswith("_scale") and "int8" not in tensor.name:
+            values = onnx.numpy_helper.to_array(tensor).copy()
             values[::2] *= 0.2
-            one.CopyFrom(onnx.numpy_helper.from_array(values, one.name))
+            tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
     onnx.save_model(model, target)
 
 
@@ -266,7 +264,7 @@ def test_a_loss_of_mrr_counts_where_its_interval_says_so(high, refused) -> None:
 
 
 def test_two_tables_and_weights_beyond_the_limit(tmp_path, monkeypatch) -> None:
-    """A model whose tables are not tied, and files whose weights lie beside the graph."""
+    """A model with untied tables, and files whose weights are beside the graph."""
     monkeypatch.setattr("polydistill.models.onnx_export.INLINE_BYTES", 1000)
     monkeypatch.setattr("polydistill.models.onnx_int8.INLINE_BYTES", 1000)
     config = AutoConfig.for_model("bert", **(SMALL | {"vocab_size": ROWS, "tie_word_embeddings": False}))
@@ -288,7 +286,7 @@ def test_two_tables_and_weights_beyond_the_limit(tmp_path, monkeypatch) -> None:
         Inputs(ids, attention, None),
     )
     assert exact.relative < 1e-5
-    assert all(1e-4 < one.relative < 0.1 for one in near)
+    assert all(1e-4 < result.relative < 0.1 for result in near)
 
 
 def test_an_exported_model_is_timed_like_any_other(bert, monkeypatch) -> None:

@@ -1,4 +1,4 @@
-"""Students made of a teacher's layers, against the teacher and against layers that are run by hand."""
+"""Students made from a teacher's layers, against the teacher and against layers run by hand."""
 
 import pytest
 import torch
@@ -42,7 +42,7 @@ ARCHITECTURES = {
     "camembert": {},
     "roformer": {"embedding_size": 32},
 }
-# RoBERTa's kind has two rows by default, one in the checkpoints that are published.
+# RoBERTa's type table has two rows by default, one in published checkpoints.
 WITH_TYPES = ("bert", "electra", "roberta", "xlm-roberta", "camembert")
 
 
@@ -84,28 +84,28 @@ def test_a_student_with_all_layers_is_its_teacher(model_type) -> None:
     teacher = make_teacher(model_type)
     student, record = extract(teacher, "stride", 4)
     ids, attention = batch()
-    found, wanted = logits(student, ids, attention), logits(teacher, ids, attention)
+    actual, wanted = logits(student, ids, attention), logits(teacher, ids, attention)
     seen = attention.bool()
     if model_type in WITH_TYPES:
         assert record["token_types"] == "row 0 in the positions"
-        torch.testing.assert_close(found[seen], wanted[seen], atol=2e-4, rtol=1e-5)
+        torch.testing.assert_close(actual[seen], wanted[seen], atol=2e-4, rtol=1e-5)
     else:
-        assert torch.equal(found[seen], wanted[seen])
+        assert torch.equal(actual[seen], wanted[seen])
     assert student.num_parameters() <= teacher.num_parameters()
 
 
 @pytest.mark.parametrize("model_type", ARCHITECTURES)
 def test_a_student_of_some_layers_is_the_teacher_without_the_others(model_type) -> None:
-    """The oracle takes the other layers out of the teacher's own list, and knows nothing of names."""
+    """The oracle removes the other layers from the teacher's own list and does not depend on names."""
     teacher = make_teacher(model_type)
     student, _ = extract(teacher, [0, 3])
     assert student.config.num_hidden_layers == 2
     lists = [m for m in teacher.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == 4]
     del lists[0][1:3]
     ids, attention = batch()
-    found, wanted = logits(student, ids, attention), logits(teacher, ids, attention)
+    actual, wanted = logits(student, ids, attention), logits(teacher, ids, attention)
     seen = attention.bool()
-    torch.testing.assert_close(found[seen], wanted[seen], atol=2e-4, rtol=1e-5)
+    torch.testing.assert_close(actual[seen], wanted[seen], atol=2e-4, rtol=1e-5)
 
 
 @pytest.mark.parametrize("model_type", ["bert", "roberta", "modernbert", "distilbert", "electra"])
@@ -163,7 +163,7 @@ def test_which_layers(init, size, depth, wanted) -> None:
 
 
 def test_layers_keep_their_kind_of_attention() -> None:
-    """ModernBERT's layers 0 and 3 look everywhere, 1 and 2 nearby."""
+    """ModernBERT's layers 0 and 3 attend globally, 1 and 2 locally."""
     student, _ = extract(make_teacher("modernbert"), [0, 2, 3])
     assert student.config.layer_types == ["full_attention", "sliding_attention", "full_attention"]
 

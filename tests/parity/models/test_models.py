@@ -65,15 +65,13 @@ def test_features_make_the_logits_of_the_whole_model(model_type) -> None:
     torch.testing.assert_close(
         alone @ weight.t() + (0 if bias is None else bias), whole, atol=1e-5, rtol=1e-5
     )
-    # The hooks are gone: the model is as it was.
+    # The hooks are removed: the model is unchanged.
     assert model(**inputs).logits.shape == (3, 16, 90)
 
 
 @pytest.mark.parametrize("model_type", ARCHITECTURES)
 def test_the_head_sees_masked_positions_alone(model_type) -> None:
-    """Rows of the head's linear layers, but for the last, which makes the logits: see
-    `polydistill.padding`.
-    """
+    """Rows of the head's linear layers, except the last, which makes logits: see `polydistill.padding`."""
     config = AutoConfig.for_model(model_type, **(SMALL | ARCHITECTURES[model_type]))
     model = AutoModelForMaskedLM.from_config(config).eval()
     inside = set(model.base_model.modules())
@@ -85,7 +83,7 @@ def test_the_head_sees_masked_positions_alone(model_type) -> None:
     with torch.no_grad():
         masked_features(model, inputs, torch.tensor([1, 7, 20, 47]))
     assert len(seen) == len(head) > 1
-    # Four, filled up to a group; not the batch's 48.
+    # Four, padded to a group; not the batch's 48.
     assert set(seen) <= {ROWS_MULTIPLE, 0}
 
 
@@ -167,7 +165,7 @@ def make_student(union, **fields):
 
 @pytest.mark.parametrize("row_map", ["mean", "orthogonal", "least_squares"])
 def test_a_student_that_starts_from_a_teacher_predicts_what_it_predicts(parts, row_map) -> None:
-    """On the first teacher's pieces the student's logits are the teacher's, whatever became of the others."""
+    """On the first teacher's pieces the student's logits are the teacher's, whatever the others became."""
     union, (first, second) = parts
     student = make_student(union)
     record = start_from_teachers(student, [first, second], row_map=row_map, seed=0)
@@ -242,7 +240,7 @@ print(before, full, kept, held())
 
 
 def test_kept_memory_is_given_back_when_it_is_asked_for() -> None:
-    """320 MiB that lie under a tensor that stays: no end of the heap that the C library would give back by
+    """320 MiB below a tensor that stays: not at the end of the heap, which the C library would free by
     itself.
     """
     said = subprocess.run([sys.executable, "-c", RETURNED], capture_output=True, text=True, check=True).stdout
@@ -255,10 +253,10 @@ def test_kept_memory_is_given_back_when_it_is_asked_for() -> None:
 
 
 def test_freed_memory_is_taken_again_without_asking_the_kernel() -> None:
-    """Twenty tensors of 64 MiB, one after the other: without the setting every page of each is faulted in.
+    """Twenty tensors of 64 MiB in turn: without the setting every page of each is faulted in.
 
-    With it a few may still be: where something small and lasting came to lie in the freed block, the heap
-    grows by one more.
+    With it a few may still be: if something small and lasting lands in the freed block, the heap grows by one
+    more.
     """
 
     def faults(what: str) -> str:

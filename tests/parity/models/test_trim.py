@@ -1,5 +1,5 @@
-"""Trimmed models against the originals: logits of kept pieces, on every architecture, from the folder that is
-written.
+"""Trimmed models against the originals: logits of kept pieces, on every architecture, from the written
+folder.
 """
 
 import json
@@ -47,7 +47,7 @@ IDS = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2, "cls_token_id": 
 
 
 def random_model(model_type: str, **fields: object):
-    """Small, every weight moved from where it starts: fresh biases are zero, and fresh norms one."""
+    """Small, with every weight moved from its initial value: fresh biases are zero, fresh norms one."""
     torch.manual_seed(0)
     config = AutoConfig.for_model(model_type, **(SMALL | ARCHITECTURES[model_type] | IDS | fields))
     model = AutoModelForMaskedLM.from_config(config).eval()
@@ -147,9 +147,9 @@ def test_a_folder_is_trimmed_whole(tmp_path, texts, kind, model_type, spare) -> 
     assert record["pieces"] < tokenizer.size <= record["original_rows"] == tokenizer.size + spare
     kept = json.loads((target / "kept.json").read_text())
     assert len(kept) == record["pieces"] == sum(record["reasons"].values())
-    found = record["languages"]["en"]
-    assert found["identical_texts"] == found["kept_texts"] + found["shortened_texts"] > 0
-    assert found["num_texts"] == 40
+    counts = record["languages"]["en"]
+    assert counts["identical_texts"] == counts["kept_texts"] + counts["shortened_texts"] > 0
+    assert counts["num_texts"] == 40
     assert record["logits"]["max_difference"] <= 1e-5 * max(1, record["logits"]["max_logit"])
     assert (
         record["weight_bytes"]

@@ -16,7 +16,9 @@ ITEMS = 200
 
 
 def summary(tmp_path, folders, accuracy: dict[str, dict[str, tuple[float, ...]]], **more) -> dict:
-    """A queue's results. model → language → accuracy with each seed; wrong ones are spread over the items."""
+    """A queue's results. model → language → accuracy with each seed; wrong predictions are spread over the
+    items.
+    """
     tmp_path.mkdir(exist_ok=True)
     languages = tuple(next(iter(accuracy.values())))
     tasks = {"topic": task(tmp_path, "classification", languages[:1])}
@@ -52,57 +54,57 @@ def summary(tmp_path, folders, accuracy: dict[str, dict[str, tuple[float, ...]]]
 
 
 def test_rdt_is_negative_where_the_student_is_worse_and_averaged_over_languages(tmp_path, teachers) -> None:
-    found = summary(
+    evaluation = summary(
         tmp_path,
         teachers,
         {"student": {"en": (0.6, 0.6), "ru": (0.9, 0.9)}, "teacher": {"en": (0.8, 0.8), "ru": (0.75, 0.75)}},
         teachers={"en": "teacher", "ru": "teacher"},
     )
-    rdt = found["rdt"]["topic"]["accuracy"]["student"]
+    rdt = evaluation["rdt"]["topic"]["accuracy"]["student"]
     assert rdt["en"]["value"] == pytest.approx(-25)
     assert rdt["ru"]["value"] == pytest.approx(20)
     assert rdt["all"]["value"] == pytest.approx(-2.5)
     assert rdt["all"]["languages"] == 2
     assert rdt["en"]["high"] < 0 < rdt["ru"]["low"]
     assert (rdt["en"]["verdict"], rdt["ru"]["verdict"]) == ("below", "within")
-    assert found["rdt_average"]["student"] | {"low": 0, "high": 0, "verdict": ""} == {
+    assert evaluation["rdt_average"]["student"] | {"low": 0, "high": 0, "verdict": ""} == {
         "value": pytest.approx(-2.5),
         "low": 0,
         "high": 0,
         "verdict": "",
         "tasks": 1,
     }
-    assert "teacher" not in found["rdt"]["topic"]["accuracy"]
-    cell = found["summary"]["topic"]["accuracy"]["student"]["en"]
+    assert "teacher" not in evaluation["rdt"]["topic"]["accuracy"]
+    cell = evaluation["summary"]["topic"]["accuracy"]["student"]["en"]
     assert (cell["mean"], cell["deviation"], cell["seeds"], cell["items"]) == (0.6, 0, 2, ITEMS)
-    # Without seeds' noise it is the standard error of a share, twice.
+    # Without noise from seeds it is the standard error of a share, twice.
     assert cell["high"] - cell["low"] == pytest.approx(2 * 1.96 * np.sqrt(0.6 * 0.4 / ITEMS), rel=0.1)
 
 
 def test_seeds_that_differ_widen_every_interval(tmp_path, teachers) -> None:
-    """Paired items alone would settle it: wrong ones of the better model are wrong in the other too."""
+    """Paired items alone would settle it: the better model's errors are errors of the other too."""
     scores = {"student": {"en": (0.70, 0.80)}, "teacher": {"en": (0.78, 0.80)}}
     loud = summary(tmp_path / "loud", teachers, scores, baseline="teacher")
     calm = {"student": {"en": (0.75, 0.75)}, "teacher": {"en": (0.79, 0.79)}}
     quiet = summary(tmp_path / "calm", teachers, calm, baseline="teacher")
-    found = [one["rdt"]["topic"]["accuracy"]["student"]["en"] for one in (loud, quiet)]
-    assert found[0]["value"] == pytest.approx(found[1]["value"]) == pytest.approx(100 * (0.75 / 0.79 - 1))
-    assert found[1]["high"] < 0
-    assert found[0]["low"] < found[1]["low"]
-    assert found[0]["high"] > 0
-    assert found[0]["verdict"] == "open"
+    cells = [run["rdt"]["topic"]["accuracy"]["student"]["en"] for run in (loud, quiet)]
+    assert cells[0]["value"] == pytest.approx(cells[1]["value"]) == pytest.approx(100 * (0.75 / 0.79 - 1))
+    assert cells[1]["high"] < 0
+    assert cells[0]["low"] < cells[1]["low"]
+    assert cells[0]["high"] > 0
+    assert cells[0]["verdict"] == "open"
 
 
 @pytest.mark.parametrize("base", [0.0, 0.04])
 def test_a_teacher_that_learned_nothing_leaves_its_language_out(tmp_path, teachers, base) -> None:
     """A student's 0.0 beside a teacher's 0.003 is no RDT of -100 %."""
-    found = summary(
+    evaluation = summary(
         tmp_path,
         teachers,
         {"student": {"en": (0.6,), "ru": (0.0,)}, "teacher": {"en": (0.5,), "ru": (base,)}},
         baseline="teacher",
     )
-    rdt = found["rdt"]["topic"]["accuracy"]["student"]
+    rdt = evaluation["rdt"]["topic"]["accuracy"]["student"]
     assert rdt["ru"] == {"teacher": "teacher", "value": None, "base": base}
     assert (rdt["all"]["value"], rdt["all"]["languages"]) == (pytest.approx(20), 1)
 
@@ -114,10 +116,10 @@ def test_teachers_of_one_language_each_stand_in_one_row() -> None:
         "s": models["s"],
         OWN_TEACHERS: {"ko": cells["c"], "zh": cells["a"]},
     }
-    # One alone keeps its name, and so does one that another language is tested on too.
+    # A single one keeps its name, and so does one that is also tested on another language.
     for teachers in ({"ko": "x"}, {"ko": "x", "zh": "s"}, {}):
         assert joined(models, teachers) == models
-    # A teacher of two languages has a row that says so.
+    # A teacher of two languages has a row of its own.
     both = {
         "s": {"ko": cells["a"]},
         "x": {"ko": cells["c"]},

@@ -1,4 +1,4 @@
-"""The balanced paper's tables as data: their averages come out of their rows, and this run's figures stand
+"""The balanced paper's tables as data: their averages follow from their rows, and this run's figures are
 beside them.
 """
 
@@ -19,17 +19,17 @@ def average(table: dict, low: float, high: float) -> float:
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda table: table["table"])
 def test_the_average_over_all_languages_is_that_of_the_groups(table) -> None:
-    """Printed to a tenth, and of D -10 and -12 to a whole number. One average of the paper's is not its
-    rows': -3.7 stands where they give -3.3.
+    """Printed to a tenth, and of D -10 and -12 to a whole number. One of the paper's averages does not follow
+    from its rows: it has -3.7 where they give -3.3.
     """
     for name, model in table["models"].items():
-        found = model["D"]
+        printed = model["D"]
         if (table["table"], name) == ("tables 2 and 3, shared script", "ours"):
-            assert found["all"] == -3.7
-            found = found | {"all": -3.3}
-        rough = 0.5 if float(found["high"]).is_integer() else 0.05
-        assert average(table, found["low"], found["high"]) == pytest.approx(
-            found["all"], abs=rough * 3 / 7 + 0.1
+            assert printed["all"] == -3.7
+            printed = printed | {"all": -3.3}
+        rough = 0.5 if float(printed["high"]).is_integer() else 0.05
+        assert average(table, printed["low"], printed["high"]) == pytest.approx(
+            printed["all"], abs=rough * 3 / 7 + 0.1
         ), name
         for task in ("pos", "ner"):
             for kind in (0, 1):
@@ -41,7 +41,7 @@ def test_the_average_over_all_languages_is_that_of_the_groups(table) -> None:
 
 
 def measured(models: list[str]) -> tuple[dict, dict]:
-    """D and probes that say which model, group and kind they are."""
+    """D and probes whose values encode model, group and kind."""
     summary = {
         "D": {
             m: {g: {"value": (i + 1) / 100 + j / 1000} for j, g in enumerate(("low", "high", "all"))}
@@ -61,9 +61,9 @@ def test_this_run_stands_beside_the_paper_where_it_has_its_languages() -> None:
         "groups": dict(table["groups"]),
         "students": {"ours": {}, "mine": {}, "HL": {}},
     }
-    found = published_beside(recipe, *measured(["ours", "mine", "HL"]))
-    assert found["models"] == ["HL", "ours"]
-    rows = {(row["name"], row["group"]): row["cells"] for row in found["rows"]}
+    beside = published_beside(recipe, *measured(["ours", "mine", "HL"]))
+    assert beside["models"] == ["HL", "ours"]
+    rows = {(row["name"], row["group"]): row["cells"] for row in beside["rows"]}
     assert rows["D", "high"] == [(pytest.approx(3.1), -5.8), (pytest.approx(1.1), -7.6)]
     zero_shot = next(cells for (name, group), cells in rows.items() if "zero shot" in name and group == "all")
     assert zero_shot == [(25.0, 33.5), (25.0, 34.2)]

@@ -33,16 +33,14 @@ def test_a_store_holds_what_the_teacher_says(recipe_values, teachers) -> None:
         gold = logprobs[range(len(row.gold)), row.gold.astype(np.int64)]
         np.testing.assert_allclose(row.top_logprobs.astype(np.float32), values, atol=2e-2)
         np.testing.assert_allclose(row.gold_logprobs.astype(np.float32), gold, rtol=2e-3, atol=2e-3)
-        # Where two predictions are as good as equal, their order may differ.
+        # Where two predictions are nearly equal, their order may differ.
         clear = (values[:, :-1] - values[:, 1:]).min(-1).values > 1e-3
         assert np.array_equal(row.top_ids[clear.numpy()], ids[clear])
         assert row.loss == pytest.approx(-float(gold.mean()), abs=1e-3)
 
 
 def test_bytes_do_not_depend_on_where_scoring_stopped(recipe_values) -> None:
-    """Every second shard is taken away from a store that is not finished: the rest is kept, the bytes come
-    back.
-    """
+    """An unfinished store loses every second shard: the rest is kept, and the bytes are the same again."""
     folder = scored(recipe_values, shard_examples=32) / "store" / "ru" / "ru"
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert {path.suffix for path in folder.iterdir()} == {".arrow", ".json"}
@@ -58,8 +56,8 @@ def test_bytes_do_not_depend_on_where_scoring_stopped(recipe_values) -> None:
 
 
 def test_bytes_a_position(recipe_values) -> None:
-    """Everything but the input ids: at most 40 bytes at k = 8 and a vocabulary under 65,536, short rows'
-    share apart.
+    """Everything but the input ids: at most 40 bytes at k = 8 and a vocabulary under 65,536, without the
+    overhead of short rows.
     """
     store = Store(scored(recipe_values) / "store" / "ru" / "ru")
     tokens = sum(shard["tokens"] for shard in store.manifest["shards"])
@@ -90,9 +88,7 @@ def test_random_sampling_in_a_store(recipe_values) -> None:
 
 @pytest.mark.parametrize("sampling", ["top_k", "random"])
 def test_predictions_do_not_depend_on_chunks(teachers, monkeypatch, sampling) -> None:
-    """Positions in chunks of five, and within them a few rows at a time, give what all of them at once
-    give.
-    """
+    """Positions in chunks of five, and within them a few rows at a time, equal all of them at once."""
     from polydistill.masking import Masked
     from polydistill.scoring.predict import predict
 
@@ -106,7 +102,7 @@ def test_predictions_do_not_depend_on_chunks(teachers, monkeypatch, sampling) ->
         examples.append(Masked(ids, positions, draw.integers(5, size, len(positions))))
 
     def predicted(**keywords):
-        found = predict(
+        predictions = predict(
             model,
             examples,
             ids=[1, 2, 3],
@@ -118,17 +114,20 @@ def test_predictions_do_not_depend_on_chunks(teachers, monkeypatch, sampling) ->
             seed=0,
             **keywords,
         )
-        assert [len(one.gold_logprobs) for one in found] == [5, 9, 3]
-        return [np.concatenate([getattr(one, name) for one in found]) for name in found[0].__annotations__]
+        assert [len(prediction.gold_logprobs) for prediction in predictions] == [5, 9, 3]
+        return [
+            np.concatenate([getattr(prediction, name) for prediction in predictions])
+            for name in predictions[0].__annotations__
+        ]
 
     module = sys.modules["polydistill.scoring.predict"]
     seen = []
     real = module.masked_features
     monkeypatch.setattr(module, "masked_features", lambda m, i, p: seen.append(len(p)) or real(m, i, p))
     whole = predicted()
-    # Numbers of rows come again, whatever is masked: 17 positions here.
+    # Row counts repeat, whatever is masked: 17 positions here.
     assert seen == [64]
-    # The package has a function of the module's name.
+    # The package has a function with the module's name.
     monkeypatch.setattr(module, "rows_at_once", lambda *_: 2)
     parts = predicted(chunk_positions=5)
     np.testing.assert_allclose(parts[0], whole[0], atol=1e-5)

@@ -1,6 +1,4 @@
-"""What models are given and what is read back: against transformers' own tokenizer calls, brute force, and by
-hand.
-"""
+"""Models' inputs and decoded outputs: against transformers' own tokenizer calls, brute force, and by hand."""
 
 import json
 import shutil
@@ -40,9 +38,9 @@ def test_texts_and_pairs_are_those_of_the_model_s_own_tokenizer(teachers) -> Non
         [LabelledText(("the house", "of that"), "yes"), LabelledText((long, "of"), "no")]
     )
     wanted = fast(["the house", long], ["of that", "of"], truncation="longest_first", max_length=32)
-    assert [one["input_ids"] for one in made] == wanted["input_ids"]
-    assert [one["labels"] for one in made] == [1, 0]
-    # The student's tokenizer writes no token types: the pair's second text is told by the separator alone.
+    assert [row["input_ids"] for row in made] == wanted["input_ids"]
+    assert [row["labels"] for row in made] == [1, 0]
+    # The student's tokenizer writes no token types: only the separator marks the pair's second text.
     first = made[0]["input_ids"].index(fast.sep_token_id) + 1
     assert made[0]["token_type_ids"] == [0] * first + [1] * (len(made[0]["input_ids"]) - first)
     assert (
@@ -64,13 +62,13 @@ def test_a_tag_is_learned_at_a_word_s_first_token_and_every_word_gets_one(teache
     sentence = TaggedSentence(("extraordinarily",) * 2 + ("the",) * 14, ("ADJ",) * 2 + ("NOUN",) * 14)
     made = reader.encode([sentence])
     assert len(made) > 1
-    assert all(len(one["input_ids"]) <= 12 for one in made)
-    targets = [label for one in made for label in one["labels"] if label != NO_LABEL]
+    assert all(len(row["input_ids"]) <= 12 for row in made)
+    targets = [label for row in made for label in row["labels"] if label != NO_LABEL]
     assert targets == [0] * 2 + [1] * 14
     assert made[0]["labels"][1] == 0
     assert made[0]["labels"][2] == NO_LABEL
-    # Logits that say the place's own target give the sentence's own tags.
-    logits = [np.eye(2, dtype=np.float32)[np.maximum(0, one["labels"])] for one in made]
+    # Logits of each place's own target give the sentence's own tags.
+    logits = [np.eye(2, dtype=np.float32)[np.maximum(0, row["labels"])] for row in made]
     assert reader.decode([sentence], made, ((i, (rows,)) for i, rows in enumerate(logits))) == [
         list(sentence.tags)
     ]
@@ -99,9 +97,9 @@ def test_an_answer_is_where_its_tokens_are_in_each_window(teachers, answer) -> N
             start = CONTEXT.index(answer)
             assert inside[0][0] > start or inside[-1][1] < start + len(answer)
     assert held
-    # The same windows for predictions; logits that point at the answer give it back, whichever window has it.
+    # Predictions use the same windows; logits that point at the answer return it, whichever window has it.
     plain = reader.encode([question])
-    assert [one["input_ids"] for one in plain] == [one["input_ids"] for one in made]
+    assert [row["input_ids"] for row in plain] == [row["input_ids"] for row in made]
     outputs = []
     for index, feature in enumerate(made):
         starts, ends = np.zeros((2, len(feature["input_ids"])), dtype=np.float32)
@@ -127,12 +125,12 @@ def test_the_best_span_is_that_of_all_pairs() -> None:
             for j in range(i, min(size, i + 4))
             if inside[i] and inside[j]
         ]
-        found = best_span(starts, ends, offsets, 4)
+        span = best_span(starts, ends, offsets, 4)
         if not pairs:
-            assert found is None
+            assert span is None
             continue
         score, i, j = max(pairs)
-        assert found == (pytest.approx(score, abs=1e-5), 10 * i, 10 * j + 7)
+        assert span == (pytest.approx(score, abs=1e-5), 10 * i, 10 * j + 7)
 
 
 ARCHITECTURES = {
@@ -152,7 +150,7 @@ ARCHITECTURES = {
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_folder_of_any_architecture_gets_each_head_from_the_seed(tmp_path, teachers, architecture) -> None:
-    """An MLM's folder has neither pooler nor head: the encoder's weights are the folder's, the rest the
+    """An MLM's folder has neither pooler nor head: the encoder's weights are the folder's, the others the
     seed's.
     """
     tokenizer = load_tokenizer(str(teachers["en"]))
@@ -185,20 +183,18 @@ def test_a_folder_of_any_architecture_gets_each_head_from_the_seed(tmp_path, tea
         for key, value in models[0].base_model.state_dict().items():
             if "pooler" not in key:
                 assert torch.equal(value, encoder[key]), key
-        given = [{"input_ids": [one["input_ids"]] * 2} for one in features] if kind == "choice" else features
+        given = [{"input_ids": [row["input_ids"]] * 2} for row in features] if kind == "choice" else features
         outputs = dict(predict(models[0], given, pad_id=0, batch_tokens=64, dtype=torch.float32))
-        # A row's logits do not hang on its batch: the padding is masked.
+        # A row's logits do not depend on its batch: the padding is masked.
         alone = dict(predict(models[0], given[:1], pad_id=0, batch_tokens=64, dtype=torch.float32))
-        for one, two in zip(outputs[0], alone[0], strict=True):
-            np.testing.assert_allclose(one, two, atol=1e-5)
-            assert one.shape[0] == {"ner": 4, "classification": 3, "choice": 2, "qa": 4}[kind]
+        for batched, single in zip(outputs[0], alone[0], strict=True):
+            np.testing.assert_allclose(batched, single, atol=1e-5)
+            assert batched.shape[0] == {"ner": 4, "classification": 3, "choice": 2, "qa": 4}[kind]
 
 
 @pytest.mark.parametrize("architecture", ["bert", "roberta", "distilbert", "modernbert"])
 def test_a_head_that_comes_with_the_folder_is_drawn_anew(tmp_path, teachers, architecture) -> None:
-    """Of a training before, whose labels may be in another order, or be others: each seed has a head of its
-    own.
-    """
+    """An earlier training's head may have other labels or another order: each seed draws its own head."""
     tokenizer = load_tokenizer(str(teachers["en"]))
     config = AutoConfig.for_model(
         architecture,
@@ -224,10 +220,10 @@ def test_a_head_that_comes_with_the_folder_is_drawn_anew(tmp_path, teachers, arc
     own = [key for key in tuned.state_dict() if key.startswith("classifier") and key.endswith("weight")]
     assert own
     for key in own:
-        found = [model.state_dict()[key] for model in seeds]
-        assert torch.equal(found[0], found[1])
-        assert not torch.equal(found[0], found[2])
-        assert not torch.equal(found[0], tuned.state_dict()[key])
+        heads = [model.state_dict()[key] for model in seeds]
+        assert torch.equal(heads[0], heads[1])
+        assert not torch.equal(heads[0], heads[2])
+        assert not torch.equal(heads[0], tuned.state_dict()[key])
     encoder = tuned.base_model.state_dict()
     assert all(torch.equal(value, encoder[key]) for key, value in seeds[0].base_model.state_dict().items())
     other = load_with_head(str(tmp_path), "classification", num_labels=5, seed=1)
@@ -241,17 +237,17 @@ def test_a_head_that_comes_with_the_folder_is_drawn_anew(tmp_path, teachers, arc
 
 
 def test_random_weights_are_the_architecture_s_own_and_drawn_by_the_seed(tmp_path, teachers) -> None:
-    one, same, other = (
+    model, same, other = (
         load_with_head(str(teachers["en"]), "ner", num_labels=5, seed=seed, random=True) for seed in (1, 1, 2)
     )
     trained = load_with_head(str(teachers["en"]), "ner", num_labels=5, seed=1)
-    assert one.config.num_labels == 5
-    for key, value in one.state_dict().items():
+    assert model.config.num_labels == 5
+    for key, value in model.state_dict().items():
         assert value.shape == trained.state_dict()[key].shape
         assert torch.equal(value, same.state_dict()[key])
     for differs in (other, trained):
         key = "bert.embeddings.word_embeddings.weight"
-        assert not torch.equal(one.state_dict()[key], differs.state_dict()[key])
+        assert not torch.equal(model.state_dict()[key], differs.state_dict()[key])
     values = recipe_values(tmp_path, {"a": teachers["en"]}, {"ner": task(tmp_path, "ner")})
     names = {}
     for weights in ("trained", "random"):
@@ -300,9 +296,9 @@ def test_a_batch_has_the_loss_that_transformers_gives_each_text(teachers) -> Non
     plain.load_state_dict(model.state_dict())
     fast = AutoTokenizer.from_pretrained(teachers["en"])
     each = []
-    for one, two, label in (("the house", "of that", 1), ("the", "was with him", 0)):
-        batch = fast(one, two, return_tensors="pt")
-        types = torch.tensor([reader.encode([LabelledText((one, two), "no")])[0]["token_type_ids"]])
+    for first, second, label in (("the house", "of that", 1), ("the", "was with him", 0)):
+        batch = fast(first, second, return_tensors="pt")
+        types = torch.tensor([reader.encode([LabelledText((first, second), "no")])[0]["token_type_ids"]])
         each.append(plain(**{**batch, "token_type_ids": types}, labels=torch.tensor([label])).loss)
     assert float(loss.detach()) == pytest.approx(float(sum(each).detach()) / 2, abs=1e-5)
 
@@ -322,12 +318,12 @@ def test_a_preset_s_warm_up_that_a_small_set_would_never_leave_is_cut(tmp_path, 
     recipe = parse_recipe(values)
     own = all_jobs(recipe, read_tasks(recipe))[0]
     assert own.arguments(320) == (job.recipe_arguments, None)
-    # It is another training, though the merged arguments are the same.
+    # It is another training, though the merged arguments are equal.
     assert own.inputs != job.inputs
 
 
 def test_a_job_is_what_its_tokenizer_lets_the_model_read(tmp_path, teachers) -> None:
-    """A limit in the tokenizer's settings is said, and is part of what a finished job is taken for."""
+    """A limit in the tokenizer's settings is reported, and is part of a finished job's fingerprint."""
     shutil.copytree(teachers["en"], tmp_path / "one")
     path = tmp_path / "one" / "tokenizer_config.json"
     settings = json.loads(path.read_text("utf-8"))
@@ -338,7 +334,7 @@ def test_a_job_is_what_its_tokenizer_lets_the_model_read(tmp_path, teachers) -> 
             recipe_values(tmp_path, {"one": tmp_path / "one"}, {"tags": task(tmp_path, "pos")})
         )
         jobs.append(all_jobs(recipe, read_tasks(recipe)))
-    assert [one[0].coder("en").max_length for one in jobs] == [16, 24]
+    assert [job[0].coder("en").max_length for job in jobs] == [16, 24]
     assert jobs[0][0].inputs != jobs[1][0].inputs
     assert notes_of(jobs[0]) == [
         "models.one: reads en in sequences of 16 tokens at most, not 32 (tags): it takes no more"
@@ -389,13 +385,13 @@ def test_training_stops_when_the_dev_set_says_so_and_names_the_best_checkpoint(t
     )
     assert (tmp_path / "checkpoint-4" / "complete.json").is_file()
     assert len(said) == 4
-    # Killed before this was noted, it does not go on: the fifth measurement would be a better one.
+    # Killed before this was recorded, training does not continue: the fifth measurement would be better.
     assert tune() == record
     assert next(scores) == 1.0
 
 
 def test_patience_begins_with_the_first_score(tmp_path, teachers) -> None:
-    """Entity F1 is 0 for a while: that is no end of learning."""
+    """Entity F1 is 0 for a while: that does not mean that learning has ended."""
     scores = iter([0.0, 0.0, 0.0, 0.4, 0.3, 0.3])
     reader = coder("pairs", teachers["en"], ["no", "yes"])
     made = reader.encode([LabelledText(("the house", "of that"), "yes")] * 2)

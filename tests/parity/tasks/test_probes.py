@@ -20,14 +20,12 @@ from polydistill.tokenization.load import load_tokenizer
 
 
 def made_words(number: int, seed: int):
-    """Features of 40 numbers, some of them large or constant, and classes that hang on them linearly with
-    noise.
-    """
+    """Features of 40 numbers, some large or constant, and classes that depend on them linearly with noise."""
     draw = np.random.default_rng(seed)
     features = draw.normal(size=(number, 40)) * np.geomspace(0.01, 30, 40) + np.linspace(-5, 50, 40)
     weight = np.random.default_rng(99).normal(size=(40, 5)) / np.geomspace(0.01, 30, 40)[:, None]
     scores = (features - np.linspace(-5, 50, 40)) @ weight + draw.gumbel(size=(number, 5)) * 2
-    # One feature that is the same for every word.
+    # A feature that is the same for every word.
     features[:, 7] = 3.0
     return features.astype(np.float16), scores.argmax(-1)
 
@@ -62,7 +60,7 @@ def test_features_are_the_model_s_at_first_tokens(teachers) -> None:
     assert max(len(window.ids) for window in windows) <= 24
     assert sum(window.sentence == 3 for window in windows) > 4
     model = load_masked_lm(path)
-    found = dict(word_features(model.base_model, windows, 0, batch_tokens=64, dtype=torch.float32))
+    features = dict(word_features(model.base_model, windows, 0, batch_tokens=64, dtype=torch.float32))
     plain, fast = AutoModel.from_pretrained(path).eval(), AutoTokenizer.from_pretrained(path)
     for index in range(2):
         encoded = fast(sentences[index], is_split_into_words=True, return_tensors="pt")
@@ -70,9 +68,9 @@ def test_features_are_the_model_s_at_first_tokens(teachers) -> None:
             hidden = plain(**encoded).last_hidden_state[0].numpy()
         words = encoded.word_ids()
         firsts = [words.index(place) for place in range(len(sentences[index]))]
-        np.testing.assert_allclose(found[index], hidden[firsts], atol=1e-5)
+        np.testing.assert_allclose(features[index], hidden[firsts], atol=1e-5)
     assert len(fast("extraordinarily", add_special_tokens=False)["input_ids"]) > 1
-    # The zero-width space makes no token: it is read as unknown, between its neighbours.
+    # The zero-width space gives no token: it is read as unknown, between its neighbours.
     strange = windows[2]
     assert strange.ids[strange.firsts[1]] == tokenizer.special_ids["unk"]
     assert strange.firsts == [1, 2, 3]
@@ -85,7 +83,7 @@ def test_scores_by_hand() -> None:
     assert scores["accuracy"] == pytest.approx(5 / 6)
     # O: 3 of 4 predicted, 3 of 3 found: 6/7; B-PER 1, B-LOC 1, I-PER 0.
     assert scores["macro_f1"] == pytest.approx((6 / 7 + 1 + 1 + 0) / 4)
-    # Of the entities (PER 0-1, LOC 0) one of two is found, and one of two predicted is right.
+    # Of the entities (PER 0-1, LOC 0), one of two is found, and one of two predictions is right.
     assert scores["entity_f1"] == pytest.approx(0.5)
     assert score_tags(gold, predicted, "pos") == {"accuracy": pytest.approx(5 / 6)}
 
@@ -96,12 +94,12 @@ def test_averages_by_hand() -> None:
         "b": {"a": {"f": [0.6, 0.6]}, "b": {"f": [0.5, 0.5]}, "c": {"f": [0.3, 0.3]}},
         "c": {"a": {"f": [0.2, 0.0]}, "b": {"f": [0.0, 0.0]}, "c": {"f": [0.9, 0.8]}},
     }
-    found = summarise(scores, "f", {"low": ["b", "c"]})
-    assert found["all"]["in_language"]["mean"] == pytest.approx((0.9 + 0.5 + 0.85) / 3)
-    assert found["all"]["in_language"]["deviation"] == pytest.approx(np.std([0.8, 0.7], ddof=1))
-    assert found["low"]["in_language"]["mean"] == pytest.approx((0.5 + 0.85) / 2)
+    averages = summarise(scores, "f", {"low": ["b", "c"]})
+    assert averages["all"]["in_language"]["mean"] == pytest.approx((0.9 + 0.5 + 0.85) / 3)
+    assert averages["all"]["in_language"]["deviation"] == pytest.approx(np.std([0.8, 0.7], ddof=1))
+    assert averages["low"]["in_language"]["mean"] == pytest.approx((0.5 + 0.85) / 2)
     # To b from a and c, to c from a and b.
-    assert found["low"]["zero_shot"]["mean"] == pytest.approx((0.3 + 0.0 + 0.1 + 0.3) / 4)
+    assert averages["low"]["zero_shot"]["mean"] == pytest.approx((0.3 + 0.0 + 0.1 + 0.3) / 4)
     assert summarise({"a": scores["a"]}, "f", {})["all"]["zero_shot"] == {}
 
 
@@ -140,15 +138,15 @@ def test_a_probe_run_finds_what_can_be_found_and_does_nothing_twice(probe_values
     folder = run_recipe(parse_recipe(probe_values), show=said.append)
     results = json.loads((folder / "evaluation" / "probes.json").read_text("utf-8"))
     scores = results["scores"]["ner"]
-    # A tag hangs on the word alone, which a model's features know where its vocabulary does.
+    # A tag depends on the word alone; a model's features know the word if its vocabulary does.
     assert min(scores["english"]["en"]["en"]["macro_f1"]) > 0.95
     assert min(scores["russian"]["ru"]["ru"]["entity_f1"]) > 0.95
     assert max(scores["english"]["ru"]["ru"]["macro_f1"]) < min(scores["russian"]["ru"]["ru"]["macro_f1"])
     assert len(said) == 9
     across = [
         seeds
-        for found in scores.values()
-        for row in found.values()
+        for sources in scores.values()
+        for row in sources.values()
         for m in row.values()
         for seeds in m.values()
     ]
@@ -163,7 +161,7 @@ def test_a_probe_run_finds_what_can_be_found_and_does_nothing_twice(probe_values
     run_recipe(parse_recipe(probe_values), show=said.append)
     assert said == [f"report: {folder}/report/index.html"]
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    # Another run takes them where it is told of them.
+    # Another run reuses them if its recipe names this one.
     other = probe_values | {"output": str(folder.with_name("other")), "reuse": [str(folder)]}
     assert not list(run_recipe(parse_recipe(other), show=said.append).rglob("*.npy"))
     said.clear()
@@ -173,7 +171,7 @@ def test_a_probe_run_finds_what_can_be_found_and_does_nothing_twice(probe_values
     assert {path: path.stat().st_mtime_ns for path in before} == before
     results = json.loads((folder / "evaluation" / "probes.json").read_text("utf-8"))
     assert len(results["scores"]["pos"]["english"]["en"]["ru"]["accuracy"]) == 3
-    # Other text: what hangs on it is done again, and nothing else.
+    # With other text, what depends on it is repeated, and nothing else.
     said.clear()
     path = Path(probe_values["tasks"]["pos"]["ru"]["test"])
     path.write_text(path.read_text("utf-8") + "арбуз\tO\n", "utf-8")
@@ -195,9 +193,7 @@ def test_bad_probes_are_refused_before_anything_is_written(probe_values, tmp_pat
 
 
 def test_a_plan_says_what_probes_cannot_tell(probe_values, teachers, tmp_path) -> None:
-    """An English vocabulary knows no Russian word; a tag of the test file that training lacks cannot be
-    guessed.
-    """
+    """An English vocabulary has no Russian word; a test tag that training lacks cannot be predicted."""
     from rich.console import Console
 
     from polydistill.pipelines.plan import plan_recipe
@@ -206,17 +202,17 @@ def test_a_plan_says_what_probes_cannot_tell(probe_values, teachers, tmp_path) -
     path.write_text("apple\tB-A\nbear\tB-C\n", "utf-8")
     probe_values["tasks"]["pos"]["en"]["test"] = str(path)
     console = Console(record=True, width=120)
-    found = plan_recipe(parse_recipe(probe_values), [], console)
-    said = [conflict.what for conflict in found]
+    conflicts = plan_recipe(parse_recipe(probe_values), [], console)
+    said = [conflict.what for conflict in conflicts]
     assert any("B-C are in the test file only" in what and "(1 words)" in what for what in said)
     assert any("english reads" in what and "of the words of ru as unknown" in what for what in said)
     assert not any("russian reads" in what and "of ru" in what for what in said)
-    assert f"{len(found)} conflicts" in console.export_text()
+    assert f"{len(conflicts)} conflicts" in console.export_text()
     assert not (tmp_path / "run").exists()
 
 
 def test_words_of_a_byte_level_tokenizer_are_those_of_the_text(tmp_path) -> None:
-    """A word within a sentence has its blank: the tokens are those of the sentence as it is written."""
+    """A word within a sentence has its space: the tokens are those of the sentence as written."""
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
     from polydistill.tokenization.load import LoadedTokenizer

@@ -45,22 +45,22 @@ def test_tags_score_as_seqeval_and_scikit_learn_say() -> None:
     gold, other = tagged(1), tagged(2)
     keep = random.Random(3)
     predicted = [
-        [one if keep.random() < 0.7 else two for one, two in zip(a, b, strict=True)]
+        [kept if keep.random() < 0.7 else drawn for kept, drawn in zip(a, b, strict=True)]
         for a, b in zip(gold, other, strict=True)
     ]
-    found = tag_items(gold, predicted, "ner").scores()
+    scores = tag_items(gold, predicted, "ner").scores()
     flat_gold, flat = ([tag for tags in some for tag in tags] for some in (gold, predicted))
-    assert found["entity_f1"] == pytest.approx(entity_f1(gold, predicted), abs=1e-12)
-    assert found["macro_f1"] == pytest.approx(f1_score(flat_gold, flat, average="macro"), abs=1e-12)
-    assert found["accuracy"] == pytest.approx(accuracy_score(flat_gold, flat), abs=1e-12)
+    assert scores["entity_f1"] == pytest.approx(entity_f1(gold, predicted), abs=1e-12)
+    assert scores["macro_f1"] == pytest.approx(f1_score(flat_gold, flat, average="macro"), abs=1e-12)
+    assert scores["accuracy"] == pytest.approx(accuracy_score(flat_gold, flat), abs=1e-12)
     assert list(tag_items(gold, predicted, "pos").scores()) == ["accuracy", "macro_f1"]
 
 
 def test_classes_score_as_scikit_learn_says_also_in_a_sample() -> None:
-    """A bootstrap sample's score is that of its items written out."""
+    """A bootstrap sample's score is that of its items, written out."""
     draw = random.Random(5)
     gold = [draw.choice("aaab") for _ in range(80)] + ["c"]
-    predicted = [one if draw.random() < 0.6 else draw.choice("abd") for one in gold]
+    predicted = [label if draw.random() < 0.6 else draw.choice("abd") for label in gold]
     items = label_items(gold, predicted, "pairs")
     assert items.scores()["macro_f1"] == pytest.approx(
         f1_score(gold, predicted, average="macro", zero_division=0)
@@ -77,7 +77,7 @@ def test_classes_score_as_scikit_learn_says_also_in_a_sample() -> None:
     assert list(label_items(["0"], ["1"], "choice").scores()) == ["accuracy"]
 
 
-# SQuAD v1.1 and MLQA, from their definitions: lower case; punctuation out; articles out; blanks joined.
+# SQuAD v1.1 and MLQA by definition: lower-case; remove punctuation and articles; join spaces.
 MLQA_ARTICLES = {
     "en": "a an the",
     "es": "un una unos unas el la los las",
@@ -138,44 +138,46 @@ def test_answers_score_as_the_scripts_define(mlqa) -> None:
     for language, texts in TEXTS.items():
         if mlqa and language == "ko":
             continue
-        for one in texts:
-            assert normalise(one, language, mlqa=mlqa) == oracle_words(one, language, mlqa), (language, one)
+        for text in texts:
+            assert normalise(text, language, mlqa=mlqa) == oracle_words(text, language, mlqa), (
+                language,
+                text,
+            )
             for other in texts:
-                expected = oracle(one, [other, texts[0]], language, mlqa)
-                assert answer_scores(one, [other, texts[0]], language, mlqa=mlqa) == pytest.approx(expected)
+                expected = oracle(text, [other, texts[0]], language, mlqa)
+                assert answer_scores(text, [other, texts[0]], language, mlqa=mlqa) == pytest.approx(expected)
 
 
 def test_answers_score_as_the_official_script_that_torchmetrics_carries() -> None:
     compared = 0
     for language, texts in TEXTS.items():
-        for one in texts:
-            if not normalise(one, language, mlqa=False):
-                # Nothing but an article: torchmetrics has the later script's rule, by which nothing equals
-                # nothing.
+        for text in texts:
+            if not normalise(text, language, mlqa=False):
+                # An article alone: torchmetrics has the later script's rule, in which nothing equals nothing.
                 continue
             for answers in ([other, texts[0]] for other in texts):
                 theirs = squad(
-                    [{"id": "1", "prediction_text": one}],
+                    [{"id": "1", "prediction_text": text}],
                     [{"id": "1", "answers": {"text": answers, "answer_start": [0] * len(answers)}}],
                 )
-                ours = answer_scores(one, answers, language, mlqa=False)
+                ours = answer_scores(text, answers, language, mlqa=False)
                 assert [100 * score for score in ours] == pytest.approx(
                     [float(theirs["f1"]), float(theirs["exact_match"])]
-                ), (one, answers)
+                ), (text, answers)
                 compared += 1
     assert compared > 80
 
 
 def test_answers_by_hand() -> None:
     assert answer_scores("The old man", ["old man"], "en", mlqa=False) == (1.0, 1.0)
-    # 1 of 3 words predicted, 1 of 2 words asked for: 2 (1/3)(1/2) / (1/3 + 1/2).
+    # 1 of 3 predicted words, 1 of 2 gold words: 2 (1/3)(1/2) / (1/3 + 1/2).
     assert answer_scores("the big old house", ["old man"], "en", mlqa=False) == pytest.approx((0.4, 0.0))
-    # The best of several answers, for each measure by itself.
+    # The best of several answers, for each measure separately.
     assert answer_scores("Rome", ["in Rome", "Paris", "rome."], "en", mlqa=False) == (1.0, 1.0)
     assert answer_scores("北京市", ["北京"], "zh", mlqa=True) == pytest.approx((0.8, 0.0))
     # SQuAD's script sees one word in it.
     assert answer_scores("北京市", ["北京"], "zh", mlqa=False) == (0.0, 0.0)
-    # Scripts without spaces that MLQA does not have, and full-width punctuation.
+    # Scripts without spaces that MLQA lacks, and full-width punctuation.
     assert normalise("ひらがな、東", "ja", mlqa=True) == ["ひ", "ら", "が", "な", "東"]
     assert normalise("ไทย", "th", mlqa=True) == ["ไ", "ท", "ย"]
     assert answer_scores("", ["x"], "en", mlqa=False) == (0.0, 0.0)
@@ -187,7 +189,7 @@ def test_answers_by_hand() -> None:
 
 
 def test_rdt_has_the_sign_of_the_tables_and_their_numbers() -> None:
-    """Table 2's averages come out of its rows: positive where the student is better."""
+    """Table 2's averages follow from its rows: positive where the student is better."""
     assert relative_deviation(55, 50) == pytest.approx(10)
     tables = json.loads((resources.files("polydistill.reports") / "published.json").read_text("utf-8"))
     printed = {
@@ -219,8 +221,8 @@ def test_rdt_has_the_sign_of_the_tables_and_their_numbers() -> None:
 def test_samples_are_of_the_same_items_for_both_models_and_of_seeds() -> None:
     draw = random.Random(1)
     gold = [draw.choice("ab") for _ in range(200)]
-    weak = [one if draw.random() < 0.6 else "a" for one in gold]
-    # Right wherever the weak one is, and on every tenth item besides: paired, the difference hardly varies.
+    weak = [label if draw.random() < 0.6 else "a" for label in gold]
+    # Right wherever the weak one is, and on every tenth item too: paired, the difference hardly varies.
     strong = [
         g if w == g or index % 10 == 0 else w for index, (g, w) in enumerate(zip(gold, weak, strict=True))
     ]
@@ -253,9 +255,9 @@ def test_few_seeds_give_the_interval_of_student_s_t() -> None:
     assert interval(draws, 0.95) == pytest.approx(expected, rel=0.03)
     groups = [[1.0, 3.0], [10.0, 11.0, 12.0], [5.0]]
     noise = seed_noise(groups, trainings=3)
-    within = sum(((np.array(one) - np.mean(one)) ** 2).sum() for one in groups)
+    within = sum(((np.array(group) - np.mean(group)) ** 2).sum() for group in groups)
     assert noise == (pytest.approx(np.sqrt(within / 3)), 3)
-    # Of one training on all three languages there is a third to know it by.
+    # A single training on all three languages has a third of the degrees of freedom.
     assert seed_noise(groups, trainings=1).freedom == 1
     none = seed_noise([[1.0], [2.0]], trainings=2)
     assert none.freedom == 0
@@ -264,7 +266,7 @@ def test_few_seeds_give_the_interval_of_student_s_t() -> None:
 
 def test_an_interval_of_two_seeds_holds_the_truth_as_often_as_it_says() -> None:
     """Four languages, teacher and student equal, two seeds whose scores scatter by 2: 95 of 100 intervals
-    hold 0.
+    contain 0.
     """
     held = 0
     for trial in range(300):
@@ -286,16 +288,19 @@ def test_an_interval_of_two_seeds_holds_the_truth_as_often_as_it_says() -> None:
 
 
 def test_a_teacher_whose_score_is_small_has_no_negative_samples() -> None:
-    """The ratio's derivatives, by finite differences; noise as large as the score itself leaves the sign
-    alone.
+    """The ratio's derivatives, by finite differences; noise as large as the score itself leaves only the
+    sign.
     """
     student, teacher = np.array([0.08, 0.05]), np.array([0.07, 0.06])
     step = 1e-6
-    for one, two in ((step, 0.0), (0.0, step)):
+    for of_student, of_teacher in ((step, 0.0), (0.0, step)):
         moved = sampled_deviation(
-            Sampled(student, np.full(2, one)), Sampled(teacher, np.full(2, two)), mean=0.06, base=0.065
+            Sampled(student, np.full(2, of_student)),
+            Sampled(teacher, np.full(2, of_teacher)),
+            mean=0.06,
+            base=0.065,
         )
-        expected = relative_deviation(0.06 + one, 0.065 + two) - relative_deviation(0.06, 0.065)
+        expected = relative_deviation(0.06 + of_student, 0.065 + of_teacher) - relative_deviation(0.06, 0.065)
         items = 100 * (student / teacher - 1)
         assert (moved - items) / step == pytest.approx(np.full(2, expected / step), rel=1e-3)
     equal = Sampled(np.full(2, 0.06), np.array([0.07, -0.07]))
@@ -308,9 +313,9 @@ def test_what_an_interval_says() -> None:
     around = np.linspace(-1, 1, 201)
     assert deviation(-2, around - 2, level=0.95, within=5).verdict == "within"
     assert deviation(-8, around - 8, level=0.95, within=5).verdict == "below"
-    found = deviation(-5, around - 5, level=0.9, within=5)
-    assert found.verdict == "open"
-    assert (found.low, found.high) == pytest.approx((-5.9, -4.1))
+    cell = deviation(-5, around - 5, level=0.9, within=5)
+    assert cell.verdict == "open"
+    assert (cell.low, cell.high) == pytest.approx((-5.9, -4.1))
     assert deviation(1, np.array([1.0, np.inf]), level=0.95, within=5) is None
 
 

@@ -1,4 +1,4 @@
-"""Union and renumbered tokenizers against the originals, on made and on published vocabularies."""
+"""Union and renumbered tokenizers against the originals, on small and on published vocabularies."""
 
 import json
 import lzma
@@ -137,13 +137,13 @@ def test_the_union_of_one_bert_tokenises_like_it(made, tmp_path) -> None:
 
 
 def test_drift_counts_what_another_teachers_pieces_change() -> None:
-    one = bert(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "un", "##do", "it"], lowercase=True)
+    first = bert(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "un", "##do", "it"], lowercase=True)
     other = bert(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "undo"], lowercase=True)
-    union = unite([one, other])
-    merged = union_tokenizer(union, [one, other])
+    union = unite([first, other])
+    merged = union_tokenizer(union, [first, other])
     assert merged.encode("undo it").tokens == ["[CLS]", "undo", "it", "[SEP]"]
     measured = segmentation(
-        merged, language_tokenizer(one, union.maps[0], union), ["undo it", "it it"], unk_id=1
+        merged, language_tokenizer(first, union.maps[0], union), ["undo it", "it it"], unk_id=1
     )
     assert measured.drift == pytest.approx(2 / 5)
     assert measured.changed_words == pytest.approx(1 / 4)
@@ -160,7 +160,7 @@ def test_casing_follows_the_teachers() -> None:
 
 
 def test_a_folder_with_half_a_tokenizer_is_refused(teachers, tmp_path) -> None:
-    """BertTokenizer takes a vocab.txt of five lines without a word."""
+    """BertTokenizer accepts a vocab.txt of five lines without warning."""
     config = json.loads((teachers["en"] / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"vocab_size": 30522}))
     (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n")
@@ -208,8 +208,8 @@ def real_lines(shared: Path, language: str, number: int) -> list[str]:
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_vocabularies(shared, name) -> None:
-    """The union of a vocabulary with itself tokenises real text like the original, duplicates and blanks and
-    all.
+    """The union of a vocabulary with itself tokenises real text like the original, with duplicates and
+    spaces.
     """
     teacher = bert(published(shared, name), lowercase=PUBLISHED[name])
     union = unite([teacher])
@@ -245,7 +245,7 @@ def test_union_of_wordpiece_and_a_published_unigram(shared, tmp_path) -> None:
 
 
 def test_many_texts_are_encoded_as_each_alone(teachers) -> None:
-    """More texts than are encoded at once."""
+    """More texts than one call encodes."""
     from polydistill.tokenization.encode import ENCODED_AT_ONCE, encode
 
     tokenizer = load_tokenizer(str(teachers["en"]))

@@ -1,4 +1,4 @@
-"""What a step of training holds: languages, copies, lengths, and what every token weighs."""
+"""The content of a training step: languages, copies, lengths, and every token's weight."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def test_languages_are_mixed_within_batches_and_rows_do_not_repeat() -> None:
     for start in range(0, 300, 10):
         batch = drawn[start : start + 10]
         assert sum(language == 1 for language, _, _ in batch) == 3
-        # The small language comes round several times in a window, never in more than two epochs of one
-        # batch.
+        # The small language repeats several times in a window, but no batch spans more than two of its
+        # epochs.
         assert len({epoch for language, _, epoch in batch if language == 1}) <= 2
     for language, size in ((0, 30), (1, 5)):
         rows = [(epoch, row) for which, row, epoch in drawn if which == language]
@@ -49,7 +49,7 @@ def test_languages_are_mixed_within_batches_and_rows_do_not_repeat() -> None:
 
 
 def articles() -> np.ndarray:
-    """Lengths of articles that are not joined: log-normal around 120 tokens, cut at 510."""
+    """Lengths of unjoined articles: log-normal around 120 tokens, cut at 510."""
     return (
         np.minimum(np.exp(np.random.default_rng(0).normal(np.log(120), 1.0, 4000)), 510).astype(np.int64) + 2
     )
@@ -81,9 +81,7 @@ class Lengths:
 
 
 def test_every_token_weighs_the_same_in_texts_of_all_lengths(tmp_path, monkeypatch) -> None:
-    """The mean weight of a token by quartile of its text's length, 1 being average, read off what the loss is
-    given.
-    """
+    """The mean weight of a token by quartile of its text's length (average 1), read from the loss's input."""
     data = Lengths(articles())
     quartiles = np.searchsorted(np.quantile(data.lengths, [0.25, 0.5, 0.75]), data.lengths)
     weights, tokens = np.zeros(4), np.zeros(4)
@@ -91,7 +89,7 @@ def test_every_token_weighs_the_same_in_texts_of_all_lengths(tmp_path, monkeypat
     batches = []
 
     class Recorded(StoredLabels):
-        """Notes the batch that the loss below is of."""
+        """Notes the batch of the loss below."""
 
         def __call__(self, model, head, batch, counts, progress):
             batches.append(batch)
@@ -101,7 +99,7 @@ def test_every_token_weighs_the_same_in_texts_of_all_lengths(tmp_path, monkeypat
         return model.get_input_embeddings().weight[:1].expand(len(positions), -1)
 
     def loss_of(features, weight, bias, ids, target, **more):
-        """Takes each position's weight in place of computing anything."""
+        """Records each position's weight and computes nothing."""
         batch = batches[-1]
         rows = batch["positions"] // batch["input_ids"].shape[1]
         quartile = quartiles[batch["keys"][rows, 1].numpy()]
@@ -128,7 +126,7 @@ def test_every_token_weighs_the_same_in_texts_of_all_lengths(tmp_path, monkeypat
     )
     relative = weights / tokens / (weights.sum() / tokens.sum())
     assert np.all((relative > 0.95) & (relative < 1.05)), relative
-    # Most steps see most lengths, so that a step is no sample of one kind of text.
+    # Most steps have most lengths: a step is no sample of a single kind of text.
     sampler = LanguageSampler([data.lengths], [1.0], batch_size=32, num_batches=100, seed=0)
     drawn = np.array([quartiles[row] for _, row, _ in sampler]).reshape(100, 32)
     assert min(len(set(step.tolist())) for step in drawn) == 4
@@ -173,18 +171,18 @@ def test_parts_are_the_cheapest_ones(overhead) -> None:
 
 
 def test_a_step_without_a_masked_token_changes_nothing(tmp_path) -> None:
-    """One word of text is masked in 15 % of its draws, so that a step of short texts may have none."""
+    """A text's only word is masked in 15 % of its draws: a step of short texts may have no mask."""
 
     class Bare(Rows):
         def example(self, row, epoch, language):
-            found = super().example(row, epoch, language)
+            example = super().example(row, epoch, language)
             none = np.zeros(0, dtype=np.int64)
             return replace(
-                found,
+                example,
                 positions=none,
                 gold=none,
-                top_ids=found.top_ids[:0],
-                top_logprobs=found.top_logprobs[:0],
+                top_ids=example.top_ids[:0],
+                top_logprobs=example.top_logprobs[:0],
             )
 
     model = make_model()

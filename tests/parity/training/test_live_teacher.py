@@ -1,4 +1,4 @@
-"""Training with a live teacher: what it minimises, and that stopping changes nothing."""
+"""Training with a live teacher: what it minimises, and that a stop changes nothing."""
 
 import pytest
 import torch
@@ -57,7 +57,7 @@ def trained(folder, *, steps=1, teacher=None, losses=None, student=None, **argum
 
 
 def dense(student, teacher, batch, heads=2):
-    """Each loss from whole models' outputs, as DistilBERT's code and MiniLMv2's paper have them."""
+    """Each loss from whole models' outputs, as in DistilBERT's code and MiniLMv2's paper."""
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
     with torch.no_grad():
         ours, theirs = (
@@ -65,18 +65,18 @@ def dense(student, teacher, batch, heads=2):
         )
     attended = batch["attention_mask"].flatten().bool()
     masked = torch.zeros_like(attended).index_fill(0, batch["positions"], True)
-    flat = [one.logits.flatten(0, 1) for one in (ours, theirs)]
+    flat = [outputs.logits.flatten(0, 1) for outputs in (ours, theirs)]
     divergence = functional.kl_div(
         (flat[0] / 2).log_softmax(-1), (flat[1] / 2).softmax(-1), reduction="none"
     ).sum(-1)
-    hidden = [one.hidden_states[-1].flatten(0, 1)[attended] for one in (ours, theirs)]
+    hidden = [outputs.hidden_states[-1].flatten(0, 1)[attended] for outputs in (ours, theirs)]
     ones = torch.ones(len(hidden[0]))
     relation = 0.0
     for name in ("query", "key", "value"):
         logprobs = []
-        for model, one in ((student, ours), (teacher, theirs)):
+        for model, outputs in ((student, ours), (teacher, theirs)):
             layer = getattr(model.bert.encoder.layer[-1].attention.self, name)
-            states = layer(one.hidden_states[-2]).unflatten(-1, (heads, -1)).transpose(1, 2)
+            states = layer(outputs.hidden_states[-2]).unflatten(-1, (heads, -1)).transpose(1, 2)
             scores = states @ states.transpose(2, 3) / states.shape[-1] ** 0.5
             scores = scores.masked_fill(batch["attention_mask"][:, None, None] == 0, -torch.inf)
             logprobs.append(scores.log_softmax(-1))
@@ -103,7 +103,7 @@ def test_the_first_loss_is_the_dense_formula(tmp_path, positions) -> None:
     assert log[0]["kd_loss"] == pytest.approx(wanted[positions].item(), abs=1e-4)
     for name in ("mlm", "cosine", "relation"):
         assert log[0][f"{name}_loss"] == pytest.approx(wanted[name].item(), abs=1e-4), name
-    # Each is a mean over this step's positions; the loss divides by what steps have on average.
+    # Each is a mean over this step's positions; the loss divides by a step's average number.
     size = expected_size([ROWS[0]], [1.0], 8)
     masked, tokens = len(batch["positions"]) / size.masked, int(batch["attention_mask"].sum()) / size.tokens
     seen = tokens if positions == "attended" else masked
@@ -118,7 +118,7 @@ def test_the_first_loss_is_the_dense_formula(tmp_path, positions) -> None:
 
 
 def test_accumulation_changes_nothing(tmp_path) -> None:
-    """Two micro-batches with other numbers of tokens and masks equal one batch of both."""
+    """Two micro-batches with different numbers of tokens and masks equal one batch of both."""
 
     class Same(LanguageSampler):
         def __init__(self, lengths, probabilities, *, batch_size, num_batches, seed):
@@ -158,7 +158,7 @@ def test_resuming_gives_the_same_weights_and_the_teacher_stays(tmp_path) -> None
 
 
 def test_a_loss_without_weight_is_not_computed(tmp_path) -> None:
-    """With MLM alone the teacher never runs; it would fail."""
+    """With MLM alone the teacher never runs: it would fail."""
     teacher = make_teacher()
     teacher.forward = None
     _, log = trained(tmp_path, teacher=teacher, losses={"kd": 0, "cosine": 0, "mlm": 1})
@@ -193,5 +193,5 @@ def test_nan_stops_training(tmp_path) -> None:
     ],
 )
 def test_weights_over_time(weight, middle, end) -> None:
-    found = [weight_at(LossWeight.model_validate(weight), progress) for progress in (0.0, 0.25, 1.0)]
-    assert found == pytest.approx([4.0, middle, end])
+    weights = [weight_at(LossWeight.model_validate(weight), progress) for progress in (0.0, 0.25, 1.0)]
+    assert weights == pytest.approx([4.0, middle, end])

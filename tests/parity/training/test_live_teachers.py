@@ -1,4 +1,4 @@
-"""Training with a teacher a language, and early stopping: what is minimised, what is kept."""
+"""Training with a teacher for each language, and early stopping: what is minimised, what is kept."""
 
 import pytest
 import torch
@@ -99,7 +99,7 @@ def test_the_first_loss_is_the_dense_formula(tmp_path, labels, weight, temperatu
     assert log[0]["mlm_loss"] == pytest.approx(mlm.item(), abs=1e-4)
     share = len(batch["positions"]) / expected_size(list(ROWS.values()), [0.5, 0.5], 8).masked
     assert log[0]["loss"] == pytest.approx((weight * kd + (1 - weight) * mlm).item() * share, abs=1e-3)
-    # The teachers differ, so that the wrong one would show.
+    # The teachers differ, so that a wrong one shows.
     assert not torch.allclose(theirs[0], theirs[1], atol=0.1)
 
 
@@ -116,8 +116,8 @@ def held_out_loss(model):
 
 
 def test_the_held_out_loss_is_a_mean_over_tokens_whatever_the_batches(tmp_path) -> None:
-    """Examples differ in masked tokens; a mean of batches' or examples' means is another number."""
-    found = []
+    """Examples differ in masked tokens: a mean over batches or examples is another number."""
+    losses = []
     for size in (1, 5, 12):
         stopping = EarlyStopping(held_out(), patience=9, evaluations=1)
         model, log = trained(
@@ -129,22 +129,22 @@ def test_the_held_out_loss_is_a_mean_over_tokens_whatever_the_batches(tmp_path) 
             learning_rate=0.0,
             per_device_eval_batch_size=size,
         )
-        found += [entry["eval_loss"] for entry in log if "eval_loss" in entry]
-    assert found == [pytest.approx(held_out_loss(model), abs=1e-5)] * 3
+        losses += [entry["eval_loss"] for entry in log if "eval_loss" in entry]
+    assert losses == [pytest.approx(held_out_loss(model), abs=1e-5)] * 3
     each = []
     for example in held_out():
         batch = collate([example], 0)
         with torch.no_grad():
             logits = model.eval()(input_ids=batch["input_ids"]).logits[0, batch["positions"]]
         each.append(functional.cross_entropy(logits, batch["ids"][:, 0]).item())
-    assert abs(sum(each) / len(each) - found[0]) > 1e-3
+    assert abs(sum(each) / len(each) - losses[0]) > 1e-3
 
 
 STOPPING = {"per_device_eval_batch_size": 12, "learning_rate": 5e-3}
 
 
 def test_training_stops_when_held_out_examples_get_worse_and_keeps_the_best(tmp_path) -> None:
-    """Random text: whatever is learned of the training examples makes others worse."""
+    """Random text: anything learned from the training examples makes others worse."""
     stopping = EarlyStopping(held_out(), patience=2, evaluations=20)
     model, log = trained(tmp_path, steps=60, labels="gold", teachers=False, stopping=stopping, **STOPPING)
     losses = [entry["eval_loss"] for entry in log if "eval_loss" in entry]
@@ -178,7 +178,7 @@ def test_a_stopped_run_goes_on_and_stops_where_it_would_have(tmp_path) -> None:
 
 
 def test_a_run_that_had_stopped_is_not_trained_further_wherever_its_folder_is_now(tmp_path) -> None:
-    """Killed after early stopping and before the model was written; and moved since."""
+    """Killed after early stopping, before the model was written; and moved since."""
 
     def run(folder):
         stopping = EarlyStopping(held_out(), patience=2, evaluations=20)

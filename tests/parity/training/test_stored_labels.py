@@ -39,7 +39,7 @@ def test_the_first_loss_is_the_dense_formula(tmp_path, tail) -> None:
     elif tail == "bucket":
         others = logprobs.scatter(1, batch["ids"][:, 1:], -torch.inf).logsumexp(-1)
         kd = kd - rest * others
-    # What is logged as KD leaves out what the gold piece gets of the tail.
+    # The logged KD leaves out the gold piece's share of the tail.
     logged = kd.mean().item()
     if tail == "gold":
         kd = kd + rest * mlm
@@ -49,7 +49,7 @@ def test_the_first_loss_is_the_dense_formula(tmp_path, tail) -> None:
 
 
 def test_a_language_with_labels_of_its_own(tmp_path) -> None:
-    """Language a learns from its teacher alone, b from its text alone, whatever the schedule says."""
+    """Language a learns from its teacher alone, b from its text alone, whatever the schedule is."""
     _, log = trained(tmp_path, steps=1, labels={"a": "soft", "b": "gold"})
     batch, logprobs = first_batch()
     mlm = -logprobs.gather(1, batch["ids"][:, :1])[:, 0]
@@ -73,8 +73,8 @@ def test_lambda_arrives_early_where_it_is_told_to(tmp_path) -> None:
 
 
 def test_accumulation_changes_nothing(tmp_path) -> None:
-    """Two micro-batches of 8 equal one batch with the same 16 examples, though their masked tokens differ in
-    number.
+    """Two micro-batches of 8 equal one batch with the same 16 examples, despite different numbers of masked
+    tokens.
     """
 
     class Same(LanguageSampler):
@@ -94,9 +94,7 @@ def test_accumulation_changes_nothing(tmp_path) -> None:
 
 
 def test_attention_of_short_sequences_is_the_same_computation(tmp_path) -> None:
-    """The plain products that short sequences take on a processor train to what torch's own kernel trains
-    to.
-    """
+    """On a CPU, the plain products for short sequences train to the same result as torch's own kernel."""
     import contextlib
 
     plain, log = trained(tmp_path / "a")
@@ -108,7 +106,7 @@ def test_attention_of_short_sequences_is_the_same_computation(tmp_path) -> None:
 
 
 def test_which_attention_for_which_length() -> None:
-    """Plain products for short sequences on a processor; for long ones and on a GPU torch's own choice."""
+    """Plain products for short sequences on a CPU; torch's own choice for long ones and on a GPU."""
     from torch.nn.attention import SDPBackend, _cur_sdpa_kernel_backends
 
     everything = set(_cur_sdpa_kernel_backends())
@@ -121,7 +119,7 @@ def test_which_attention_for_which_length() -> None:
 
 
 def test_resuming_gives_the_same_weights(tmp_path) -> None:
-    """A run that stops at a checkpoint and goes on ends with the bytes of one that does not stop."""
+    """A run that stops at a checkpoint and resumes ends with the same bytes as one that does not stop."""
     whole, _ = trained(tmp_path / "a", steps=12)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("polydistill.training.trainer.DistillationTrainer.check", stop_at(8))
@@ -156,7 +154,7 @@ def test_every_reading_of_the_tail_trains(tmp_path, tail) -> None:
 
 
 def test_a_trainer_is_gone_when_its_training_is_over(tmp_path, monkeypatch) -> None:
-    """With its optimizer: two moments of every weight. A collector may come much later, or not before memory
+    """With its optimizer: two moments of every weight. A collector may run much later, or not before memory
     is out.
     """
     seen = []
@@ -178,9 +176,7 @@ def test_a_trainer_is_gone_when_its_training_is_over(tmp_path, monkeypatch) -> N
 
 
 def test_a_loss_that_is_not_finite_stops_training(tmp_path) -> None:
-    """The batch that had it is saved with the weights, and each of its examples is named as its source names
-    it.
-    """
+    """The failing batch is saved with the weights, and its examples are named as their source names them."""
     with pytest.raises(
         NumericsError, match=r"the loss is \S+ at step \d+ \(languages a, b: language "
     ) as caught:
@@ -193,7 +189,7 @@ def test_a_loss_that_is_not_finite_stops_training(tmp_path) -> None:
             [Rows(40, 1).lengths, Rows(10, 2).lengths], [0.75, 0.25], batch_size=8, num_batches=30, seed=7
         )
     )[8 * said["step"] :][:8]
-    assert [(one["language"], one["example"], one["epoch"]) for one in said["examples"]] == [
+    assert [(example["language"], example["example"], example["epoch"]) for example in said["examples"]] == [
         ("ab"[language], 1000 * (language + 1) + row, epoch) for language, row, epoch in expected
     ]
     batch = load_file(folder / "batch-0.safetensors")
@@ -208,7 +204,7 @@ def test_a_loss_that_is_not_finite_stops_training(tmp_path) -> None:
 def test_a_gradient_that_is_not_finite_stops_training_before_it_is_taken(
     tmp_path, monkeypatch, value, max_grad_norm
 ) -> None:
-    """The loss is finite until the optimizer has taken such a gradient; then the weights and a checkpoint
+    """The loss is finite until the optimizer has applied such a gradient; then the weights and a checkpoint
     have it.
     """
     model, steps = make_model(), []

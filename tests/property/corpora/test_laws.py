@@ -27,7 +27,7 @@ def split(files: list[list[str]]) -> tuple[set[str], set[str]]:
         for index, lines in enumerate(files):
             (root / f"{index}.txt").write_text("\n".join(lines) + "\n")
         (root / "c").mkdir()
-        # Nothing held out of so little: the files are there all the same.
+        # Nothing can be held out of so little text: the files exist all the same.
         with contextlib.suppress(CorpusError):
             build_corpus(
                 root / "c",
@@ -67,7 +67,7 @@ def test_cleaning_twice_is_cleaning_once(text) -> None:
 
 
 def characters(texts: list[str]) -> list[int]:
-    """A tokenizer that makes a token of every character but the blank."""
+    """A tokenizer with a token for every character but the space."""
     return [sum(not c.isspace() for c in text) for text in texts]
 
 
@@ -89,6 +89,6 @@ def test_packing_loses_nothing_and_is_never_too_long(lines, room) -> None:
 @given(st.lists(line, min_size=1, max_size=12))
 def test_sequences_of_one_run_are_nearly_full(lines) -> None:
     examples = list(pack([(text, 0) for text in lines], characters, 16))
-    # All but the last are full up to what a stub not worth cutting leaves, or a cut at a blank: that lies in
-    # the second half of the characters, of which every other may be a blank.
+    # All but the last are full, up to what a stub not worth cutting leaves, or a cut at a space: that is in
+    # the second half of the characters, of which every other one may be a space.
     assert all(tokens >= 4 for _, tokens in examples[:-1])

@@ -1,4 +1,4 @@
-"""Laws of packing and of blocks, for tokenizers and text of every kind."""
+"""Laws of packing and of blocks, for tokenizers and texts of every kind."""
 
 import tempfile
 from collections import Counter
@@ -13,7 +13,7 @@ from polydistill.corpora.packing import pack
 from polydistill.corpora.sources import read_documents
 from polydistill.disk import hash_text
 
-# What counts of lines and of the joined text have to do with each other differs between tokenizers.
+# How the counts of lines relate to that of the joined text differs between tokenizers.
 COUNTERS = {
     "characters and line ends": lambda texts: [len(text) for text in texts],
     "words": lambda texts: [len(text.split()) for text in texts],
@@ -70,7 +70,7 @@ def test_ordinary_lines_within_a_block_move_nothing(lines, added, place) -> None
 
 @pytest.mark.parametrize("text", ["", "ab e\u0308字कि ", "ab "], ids=["one word", "no blanks", "words"])
 def test_a_line_of_any_length_takes_time_in_proportion(text) -> None:
-    """Characters that are counted, for lines of 20,000 and 160,000: eight times as many, not sixty-four."""
+    """Counted characters for lines of 20,000 and 160,000: eight times as many, not sixty-four."""
     counted = {}
     for size in (20_000, 160_000):
         whole = ((text or "x") * size)[:size].strip()

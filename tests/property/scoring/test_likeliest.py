@@ -1,4 +1,4 @@
-"""The K likeliest pieces by groups are those of torch's topk over all of them."""
+"""The K likeliest pieces by groups equal torch's topk over all pieces."""
 
 import hypothesis.strategies as st
 import torch
@@ -28,7 +28,7 @@ def test_rows_are_read_as_by_topk(rows, size, top_k, levels, seed, biased, spare
     torch.testing.assert_close(
         values.double(), expected[:, :size].topk(top_k, dim=-1).values, atol=1e-5, rtol=1e-5
     )
-    # Ties may stand in any order, so ids are known by their values, each once.
+    # Ties may be in any order, so ids are identified by their values, each once.
     assert bool((ids < size).all())
     torch.testing.assert_close(expected.gather(1, ids), values.double(), atol=1e-5, rtol=1e-5)
     assert all(len(set(row)) == top_k for row in ids.tolist())

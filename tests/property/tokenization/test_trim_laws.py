@@ -1,4 +1,4 @@
-"""The laws of trimming (DESIGN section 4), on vocabularies and texts that hypothesis makes."""
+"""The laws of trimming (DESIGN section 4), on vocabularies and texts drawn by hypothesis."""
 
 import random
 from collections.abc import Iterable
@@ -15,7 +15,7 @@ from polydistill.tokenization.trim import compare_trimmed, trim_tokenizer
 
 SPECIALS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
 ROLES = dict(zip(("cls", "pad", "sep", "unk", "mask"), SPECIALS, strict=True))
-# Few letters, so that pieces and texts meet; one of two bytes, and one that few vocabularies hold.
+# Few letters, so that pieces and texts meet; one of two bytes, and one that few vocabularies have.
 lines_of = st.lists(st.text("aaabbbcé 字", max_size=12), min_size=1, max_size=6)
 
 
@@ -29,7 +29,7 @@ def finish(backend: Tokenizer, specials: Iterable[str] = SPECIALS) -> LoadedToke
 
 
 def made_wordpiece(entries: list[str]) -> LoadedTokenizer:
-    """Any entries at all: characters without an entry of their own are what makes words unknown."""
+    """Any entries: words become unknown where characters have no entry of their own."""
     vocabulary = {string: index for index, string in enumerate(dict.fromkeys([*SPECIALS, *entries]))}
     backend = Tokenizer(models.WordPiece(vocabulary, unk_token="<unk>", max_input_chars_per_word=9))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -46,9 +46,7 @@ def made_unigram(scored: dict[str, float]) -> LoadedTokenizer:
 def made_bpe(
     choices: list[tuple[int, int]], *, byte_level: bool, order: int = 0, **options: object
 ) -> LoadedTokenizer:
-    """Merges of entries that are there by then; `order` shuffles their ranks, as no training would leave
-    them.
-    """
+    """Merges of entries that exist by then; `order` shuffles their ranks, as no training would."""
     vocabulary = {
         string: index for index, string in enumerate([*SPECIALS, *(ALPHABET if byte_level else "abcé▁")])
     }
@@ -113,7 +111,8 @@ def test_text_whose_pieces_are_kept_gets_the_same_pieces(kind, data) -> None:
     measured, held, differing = compare_trimmed(tokenizer, trimmed.backend, selection, [*known, *other])
     assert differing == []
     assert measured.identical_texts == len(held)
-    # Told without `compare_trimmed`: what was selected on, but for a WordPiece's unknown words (see there).
+    # Checked without `compare_trimmed`: the text of the selection, except a WordPiece's unknown words (see
+    # there).
     for line in known:
         ids = np.array(tokenizer.backend.encode(line).ids)
         if kind != "wordpiece" or tokenizer.special_ids["unk"] not in ids:
@@ -124,15 +123,14 @@ def test_text_whose_pieces_are_kept_gets_the_same_pieces(kind, data) -> None:
 @settings(max_examples=100, deadline=None)
 @given(data=st.data())
 def test_no_character_becomes_unknown(kind, data) -> None:
-    """With nothing kept but what always is, nothing that was known is unknown."""
+    """If only the obligatory pieces are kept, no known text becomes unknown."""
     tokenizer = data.draw(KINDS[kind])
     nothing = np.zeros(tokenizer.size, dtype=np.int64)
     trimmed = trim_tokenizer(tokenizer, select(tokenizer, {"x": Frequency(nothing, 1)})).backend
     entries = Entries(tokenizer)
     for line in data.draw(lines_of):
         for word in line.split():
-            # A WordPiece without an entry for each of the word's characters may know or not know the word
-            # either way.
+            # A WordPiece without an entry for each of the word's characters may know the word or not.
             forms = entries.atoms(word) if kind == "wordpiece" else []
             if tokenizer.special_ids["unk"] not in tokenizer.backend.encode(word).ids and all(
                 f in entries.ids for f in forms

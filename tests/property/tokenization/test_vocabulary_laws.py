@@ -1,4 +1,4 @@
-"""The laws of DESIGN section 4, on vocabularies that hypothesis makes."""
+"""The laws of DESIGN section 4, on vocabularies drawn by hypothesis."""
 
 from types import SimpleNamespace
 
@@ -19,7 +19,7 @@ from polydistill.tokenization.pieces import (
 )
 from polydistill.tokenization.union import overlap, unite
 
-# What published vocabularies hold: any text, blanks, marks, control characters, special strings, nothing.
+# As in published vocabularies: any text, spaces, marks, control characters, special strings, nothing.
 surfaces = st.one_of(
     st.text(min_size=0, max_size=6),
     st.sampled_from(
@@ -43,9 +43,9 @@ def test_wordpiece_writes_every_piece_and_reads_it_back(piece) -> None:
 
 
 @given(st.lists(pieces, unique=True, max_size=20))
-def test_no_two_pieces_share_a_string(found) -> None:
-    strings = [to_wordpiece(piece) for piece in found]
-    assert len(set(strings)) == len(found)
+def test_no_two_pieces_share_a_string(vocabulary) -> None:
+    strings = [to_wordpiece(piece) for piece in vocabulary]
+    assert len(set(strings)) == len(vocabulary)
     assert not {f"[{role.upper()}]" for role in ROLES} & set(strings)
 
 
@@ -54,36 +54,36 @@ def test_every_teacher_piece_has_one_student_id_and_ids_are_dense(vocabularies) 
     teachers = [teacher(rows) for rows in vocabularies]
     union = unite(teachers)
     used = set(range(len(ROLES)))
-    for one, mapping in zip(teachers, union.maps, strict=True):
-        assert len(mapping) == len(one.pieces)
-        for index, piece in enumerate(one.pieces):
+    for source, mapping in zip(teachers, union.maps, strict=True):
+        assert len(mapping) == len(source.pieces)
+        for index, piece in enumerate(source.pieces):
             if piece is not None:
                 assert union.pieces[mapping[index] - len(ROLES)] == piece
                 used.add(int(mapping[index]))
             elif index >= len(ROLES):
                 assert mapping[index] == ROLES.index("unk")
-        assert [int(mapping[one.special_ids[role]]) for role in ROLES] == list(range(len(ROLES)))
+        assert [int(mapping[source.special_ids[role]]) for role in ROLES] == list(range(len(ROLES)))
     assert used == set(range(union.size))
     assert len(set(union.strings())) == union.size
 
 
 @given(entries, entries)
-def test_union_with_itself_changes_nothing_and_order_fixes_ids(one, other) -> None:
-    alone, twice = unite([teacher(one)]), unite([teacher(one), teacher(one)])
+def test_union_with_itself_changes_nothing_and_order_fixes_ids(first, other) -> None:
+    alone, twice = unite([teacher(first)]), unite([teacher(first), teacher(first)])
     assert alone.pieces == twice.pieces
     assert np.array_equal(twice.maps[0], twice.maps[1])
-    both = unite([teacher(one), teacher(other)])
+    both = unite([teacher(first), teacher(other)])
     assert both.pieces[: len(alone.pieces)] == alone.pieces
-    assert set(both.pieces) == set(unite([teacher(other), teacher(one)]).pieces)
+    assert set(both.pieces) == set(unite([teacher(other), teacher(first)]).pieces)
 
 
 @given(entries, entries)
-def test_overlap_counts_shared_pieces(one, other) -> None:
-    counts = overlap([teacher(one), teacher(other)])
-    both = {p for p in one if p} & {p for p in other if p}
+def test_overlap_counts_shared_pieces(first, other) -> None:
+    counts = overlap([teacher(first), teacher(other)])
+    both = {p for p in first if p} & {p for p in other if p}
     # Piece is a named tuple of a bool and a string, never falsy by `if p`.
     assert counts[0, 1] == counts[1, 0] == len(both)
-    assert counts[0, 0] == len({p for p in one if p is not None})
+    assert counts[0, 0] == len({p for p in first if p is not None})
 
 
 @given(entries)

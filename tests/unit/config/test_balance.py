@@ -1,4 +1,4 @@
-"""The recipe `balance`: what it takes, and what it says of what it does not take."""
+"""The recipe `balance`: what it accepts, and its messages for the rest."""
 
 import pytest
 
@@ -56,7 +56,7 @@ def test_the_presets_are_the_papers_two_sets(name) -> None:
     recipe = load_recipe(name)
     sizes = [language.max_characters for language in recipe.languages.values()]
     assert sizes == [n * 10**6 for n in (100, 100, 50, 30, 20, 10, 10)]
-    # The text has 50 and 100 for high-resource languages, and 10 to 30 for the others.
+    # The paper's text gives 50 and 100 for high-resource languages, and 10 to 30 for the others.
     assert [len(recipe.groups[group]) for group in ("low", "high")] == [4, 3]
     config = recipe.model.config
     assert (config["num_hidden_layers"], config["num_attention_heads"], config["hidden_size"]) == (6, 4, 512)
@@ -119,9 +119,7 @@ def test_null_takes_away_what_the_extended_recipe_has(tmp_path) -> None:
 
 
 def test_null_takes_away_what_was_given_in_short(tmp_path) -> None:
-    """A teacher that is a path alone goes; a number that is set to null is what the setting is without
-    one.
-    """
+    """A teacher given as a bare path is removed; null in place of a number is the setting without one."""
     (tmp_path / "base.yaml").write_text(
         "recipe: merge\nname: x\nteachers: {a: models/a, b: models/b}\n"
         "languages: {tr: {text: a.txt, teachers: a}, eu: {text: {path: b.txt, max_characters: 10}, teachers: "

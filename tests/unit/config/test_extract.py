@@ -1,4 +1,4 @@
-"""The recipe `extract`: what it takes, and what it says of what it does not take."""
+"""The recipe `extract`: what it accepts, and its messages for the rest."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The recipe of fine-tuning: presets as the papers print them, and what is refused."""
+"""The recipe of fine-tuning: the papers' presets, and what it refuses."""
 
 import pytest
 from tests.finetuning import recipe_values, task
@@ -43,34 +43,34 @@ def test_presets_are_the_papers(tmp_path) -> None:
     names = ("learning_rate", "num_train_epochs", "warmup_steps", "per_device_train_batch_size")
 
     def plain(values) -> None:
-        for one in values["tasks"].values():
-            del one["max_length"]
+        for settings in values["tasks"].values():
+            del settings["max_length"]
 
     for (preset, name), wanted in expected.items():
-        found = recipe(tmp_path, plain, preset=preset, training={})
-        arguments = check_finetuning(found.arguments(found.tasks[name]))
-        assert (*(arguments[key] for key in names), found.max_length(found.tasks[name])) == wanted
+        parsed = recipe(tmp_path, plain, preset=preset, training={})
+        arguments = check_finetuning(parsed.arguments(parsed.tasks[name]))
+        assert (*(arguments[key] for key in names), parsed.max_length(parsed.tasks[name])) == wanted
         assert arguments["lr_scheduler_type"] == "linear"
     own = recipe(
         tmp_path, lambda v: v["tasks"]["tags"].update(training={"learning_rate": 1.0}, preset="xtreme")
     )
-    # A task's own value wins over the recipe's, that over the preset's.
+    # A task's own value overrides the recipe's, which overrides the preset's.
     assert own.arguments(own.tasks["tags"])["learning_rate"] == 1.0
     assert own.arguments(own.tasks["tags"])["num_train_epochs"] == 2
     assert own.arguments(own.tasks["far"])["learning_rate"] == 5e-3
 
 
 def test_sources_targets_and_teachers(tmp_path) -> None:
-    found = recipe(tmp_path, teachers={"ru": "two"}, baseline="one")
-    assert found.tasks["tags"].sources == ["en", "ru"]
-    assert found.tasks["tags"].targets("ru") == ["ru"]
-    assert found.tasks["far"].sources == ["en"]
-    assert found.tasks["far"].targets("en") == ["en", "ru"]
-    assert [found.teacher_of(language) for language in ("en", "ru")] == ["one", "two"]
-    # Where a language's teacher has no scores the baseline stands in, if it has some.
-    assert found.teacher_of("ru", {"one": {"en", "ru"}, "two": {"en"}}) == "one"
-    assert found.teacher_of("ru", {"one": {"ru"}, "two": {"ru"}}) == "two"
-    assert found.teacher_of("ru", {"one": {"en"}}) is None
+    parsed = recipe(tmp_path, teachers={"ru": "two"}, baseline="one")
+    assert parsed.tasks["tags"].sources == ["en", "ru"]
+    assert parsed.tasks["tags"].targets("ru") == ["ru"]
+    assert parsed.tasks["far"].sources == ["en"]
+    assert parsed.tasks["far"].targets("en") == ["en", "ru"]
+    assert [parsed.teacher_of(language) for language in ("en", "ru")] == ["one", "two"]
+    # If a language's teacher has no scores, the baseline replaces it, if it has some.
+    assert parsed.teacher_of("ru", {"one": {"en", "ru"}, "two": {"en"}}) == "one"
+    assert parsed.teacher_of("ru", {"one": {"ru"}, "two": {"ru"}}) == "two"
+    assert parsed.teacher_of("ru", {"one": {"en"}}) is None
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_what_is_refused(tmp_path, change, said) -> None:
 
 
 def test_fewer_examples_are_drawn_from_all_over_a_file(tmp_path) -> None:
-    """Some files are sorted by label; every model and seed gets the same ones."""
+    """Some files are sorted by label; every model and seed gets the same examples."""
     values = recipe_values(
         tmp_path, {"one": tmp_path}, {"t": task(tmp_path, "classification", max_examples=9)}
     )
@@ -136,10 +136,10 @@ def test_fewer_examples_are_drawn_from_all_over_a_file(tmp_path) -> None:
 
 
 def test_a_plan_times_the_examples_that_a_batch_is_made_of(tmp_path) -> None:
-    """Padded to the longest of the batch, unless texts of like length come together."""
+    """Padded to the longest of the batch, unless texts of similar length are batched together."""
     features = [{"input_ids": [7] * length} for length in (2, 3, 40, 4, 5, 12, 6, 14, 7, 13)]
     drawn, alike = (
-        [len(one["input_ids"]) for one in timed_features(features, 3, grouped=grouped)]
+        [len(row["input_ids"]) for row in timed_features(features, 3, grouped=grouped)]
         for grouped in (False, True)
     )
     assert drawn == [2, 4, 6]
@@ -181,7 +181,7 @@ def test_arguments_of_training() -> None:
     ):
         with pytest.raises(RecipeError, match=said):
             check_finetuning({**preset, name: value})
-    # What trains without epochs is checked in the same way.
+    # Training without epochs is checked in the same way.
     for name, value in (("optim", "adamx"), ("weight_decay", "x"), ("learning_rate", -1)):
         with pytest.raises(RecipeError):
             check_arguments({name: value})

@@ -37,10 +37,10 @@ def test_every_path_of_a_recipe_is_expanded_alike(home) -> None:
     assert recipe.teachers["a"].model == f"{home}/models/a"
     assert (recipe.teachers["b"].model, recipe.teachers["b"].tokenizer) == ("org/b", f"{home}/models/b")
     language = recipe.languages["en"]
-    # What only looks like it stays: a file of that name.
+    # A path that only looks like it stays: a file of that name.
     assert [source.path for source in language.text] == [f"{home}/text/en.txt", "~notes.txt"]
     assert language.evaluation["news"][0].path == f"{home}/text/news.txt"
-    # The folder of checkpoints and that of everything else are one.
+    # The folder of checkpoints is the folder of everything else.
     assert open_run(recipe).path == home / "runs" / "x"
 
 

@@ -196,7 +196,7 @@ def test_a_corpus_counts_what_it_did_and_datasets_opens_it(tmp_path) -> None:
     assert statistics["changed"]["control_characters"] == 1
     train, held_out = Examples(tmp_path / "corpus/train.arrow"), Examples(tmp_path / "corpus/held_out.arrow")
     kept = [
-        line for found in (train, held_out) for text in found.texts(slice(None)) for line in text.split("\n")
+        line for part in (train, held_out) for text in part.texts(slice(None)) for line in text.split("\n")
     ]
     assert sum(map(len, " ".join(kept).split())) == sum(
         map(len, " ".join({*lines, "tabhere and more"}).split())
@@ -213,10 +213,10 @@ def test_a_corpus_counts_what_it_did_and_datasets_opens_it(tmp_path) -> None:
 def test_identity_is_by_content(tmp_path) -> None:
     (tmp_path / "a.txt").write_text("one\n")
     (tmp_path / "b.txt").write_text("one\n")
-    one, same = ([Source(path=str(tmp_path / name))] for name in ("a.txt", "b.txt"))
-    assert source_identity(one, field="x") == source_identity(same, field="x")
+    first, same = ([Source(path=str(tmp_path / name))] for name in ("a.txt", "b.txt"))
+    assert source_identity(first, field="x") == source_identity(same, field="x")
     (tmp_path / "b.txt").write_text("two\n")
-    assert source_identity(one, field="x") != source_identity(same, field="x")
+    assert source_identity(first, field="x") != source_identity(same, field="x")
 
 
 def test_smoothing() -> None:

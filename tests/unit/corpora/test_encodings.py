@@ -1,4 +1,4 @@
-"""Which encoding a text has that is not UTF-8: named where its bytes tell, and not where they do not."""
+"""The encoding of text that is not UTF-8: named if its bytes tell, and only then."""
 
 import gzip
 import os
@@ -16,7 +16,7 @@ from polydistill.corpora.sources import list_files, read_documents, source_ident
 from polydistill.errors import CorpusError
 from polydistill.tasks.tagged import read_tagged
 
-# A few sentences of news and of tales in each language.
+# A few sentences of news and tales in each language.
 TEXTS = {
     "ko": "한국어는 한반도에서 쓰이는 언어이다. 오늘 서울의 날씨는 맑고 바람이 조금 분다.\n"
     "옛날 어느 마을에 착한 나무꾼이 어머니를 모시고 살았는데, 하루는 산에서 사슴을 만났다.\n",
@@ -69,7 +69,7 @@ TOLD = [
     ("en", "utf-16-le", "UTF-16LE"),
     ("de", "utf-16", "UTF-16"),
 ]
-# Texts whose bytes are text by many encodings; a name would be a guess.
+# Texts that are valid in many encodings; a name would be a guess.
 NOT_TOLD = [
     ("de", "latin-1"),
     ("fr", "latin-1"),
@@ -94,7 +94,7 @@ NOT_TOLD = [
     ("ru-capitals", "cp866"),
     ("el-capitals", "iso8859-7"),
     ("el-capitals", "cp949"),
-    # Japanese and Korean of Chinese characters alone: GB18030's bytes.
+    # Japanese and Korean in Chinese characters alone: GB18030's bytes.
     ("ja-kanji", "euc_jp"),
     ("ja-kanji", "cp932"),
     ("ko-hanja", "cp949"),
@@ -104,7 +104,7 @@ NOT_TOLD = [
 
 @pytest.mark.parametrize(("language", "encoding", "name"), TOLD)
 def test_an_encoding_that_bytes_tell_is_named(language, encoding, name) -> None:
-    """By a name that iconv knows, wherever the sample is cut, and what comes out by it is the text."""
+    """The name is known to iconv, wherever the sample is cut, and decoding with it gives the text."""
     text = TEXTS[language] * 3
     whole = text.encode(encoding)
     for size in range(len(whole) - 9, len(whole) + 1):
@@ -159,9 +159,7 @@ def refused(path, **source) -> CorpusError:
 )
 @pytest.mark.parametrize("suffix", [".txt", ".txt.gz", ".jsonl"])
 def test_the_remedy_names_no_wrong_encoding(tmp_path, language, encoding, name, suffix) -> None:
-    """Korean in CP949 or UTF-16 was told to be LATIN1: iconv takes it for that, and its wrong letters
-    pass.
-    """
+    """Korean in CP949 or UTF-16 used to be reported as LATIN1: iconv accepts that, with wrong letters."""
     raw = (TEXTS[language] * 150).encode(encoding)
     path = tmp_path / f"a{suffix}"
     path.write_bytes(gzip.compress(raw) if suffix.endswith(".gz") else raw)
@@ -175,7 +173,7 @@ def test_the_remedy_names_no_wrong_encoding(tmp_path, language, encoding, name, 
 
 @pytest.fixture
 def forbidden(monkeypatch):
-    """A path that this user may not read, whoever the user is: root may read all."""
+    """An unreadable path for every user: root may read all."""
 
     def forbid(path) -> None:
         for method in ("open", "stat", "is_file", "is_dir"):
@@ -202,7 +200,7 @@ def expect_unreadable(call, path) -> None:
 
 
 def test_a_text_that_may_not_be_read_is_named_as_such(tmp_path, forbidden) -> None:
-    """It was told as an output that cannot be written, with another `output` as the remedy."""
+    """It used to be reported as an output that cannot be written, with another `output` as the remedy."""
     path = tmp_path / "a.txt"
     path.write_text("text\n" * 20)
     sources = [Source(path=str(path))]
@@ -221,7 +219,7 @@ def test_a_text_in_a_folder_that_may_not_be_entered(tmp_path, forbidden) -> None
 
 
 def test_a_folder_below_that_may_not_be_read_is_not_left_out(tmp_path, monkeypatch) -> None:
-    """Its text would be missing from the corpus without a word."""
+    """Its text would silently be missing from the corpus."""
     (tmp_path / "a.txt").write_text("text\n")
     (tmp_path / "closed").mkdir()
     scan = os.scandir

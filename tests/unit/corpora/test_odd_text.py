@@ -1,4 +1,4 @@
-"""Input that used to slip through, and the message that each fault gives."""
+"""Input that used to slip through, and the message for each fault."""
 
 import json
 from collections import Counter
@@ -109,8 +109,8 @@ def test_rows_without_text_are_counted(tmp_path, kind) -> None:
     (tmp_path / "text").mkdir()
     (tmp_path / "numbers").mkdir()
     dropped: Counter[str] = Counter()
-    found = documents_of(dropped, **write_rows(tmp_path / "text", ["one", None, "two"])[kind])
-    assert [document.lines for document in found] == [["one"], ["two"]]
+    documents = documents_of(dropped, **write_rows(tmp_path / "text", ["one", None, "two"])[kind])
+    assert [document.lines for document in documents] == [["one"], ["two"]]
     assert dropped == {"not_text": 1}
     assert documents_of(dropped, **write_rows(tmp_path / "numbers", [1, 2])[kind]) == []
     assert dropped == {"not_text": 3}
@@ -154,17 +154,17 @@ def test_blank_lines_neither_start_nor_name_a_block(tmp_path) -> None:
     assert hash_text("") % 11 == 0
     ordinary = [line for line in (f"line {n}" for n in range(200)) if hash_text(line) % 11][:8]
     (tmp_path / "a.txt").write_text("\n" + "\n\n".join(ordinary) + "\n")
-    (found,) = documents_of(path=str(tmp_path / "a.txt"), block_lines=11)
-    assert found.key == hash_text(ordinary[0])
+    (document,) = documents_of(path=str(tmp_path / "a.txt"), block_lines=11)
+    assert document.key == hash_text(ordinary[0])
 
 
 def test_parts_of_a_long_block_keep_its_key(tmp_path, monkeypatch) -> None:
     ordinary = [line for line in (f"line {n}" for n in range(4000)) if hash_text(line) % 8]
     (tmp_path / "a.txt").write_text("\n".join(ordinary))
-    found = documents_of(path=str(tmp_path / "a.txt"), block_lines=8)
-    assert len(found) > 10
-    assert {document.key for document in found} == {hash_text(ordinary[0])}
-    assert [document.joined for document in found] == [False] + [True] * (len(found) - 1)
+    documents = documents_of(path=str(tmp_path / "a.txt"), block_lines=8)
+    assert len(documents) > 10
+    assert {document.key for document in documents} == {hash_text(ordinary[0])}
+    assert [document.joined for document in documents] == [False] + [True] * (len(documents) - 1)
     monkeypatch.setattr(source_reader, "MAX_CHARACTERS", 100)
     assert (
         max(sum(map(len, d.lines)) for d in documents_of(path=str(tmp_path / "a.txt"), block_lines=8)) < 120
@@ -175,7 +175,7 @@ def test_parts_of_a_long_block_keep_its_key(tmp_path, monkeypatch) -> None:
 
 
 def byte_level() -> Tokenizer:
-    """A tokenizer that has a token for the line end, so that counts of lines do not add up to the text's."""
+    """A tokenizer with a token for the line end: counts of lines do not add up to the text's."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = trainers.BpeTrainer(
@@ -203,7 +203,7 @@ def test_marks_stay_with_their_letters() -> None:
             head, _, rest, count = split_line(rest, count, characters, 7)
             assert head[0] == text[0]
             assert len(head) >= 4
-    # A text of nothing but marks must come to its end all the same.
+    # A text of nothing but marks must end all the same.
     assert split_line("\u0308" * 50, 50, characters, 20)[1] > 10
 
 
@@ -231,7 +231,7 @@ def build(
 
 
 def test_parts_of_cut_lines_stand_in_one_split_once(tmp_path) -> None:
-    # Long lines that differ at their ends alone: their first parts are the same text.
+    # Long lines that differ only at their ends: their first parts are equal.
     repeated = "one two three four five six seven eight " * 3
     (tmp_path / "a.txt").write_text("".join(f"{repeated}end {n}\n" for n in range(200)))
     statistics = build(tmp_path, [Source(path=str(tmp_path / "a.txt"), documents="lines")])

@@ -1,4 +1,4 @@
-"""How much sooner one training comes to another's final loss."""
+"""How much sooner one training reaches another's final loss."""
 
 import pytest
 
@@ -11,16 +11,16 @@ FAST = Curve(STEPS, [10, 7, 4, 1, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4])
 
 
 def test_a_training_that_falls_faster_comes_sooner() -> None:
-    found = reached(FAST, SLOW)
-    assert found is not None
-    assert (found.step, found.factor) == (40, 2.5)
+    arrival = reached(FAST, SLOW)
+    assert arrival is not None
+    assert (arrival.step, arrival.factor) == (40, 2.5)
     assert reached(SLOW, FAST) is None
 
 
 def test_a_training_comes_to_its_own_end_at_its_end() -> None:
-    found = reached(SLOW, SLOW)
-    assert found is not None
-    assert (found.step, found.factor) == (100, 1)
+    arrival = reached(SLOW, SLOW)
+    assert arrival is not None
+    assert (arrival.step, arrival.factor) == (100, 1)
 
 
 def test_losses_are_means_over_a_window_so_one_lucky_entry_is_not_an_arrival() -> None:
@@ -28,10 +28,10 @@ def test_losses_are_means_over_a_window_so_one_lucky_entry_is_not_an_arrival() -
     other = Curve(steps, [5.0] * 50)
     lucky = Curve(steps, [6.0] * 20 + [4.0] + [6.0] * 19 + [4.9] * 10)
     assert min(lucky.losses[:40]) < 5
-    found = reached(lucky, other)
-    assert found is not None
-    assert found.step > 80
-    # Nor is a first entry that is low before there are as many.
+    arrival = reached(lucky, other)
+    assert arrival is not None
+    assert arrival.step > 80
+    # Nor is a low first entry, before the window is full.
     early = Curve(steps, [1.0] + [9.0] * 49)
     assert reached(early, other) is None
 
@@ -43,17 +43,17 @@ def test_a_trailing_mean_has_its_own_entry_and_those_within_the_window() -> None
 
 def test_a_shorter_training_is_counted_by_the_others_steps() -> None:
     short = Curve([10, 20], [3, 0.5])
-    found = compared({"short": short, "slow": SLOW})
-    assert found == {"short": {"slow": (20, 5)}, "slow": {"short": None}}
+    table = compared({"short": short, "slow": SLOW})
+    assert table == {"short": {"slow": (20, 5)}, "slow": {"short": None}}
 
 
 def test_the_window_is_a_tenth_of_the_training_whose_end_is_asked_for() -> None:
     steps = list(range(1, 101))
     dip = Curve(steps, [4.0 if step in (50, 51) else 6.0 for step in steps])
     # Two steps long for a training of 20, ten for one of 100.
-    found = reached(dip, Curve(steps[:20], [5.0] * 20))
-    assert found is not None
-    assert found.step == 50
+    arrival = reached(dip, Curve(steps[:20], [5.0] * 20))
+    assert arrival is not None
+    assert arrival.step == 50
     assert reached(dip, Curve(steps, [5.0] * 100)) is None
 
 

@@ -9,7 +9,7 @@ from polydistill.tokenization.load import load_tokenizer
 
 def test_evaluation_hides_every_token_that_it_asks_for(teachers) -> None:
     """Training leaves a tenth of masked tokens visible; in evaluation a model that copies its input must not
-    score.
+    gain.
     """
     from tests.conftest import bundled_lines
 

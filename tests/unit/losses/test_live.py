@@ -30,7 +30,7 @@ def problem(num_rows: int = 11, *, size: int = 53, dtype=torch.float64):
 
 
 def dense(student, teacher, gold, kd_weight, mlm_weight, temperature):
-    """DistilBERT's way: KLDivLoss of softmaxes at T, times T²; cross-entropy at 1."""
+    """As in DistilBERT: KLDivLoss of softmaxes at T, times T²; cross-entropy at 1."""
     ours = student.features @ student.weight.t() + (0 if student.bias is None else student.bias)
     theirs = teacher.features @ teacher.weight.t() + (0 if teacher.bias is None else teacher.bias)
     kd = (
@@ -54,13 +54,13 @@ def test_value_and_gradients_equal_the_dense_formula(
     student, teacher, _, _, mlm_weight = values
     expected, kd, mlm = dense(*values, temperature)
     wanted = torch.autograd.grad(expected * scale, tuple(student))
-    found = live_distillation(*values, temperature=temperature, chunk_positions=chunk)
-    gradients = torch.autograd.grad(found.loss * scale, tuple(student))
-    torch.testing.assert_close(found.loss, expected, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(found.kd, kd, rtol=1e-11, atol=1e-12)
-    torch.testing.assert_close(found.mlm, torch.where(mlm_weight > 0, mlm, 0.0), rtol=1e-12, atol=1e-12)
-    for one, other in zip(gradients, wanted, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+    result = live_distillation(*values, temperature=temperature, chunk_positions=chunk)
+    gradients = torch.autograd.grad(result.loss * scale, tuple(student))
+    torch.testing.assert_close(result.loss, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(result.kd, kd, rtol=1e-11, atol=1e-12)
+    torch.testing.assert_close(result.mlm, torch.where(mlm_weight > 0, mlm, 0.0), rtol=1e-12, atol=1e-12)
+    for gradient, other in zip(gradients, wanted, strict=True):
+        torch.testing.assert_close(gradient, other, rtol=1e-10, atol=1e-10)
     again = live_distillation(*values, temperature=temperature).loss
     assert torch.autograd.grad(again, tuple(teacher), allow_unused=True) == (None, None, None)
 
@@ -68,8 +68,8 @@ def test_value_and_gradients_equal_the_dense_formula(
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 @pytest.mark.parametrize(("chunk", "cache_rows"), [(4, 3), (5, 2), (1000, 1000)])
 def test_several_teachers_in_one_pass_are_each_by_itself(monkeypatch, temperature, chunk, cache_rows) -> None:
-    """Rows of three teachers of other widths, one without a bias: boundaries fall within chunks and parts of
-    them.
+    """Rows of three teachers of different widths, one without a bias: boundaries fall within chunks and their
+    parts.
     """
     monkeypatch.setattr("polydistill.losses.chunks.CACHE_BYTES", cache_rows * 53 * 8)
     student, first, gold, kd_weight, mlm_weight = problem()
@@ -79,7 +79,9 @@ def test_several_teachers_in_one_pass_are_each_by_itself(monkeypatch, temperatur
     )
     layers, bounds = (first, second, first), (0, 2, 7, 11)
     parts = [slice(*bounds[i : i + 2]) for i in range(3)]
-    teachers = [one._replace(features=one.features[part]) for one, part in zip(layers, parts, strict=True)]
+    teachers = [
+        layer._replace(features=layer.features[part]) for layer, part in zip(layers, parts, strict=True)
+    ]
     expected = [
         dense(
             student._replace(features=student.features[part]),
@@ -91,15 +93,17 @@ def test_several_teachers_in_one_pass_are_each_by_itself(monkeypatch, temperatur
         )
         for teacher, part in zip(teachers, parts, strict=True)
     ]
-    found = live_distillation(
+    result = live_distillation(
         student, teachers, gold, kd_weight, mlm_weight, temperature=temperature, chunk_positions=chunk
     )
-    torch.testing.assert_close(found.kd, torch.cat([one[1] for one in expected]), rtol=1e-11, atol=1e-12)
-    total = sum(one[0] for one in expected)
-    torch.testing.assert_close(found.loss, total, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        result.kd, torch.cat([losses[1] for losses in expected]), rtol=1e-11, atol=1e-12
+    )
+    total = sum(losses[0] for losses in expected)
+    torch.testing.assert_close(result.loss, total, rtol=1e-12, atol=1e-12)
     wanted = torch.autograd.grad(total, tuple(student))
-    for one, other in zip(torch.autograd.grad(found.loss, tuple(student)), wanted, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+    for gradient, other in zip(torch.autograd.grad(result.loss, tuple(student)), wanted, strict=True):
+        torch.testing.assert_close(gradient, other, rtol=1e-10, atol=1e-10)
     with pytest.raises(ValueError, match="not the number of positions"):
         live_distillation(student, teachers[:2], gold, kd_weight, mlm_weight, temperature=temperature)
 
@@ -117,31 +121,31 @@ def test_the_gradient_is_that_of_small_steps() -> None:
 
 def test_a_student_that_predicts_as_its_teacher_has_nothing_to_learn_from_it() -> None:
     _, teacher, gold, kd_weight, mlm_weight = problem()
-    found = live_distillation(
+    result = live_distillation(
         teacher, teacher, gold, kd_weight, torch.zeros_like(mlm_weight), temperature=2.0
     )
-    assert found.kd.abs().max() < 1e-12
-    assert all(g.abs().max() < 1e-12 for g in torch.autograd.grad(found.loss, tuple(teacher)))
+    assert result.kd.abs().max() < 1e-12
+    assert all(g.abs().max() < 1e-12 for g in torch.autograd.grad(result.loss, tuple(teacher)))
 
 
 def test_mlm_is_measured_where_it_is_asked_for_without_a_weight() -> None:
     values = problem()
     student, teacher, gold, kd_weight, _ = values
     masked = torch.arange(11) < 4
-    found = live_distillation(
+    result = live_distillation(
         student, teacher, gold, kd_weight, torch.zeros(11), temperature=2.0, masked=masked
     )
     _, _, mlm = dense(*values, 2.0)
-    torch.testing.assert_close(found.mlm, torch.where(masked, mlm, 0.0))
+    torch.testing.assert_close(result.mlm, torch.where(masked, mlm, 0.0))
     expected = dense(student, teacher, gold, kd_weight, torch.zeros(11), 2.0)[0]
-    torch.testing.assert_close(found.loss, expected)
+    torch.testing.assert_close(result.loss, expected)
 
 
 def test_without_biases_and_without_positions() -> None:
     student, teacher, *rest = problem()
     student, teacher = student._replace(bias=None), teacher._replace(bias=None)
-    found = live_distillation(student, teacher, *rest, temperature=2.0)
-    torch.testing.assert_close(found.loss, dense(student, teacher, *rest, 2.0)[0])
+    result = live_distillation(student, teacher, *rest, temperature=2.0)
+    torch.testing.assert_close(result.loss, dense(student, teacher, *rest, 2.0)[0])
     empty = [tensor[:0] for tensor in rest]
     none = live_distillation(
         student._replace(features=student.features[:0]),
@@ -157,15 +161,15 @@ def test_without_biases_and_without_positions() -> None:
 def test_bfloat16_features_keep_the_loss_near_the_dense_one() -> None:
     student, teacher, *rest = problem(64, size=300, dtype=torch.float32)
     low = OutputLayer(student.features.detach().bfloat16().requires_grad_(), student.weight, student.bias)
-    found = live_distillation(
+    result = live_distillation(
         low, teacher._replace(features=teacher.features.detach().bfloat16()), *rest, temperature=2.0
     )
-    gradients = torch.autograd.grad(found.loss, tuple(low))
+    gradients = torch.autograd.grad(result.loss, tuple(low))
     expected, _, _ = dense(student, teacher, *rest, 2.0)
-    assert found.loss.item() == pytest.approx(expected.item(), rel=0.01)
+    assert result.loss.item() == pytest.approx(expected.item(), rel=0.01)
     assert [g.dtype for g in gradients] == [torch.bfloat16, torch.float32, torch.float32]
-    for one, other in zip(gradients, torch.autograd.grad(expected, tuple(student)), strict=True):
-        assert (one.float() - other).norm() < 0.03 * other.norm()
+    for gradient, other in zip(gradients, torch.autograd.grad(expected, tuple(student)), strict=True):
+        assert (gradient.float() - other).norm() < 0.03 * other.norm()
 
 
 def test_cosine_is_one_minus_the_cosine() -> None:
@@ -178,7 +182,7 @@ def test_cosine_is_one_minus_the_cosine() -> None:
 
 
 def by_hand(student, teacher, lengths, heads):
-    """MiniLMv2 with loops: every text, relation, head and query alone, without padding."""
+    """MiniLMv2 with loops: each text, relation, head and query alone, without padding."""
     total = 0.0
     for ours, theirs in zip(student, teacher, strict=True):
         for row, length in enumerate(lengths):
@@ -198,8 +202,8 @@ def test_relations_equal_the_loops_and_see_no_padding() -> None:
     student = [torch.randn(2, 5, 8, dtype=torch.float64, requires_grad=True) for _ in range(3)]
     teacher = [torch.randn(2, 5, 12, dtype=torch.float64) for _ in range(3)]
     attention = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
-    found, wanted = relation_loss(student, teacher, attention, heads=2), by_hand(student, teacher, [5, 3], 2)
-    torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-12)
-    gradients = zip(torch.autograd.grad(found, student), torch.autograd.grad(wanted, student), strict=True)
-    for one, other in gradients:
-        torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-10)
+    loss, wanted = relation_loss(student, teacher, attention, heads=2), by_hand(student, teacher, [5, 3], 2)
+    torch.testing.assert_close(loss, wanted, rtol=1e-10, atol=1e-12)
+    gradients = zip(torch.autograd.grad(loss, student), torch.autograd.grad(wanted, student), strict=True)
+    for gradient, other in gradients:
+        torch.testing.assert_close(gradient, other, rtol=1e-8, atol=1e-10)

@@ -37,57 +37,57 @@ def test_value_and_gradients_equal_dense_formula(chunk: int, with_tail: bool) ->
     tail = torch.rand(11, dtype=torch.float64) if with_tail else None
     expected = dense(features, weight, bias, ids, target, tail)
     wanted = torch.autograd.grad(expected * 2.5, (features, weight, bias))
-    found = sparse_soft_cross_entropy(
+    result = sparse_soft_cross_entropy(
         features, weight, bias, ids, target, tail=tail, top=slice(1, None), chunk_positions=chunk
     )
-    gradients = torch.autograd.grad(found.loss * 2.5, (features, weight, bias))
-    torch.testing.assert_close(found.loss, expected, rtol=1e-12, atol=1e-12)
-    for one, other in zip(gradients, wanted, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+    gradients = torch.autograd.grad(result.loss * 2.5, (features, weight, bias))
+    torch.testing.assert_close(result.loss, expected, rtol=1e-12, atol=1e-12)
+    for gradient, other in zip(gradients, wanted, strict=True):
+        torch.testing.assert_close(gradient, other, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("with_tail", [False, True])
 def test_rows_that_go_through_the_cache_in_turn_give_the_same(monkeypatch, with_tail: bool) -> None:
-    """Two rows at a time, of chunks of five, and a gradient of one, which takes the way without a scale."""
+    """Two rows at a time, in chunks of five, and a gradient of 1, which takes the path without a scale."""
     monkeypatch.setattr("polydistill.losses.chunks.CACHE_BYTES", 2 * 53 * 8)
     features, weight, bias, ids, target = problem(11)
     tail = torch.rand(11, dtype=torch.float64) if with_tail else None
     expected = dense(features, weight, bias, ids, target, tail)
     wanted = torch.autograd.grad(expected, (features, weight, bias))
-    found = sparse_soft_cross_entropy(
+    result = sparse_soft_cross_entropy(
         features, weight, bias, ids, target, tail=tail, top=slice(1, None), chunk_positions=5
     )
-    torch.testing.assert_close(found.loss, expected, rtol=1e-12, atol=1e-12)
-    gradients = torch.autograd.grad(found.loss, (features, weight, bias))
-    for one, other in zip(gradients, wanted, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(result.loss, expected, rtol=1e-12, atol=1e-12)
+    gradients = torch.autograd.grad(result.loss, (features, weight, bias))
+    for gradient, other in zip(gradients, wanted, strict=True):
+        torch.testing.assert_close(gradient, other, rtol=1e-10, atol=1e-10)
     expected_logprobs = torch.log_softmax(features @ weight.t() + bias, -1).gather(1, ids)
-    torch.testing.assert_close(found.logprobs, expected_logprobs)
+    torch.testing.assert_close(result.logprobs, expected_logprobs)
 
 
 def test_bfloat16_features_keep_the_loss_near_the_dense_one() -> None:
-    """Products in bfloat16, everything else in float32: the loss within 1 %, gradients in their own types."""
+    """Products in bfloat16, the rest in float32: the loss within 1 %, gradients in their own types."""
     features, weight, bias, ids, target = (
         t.detach().float() if t.is_floating_point() else t for t in problem(64, size=300, width=32)
     )
     low = features.bfloat16().requires_grad_()
     weight, bias = (0.1 * weight).requires_grad_(), bias.requires_grad_()
-    found = sparse_soft_cross_entropy(low, weight, bias, ids, target)
-    gradients = torch.autograd.grad(found.loss, (low, weight, bias))
+    result = sparse_soft_cross_entropy(low, weight, bias, ids, target)
+    gradients = torch.autograd.grad(result.loss, (low, weight, bias))
     exact = features.requires_grad_()
     expected = dense(exact, weight, bias, ids, target)
     wanted = torch.autograd.grad(expected, (exact, weight, bias))
-    assert found.loss.item() == pytest.approx(expected.item(), rel=0.01)
+    assert result.loss.item() == pytest.approx(expected.item(), rel=0.01)
     assert [g.dtype for g in gradients] == [torch.bfloat16, torch.float32, torch.float32]
-    for one, other in zip(gradients, wanted, strict=True):
-        assert (one.float() - other).norm() < 0.03 * other.norm()
+    for gradient, other in zip(gradients, wanted, strict=True):
+        assert (gradient.float() - other).norm() < 0.03 * other.norm()
 
 
 def test_without_bias_and_without_positions() -> None:
     features, weight, _, ids, target = problem(6)
-    found = sparse_soft_cross_entropy(features, weight, None, ids, target)
+    result = sparse_soft_cross_entropy(features, weight, None, ids, target)
     expected = dense(features, weight, torch.zeros(53, dtype=torch.float64), ids, target)
-    torch.testing.assert_close(found.loss, expected)
+    torch.testing.assert_close(result.loss, expected)
     empty = sparse_soft_cross_entropy(features[:0], weight, None, ids[:0], target[:0])
     empty.loss.backward()
     assert empty.loss.item() == 0.0
@@ -100,7 +100,7 @@ def test_a_tail_outside_nothing_costs_nothing() -> None:
     features, weight, bias, _, _ = problem(3, size=4)
     ids = torch.tensor([[0, 0, 1, 2, 3]] * 3)
     target = torch.full((3, 5), 0.2, dtype=torch.float64)
-    found = sparse_soft_cross_entropy(
+    result = sparse_soft_cross_entropy(
         features,
         weight,
         bias,
@@ -109,8 +109,8 @@ def test_a_tail_outside_nothing_costs_nothing() -> None:
         tail=torch.full((3,), 0.1, dtype=torch.float64),
         top=slice(1, None),
     )
-    assert math.isfinite(found.loss.item())
-    assert all(torch.isfinite(g).all() for g in torch.autograd.grad(found.loss, (features, weight, bias)))
+    assert math.isfinite(result.loss.item())
+    assert all(torch.isfinite(g).all() for g in torch.autograd.grad(result.loss, (features, weight, bias)))
 
 
 def test_gold_and_teacher_in_one_target_are_the_weighted_sum_of_two_losses() -> None:

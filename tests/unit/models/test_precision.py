@@ -1,4 +1,4 @@
-"""Which number types are computed in, and measured: never one that the processor has to emulate."""
+"""Number types for computing and measuring: never one that the processor must emulate."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ benchmarks = pytest.importorskip("benchmarks.step", reason="benchmarks are in th
 
 @pytest.mark.parametrize("capability", ["default", "avx2"])
 def test_a_processor_without_bfloat16_computes_in_float32(capability) -> None:
-    """As PyTorch is told to compute, whatever this machine's processor could do."""
+    """As PyTorch is told to compute, whatever this machine's processor can do."""
     code = "from polydistill.models.precision import resolve_dtype; print(resolve_dtype('auto'))"
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -33,7 +33,7 @@ def test_benches_measure_float32_and_what_a_run_takes(monkeypatch, auto, measure
 
 
 def test_a_page_keeps_what_is_not_measured_anew(tmp_path, monkeypatch) -> None:
-    """A machine that has run one bench has not lost the others' figures."""
+    """A machine that has run one benchmark keeps the others' figures."""
     from benchmarks import page
 
     monkeypatch.setattr(page, "PAGE", tmp_path / "performance.md")

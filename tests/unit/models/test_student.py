@@ -1,4 +1,4 @@
-"""Students that start from a teacher of another architecture's habits."""
+"""Students that start from a teacher of another architecture."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ROLES = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
 
 
 def student_of_a_roberta() -> tuple[torch.Tensor, torch.Tensor, bool]:
-    """(the teacher's logits, those of the student that starts from it, whether the row of unk came along)."""
+    """(the teacher's logits, those of the student that starts from it, whether unk's row was copied)."""
     config = AutoConfig.for_model(
         "roberta",
         vocab_size=60,

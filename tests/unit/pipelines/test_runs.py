@@ -1,4 +1,4 @@
-"""Runs: what is refused before anything is scored, what is reused, and what is not made again."""
+"""Runs: what is refused before scoring, what is reused, and what is not repeated."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_a_student_of_a_run_that_is_reused_is_not_trained_again(recipe_values, t
         assert (again / "student" / name).read_bytes() == (first / "student" / name).read_bytes()
     card = (again / "student" / "final" / "README.md").read_text("utf-8")
     assert card.count("again") > (first / "student" / "final" / "README.md").read_text("utf-8").count("again")
-    # It is its own: the other may go.
+    # It is the run's own copy: the other run may be removed.
     shutil.rmtree(first / "student")
     assert run_recipe(parse_recipe(values), until="evaluate", show=said.append) == again
     weights = (again / "student/final/model.safetensors").read_bytes()
@@ -81,7 +81,7 @@ def test_a_student_of_a_run_that_is_reused_is_not_trained_again(recipe_values, t
     for name, change in {"seed": {"seed": 5}, "order": {"languages": turned}}.items():
         third = run(values | {"output": str(tmp_path / name), "reuse": [str(again)]} | change, "train")
         assert (third / "student/final/model.safetensors").read_bytes() != weights, name
-    # Without its log a student is no whole one.
+    # Without its log a student is incomplete.
     (again / "student" / "log.json").unlink()
     fourth = run(values | {"output": str(tmp_path / "fourth"), "reuse": [str(again)]}, "train")
     assert "train" in json.loads((fourth / "timing.json").read_text("utf-8"))
@@ -110,9 +110,7 @@ def test_mistakes_are_said_before_anything_is_scored(recipe_values, change, want
 def test_the_recipe_that_a_run_writes_is_the_one_that_it_was_started_with(
     recipe_values, teachers, tmp_path
 ) -> None:
-    """A student that starts from a teacher is of its architecture, in the file with all defaults written out
-    too.
-    """
+    """A student that starts from a teacher has its architecture, also in the file with all defaults."""
     config = AutoConfig.for_model(
         "modernbert",
         vocab_size=len(AutoTokenizer.from_pretrained(teachers["ru"])),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def test_languages_in_another_order_are_another_model(tmp_path) -> None:
-    """A fingerprint sorts keys; which language an example is drawn from hangs on their order."""
+    """A fingerprint sorts keys, but the language that an example is drawn from depends on their order."""
     from polydistill.artefacts import artefact
     from polydistill.disk import write_json
     from polydistill.pipelines.run_folder import Run

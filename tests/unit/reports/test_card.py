@@ -1,4 +1,4 @@
-"""Model cards: what they say of licence, data, teachers and results."""
+"""Model cards: licence, data, teachers and results."""
 
 import io
 
@@ -39,11 +39,11 @@ def row(model: str, mrr: float, **more) -> dict:
 
 def test_the_metadata_block_has_languages_teachers_licence_and_data() -> None:
     card = merge_card(parse_recipe(MERGE), {"init": "random"})
-    found = front(card)
-    assert found["language"] == ["ko", "zh"]
-    # A folder on somebody's machine is nobody else's business.
-    assert found["base_model"] == ["org/teacher"]
-    assert "license" not in found
+    block = front(card)
+    assert block["language"] == ["ko", "zh"]
+    # The card must not show a local folder.
+    assert block["base_model"] == ["org/teacher"]
+    assert "license" not in block
     assert "state them here" in card.lower()
     said = parse_recipe(MERGE | {"card": {"license": "cc-by-sa-4.0", "datasets": ["org/wiki"]}})
     card = merge_card(said, {"init": "random"})
@@ -75,7 +75,7 @@ def test_what_a_models_own_card_states_is_read_if_it_can_be(tmp_path) -> None:
 
 
 def test_a_figure_of_few_tokens_is_marked_on_the_card_and_in_the_terminal(tmp_path) -> None:
-    """0.288 of 77 tokens beside 0.301 of 1,234: each with its standard error, the first with a warning."""
+    """0.288 on 77 tokens beside 0.301 on 1,234: each with its standard error, the first with a warning."""
     few = row("student", 0.288, num_masked=77, mrr_error=0.041)
     many = row("student", 0.301, text="wiki", mrr_error=0.012)
     card = merge_card(parse_recipe(MERGE), {"init": "random"})
@@ -89,7 +89,7 @@ def test_a_figure_of_few_tokens_is_marked_on_the_card_and_in_the_terminal(tmp_pa
     for rows, wanted in (([few, many], True), ([many], False)):
         write_json(
             tmp_path / "evaluation" / "mlm.json",
-            {"languages": {"ko": [one | {"top5": 0.3, "loss": 5.0} for one in rows]}, "summary": {}},
+            {"languages": {"ko": [entry | {"top5": 0.3, "loss": 5.0} for entry in rows]}, "summary": {}},
         )
         console = Console(record=True, width=100, file=io.StringIO())
         console.print(results_table(tmp_path))
@@ -102,7 +102,7 @@ def test_a_figure_of_few_tokens_is_marked_on_the_card_and_in_the_terminal(tmp_pa
 @pytest.mark.parametrize("end", ["\n", "\r", "\r\n", "\x85", "\u2028", "\u2029", "\0"])
 @pytest.mark.parametrize("key", ["license", "datasets"])
 def test_a_licence_of_two_lines_is_refused(key, end) -> None:
-    """Its second line was metadata of its own: `license: mit` with a model that it claims as its base."""
+    """The second line used to become metadata of its own: `license: mit` with a forged base model."""
     value = f"mit{end}base_model: org/other"
     with pytest.raises(RecipeError, match=rf"card\.{key}"):
         parse_recipe(MERGE | {"card": {key: value if key == "license" else [value]}})
@@ -127,12 +127,12 @@ def test_a_licence_of_two_lines_is_refused(key, end) -> None:
     ],
 )
 def test_no_value_adds_to_the_metadata(value, tmp_path) -> None:
-    """Whatever YAML means by it, it is that value of that key, here and where the card is read again."""
+    """Whatever it means in YAML, the value is that value of that key, on the card and when read back."""
     card = Card.model_construct(license=value, datasets=[value])
     lines = front_matter(["no", "ko"], card, [f"org/{value}"])
     assert (lines[0], lines[-2]) == ("---", "---")
-    found = yaml.safe_load("\n".join(lines[1:-2]))
-    assert found == {
+    block = yaml.safe_load("\n".join(lines[1:-2]))
+    assert block == {
         "language": ["no", "ko"],
         "license": value,
         "library_name": "transformers",

@@ -1,4 +1,4 @@
-"""What a grid's page shows of its runs' figures."""
+"""The figures on a grid's page."""
 
 from polydistill.disk import write_json
 from polydistill.reports.grid_page import gather_grid
@@ -27,20 +27,20 @@ def test_two_fine_tunings_of_the_same_students_keep_their_rows_apart(tmp_path) -
         row("many", "ner, en", "teacher", 0.8),
     ]
     write_json(tmp_path / "evaluation" / "grid.json", {"rows": rows, "runs": ["a", "b", "few", "many"]})
-    found = gather_grid(tmp_path)
+    page = gather_grid(tmp_path)
     shown = {
-        (one["place"], one["model"]): {column: cell["value"] for column, cell in one["cells"].items()}
-        for one in found["places"]
+        (place["place"], place["model"]): {column: cell["value"] for column, cell in place["cells"].items()}
+        for place in page["places"]
     }
     assert shown == {
         ("en, held_out", "student"): {"a": 0.3, "b": 0.4},
         ("few: ner, en", "student"): {"a": 0.5, "b": 0.6},
         ("many: ner, en", "student"): {"a": 0.7},
-        # A model that is no run of the grid stands in the column of the run that measured it.
+        # A model that is no run of the grid is in the column of the run that measured it.
         ("ner, en", "teacher"): {"many": 0.8},
     }
-    assert found["columns"] == ["a", "b", "many"]
-    assert found["loss_figure"] is None
+    assert page["columns"] == ["a", "b", "many"]
+    assert page["loss_figure"] is None
 
 
 def test_the_best_is_marked_where_there_is_one(tmp_path) -> None:
@@ -55,7 +55,7 @@ def test_the_best_is_marked_where_there_is_one(tmp_path) -> None:
         )
     ]
     write_json(tmp_path / "evaluation" / "grid.json", {"rows": rows, "runs": ["a", "b"]})
-    assert {one["place"]: one["best"] for one in gather_grid(tmp_path)["places"]} == {
+    assert {place["place"]: place["best"] for place in gather_grid(tmp_path)["places"]} == {
         "x": None,
         "y": 0.4,
         "z": None,

@@ -1,6 +1,4 @@
-"""Names of models and folders on the console: shown as they are, whatever they look like to the library that
-prints them.
-"""
+"""Names of models and folders on the console are shown verbatim, even if they look like rich's markup."""
 
 import io
 import shutil
@@ -12,7 +10,8 @@ from polydistill.disk import write_json
 from polydistill.reports.tables import cost_tables, results_table
 from polydistill.tools.inspect import inspect_vocabulary, unite_models
 
-# The end of a style that never began ended the command in a traceback; a style in a name was taken for one.
+# A closing tag without an opening one ended the command in a traceback; a tag in a name was taken for a
+# style.
 NAMES = ["m[/b]", "m[bold]x", "m[/]", "[red]", "m\\[b]", "m[link=x]y"]
 
 

@@ -1,4 +1,4 @@
-"""What a teacher's predictions can hold."""
+"""The content of a teacher's predictions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_rows_without_a_piece_are_never_predicted(teachers) -> None:
         model.cls.predictions.decoder.bias[size - 50 :] += 100
     example = Masked(np.array([2, 4, 9, 3]), np.array([1]), np.array([7]))
     for sampling in ("top_k", "random"):
-        found = predict(
+        prediction = predict(
             model,
             [example],
             ids=[1],
@@ -29,5 +29,5 @@ def test_rows_without_a_piece_are_never_predicted(teachers) -> None:
             dtype=torch.float32,
             seed=0,
         )[0]
-        assert found.top_ids.max() < size - 50
-    assert np.exp(found.gold_logprobs[0]) < 1e-6
+        assert prediction.top_ids.max() < size - 50
+    assert np.exp(prediction.gold_logprobs[0]) < 1e-6

@@ -1,4 +1,4 @@
-"""A model that is packed and unpacked is the model."""
+"""Packing and unpacking a model changes nothing."""
 
 import pytest
 import torch
@@ -52,7 +52,7 @@ def test_logits_and_ties_stay(kind) -> None:
         assert torch.equal(model(input_ids=ids).logits, again(input_ids=ids).logits)
     assert type(again) is type(model)
     assert not again.training
-    # Every weight travels once, tied ones too, and none within the pickle.
+    # Each weight travels once, tied ones too, and none within the pickle.
     assert sum(tensor[0].nbytes for tensor in parcel.tensors) == sum(
         tensor.nbytes for tensor in {id(t): t for t in [*model.parameters(), *model.buffers()]}.values()
     )

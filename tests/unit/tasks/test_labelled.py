@@ -1,4 +1,4 @@
-"""Labelled examples of every format, and what is said of damaged files: field, file and line, remedy."""
+"""Labelled examples in every format, and messages for damaged files: field, file and line, remedy."""
 
 import gzip
 import json
@@ -33,17 +33,17 @@ def test_tables_by_tabs_commas_and_json(tmp_path) -> None:
     quoted = tmp_path / "b.tsv"
     quoted.write_text('label\ttext\n1\t"a ""small"" room"\n', "utf-8")
     assert read(quoted, quotes=True) == [LabelledText(('a "small" room',), "1")]
-    # One file of a task may be written otherwise than the rest.
+    # A single file of a task may have another format.
     raw = LabelledSource(path=str(quoted), quotes=False)
-    found = read_labelled(raw, "classification", Columns(quotes=True), field="f")
-    assert found == [LabelledText(('"a ""small"" room"',), "1")]
+    examples = read_labelled(raw, "classification", Columns(quotes=True), field="f")
+    assert examples == [LabelledText(('"a ""small"" room"',), "1")]
     commas = tmp_path / "c.csv.gz"
     commas.write_bytes(gzip.compress(b'text,pair,label\n"one, two","over\nlines",yes\n'))
     assert read(commas, "pairs") == [LabelledText(("one, two", "over\nlines"), "yes")]
     lines = tmp_path / "d.jsonl"
     lines.write_text('{"s1": "x", "s2": "y", "gold": 2}\n\n{"s1": "z", "s2": "", "gold": 0}\n', "utf-8")
-    found = read(lines, "pairs", text="s1", pair="s2", label="gold")
-    assert found == [LabelledText(("x", "y"), "2"), LabelledText(("z", ""), "0")]
+    examples = read(lines, "pairs", text="s1", pair="s2", label="gold")
+    assert examples == [LabelledText(("x", "y"), "2"), LabelledText(("z", ""), "0")]
     bare = tmp_path / "e.tsv"
     bare.write_text("good\tit is\n", "utf-8")
     assert read(bare, header=["label", "text"]) == [LabelledText(("it is",), "good")]
@@ -57,8 +57,8 @@ def test_a_part_of_a_file(tmp_path) -> None:
 
     def part(name, kind, first, number):
         source = LabelledSource(path=str(name), first_example=first, num_examples=number)
-        found = read_labelled(source, kind, Columns(), field="f")
-        return "".join(one.label if kind == "classification" else one.tags[0] for one in found)
+        examples = read_labelled(source, kind, Columns(), field="f")
+        return "".join(example.label if kind == "classification" else example.tags[0] for example in examples)
 
     for name, kind in ((path, "classification"), (tags, "ner")):
         assert part(name, kind, 1, 4) == "0123"
@@ -131,7 +131,7 @@ def test_questions_and_where_their_answers_stand(tmp_path) -> None:
     ]
     assert locate(question((7, "Anna"))) == (7, 11)
     assert locate(question((21, "Anna"))) == (21, 25)
-    # Not at its start: the nearest one; an answer that is nowhere is passed over for the next.
+    # Not at its start: the nearest one. An answer that is nowhere is skipped for the next.
     assert locate(question((18, "Anna"))) == (21, 25)
     assert locate(question((0, "Otto"), (15, "Rome"))) == (15, 19)
     assert locate(question((0, "Otto"))) is None
@@ -167,14 +167,14 @@ def test_a_data_set_of_the_datasets_library(tmp_path) -> None:
         ),
     ).save_to_disk(str(tmp_path / "ner"))
     source = LabelledSource(dataset=str(tmp_path / "ner"))
-    found = read_labelled(source, "ner", Columns(), field="f")
-    assert (found[0].words, found[0].tags) == (("Anna", "left"), ("B-PER", "O"))
+    examples = read_labelled(source, "ner", Columns(), field="f")
+    assert (examples[0].words, examples[0].tags) == (("Anna", "left"), ("B-PER", "O"))
     with pytest.raises(CorpusError, match="has no column 'upos'"):
         read_labelled(source, "pos", Columns(tags="upos"), field="f")
     datasets.Dataset.from_list(
         [{"id": "1", "question": "?", "context": "ab", "answers": {"text": ["b"], "answer_start": [1]}}]
     ).save_to_disk(str(tmp_path / "qa"))
-    found = read_labelled(LabelledSource(dataset=str(tmp_path / "qa")), "qa", Columns(), field="f")
-    assert found[0].answers == (Answer(1, "b"),)
+    examples = read_labelled(LabelledSource(dataset=str(tmp_path / "qa")), "qa", Columns(), field="f")
+    assert examples[0].answers == (Answer(1, "b"),)
     with pytest.raises(CorpusError, match="cannot be loaded"):
         read_labelled(LabelledSource(dataset=str(tmp_path / "none")), "qa", Columns(), field="f")

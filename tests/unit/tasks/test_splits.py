@@ -1,4 +1,4 @@
-"""A fine-tuning task's examples: what is set apart for a dev set, and what test sets have too."""
+"""A fine-tuning task's examples: splitting off a dev set, and overlap with test sets."""
 
 import json
 
@@ -31,8 +31,10 @@ def test_questions_on_one_text_are_set_apart_together(tmp_path) -> None:
     test.write_text(path.read_text("utf-8").replace("?", "!"), "utf-8")
     data = {"en": {"train": str(path), "test": str(test)}}
     texts = TaskTexts("q", Task.model_validate({"kind": "qa", "data": data, "dev_share": 0.2}), seed=3)
-    contexts = {split: [one.context for one in texts.splits["en"][split]] for split in ("train", "dev")}
-    assert {split: len(found) for split, found in contexts.items()} == {"train": 32, "dev": 8}
+    contexts = {
+        split: [question.context for question in texts.splits["en"][split]] for split in ("train", "dev")
+    }
+    assert {split: len(seen) for split, seen in contexts.items()} == {"train": 32, "dev": 8}
     assert not {*contexts["train"]} & {*contexts["dev"]}
     assert texts.notes() == [
         "tasks.q.data.en.test: 32 of 40 questions are on texts that stand in en's training set too "
@@ -54,7 +56,7 @@ def test_what_a_test_set_has_is_left_out_of_training_and_dev_where_that_is_asked
             "dev": table("dev.tsv", ["a dev", "b dev", train[0]]),
             "test": table("test.tsv", ["a test", train[0], train[1]]),
         },
-        # Only what its own model sees is of concern.
+        # Only the test sets of its own model matter.
         "de": {"train": table("de.tsv", train), "test": table("de-test.tsv", ["a de", train[5]])},
     }
 
@@ -62,14 +64,14 @@ def test_what_a_test_set_has_is_left_out_of_training_and_dev_where_that_is_asked
         task = {"kind": "classification", "data": data, "overlap": overlap} | values
         return TaskTexts("c", Task.model_validate(task), seed=1)
 
-    def read(found: TaskTexts, language: str) -> set[str]:
-        return {one.texts for split in ("train", "dev") for one in found.splits[language][split]}
+    def read(task_texts: TaskTexts, language: str) -> set[str]:
+        return {example.texts for split in ("train", "dev") for example in task_texts.splits[language][split]}
 
     dropped, kept = texts("drop"), texts("count")
     assert read(kept, "en") == {(row,) for row in [*train, "a dev", "b dev"]}
     assert read(dropped, "en") == {(row,) for row in [*train[2:], "a dev", "b dev"]}
     assert read(dropped, "de") == {(row,) for row in train if row != train[5]}
-    assert [len(one.splits["en"]["test"]) for one in (dropped, kept)] == [3, 3]
+    assert [len(task_texts.splits["en"]["test"]) for task_texts in (dropped, kept)] == [3, 3]
     assert dropped.notes() == [
         "tasks.c.data.en.train: 2 of 20 examples are some that a test set has: they are left out",
         "tasks.c.data.en.dev: 1 of 3 examples are some that a test set has: they are left out",
@@ -103,7 +105,7 @@ def test_questions_on_a_text_that_is_tested_are_left_out(tmp_path) -> None:
         "en": {"train": questions("train.json", range(20)), "test": questions("test.json", range(15, 30))}
     }
     texts = TaskTexts("q", Task.model_validate({"kind": "qa", "data": data, "overlap": "drop"}), seed=1)
-    seen = {one.context for split in ("train", "dev") for one in texts.splits["en"][split]}
+    seen = {question.context for split in ("train", "dev") for question in texts.splits["en"][split]}
     assert seen == {f"text {n}" for n in range(15)}
     assert texts.notes() == [
         "tasks.q.data.en.train: 5 of 20 questions are on texts that a test set has: they are left out"

@@ -1,4 +1,4 @@
-"""Tagged sentences from treebanks and columns, and what is said of damaged ones."""
+"""Tagged sentences from treebanks and columns, and messages for damaged ones."""
 
 import lzma
 
@@ -50,7 +50,7 @@ def test_columns(tmp_path) -> None:
     path.write_text(COLUMNS, "utf-8")
     first, second = read_tagged(path, field="x")
     assert (first.words, first.tags) == (("EU", "rejects"), ("B-ORG", "O"))
-    # A comment's look alone does not make one: here is a column of tags behind it, but it comes first.
+    # Looking like a comment is not enough: this line has a column of tags, but it comes first.
     assert second.words == ("1",)
     path.write_text("New York\tB-LOC\nis\tO\n#\tO\n# \tO\n", "utf-8")
     assert read_tagged(path, field="x")[0].words == ("New York", "is", "#", "#")

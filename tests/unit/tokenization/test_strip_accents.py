@@ -25,7 +25,7 @@ def normalised(strip_accents, text: str) -> str:
         ("తెలుగు", "తెలుగు"),
         ("한국어", "한국어"),
         ("اُردو", "اُردو"),
-        # Decomposed text becomes what composed text becomes.
+        # Decomposed text gives the same as composed text.
         ("e\u0301te\u0301", "ete"),
         ("\u1112\u1161\u11ab", "한"),
     ],
@@ -39,7 +39,7 @@ def test_the_other_choices() -> None:
     assert normalised(False, "Été") == "été"
     assert normalised(None, "Été") == "ete"
     assert normalised(["Greek"], "Été Ελλάς") == "été ελλας"
-    # BERT's own stripping takes vowels from Hindi.
+    # BERT's own stripping removes vowels from Hindi.
     assert normalised(True, "कुछ") == "कछ"
 
 

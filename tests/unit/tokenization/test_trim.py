@@ -111,7 +111,7 @@ def test_the_score_of_the_unknown_stays() -> None:
 
 
 def test_a_word_that_was_unknown_may_become_known_and_says_nothing_against_the_law() -> None:
-    """`abc` is unknown: `ab` is taken and no `##c` is there. Without `ab` it is a ##bc."""
+    """`abc` is unknown: `ab` is taken and there is no `##c`. Without `ab` it is a ##bc."""
     tokenizer = wordpiece([*SPECIALS, "a", "b", "##b", "##bc", "ab"])
     assert tokenizer.backend.encode("abc").tokens[1:-1] == ["<unk>"]
     selection = choose(tokenizer, "a")
@@ -146,7 +146,7 @@ def test_size_takes_the_most_frequent_and_of_equal_ones_the_first() -> None:
     assert strings(tokenizer, choose(tokenizer, *lines, size=11)) == LETTERS
     assert strings(tokenizer, choose(tokenizer, *lines, size=12)) == [*LETTERS, "ca"]
     assert strings(tokenizer, choose(tokenizer, *lines, size=13)) == [*LETTERS, "ab", "ca"]
-    # What no text uses does not fill up.
+    # Pieces that no text uses do not fill up the vocabulary.
     assert strings(tokenizer, choose(tokenizer, *lines, size=99)) == [*LETTERS, "ab", "bc", "ca"]
     with pytest.raises(
         RecipeError, match=r"size 10: made keeps at least 11 pieces \(5 special.*6 characters.*; use 11"
@@ -209,7 +209,7 @@ def test_words_alone_cannot_be_trimmed() -> None:
 
 
 def test_added_tokens_and_the_padding_id() -> None:
-    """A piece before pad goes, and pad keeps its id; added tokens behind the model's stay behind; unused
+    """A piece before pad goes, and pad keeps its id; added tokens after the model's stay after it; unused
     slots go.
     """
     tokenizer = wordpiece(
@@ -236,7 +236,7 @@ def test_added_tokens_and_the_padding_id() -> None:
     assert trimmed.special_ids["pad"] == 5
     assert trimmed.backend.encode("bc <new>a [unused7]").tokens[1:4] == ["bc", " <new>", "a"]
     assert trimmed.backend.encode("a").ids == [trimmed.special_ids["cls"], 0, trimmed.special_ids["sep"]]
-    # Unless there is nothing to put before it.
+    # Unless no piece can go before it.
     assert choose(tokenizer, "bc").kept.tolist() == sorted(choose(tokenizer, "bc").kept)
 
 
@@ -253,7 +253,7 @@ def test_a_unigram_that_lists_a_string_twice() -> None:
 
 
 def test_byte_pieces_and_the_unknown_stay() -> None:
-    """Though letters that spell `<0x41>` are there; and dropped rows before them move unk's id."""
+    """Even with letters that spell `<0x41>`; and dropped rows before them move unk's id."""
     rows = [(s, -1.0) for s in ("aa", "a", *"<0x>ABCDEF123456789")]
     rows += [*((s, 0.0) for s in SPECIALS), *((f"<0x{byte:02X}>", -5.0) for byte in range(256))]
     unk = [string for string, _ in rows].index("<unk>")
@@ -272,11 +272,11 @@ def test_lines_are_held_apart_by_content_alone() -> None:
     left = list(hold_apart(lines, held, 30))
     apart = {text for _, text in held}
     assert len(apart) == 30
-    # No order of a hash table: the same lines in every process.
+    # Not a hash table's order: the same lines in every process.
     assert all(hash_text(text) % HELD_APART_ONE_IN == 0 for text in apart)
     assert 1800 < len(left) < 1960
     assert not apart & set(left)
-    # Another order, and lines that stand there twice, change nothing.
+    # Another order, and duplicate lines, change nothing.
     again: list[tuple[int, str]] = []
     assert sorted(set(hold_apart([*reversed(lines), *lines], again, 30))) == sorted(left)
     assert {text for _, text in again} == apart
