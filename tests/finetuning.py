@@ -6,6 +6,10 @@ import json
 import random
 from pathlib import Path
 
+from polydistill.config.finetune import Task
+from polydistill.tasks.encoding import Coder
+from polydistill.tokenization.load import load_tokenizer
+
 # The word decides its tag, class and so on: a head learns that in a few steps.
 WORDS = {
     "en": {"A": "the of and in to", "B": "had was said with for", "C": "his that from they were"},
@@ -142,3 +146,10 @@ def recipe_values(folder: Path, models: dict[str, Path], tasks: dict, **more) ->
         "bootstrap_samples": 100,
         **more,
     }
+
+
+def coder(kind: str, path, labels=(), max_length=32, segments=True, **more) -> Coder:
+    """How a task of a kind reads text by a folder's tokenizer."""
+    data = {"en": {"train": "x", "test": "x"}}
+    settings = Task.model_validate({"kind": kind, "data": data, **more})
+    return Coder(settings, load_tokenizer(str(path)), list(labels), max_length, segments)

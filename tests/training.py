@@ -68,9 +68,8 @@ def make_model():
     return AutoModelForMaskedLM.from_config(AutoConfig.for_model("bert", **SMALL))
 
 
-def trained(folder, *, steps=6, distillation=None, labels=None, **arguments):
-    model = make_model()
-    values = check_arguments(
+def short_training(steps, **arguments):
+    return check_arguments(
         {
             "max_steps": steps,
             "per_device_train_batch_size": 8,
@@ -82,6 +81,11 @@ def trained(folder, *, steps=6, distillation=None, labels=None, **arguments):
         }
         | arguments
     )
+
+
+def trained(folder, *, steps=6, distillation=None, labels=None, **arguments):
+    model = make_model()
+    values = short_training(steps, **arguments)
     log = train(
         model,
         {"a": Rows(40, 1), "b": Rows(10, 2)},

@@ -213,7 +213,7 @@ def test_a_model_that_no_earlier_run_makes_is_refused_and_a_path_may_count_from_
             "runs/g/two/student/final': no earlier run of this grid makes this folder",
         ),
         ("$grid/one/student/fnal", "earlier runs make these models: runs/g/one/student/final"),
-        ("runs/g/one", "no run of this grid"),
+        ("runs/g/one", "no earlier run of this grid"),
     ):
         with pytest.raises(RecipeError) as caught:
             children_of(grid(after={"tasks": {"recipe": "finetune", "models": {"m": model}, "tasks": tasks}}))

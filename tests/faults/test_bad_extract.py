@@ -45,7 +45,7 @@ def lacking(values: dict, *wanted: str) -> list[tuple[str, str]]:
         ({"student": {"init": [0, 4]}}, ["no layer 4", "from 0 to 3"]),
         (
             {"student": {"init": "random", "config": {"hidden_size": 16}}},
-            ["losses.cosine", "16 numbers and the teacher's 32", "losses.cosine: 0"],
+            ["losses.cosine", "hidden size is 16 and the teacher's 32", "losses.cosine: 0"],
         ),
         ({"student": {"config": {"hidden_size": 16}}}, ["student.config", "init: random"]),
         ({"student": {"config": {"hiden_size": 16}}}, ["student.config.hiden_size", "no such configuration"]),

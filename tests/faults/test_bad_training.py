@@ -43,7 +43,7 @@ def without(package: str):
         ("push_to_hub", True, "would upload the model to a hub"),
         ("hub_model_id", "org/x", "would upload the model to a hub"),
         ("hub_token", "secret", "would upload the model to a hub"),
-        ("resume_from_checkpoint", "/tmp/x", "is set by the run itself"),
+        ("resume_from_checkpoint", "elsewhere/checkpoint-3", "is set by the run itself"),
     ],
 )
 def test_it_is_refused_by_name_before_anything_is_scored(name, value, reason) -> None:

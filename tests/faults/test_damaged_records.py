@@ -152,7 +152,7 @@ def test_verify_names_what_is_gone_what_was_added_and_what_checkpoints_are(damag
     (folder / "student" / "final" / "notes.txt").write_text("mine", "utf-8")
     assert any("not of the run: notes.txt" in line for line in verify_run(folder))
     (folder / "student" / "checkpoints" / "checkpoint-9").mkdir()
-    assert any("checkpoint-9 a part" in line for line in verify_run(folder))
+    assert any("checkpoint-9 incomplete" in line for line in verify_run(folder))
     optimizer = folder / "student" / "checkpoints" / "checkpoint-4" / "optimizer.pt"
     kept = optimizer.read_bytes()
     optimizer.write_bytes(kept[:-1])

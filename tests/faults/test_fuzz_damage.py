@@ -17,8 +17,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.faults.test_fuzz import lines as odd_lines
-from tests.faults.test_fuzz import mutated, surely_bytes
+from tests.faults.fuzzing import lines as odd_lines
+from tests.faults.fuzzing import mutated, surely_bytes
 
 from polydistill.config.finetune import Columns, LabelledSource
 from polydistill.config.load import parse_recipe
@@ -268,6 +268,69 @@ def test_what_tasks_read(data, kind, packed) -> None:
 SIZES = [10**6, 10**9, -1, 0, 2**63, 1e300, "x", None, [], True, 3, 1]
 
 
+def damage_model(draw: st.DrawFn, model: Path, name: str) -> None:
+    """Change one file of a model's folder: a value, an index of weights, a part of the tokenizer, bytes."""
+    if name == "config.json":
+        config = json.loads((model / name).read_text("utf-8"))
+        key = draw(
+            st.sampled_from(
+                [
+                    "num_hidden_layers",
+                    "max_position_embeddings",
+                    "vocab_size",
+                    "hidden_size",
+                    "num_attention_heads",
+                    "type_vocab_size",
+                    "intermediate_size",
+                    "model_type",
+                    "hidden_act",
+                ]
+            )
+        )
+        (model / name).write_text(json.dumps(config | {key: draw(st.sampled_from(SIZES))}), "utf-8")
+    elif name == "index":
+        (model / "model.safetensors").rename(model / "part.safetensors")
+        index = {"metadata": {}, "weight_map": {"bert.embeddings.word_embeddings.weight": "part.safetensors"}}
+        path = model / "model.safetensors.index.json"
+        path.write_text(json.dumps(index), "utf-8")
+        path.write_bytes(draw(other_json(path)))
+    elif name == "tokenizer.json":
+        tokenizer = json.loads((model / name).read_text("utf-8"))
+        part = draw(
+            st.sampled_from(
+                [
+                    {
+                        "normalizer": {
+                            "type": "Precompiled",
+                            "precompiled_charsmap": draw(st.text("A/+Bz", max_size=24)),
+                        }
+                    },
+                    {
+                        "pre_tokenizer": {
+                            "type": "Split",
+                            "pattern": {"Regex": draw(st.text("(a+)*$|b[]?^", max_size=9))},
+                            "behavior": "Isolated",
+                            "invert": False,
+                        }
+                    },
+                    {
+                        "normalizer": {
+                            "type": "Replace",
+                            "pattern": {"Regex": draw(st.text("(a+)*$|b.", max_size=9))},
+                            "content": "x",
+                        }
+                    },
+                    {"decoder": None, "post_processor": None},
+                    {"model": tokenizer["model"] | {"unk_token": draw(st.sampled_from(["x", "", None]))}},
+                ]
+            )
+        )
+        (model / name).write_text(json.dumps(tokenizer | part), "utf-8")
+    else:
+        path = model / name.split()[0]
+        path.write_bytes(draw(other_json(path)))
+
+
 @fuzzed
 @given(
     st.data(),
@@ -276,72 +339,10 @@ SIZES = [10**6, 10**9, -1, 0, 2**63, 1e300, "x", None, [], True, 3, 1]
     ),
 )
 def test_models_folders(teachers, data, name) -> None:
-    draw = data.draw
     with tempfile.TemporaryDirectory() as root:
         model = Path(root, "model")
         shutil.copytree(teachers["ru"], model)
-        if name == "config.json":
-            config = json.loads((model / name).read_text("utf-8"))
-            key = draw(
-                st.sampled_from(
-                    [
-                        "num_hidden_layers",
-                        "max_position_embeddings",
-                        "vocab_size",
-                        "hidden_size",
-                        "num_attention_heads",
-                        "type_vocab_size",
-                        "intermediate_size",
-                        "model_type",
-                        "hidden_act",
-                    ]
-                )
-            )
-            (model / name).write_text(json.dumps(config | {key: draw(st.sampled_from(SIZES))}), "utf-8")
-        elif name == "index":
-            (model / "model.safetensors").rename(model / "part.safetensors")
-            index = {
-                "metadata": {},
-                "weight_map": {"bert.embeddings.word_embeddings.weight": "part.safetensors"},
-            }
-            path = model / "model.safetensors.index.json"
-            path.write_text(json.dumps(index), "utf-8")
-            path.write_bytes(draw(other_json(path)))
-        elif name == "tokenizer.json":
-            tokenizer = json.loads((model / name).read_text("utf-8"))
-            part = draw(
-                st.sampled_from(
-                    [
-                        {
-                            "normalizer": {
-                                "type": "Precompiled",
-                                "precompiled_charsmap": draw(st.text("A/+Bz", max_size=24)),
-                            }
-                        },
-                        {
-                            "pre_tokenizer": {
-                                "type": "Split",
-                                "pattern": {"Regex": draw(st.text("(a+)*$|b[]?^", max_size=9))},
-                                "behavior": "Isolated",
-                                "invert": False,
-                            }
-                        },
-                        {
-                            "normalizer": {
-                                "type": "Replace",
-                                "pattern": {"Regex": draw(st.text("(a+)*$|b.", max_size=9))},
-                                "content": "x",
-                            }
-                        },
-                        {"decoder": None, "post_processor": None},
-                        {"model": tokenizer["model"] | {"unk_token": draw(st.sampled_from(["x", "", None]))}},
-                    ]
-                )
-            )
-            (model / name).write_text(json.dumps(tokenizer | part), "utf-8")
-        else:
-            path = model / name.split()[0]
-            path.write_bytes(draw(other_json(path)))
+        damage_model(data.draw, model, name)
 
         def work() -> None:
             loaded = load_tokenizer(str(model))
@@ -350,6 +351,8 @@ def test_models_folders(teachers, data, name) -> None:
             taken = load_masked_lm(str(model))
             # An accepted model works: every token has a row, and every prediction is a number.
             for text in encoded:
+                if not text.ids.size:  # a tokenizer without special tokens gives an empty line none
+                    continue
                 assert text.ids.max(initial=0) < loaded.size
                 logits = taken(input_ids=torch.from_numpy(text.ids)[None, : loaded.max_length]).logits
                 assert logits.isfinite().all()

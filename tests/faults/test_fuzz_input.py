@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
-from tests.faults.test_fuzz import folder, fuzzed, outcome, pieces, said
+from tests.faults.fuzzing import folder, fuzzed, outcome, pieces, said
 from tests.unit.corpora.test_encodings import TEXTS
 
 from polydistill.config.load import load_recipe, parse_recipe

@@ -9,8 +9,8 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.faults.fuzzing import fuzzed, outcome, pieces
 from tests.faults.test_bad_names import BALANCE, EXTRACT, FINETUNE, GRID, MERGE, PRETRAIN, PROBE
-from tests.faults.test_fuzz import fuzzed, outcome, pieces
 
 from polydistill.config.load import parse_recipe
 from polydistill.config.settings import Settings

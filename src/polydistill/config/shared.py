@@ -16,6 +16,7 @@ Arguments = dict[str, Any]
 
 
 def as_list(value: object) -> list[object]:
+    """A value that may be given alone or in a list."""
     return value if isinstance(value, list) else [value]
 
 

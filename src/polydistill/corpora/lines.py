@@ -137,6 +137,7 @@ def hash_text_file(path: Path, field: str) -> str:
 
 
 def open_text(path: Path) -> IO[bytes]:
+    """A file's bytes, decompressed by its suffix (.gz, .xz, .zst)."""
     if path.suffix == ".gz":
         return cast(IO[bytes], gzip.open(path, "rb"))
     if path.suffix == ".xz":
@@ -150,6 +151,7 @@ def open_text(path: Path) -> IO[bytes]:
 
 
 def decode_line(raw: bytes) -> str | None:
+    """A line's text; None if it is not UTF-8."""
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError:

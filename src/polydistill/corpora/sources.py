@@ -7,6 +7,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -271,7 +272,7 @@ def _strings(column: pa.Array) -> list[object]:
 
 def _data_set(source: Source, dropped: Counter[str], field: str) -> Iterator[Document]:
     name = str(source.dataset)
-    try:
+    with dataset_errors(name, field):
         rows = _load(source, name, field)
         while (row := next(rows, None)) is not None:
             if source.field not in row:
@@ -281,9 +282,16 @@ def _data_set(source: Source, dropped: Counter[str], field: str) -> Iterator[Doc
                 yield Document(hash_text(text), text.splitlines(), name, False)
             else:
                 dropped["not_text"] += 1
+
+
+@contextmanager
+def dataset_errors(name: str, field: str) -> Iterator[None]:
+    """Raise what `datasets` raises, in loading or in reading, as a CorpusError on `field`.dataset."""
+    try:
+        yield
     except CorpusError:
         raise
-    except Exception as error:  # `datasets` raises many kinds, while loading and while reading
+    except Exception as error:  # of various types
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CorpusError(
             f"{field}.dataset",

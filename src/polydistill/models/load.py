@@ -49,26 +49,16 @@ def load_masked_lm(
     refuse_pickle(model, field, revision, allow_pickle)
     model_config(model, revision=revision, field=field)
     _weight_files(model, revision, field)
-    try:
-        loaded, info = AutoModelForMaskedLM.from_pretrained(
-            model,
-            revision=revision,
-            dtype=dtype,
-            trust_remote_code=False,
-            use_safetensors=None if allow_pickle else True,
-            weights_only=True,
-            output_loading_info=True,
-        )
-    except Exception as error:  # safetensors and pickle raise their own types for a damaged file
-        if is_out_of_memory(error):
-            raise
-        refuse_code(error, model, field)
-        raise ModelError(
-            field,
-            model,
-            f"cannot be loaded as a masked language model ({first_line(error)})",
-            "give a folder or a hub name of a model with an MLM head (such as BertForMaskedLM)",
-        ) from error
+    loaded, info = read_weights(
+        AutoModelForMaskedLM,
+        model,
+        field=field,
+        problem="cannot be loaded as a masked language model",
+        remedy="give a folder or a hub name of a model with an MLM head (such as BertForMaskedLM)",
+        revision=revision,
+        allow_pickle=allow_pickle,
+        dtype=dtype,
+    )
     missing = sorted(info["missing_keys"]) + sorted(str(key) for key in info.get("mismatched_keys", []))
     if missing:
         raise ModelError(
@@ -80,6 +70,43 @@ def load_masked_lm(
     check_weights(loaded, info, model, field, revision)
     check_finite(loaded, model, field)
     return loaded.eval()
+
+
+def read_weights(
+    auto_class: Any,
+    model: str,
+    *,
+    field: str,
+    problem: str,
+    remedy: str,
+    revision: str | None,
+    allow_pickle: bool,
+    dtype: torch.dtype | Literal["auto"],
+    **options: object,
+) -> tuple[Any, dict[str, Any]]:
+    """(model, transformers' loading info) of a folder or hub name, without code of its own.
+
+    auto_class       one of transformers' AutoModel classes
+    problem, remedy  of the ModelError for what it cannot load
+    options          more arguments of from_pretrained
+    """
+    try:
+        loaded, info = auto_class.from_pretrained(
+            model,
+            revision=revision,
+            dtype=dtype,
+            trust_remote_code=False,
+            use_safetensors=None if allow_pickle else True,
+            weights_only=True,
+            output_loading_info=True,
+            **options,
+        )
+    except Exception as error:  # safetensors and pickle raise their own types for a damaged file
+        if is_out_of_memory(error):
+            raise
+        refuse_code(error, model, field)
+        raise ModelError(field, model, f"{problem} ({first_line(error)})", remedy) from error
+    return loaded, info
 
 
 def check_finite(loaded: PreTrainedModel, model: str, field: str) -> None:

@@ -19,16 +19,8 @@ from transformers import (
 )
 
 from polydistill.errors import ModelError
-from polydistill.limits import is_out_of_memory
 from polydistill.models.inputs import length_batches
-from polydistill.models.load import (
-    check_finite,
-    check_weights,
-    first_line,
-    model_config,
-    refuse_code,
-    refuse_pickle,
-)
+from polydistill.models.load import check_finite, check_weights, model_config, read_weights, refuse_pickle
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -84,28 +76,18 @@ def load_with_head(
             setattr(config, name, value)
         return HEADS[kind].from_config(config, dtype=torch.float32)
     model_config(model, revision=revision)
-    try:
-        loaded, info = HEADS[kind].from_pretrained(
-            model,
-            revision=revision,
-            dtype=torch.float32,
-            trust_remote_code=False,
-            use_safetensors=None if allow_pickle else True,
-            weights_only=True,
-            output_loading_info=True,
-            ignore_mismatched_sizes=fresh,
-            **labels,
-        )
-    except Exception as error:  # safetensors and pickle raise their own types for a damaged file
-        if is_out_of_memory(error):
-            raise
-        refuse_code(error, model, field)
-        raise ModelError(
-            field,
-            model,
-            f"cannot be loaded with a head for {kind} ({first_line(error)})",
-            "give a folder or a hub name of an encoder, such as a BERT",
-        ) from error
+    loaded, info = read_weights(
+        HEADS[kind],
+        model,
+        field=field,
+        problem=f"cannot be loaded with a head for {kind}",
+        remedy="give a folder or a hub name of an encoder, such as a BERT",
+        revision=revision,
+        allow_pickle=allow_pickle,
+        dtype=torch.float32,
+        ignore_mismatched_sizes=fresh,
+        **labels,
+    )
     base = f"{loaded.base_model_prefix}."
     mismatched = [key if isinstance(key, str) else key[0] for key in info.get("mismatched_keys", [])]
     own = [*info["missing_keys"], *mismatched]

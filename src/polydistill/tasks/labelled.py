@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from polydistill.config.finetune import Columns, LabelledSource
 from polydistill.corpora.lines import MAX_TASK_BYTES, is_text_file, read_lines
+from polydistill.corpora.sources import dataset_errors
 from polydistill.errors import CorpusError
 from polydistill.tasks.questions import HALF_CHARACTER, Question, has_half_character, read_squad, row_question
 from polydistill.tasks.tagged import TaggedSentence, read_tagged
@@ -277,7 +278,7 @@ def _data_set(source: LabelledSource, kind: str, columns: Columns, field: str) -
 
     name = str(source.dataset)
     folder = Path(name).expanduser()
-    try:
+    with dataset_errors(name, field):
         if any((folder / mark).is_file() for mark in ("dataset_info.json", "dataset_dict.json")):
             loaded: Any = datasets.load_from_disk(str(folder))
             loaded = loaded[source.split] if isinstance(loaded, datasets.DatasetDict) else loaded
@@ -290,16 +291,6 @@ def _data_set(source: LabelledSource, kind: str, columns: Columns, field: str) -
                 f"{name}, row {number}",
                 {column: _named(value, names[column]) for column, value in row.items()},
             )
-    except CorpusError:
-        raise
-    except Exception as error:  # `datasets` raises various types, in loading and in reading
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CorpusError(
-            f"{field}.dataset",
-            name,
-            f"cannot be loaded ({first})",
-            "check name, config and split (and unset HF_HUB_OFFLINE)",
-        ) from error
 
 
 def _class_names(feature: object) -> list[str] | None:

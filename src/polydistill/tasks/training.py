@@ -141,26 +141,8 @@ def fine_tune(
     """
     # Silences a warning about tied weights, which a checkpoint holds once.
     logging.getLogger("transformers.trainer").setLevel(logging.ERROR)
-    epoch, total = steps_of(len(features), arguments)
-    every = min(total, max(1, epoch // evaluations_per_epoch))
-    settings = training_arguments(
-        {name: value for name, value in arguments.items() if name != "num_train_epochs"}
-        | {
-            "max_steps": total,
-            "eval_strategy": "steps",
-            "eval_steps": every,
-            "save_strategy": "steps",
-            "save_steps": every,
-            "logging_steps": every,
-            "load_best_model_at_end": True,
-            "metric_for_best_model": "eval_score",
-            "greater_is_better": True,
-            "restore_callback_states_from_checkpoint": True,
-            "save_total_limit": 2,
-        },
-        folder,
-        seed=seed,
-    )
+    total = steps_of(len(features), arguments)[1]
+    settings = _settings(len(features), arguments, evaluations_per_epoch, folder, seed)
     # Several GPUs need torchrun: by itself Trainer would wrap the model in DataParallel.
     settings._n_gpu = min(1, settings.n_gpu)
     trainer = FineTuner(
@@ -184,6 +166,29 @@ def fine_tune(
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         state = trainer.state
     return _record(state, total)
+
+
+def _settings(
+    num_features: int, arguments: Arguments, evaluations_per_epoch: int, folder: Path, seed: int
+) -> TrainingArguments:
+    """The Trainer's arguments: it evaluates, saves and logs at the same steps, and keeps the best."""
+    epoch, total = steps_of(num_features, arguments)
+    every = min(total, max(1, epoch // evaluations_per_epoch))
+    own: Arguments = {
+        "max_steps": total,
+        "eval_strategy": "steps",
+        "eval_steps": every,
+        "save_strategy": "steps",
+        "save_steps": every,
+        "logging_steps": every,
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "eval_score",
+        "greater_is_better": True,
+        "restore_callback_states_from_checkpoint": True,
+        "save_total_limit": 2,
+    }
+    given = {name: value for name, value in arguments.items() if name != "num_train_epochs"}
+    return training_arguments(given | own, folder, seed=seed)
 
 
 def _record(state: TrainerState, total: int) -> dict[str, Any]:

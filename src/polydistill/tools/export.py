@@ -87,33 +87,14 @@ def export_model(
     Returns the record that export.json holds. Raises UserError for what cannot be read or exported, for
     missing packages and for logits that differ; then nothing is written.
     """
-    check_opset(opset)
+    _check(opset, int8_bits, lines)
     output = free_folder(output)
-    if int8_bits not in (7, 8):
-        raise RecipeError(
-            "int8_bits",
-            int8_bits,
-            "weights have 7 or 8 bits",
-            "give 7, which is right on every processor; 8 needs VNNI or an ARM processor",
-        )
-    if lines < 1:
-        raise RecipeError("lines", lines, "leaves no text to compare on", "give 1 or more")
     sources = [Source(path=path, documents="lines") for path in texts]
     identity = source_identity(sources, field="text") if sources else None
     tokenizer = load_tokenizer(model, revision=revision)
     original = load_masked_lm(model, revision=revision, allow_pickle=allow_pickle)
     chosen = choose_lines(texts, lines) if texts else []
-    facts = {
-        "model": Path(model).name if Path(model).exists() else model,
-        "revision": revision,
-        "opset": opset,
-        "architecture": original.config.model_type,
-        "parameters": original.num_parameters(),
-        "original_weight_bytes": weights_size(model, revision=revision),
-        "lines": len(chosen),
-        "versions": {"polydistill": __version__}
-        | {name: version(name) for name in ("torch", "transformers", "onnx", "onnxruntime", "onnxscript")},
-    }
+    facts = _facts(model, revision, original, opset=opset) | {"lines": len(chosen)}
     inputs = {
         **facts,
         "weights": weights_fingerprint(model, revision=revision),
@@ -141,6 +122,33 @@ def export_model(
     _print(record, console)
     console.print(f"written to {output}", markup=False)
     return record
+
+
+def _check(opset: int, int8_bits: int, lines: int) -> None:
+    check_opset(opset)
+    if int8_bits not in (7, 8):
+        raise RecipeError(
+            "int8_bits",
+            int8_bits,
+            "weights have 7 or 8 bits",
+            "give 7, which is right on every processor; 8 needs VNNI or an ARM processor",
+        )
+    if lines < 1:
+        raise RecipeError("lines", lines, "leaves no text to compare on", "give 1 or more")
+
+
+def _facts(model: str, revision: str | None, original: PreTrainedModel, *, opset: int) -> Json:
+    """What the record says of the model and of the packages that wrote it."""
+    packages = ("torch", "transformers", "onnx", "onnxruntime", "onnxscript")
+    return {
+        "model": Path(model).name if Path(model).exists() else model,
+        "revision": revision,
+        "opset": opset,
+        "architecture": original.config.model_type,
+        "parameters": original.num_parameters(),
+        "original_weight_bytes": weights_size(model, revision=revision),
+        "versions": {"polydistill": __version__} | {name: version(name) for name in packages},
+    }
 
 
 def _write(

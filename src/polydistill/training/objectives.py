@@ -8,7 +8,6 @@ position has the same weight, in texts of all lengths.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
@@ -17,25 +16,19 @@ from torch.profiler import record_function
 
 from polydistill.config.extract import Losses
 from polydistill.config.shared import Distillation, LossWeight
-from polydistill.errors import ModelError
-from polydistill.losses.live import OutputLayer, cosine_loss, live_distillation, relation_loss
+from polydistill.losses.live import OutputLayer, live_distillation
 from polydistill.losses.schedules import scheduled_weight
 from polydistill.losses.sparse import sparse_soft_cross_entropy
 from polydistill.losses.targets import soft_targets
-from polydistill.models.extract import layer_list
-from polydistill.models.features import (
-    features_and_states,
-    masked_features,
-    output_layer,
-    queries_keys_values,
-    unwrapped,
-)
+from polydistill.models.features import masked_features, output_layer
 from polydistill.training.profile import FORWARD, LOSS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Head = tuple[Tensor, Tensor | None]
+# The losses of a live teacher, in the order of their sums.
+LOSSES = ("kd", "mlm", "cosine", "relation")
 
 
 class Counts(NamedTuple):
@@ -294,147 +287,9 @@ class LiveTeachers(Labels):
         return OutputLayer(features.to(self.dtype), *self.heads[index])
 
 
-# The losses of a live teacher, in the order of their sums.
-NAMES = ("kd", "mlm", "cosine", "relation")
-
-
-class LiveTeacher:
-    """kd * KD + mlm * MLM + cosine + relation, with a teacher that runs beside its student (Eliquare 2022,
-    eq. 4).
-
-    Each loss is a sum over its positions (KD over attended or masked tokens, MLM over masked ones, cosine and
-    relation over attended ones), divided by their mean number in a step. The teacher has no gradients.
-
-    model   loaded, with the student's vocabulary
-    losses  their weights and schedules
-    dtype   of its matrix products (by autocast)
-    """
-
-    def __init__(self, model: PreTrainedModel, losses: Losses, dtype: torch.dtype) -> None:
-        self.model = model.eval().requires_grad_(False)
-        self.losses, self.dtype = losses, dtype
-        # Cast once, not once per step: autocast caches no copy of weights without gradients.
-        weight, self.bias = output_layer(model)
-        self.weight = weight.detach().to(dtype)
-        self.relation_heads = losses.relation_heads or model.config.num_attention_heads
-
-    def to(self, device: torch.device) -> None:
-        """Move the teacher."""
-        self.model.to(device)
-        self.weight = self.weight.to(device)
-        self.bias = output_layer(self.model)[1]
-
-    @torch.no_grad()
-    def read(
-        self, inputs: dict[str, Tensor], positions: Tensor
-    ) -> tuple[OutputLayer, Tensor | None, list[Tensor]]:
-        """(output layer with features at positions, last hidden states [B, L, H], Q, K and V)."""
-        with torch.autocast(positions.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            features, states, relations = read_model(
-                self.model, inputs, positions, relations=self.losses.relation.highest > 0
-            )
-        return OutputLayer(features.to(self.dtype), self.weight, self.bias), states, relations
-
-    def __call__(
-        self, model: nn.Module, head: Head, batch: Mapping[str, Tensor], counts: Counts, progress: Progress
-    ) -> tuple[Tensor, Tensor]:
-        """See `Objective`."""
-        losses, weights = self.losses, loss_weights(self.losses, progress)
-        seen = {name: batch[name] for name in ("input_ids", "attention_mask")}
-        attended = seen["attention_mask"].flatten().nonzero()[:, 0]
-        with_kd = losses.kd.highest > 0
-        everywhere = with_kd and losses.positions == "attended"
-        chosen = attended if everywhere else batch["positions"]
-        with record_function(FORWARD):
-            features, states, relations = read_model(
-                model, seen, chosen, relations=losses.relation.highest > 0
-            )
-            theirs = their_states = None
-            their_relations: list[Tensor] = []
-            if with_kd or losses.cosine.highest or losses.relation.highest:
-                theirs, their_states, their_relations = self.read(seen, chosen)
-        sums = torch.zeros(len(NAMES), dtype=torch.float64, device=features.device)
-        with torch.autocast(features.device.type, enabled=False), record_function(LOSS):
-            share = {
-                "kd": weights["kd"] / (counts.attended if everywhere else counts.masked),
-                "mlm": weights["mlm"] / counts.masked,
-            }
-            total, sums[0], sums[1] = self._predictions(
-                OutputLayer(features, *head), theirs, batch, chosen, share, with_kd=with_kd
-            )
-            if losses.cosine.highest:
-                cosine = cosine_loss(*(_at(hidden, attended) for hidden in (states, their_states)))
-                total, sums[2] = total + weights["cosine"] / counts.attended * cosine, cosine.detach()
-            if losses.relation.highest:
-                relation = relation_loss(
-                    relations, their_relations, seen["attention_mask"], heads=self.relation_heads
-                )
-                total, sums[3] = total + weights["relation"] / counts.attended * relation, relation.detach()
-        numbers = [len(chosen), len(batch["positions"]), len(attended), len(attended)]
-        sums = torch.cat([sums, torch.tensor(numbers, dtype=torch.float64, device=sums.device)])
-        return total * counts.processes, sums
-
-    def _predictions(
-        self,
-        ours: OutputLayer,
-        theirs: OutputLayer | None,
-        batch: Mapping[str, Tensor],
-        chosen: Tensor,
-        share: dict[str, float],
-        *,
-        with_kd: bool,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """(weighted sum of KD and MLM, sum of KD, sum of MLM), the last two detached.
-
-        share  weight of a position in each
-        """
-        positions, gold = batch["positions"], batch["ids"][:, 0]
-        if not with_kd or theirs is None:
-            target = torch.full((len(gold), 1), 1.0, device=gold.device) * share["mlm"]
-            result = sparse_soft_cross_entropy(*ours, gold[:, None], target)
-            return result.loss, torch.zeros(()), -result.logprobs.sum()
-        # Which of the chosen positions are masked.
-        golden = batch["input_ids"].flatten().clone()
-        golden[positions] = gold
-        masked = torch.zeros(len(golden), dtype=torch.bool, device=gold.device)
-        masked[positions] = True
-        masked = masked[chosen]
-        both = live_distillation(
-            ours,
-            theirs,
-            golden[chosen],
-            torch.ones(len(chosen), device=gold.device) * share["kd"],
-            masked * share["mlm"],
-            temperature=self.losses.temperature,
-            masked=masked,
-        )
-        return both.loss, both.kd.sum(), both.mlm.sum()
-
-    def means(self, sums: Sequence[float], progress: Progress) -> dict[str, float]:
-        """Each loss with a weight, and MLM; weights that change."""
-        means = {
-            f"{name}_loss": round(total / max(1.0, count), 5)
-            for name, total, count in zip(NAMES, sums[: len(NAMES)], sums[len(NAMES) :], strict=True)
-            if getattr(self.losses, name).highest or name == "mlm"
-        }
-        return means | changing_weights(self.losses, progress)
-
-
-def read_model(
-    model: nn.Module, inputs: dict[str, Tensor], positions: Tensor, *, relations: bool
-) -> tuple[Tensor, Tensor | None, list[Tensor]]:
-    """(features [N, E] at positions, last hidden states [B, L, H], the last layer's Q, K, V if asked)."""
-    with ExitStack() as stack:
-        taken: list[Tensor] = []
-        if relations:
-            taken = stack.enter_context(queries_keys_values(model, layer_list(unwrapped(model))))
-        features, states = features_and_states(model, inputs, positions)
-    return features, states, taken
-
-
 def loss_weights(losses: Losses, progress: Progress) -> dict[str, float]:
     """Each loss's weight at a step."""
-    return {name: weight_at(getattr(losses, name), progress.share()) for name in NAMES}
+    return {name: weight_at(getattr(losses, name), progress.share()) for name in LOSSES}
 
 
 def changing_weights(losses: Losses, progress: Progress) -> dict[str, float]:
@@ -450,12 +305,3 @@ def weight_at(weight: LossWeight, share: float) -> float:
     """A weight after a share of its schedule's steps."""
     last = weight.first if weight.last is None else weight.last
     return scheduled_weight(share, first=weight.first, last=last, schedule=weight.schedule)
-
-
-def _at(states: Tensor | None, positions: Tensor) -> Tensor:
-    """[N, H] hidden states at positions of the flattened batch."""
-    if states is None:
-        raise ModelError(
-            "losses.cosine", None, "the encoder's output is not one vector per token", "set it to 0"
-        )
-    return states.flatten(0, 1).index_select(0, positions)

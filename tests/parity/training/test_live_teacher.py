@@ -2,15 +2,15 @@
 
 import pytest
 import torch
-from tests.training import SMALL, Rows, difference, make_model, stop_at
+from tests.training import SMALL, Rows, difference, make_model, short_training, stop_at
 from torch.nn import functional
 from transformers import AutoConfig, AutoModelForMaskedLM
 
 from polydistill.config.extract import Losses, LossWeight
 from polydistill.errors import NumericsError
-from polydistill.training.arguments import check_arguments
 from polydistill.training.data import LanguageSampler, collate, expected_size
-from polydistill.training.objectives import LiveTeacher, weight_at
+from polydistill.training.live_teacher import LiveTeacher
+from polydistill.training.objectives import weight_at
 from polydistill.training.run import train
 
 TEACHER = SMALL | {"num_hidden_layers": 2, "hidden_dropout_prob": 0.1}
@@ -28,18 +28,7 @@ def make_teacher(**fields):
 
 def trained(folder, *, steps=1, teacher=None, losses=None, student=None, **arguments):
     model = student or make_model()
-    values = check_arguments(
-        {
-            "max_steps": steps,
-            "per_device_train_batch_size": 8,
-            "logging_steps": 1,
-            "save_steps": 100,
-            "report_to": [],
-            "bf16": False,
-            "learning_rate": 1e-2,
-        }
-        | arguments
-    )
+    values = short_training(steps, **arguments)
     live = LiveTeacher(teacher or make_teacher(), Losses.model_validate(losses or {}), torch.float32)
     log = train(
         model,

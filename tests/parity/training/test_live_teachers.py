@@ -2,13 +2,12 @@
 
 import pytest
 import torch
-from tests.training import SMALL, Rows, difference, make_model, stop_at
+from tests.training import SMALL, Rows, difference, make_model, short_training, stop_at
 from torch.nn import functional
 from transformers import AutoConfig, AutoModelForMaskedLM
 
 from polydistill.config.shared import Distillation
 from polydistill.errors import RunFolderError
-from polydistill.training.arguments import check_arguments
 from polydistill.training.data import LanguageSampler, collate, expected_size
 from polydistill.training.objectives import LiveTeachers, StoredLabels
 from polydistill.training.run import EarlyStopping, train
@@ -30,18 +29,7 @@ def trained(
     folder, *, steps=1, labels="soft", weight=1.0, temperature=1.0, stopping=None, teachers=True, **arguments
 ):
     model = make_model()
-    values = check_arguments(
-        {
-            "max_steps": steps,
-            "per_device_train_batch_size": 8,
-            "logging_steps": 1,
-            "save_steps": 100,
-            "report_to": [],
-            "bf16": False,
-            "learning_rate": 1e-2,
-        }
-        | arguments
-    )
+    values = short_training(steps, **arguments)
     settings = Distillation(labels=labels, teacher_weight=weight, schedule="constant")
     objective = StoredLabels(settings, list(ROWS))
     if teachers:

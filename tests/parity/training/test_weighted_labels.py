@@ -5,10 +5,9 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
-from tests.training import Rows, make_model
+from tests.training import Rows, make_model, short_training
 
 from polydistill.config.extract import Losses
-from polydistill.training.arguments import check_arguments
 from polydistill.training.data import LanguageSampler, collate, expected_size
 from polydistill.training.objectives import WeightedLabels
 from polydistill.training.run import train
@@ -17,17 +16,7 @@ ROWS = Rows(40, 1)
 
 
 def trained(folder, losses, *, steps=1):
-    values = check_arguments(
-        {
-            "max_steps": steps,
-            "per_device_train_batch_size": 8,
-            "logging_steps": 1,
-            "save_steps": 100,
-            "report_to": [],
-            "bf16": False,
-            "learning_rate": 1e-2,
-        }
-    )
+    values = short_training(steps)
     chosen = Losses.model_validate({"predictions": "stored"} | losses)
     return train(
         make_model(),

@@ -48,7 +48,7 @@ from polydistill.tokenization.load import LoadedTokenizer
 from polydistill.tokenization.selection import Selection, document_frequency, select
 from polydistill.tokenization.trim import trim_tokenizer
 from polydistill.training.arguments import check_arguments
-from polydistill.training.objectives import LiveTeacher, read_model
+from polydistill.training.live_teacher import LiveTeacher, read_model
 from polydistill.training.progress import clock
 
 if TYPE_CHECKING:

@@ -26,7 +26,8 @@ from polydistill.tokenization.selection import Selection
 from polydistill.tokenization.trim import compare_trimmed
 from polydistill.training.arguments import portable
 from polydistill.training.data import STEPS_VERSION, MaskedTexts, StoredExamples, choose_copies
-from polydistill.training.objectives import LiveTeacher, Objective, WeightedLabels
+from polydistill.training.live_teacher import LiveTeacher
+from polydistill.training.objectives import Objective, WeightedLabels
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -8,9 +8,10 @@ from typing import NamedTuple
 
 from polydistill.config.finetune import FinetuneRecipe
 from polydistill.disk import read_json
-from polydistill.pipelines.finetune.jobs import Job, all_jobs, notes_of, run_job, task_arguments
+from polydistill.pipelines.finetune.jobs import Job, all_jobs, notes_of, task_arguments
 from polydistill.pipelines.finetune.plan import plan_finetune
 from polydistill.pipelines.finetune.results import Results
+from polydistill.pipelines.finetune.training import run_job
 from polydistill.pipelines.pipeline import Command, Pipeline, Stage
 from polydistill.pipelines.run_folder import Run
 from polydistill.pipelines.stages.evaluation import write_page

@@ -9,7 +9,8 @@ import numpy.typing as npt
 
 from polydistill.config.finetune import FinetuneRecipe, Task
 from polydistill.disk import Json, hash_text, read_json, write_json
-from polydistill.pipelines.finetune.jobs import Job, stored_rows
+from polydistill.pipelines.finetune.jobs import Job
+from polydistill.pipelines.finetune.training import stored_rows
 from polydistill.tasks.scores import (
     LEARNED,
     METRICS,

@@ -81,15 +81,30 @@ def conflicts(
     recipe: MergeRecipe, tokenizers: dict[str, LoadedTokenizer], union: Union, texts: dict[str, list[str]]
 ) -> list[Conflict]:
     """Settings that do not fit together, each with its remedy."""
-    problems: list[Conflict] = []
     used = {teacher for settings in recipe.languages.values() for teacher in settings.teachers}
-    for name in sorted(set(recipe.teachers) - used):
+    problems = [
+        Conflict(
+            f"teacher {name} has no language: its pieces enlarge the vocabulary and it teaches nothing",
+            f"name it under a language's `teachers`, or remove teachers.{name}",
+        )
+        for name in sorted(set(recipe.teachers) - used)
+    ]
+    problems += _casing(recipe, tokenizers)
+    collect(tokenizers, lambda _, tokenizer: check_teacher(recipe, tokenizer), problems)
+    if union.size > LARGE_VOCABULARY:
         problems.append(
             Conflict(
-                f"teacher {name} has no language: its pieces enlarge the vocabulary and it teaches nothing",
-                f"name it under a language's `teachers`, or remove teachers.{name}",
+                f"the union has {union.size:,} pieces: the embeddings would outweigh the encoder",
+                "use a factorised embedding (student.model_type: electra, student.config.embedding_size: "
+                "256)",
             )
         )
+    return problems + _drift(recipe, tokenizers, union, texts)
+
+
+def _casing(recipe: MergeRecipe, tokenizers: dict[str, LoadedTokenizer]) -> list[Conflict]:
+    """Teachers that change text in different ways: those of a language, and all of them."""
+    problems: list[Conflict] = []
     for language, settings in recipe.languages.items():
         own = [tokenizers[name] for name in settings.teachers]
         for what, values in (
@@ -105,9 +120,8 @@ def conflicts(
                         f"use teachers that agree, or set languages.{language}.use to one of them",
                     )
                 )
-    lowercase = {name: tokenizer.lowercases for name, tokenizer in tokenizers.items()}
-    if len(set(lowercase.values())) > 1 and recipe.student.tokenizer.lowercase is None:
-        cased = [name for name, value in lowercase.items() if not value]
+    cased = [name for name, tokenizer in tokenizers.items() if not tokenizer.lowercases]
+    if 0 < len(cased) < len(tokenizers) and recipe.student.tokenizer.lowercase is None:
         problems.append(
             Conflict(
                 f"{', '.join(cased)} keep case and the other teachers do not: the union tokenizer keeps it, "
@@ -115,15 +129,13 @@ def conflicts(
                 "set student.tokenizer.lowercase, or read each language by tokenizer/<language>",
             )
         )
-    collect(tokenizers, lambda _, tokenizer: check_teacher(recipe, tokenizer), problems)
-    if union.size > LARGE_VOCABULARY:
-        problems.append(
-            Conflict(
-                f"the union has {union.size:,} pieces: the embeddings would outweigh the encoder",
-                "use a factorised embedding (student.model_type: electra, student.config.embedding_size: "
-                "256)",
-            )
-        )
+    return problems
+
+
+def _drift(
+    recipe: MergeRecipe, tokenizers: dict[str, LoadedTokenizer], union: Union, texts: dict[str, list[str]]
+) -> list[Conflict]:
+    """Languages that the union tokenizer splits differently from their teachers."""
     merged = union_tokenizer(
         union,
         list(tokenizers.values()),
@@ -131,10 +143,11 @@ def conflicts(
         strip_accents=recipe.student.tokenizer.strip_accents,
     )
     maps = dict(zip(recipe.teachers, union.maps, strict=True))
+    problems = []
     for language, settings in recipe.languages.items():
         for name in settings.teachers:
-            own_tokenizer = language_tokenizer(tokenizers[name], maps[name], union)
-            measured = segmentation(merged, own_tokenizer, texts[language], unk_id=union.special_ids["unk"])
+            own = language_tokenizer(tokenizers[name], maps[name], union)
+            measured = segmentation(merged, own, texts[language], unk_id=union.special_ids["unk"])
             if (
                 measured.drift > LARGE_DRIFT
                 or measured.unknown_share > measured.own_unknown_share + LARGE_UNKNOWN
