@@ -233,7 +233,7 @@ def test_a_model_that_no_earlier_run_makes_is_refused_and_a_path_may_count_from_
     # A grid with another output must not read what it made earlier in its default folder.
     stale = good | {"models": {"m": "runs/g/one/student/final"}}
     assert "tasks" in children_of(grid(after={"tasks": stale}))
-    with pytest.raises(RecipeError, match=r"this one's folder is elsewhere") as caught:
+    with pytest.raises(RecipeError, match=r"this grid's folder is elsewhere") as caught:
         children_of(grid(output="elsewhere", after={"tasks": stale}))
     assert caught.value.remedy == "write $grid/one/student/final"
 
