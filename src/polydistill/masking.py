@@ -113,6 +113,11 @@ def masks_identity(masking: Masking) -> dict[str, object]:
     return {**masking.model_dump(mode="json"), "version": MASKS_VERSION}
 
 
+def evaluation_masks_identity(masking: Masking) -> dict[str, object]:
+    """What determines the masks of an evaluation, beside its own share of masked units."""
+    return {"unit": masking.unit, "version": MASKS_VERSION}
+
+
 def mask_texts(
     texts: Sequence[str],
     ids: Sequence[int],

@@ -9,7 +9,16 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from polydistill.config.scoring import Scoring
 from polydistill.config.settings import Name, Settings, TextName, check_names
-from polydistill.config.shared import Distillation, Source, Sources, Teacher, TextRecipe, as_list, as_model
+from polydistill.config.shared import (
+    Distillation,
+    Rows,
+    Source,
+    Sources,
+    Teacher,
+    TextRecipe,
+    as_list,
+    as_model,
+)
 
 
 class Language(Settings):
@@ -65,6 +74,12 @@ class Student(Settings):
         description="With `init: teachers`: how other teachers' embedding rows are mapped into the "
         "encoder's space. `orthogonal`, `least_squares`: a map fitted on shared pieces; `mean`: random rows "
         "around the mean.",
+    )
+    rows: Rows = Field(
+        "text",
+        description="With `init: random`: embedding rows from the co-occurrences of pieces in the training "
+        "text, or `random`. In either case the output bias starts at the logarithm of the pieces' "
+        "frequencies.",
     )
     tokenizer: TokenizerSettings = Field(default_factory=TokenizerSettings)
 

@@ -185,12 +185,21 @@ class Distillation(Settings):
 MODEL_TYPE = "bert"
 
 
+# Embedding rows before training: see `models.text_start`.
+Rows = Literal["text", "random"]
+
+
 class Model(Settings):
     """The model that is pre-trained."""
 
     model_type: str = Field("bert", description="An architecture that `AutoModelForMaskedLM` knows.")
     config: dict[str, Any] = Field(
         default_factory=dict, description="Configuration fields of the architecture."
+    )
+    rows: Rows = Field(
+        "text",
+        description="Embedding rows before training: from the co-occurrences of pieces in the training text, "
+        "or `random`. The output bias starts at the logarithm of the pieces' frequencies in either case.",
     )
 
 
@@ -227,6 +236,11 @@ class Evaluation(Settings):
     batch_tokens: int = Field(4096, ge=64, description="Maximum tokens in a batch, padding included.")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="`auto`: bfloat16 where the hardware supports it, for teachers and student alike."
+    )
+    mask_probability: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.15,
+        description="Share of masked units (`masking.unit`), whatever training masks: figures at different "
+        "shares do not compare.",
     )
     num_samples: int = Field(3, ge=0, description="Masked sentences per language in the report.")
 

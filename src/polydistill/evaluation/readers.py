@@ -87,7 +87,7 @@ def evaluate_language(
 
     measured  receives the measures of each row under `text/view/teacher/model`
     """
-    masking = hidden(masking)
+    masking = hidden(masking, settings.mask_probability)
     rows = []
     counts = {
         key: _piece_counts(tokenizer, training)
@@ -135,12 +135,12 @@ def evaluate_language(
     return rows
 
 
-def hidden(masking: Masking) -> Masking:
-    """Masking for evaluation: every chosen unit becomes the mask token.
+def hidden(masking: Masking, probability: float) -> Masking:
+    """Masking for evaluation: a share of its own, and every chosen unit becomes the mask token.
 
     Training leaves a tenth of the chosen tokens unchanged. There a model could copy its input, at rank 1.
     """
-    return masking.model_copy(update={"mask_share": 1.0, "random_share": 0.0})
+    return masking.model_copy(update={"probability": probability, "mask_share": 1.0, "random_share": 0.0})
 
 
 def sample_guesses(
@@ -158,7 +158,7 @@ def sample_guesses(
     readers  with one tokenizer, so that they see the same masks
     decode   (model's id, reader) → the piece's text
     """
-    masking = hidden(masking)
+    masking = hidden(masking, settings.mask_probability)
     samples = []
     for row in examples.first(settings.num_samples * 4)[: settings.num_samples * 4]:
         text, example_id = examples.texts(np.array([row]))[0], int(examples.ids[row])

@@ -16,17 +16,19 @@ from polydistill.corpora.sampling import smoothed_probabilities
 from polydistill.disk import Json, hash_folder, read_json, write_text
 from polydistill.evaluation.readers import Reader, text_files
 from polydistill.evaluation.summaries import HeldOut, summarise
-from polydistill.masking import masks_identity
+from polydistill.masking import evaluation_masks_identity, masks_identity
 from polydistill.models.load import load_masked_lm
 from polydistill.models.precision import device
+from polydistill.models.text_start import START_VERSION
 from polydistill.pipelines.pipeline import Command, Pipeline, Pipelines, Stage
 from polydistill.pipelines.run_folder import Artefact, Run, fingerprints
 from polydistill.pipelines.stages.conflicts import Conflict, collect, report_conflicts
 from polydistill.pipelines.stages.corpora import prepare_corpora
 from polydistill.pipelines.stages.evaluation import Measured, Reading, evaluate, write_page
 from polydistill.pipelines.stages.planning import print_settings
+from polydistill.pipelines.stages.start import ReadText, start_weights
 from polydistill.pipelines.stages.tokenizer import build_tokenizer, copy_tokenizer
-from polydistill.pipelines.stages.training import Training, check_training, initial_model, train_into
+from polydistill.pipelines.stages.training import Training, check_training, random_model, train_into
 from polydistill.reports.card import pretrain_card, with_results
 from polydistill.tokenization.load import LoadedTokenizer
 from polydistill.training.arguments import check_arguments, portable, training_arguments
@@ -79,6 +81,7 @@ def train_model(state: Pretraining) -> None:
         "corpora": fingerprints(state.corpora),
         "tokenizer": state.tokenizer.fingerprint,
         "model": recipe.model.model_dump(mode="json"),
+        "start": START_VERSION,
         "masking": masks_identity(recipe.masking),
         "smoothing_alpha": recipe.corpora.smoothing_alpha,
         "training": portable(state.arguments),
@@ -92,15 +95,20 @@ def train_model(state: Pretraining) -> None:
 def model_training(state: Pretraining) -> Training:
     """The inputs of the model's training."""
     recipe, run = state.recipe, state.run
-    model = initial_model(recipe, state.tokenizer)
+    model = random_model(recipe, state.tokenizer)
     data: dict[str, LanguageData] = {}
+    texts: dict[str, list[ReadText]] = {}
     sizes = {}
     for language, corpus in state.corpora.items():
         examples = Examples(corpus.path / "train.arrow")
         sizes[language] = len(examples)
+        texts[language] = [ReadText(examples, state.tokenizer)]
         data[language] = MaskedTexts(
             examples, state.tokenizer, recipe.masking, max_length=recipe.corpora.max_length, seed=recipe.seed
         )
+    probabilities = smoothed_probabilities(sizes, recipe.corpora.smoothing_alpha)
+    rows = recipe.model.rows == "text"
+    start_weights(run, model, texts, probabilities, rows=rows, seed=recipe.seed)
     run.say(f"model: {sum(p.numel() for p in model.parameters()):,} parameters")
 
     def write_beside(folder: Path) -> None:
@@ -111,7 +119,7 @@ def model_training(state: Pretraining) -> Training:
     return Training(
         model,
         data,
-        smoothed_probabilities(sizes, recipe.corpora.smoothing_alpha),
+        probabilities,
         objective,
         state.arguments,
         state.tokenizer.special_ids["pad"],
@@ -127,7 +135,7 @@ def evaluate_model(state: Pretraining) -> None:
         "stage": "evaluation",
         "model": hash_folder(run.path / "student" / "final", pattern="*.safetensors"),
         "settings": recipe.evaluation.model_dump(mode="json"),
-        "masking": masks_identity(recipe.masking),
+        "masking": evaluation_masks_identity(recipe.masking),
         "tokenizer": state.tokenizer.fingerprint,
         "seed": recipe.seed,
         "corpora": fingerprints(state.corpora),

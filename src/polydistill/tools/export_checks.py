@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from polydistill.config.shared import Masking, Source
+from polydistill.config.shared import Evaluation, Masking, Source
 from polydistill.corpora.sources import read_texts
 from polydistill.disk import Json, hash_text
 from polydistill.errors import CorpusError, ModelError
@@ -158,7 +158,7 @@ def compare_mrr(
         [hash_text(text) for text in texts],
         tokenizer,
         max_length=min(tokenizer.max_length, MRR_TOKENS),
-        masking=hidden(Masking()),
+        masking=hidden(Masking(), Evaluation().mask_probability),
         seed=EVALUATION_SEED,
     )
     shared: Json = {

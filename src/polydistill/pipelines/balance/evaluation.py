@@ -10,7 +10,7 @@ from polydistill.disk import hash_folder, read_json, write_json
 from polydistill.evaluation.mlm import Measures
 from polydistill.evaluation.readers import Reader, text_files
 from polydistill.evaluation.summaries import TEACHER, HeldOut, summarise
-from polydistill.masking import masks_identity
+from polydistill.masking import evaluation_masks_identity
 from polydistill.models.load import load_masked_lm, weights_fingerprint
 from polydistill.models.precision import device
 from polydistill.pipelines.balance.state import Balance
@@ -35,7 +35,7 @@ def evaluate_models(state: Balance) -> None:
         },
         "tokenizer": state.tokenizer.fingerprint,
         "settings": recipe.evaluation.model_dump(mode="json"),
-        "masking": masks_identity(recipe.masking),
+        "masking": evaluation_masks_identity(recipe.masking),
         "groups": recipe.groups,
         "seed": recipe.seed,
         "corpora": fingerprints(state.corpora),

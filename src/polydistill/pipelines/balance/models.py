@@ -19,11 +19,13 @@ from polydistill.evaluation.readers import hidden
 from polydistill.masking import masks_identity
 from polydistill.models.load import load_masked_lm, weights_fingerprint
 from polydistill.models.precision import resolve_dtype
+from polydistill.models.text_start import START_VERSION
 from polydistill.pipelines.balance.state import Balance, LanguageText, steps_of
 from polydistill.pipelines.run_folder import Artefact
 from polydistill.pipelines.stages.scoring import scored_store, scoring_engine
+from polydistill.pipelines.stages.start import ReadText, start_weights
 from polydistill.pipelines.stages.tokenizer import copy_tokenizer
-from polydistill.pipelines.stages.training import Training, initial_model, train_into
+from polydistill.pipelines.stages.training import Training, random_model, train_into
 from polydistill.processes import leader_first, leads
 from polydistill.reports.card import balance_card
 from polydistill.store.reader import Store
@@ -76,6 +78,7 @@ def _teacher_training(state: Balance, language: str, arguments: Arguments) -> Tr
         )
     return _training(
         state,
+        {language: text},
         {language: _masked_texts(state, text)},
         {language: 1.0},
         arguments | {"max_steps": steps_of(recipe.teachers.epochs, text.taken, arguments)},
@@ -151,6 +154,7 @@ def _student_training(state: Balance, name: str, settings: BalancedStudent, argu
     characters = {language: text.total for language, text in texts.items()}
     return _training(
         state,
+        texts,
         data,
         smoothed_probabilities(taken, _alpha(recipe, settings)),
         arguments | {"max_steps": steps_of(settings.epochs, examples, arguments)},
@@ -194,6 +198,7 @@ def _common_inputs(state: Balance) -> Json:
         "steps": STEPS_VERSION,
         "tokenizer": state.tokenizer.fingerprint,
         "model": recipe.model.model_dump(mode="json"),
+        "start": START_VERSION,
         "masking": masks_identity(recipe.masking),
         "max_length": recipe.corpora.max_length,
         "seed": recipe.seed,
@@ -202,6 +207,7 @@ def _common_inputs(state: Balance) -> Json:
 
 def _training(
     state: Balance,
+    texts: Mapping[str, LanguageText],
     data: Mapping[str, LanguageData],
     probabilities: dict[str, float],
     arguments: Arguments,
@@ -213,13 +219,22 @@ def _training(
 ) -> Training:
     """The inputs of one model's training."""
     tokenizer = state.run.path / "tokenizer"
+    model = random_model(state.recipe, state.tokenizer)
+    start_weights(
+        state.run,
+        model,
+        {name: [ReadText(text.examples, state.tokenizer, text.rows)] for name, text in texts.items()},
+        probabilities,
+        rows=state.recipe.model.rows == "text",
+        seed=state.recipe.seed,
+    )
 
     def write_beside(folder: Path) -> None:
         copy_tokenizer(tokenizer, folder)
         write_text(folder / "README.md", card)
 
     return Training(
-        initial_model(state.recipe, state.tokenizer),
+        model,
         data,
         probabilities,
         objective,
@@ -288,7 +303,7 @@ def _stopping_examples(state: Balance, language: str) -> list[TrainingExample]:
     texts = MaskedTexts(
         chosen,
         state.tokenizer,
-        hidden(recipe.masking),
+        hidden(recipe.masking, recipe.evaluation.mask_probability),
         max_length=recipe.corpora.max_length,
         seed=recipe.seed + STOPPING_SEED,
     )

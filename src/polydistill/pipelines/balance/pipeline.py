@@ -19,7 +19,7 @@ from polydistill.pipelines.pipeline import Command, Pipeline, Stage
 from polydistill.pipelines.run_folder import Run
 from polydistill.pipelines.stages.corpora import prepare_corpora
 from polydistill.pipelines.stages.evaluation import write_page
-from polydistill.pipelines.stages.training import check_texts, initial_model
+from polydistill.pipelines.stages.training import check_texts, random_model
 from polydistill.reports.card import with_results
 from polydistill.tasks.tagged import read_tagged_tasks
 from polydistill.training.arguments import check_arguments, training_arguments
@@ -46,7 +46,7 @@ def prepare(recipe: BalanceRecipe, run: Run, command: Command) -> Balance:
 
 def make_tokenizer(state: Balance) -> None:
     """Make the vocabulary of all models; an unusable architecture is refused before text is packed."""
-    initial_model(state.recipe, state.tokenizer)
+    random_model(state.recipe, state.tokenizer)
 
 
 def make_corpora(state: Balance) -> None:

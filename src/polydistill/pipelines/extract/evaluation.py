@@ -11,7 +11,7 @@ from polydistill.disk import Json, hash_folder, write_json
 from polydistill.evaluation.cost import compare_cost
 from polydistill.evaluation.readers import Reader, text_files
 from polydistill.evaluation.summaries import TEACHER, HeldOut, summarise
-from polydistill.masking import masks_identity
+from polydistill.masking import evaluation_masks_identity
 from polydistill.models.load import load_masked_lm
 from polydistill.models.precision import device
 from polydistill.pipelines.extract.state import Extract, load_teacher
@@ -30,7 +30,7 @@ def evaluate_models(state: Extract) -> None:
         "teacher": state.weights,
         "tokenizer": state.tokenizer.fingerprint,
         "settings": recipe.evaluation.model_dump(mode="json"),
-        "masking": masks_identity(recipe.masking),
+        "masking": evaluation_masks_identity(recipe.masking),
         "seed": recipe.seed,
         "corpus": state.corpus.fingerprint,
     }

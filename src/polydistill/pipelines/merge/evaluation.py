@@ -13,7 +13,7 @@ from polydistill.disk import Json, hash_folder, read_json
 from polydistill.evaluation.mlm import mean_reciprocal_rank
 from polydistill.evaluation.readers import Reader, text_files
 from polydistill.evaluation.summaries import TEACHER, HeldOut, summarise
-from polydistill.masking import masks_identity
+from polydistill.masking import evaluation_masks_identity
 from polydistill.models.load import load_masked_lm
 from polydistill.models.precision import device
 from polydistill.pipelines.merge.state import Merge
@@ -37,7 +37,7 @@ def evaluate_models(merge: Merge) -> None:
         "student": hash_folder(run.path / "student" / "final", pattern="*.safetensors"),
         "tokenizer": read_json(run.path / "tokenizer" / "stamp.json")["fingerprint"],
         "settings": recipe.evaluation.model_dump(mode="json"),
-        "masking": masks_identity(recipe.masking),
+        "masking": evaluation_masks_identity(recipe.masking),
         "seed": recipe.seed,
         "corpora": fingerprints(merge.corpora),
         "stores": merge.store_fingerprints,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ import numpy as np
 
 from polydistill.config.merge import MergeRecipe
 from polydistill.config.shared import MODEL_TYPE
+from polydistill.corpora.examples import Examples
 from polydistill.corpora.sampling import smoothed_probabilities
 from polydistill.disk import Json, links_in, read_json, write_json, write_text
 from polydistill.models.load import load_masked_lm, model_config, weights_fingerprint
@@ -21,7 +23,9 @@ from polydistill.models.student import (
     start_from_teachers,
     student_config,
 )
+from polydistill.models.text_start import START_VERSION
 from polydistill.pipelines.merge.state import Merge
+from polydistill.pipelines.stages.start import ReadText, start_weights
 from polydistill.pipelines.stages.training import Training, train_into
 from polydistill.reports.card import merge_card
 from polydistill.store.reader import Store
@@ -42,9 +46,7 @@ def train_student(merge: Merge) -> None:
         "steps": STEPS_VERSION,
         "stores": merge.store_fingerprints,
         "tokenizer": read_json(run.path / "tokenizer" / "stamp.json")["fingerprint"],
-        # Earlier versions wrote the architecture even if it was unset: their students stay valid.
-        "student": recipe.student.model_dump(mode="json")
-        | {"model_type": recipe.student.model_type or MODEL_TYPE},
+        "student": student_identity(recipe),
         "distillation": recipe.distillation.model_dump(mode="json"),
         # A list, because a checkpoint identifies languages by position.
         "use": [[language, settings.use] for language, settings in recipe.languages.items()],
@@ -57,15 +59,24 @@ def train_student(merge: Merge) -> None:
     train_into(run, "student/final", inputs, lambda: student_training(merge), seed=recipe.seed, stage="train")
 
 
+def student_identity(recipe: MergeRecipe) -> Json:
+    """The settings that determine the student before training."""
+    random = recipe.student.init == "random"
+    settings = recipe.student.model_dump(mode="json", exclude=None if random else {"rows"})
+    # Earlier versions wrote the architecture even if it was unset: their students stay valid.
+    settings["model_type"] = recipe.student.model_type or MODEL_TYPE
+    return settings | ({"start": START_VERSION} if random else {})
+
+
 def student_training(merge: Merge) -> Training:
     """The inputs of the student's training."""
     recipe, run = merge.recipe, merge.run
-    model, record = initial_student(merge)
+    data, probabilities = training_data(merge)
+    model, record = initial_student(merge, probabilities)
     run.say(
         "training from "
         + ("random weights" if recipe.student.init == "random" else str(record["encoder_from"]))
     )
-    data, probabilities = training_data(merge)
     run.say(
         f"student: {sum(p.numel() for p in model.parameters()):,} parameters, "
         + ", ".join(f"{language} {share:.0%}" for language, share in probabilities.items())
@@ -112,8 +123,23 @@ def language_labels(recipe: MergeRecipe) -> dict[str, str]:
     return {language: s.labels for language, s in recipe.languages.items() if s.labels is not None}
 
 
-def initial_student(merge: Merge) -> tuple[PreTrainedModel, Json]:
-    """The student before training, and the record of where its weights came from."""
+def read_texts(merge: Merge) -> dict[str, list[ReadText]]:
+    """Language → its training text, once for each teacher whose copies the student is trained on."""
+    texts = {}
+    for language, settings in merge.recipe.languages.items():
+        examples = Examples(merge.corpora[language].path / "train.arrow")
+        teachers = settings.teachers if settings.use in ("all", "best") else [settings.use]
+        texts[language] = [
+            ReadText(examples, merge.tokenizers[name], mapping=merge.maps[name]) for name in teachers
+        ]
+    return texts
+
+
+def initial_student(merge: Merge, probabilities: Mapping[str, float]) -> tuple[PreTrainedModel, Json]:
+    """The student before training, and the record of where its weights came from.
+
+    probabilities  language → the share of examples that are drawn from it
+    """
     recipe = merge.recipe
     settings = recipe.student
     config, first = resolve_student(recipe, merge.union)
@@ -132,6 +158,10 @@ def initial_student(merge: Merge) -> tuple[PreTrainedModel, Json]:
                 TeacherRows(name, loaded, merge.maps[name], tokenizer.ordinary_ids, tokenizer.special_ids)
             )
         record |= start_from_teachers(model, parts, row_map=settings.row_map, seed=recipe.seed)
+    else:
+        record |= start_weights(
+            merge.run, model, read_texts(merge), probabilities, rows=settings.rows == "text", seed=recipe.seed
+        )
     return model, record
 
 

@@ -143,8 +143,8 @@ def _copy(run: Run, source: Path, target: Path, inputs: object, write_beside: Ca
             write_beside(folder)
 
 
-def initial_model(recipe: PretrainRecipe | BalanceRecipe, tokenizer: LoadedTokenizer) -> PreTrainedModel:
-    """The model before training."""
+def random_model(recipe: PretrainRecipe | BalanceRecipe, tokenizer: LoadedTokenizer) -> PreTrainedModel:
+    """The model with random weights."""
     config = student_config(
         recipe.model.model_type,
         recipe.model.config,

@@ -1,0 +1,178 @@
+"""A start without a teacher: embedding rows and output bias from the training text.
+
+A student of random weights spends its first steps on learning how frequent each piece is and what its
+neighbours are. Both can be counted. Rows are a factorisation of the pieces' positive pointwise mutual
+information (Levy and Goldberg 2014), the bias is the logarithm of their frequencies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy import sparse
+from sklearn.utils.extmath import randomized_svd
+
+from polydistill.corpora.examples import Examples
+from polydistill.models.features import output_layer
+from polydistill.tokenization.encode import as_text
+from polydistill.tokenization.load import LoadedTokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+# Part of the identity of models that start from random weights.
+START_VERSION = 1
+# Contexts are the pieces at most this far away; one at distance d counts 1 / d.
+WINDOW = 4
+# Exponent of the contexts' frequencies: otherwise rare contexts get the largest values (Levy et al. 2015).
+CONTEXT_SMOOTHING = 0.75
+# Standard deviation of the rows, in that of the architecture's own initialisation. Adam's steps have a fixed
+# size: the longer a row, the longer what it says lasts.
+ROW_SCALE = 3.0
+# A piece with fewer occurrences keeps its random row.
+MIN_OCCURRENCES = 3
+# Characters that are counted, over all languages.
+COUNTED_CHARACTERS = 20_000_000
+# Texts that are tokenised at once.
+_BATCH = 1000
+
+Ids = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class PieceCounts:
+    """How often pieces occur, and beside which others.
+
+    occurrences    [V] float64
+    cooccurrences  [V, V] symmetric, sparse float64: for each pair the sum of 1 / distance
+    """
+
+    occurrences: npt.NDArray[np.float64]
+    cooccurrences: sparse.csr_matrix
+
+
+def tokenised(
+    examples: Examples,
+    tokenizer: LoadedTokenizer,
+    *,
+    characters: int,
+    rows: Ids | None = None,
+    mapping: Ids | None = None,
+) -> Iterator[list[Ids]]:
+    """Batches of texts as ids, without special tokens: about so many characters, evenly spaced.
+
+    rows     [n] the texts to read; by default all
+    mapping  [tokenizer's size] its ids → the student's, None where they are equal
+    """
+    backend = as_text(tokenizer.backend)
+    lengths = examples.num_characters if rows is None else examples.num_characters[rows]
+    step = max(1, -(-int(lengths.sum()) // max(1, characters)))
+    for start in range(0, len(lengths), _BATCH * step):
+        part = slice(start, start + _BATCH)
+        encodings = backend.encode_batch_fast(
+            examples.texts(part if rows is None else rows[part]), add_special_tokens=False
+        )
+        batch = [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
+        yield batch if mapping is None else [mapping[ids] for ids in batch]
+
+
+def count_pieces(
+    texts: Mapping[str, Iterable[Sequence[Ids]]], probabilities: Mapping[str, float], size: int
+) -> PieceCounts:
+    """Occurrences and co-occurrences of pieces, as a student meets them that draws languages by probability.
+
+    texts  language → batches of texts as ids below `size`
+    """
+    counts = {language: _count(batches, size) for language, batches in texts.items()}
+    total = sum(float(part.occurrences.sum()) for part in counts.values())
+    occurrences, cooccurrences = np.zeros(size), sparse.csr_matrix((size, size))
+    for language, part in counts.items():
+        weight = probabilities[language] * total / max(1.0, float(part.occurrences.sum()))
+        occurrences = occurrences + weight * part.occurrences
+        cooccurrences = cooccurrences + weight * part.cooccurrences
+    return PieceCounts(occurrences, cooccurrences)
+
+
+def _count(batches: Iterable[Sequence[Ids]], size: int) -> PieceCounts:
+    occurrences, above = np.zeros(size), sparse.csr_matrix((size, size))
+    for batch in batches:
+        if not batch:
+            continue
+        # Texts in a row, with a gap that no pair bridges.
+        gap = np.full(WINDOW, -1, dtype=np.int64)
+        flat = np.concatenate([part for ids in batch for part in (ids, gap)])
+        occurrences += np.bincount(flat[flat >= 0], minlength=size)
+        rows, columns, values = [], [], []
+        for distance in range(1, WINDOW + 1):
+            left, right = flat[:-distance], flat[distance:]
+            both = (left >= 0) & (right >= 0)
+            rows.append(left[both])
+            columns.append(right[both])
+            values.append(np.full(int(both.sum()), 1.0 / distance))
+        pairs = (np.concatenate(rows), np.concatenate(columns))
+        above = above + sparse.coo_matrix((np.concatenate(values), pairs), shape=(size, size)).tocsr()
+    return PieceCounts(occurrences, (above + above.T).tocsr())
+
+
+def positive_pmi(cooccurrences: sparse.csr_matrix, smoothing: float = CONTEXT_SMOOTHING) -> sparse.csr_matrix:
+    """max(0, log(p(w, c) / (p(w) p_s(c)))) of each pair that occurs, with p_s(c) ∝ p(c) ** smoothing."""
+    pairs = cooccurrences.tocoo()
+    words = np.asarray(cooccurrences.sum(axis=1)).ravel()
+    contexts = np.asarray(cooccurrences.sum(axis=0)).ravel() ** smoothing
+    # p(w, c) / (p(w) p_s(c)) = n(w, c) * sum(n_s) / (n(w) n_s(c)).
+    values = np.log(pairs.data * contexts.sum() / (words[pairs.row] * contexts[pairs.col]))
+    positive = values > 0
+    return sparse.csr_matrix(
+        (values[positive], (pairs.row[positive], pairs.col[positive])), shape=cooccurrences.shape
+    )
+
+
+def text_rows(cooccurrences: sparse.csr_matrix, width: int, *, seed: int) -> npt.NDArray[np.float32]:
+    """[V, width] rows of unit length from pieces' contexts; 0 where a piece has none.
+
+    The truncated singular value decomposition U S V' of the positive pointwise mutual information gives
+    U * sqrt(S) (Levy et al. 2015). A random rotation then spreads the leading directions over all columns, as
+    an encoder's heads and normalisations expect.
+    """
+    size = cooccurrences.shape[0]
+    rank = min(width, size - 1)
+    left, singular, _ = randomized_svd(positive_pmi(cooccurrences), rank, random_state=seed)
+    rows = left * np.sqrt(singular)
+    rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9)
+    rotation, _ = np.linalg.qr(np.random.default_rng([seed, 3]).standard_normal((width, width)))
+    return np.asarray(rows @ rotation[:rank], dtype=np.float32)
+
+
+def start_from_text(
+    model: PreTrainedModel, counts: PieceCounts, *, seed: int, rows: bool = True, scale: float = ROW_SCALE
+) -> dict[str, Any]:
+    """Set a model's output bias to the logarithm of frequencies, and its embedding rows from co-occurrences.
+
+    rows   whether the rows change too
+    scale  standard deviation of the rows, in that of the architecture's own
+    Returns a record of what was set.
+    """
+    embeddings = model.get_input_embeddings().weight
+    output, bias = output_layer(model)
+    record: dict[str, Any] = {"rows": "text" if rows else "random", "bias": bias is not None}
+    with torch.no_grad():
+        if bias is not None:
+            frequencies = (counts.occurrences + 1) / (counts.occurrences + 1).sum()
+            bias[: len(frequencies)] = torch.from_numpy(np.log(frequencies)).to(bias)
+        if rows:
+            made = text_rows(counts.cooccurrences, embeddings.shape[1], seed=seed)
+            known = counts.occurrences >= MIN_OCCURRENCES
+            known &= np.abs(made).max(axis=1) > 0
+            where, values = torch.from_numpy(np.flatnonzero(known)), torch.from_numpy(made[known])
+            record["known_pieces"] = len(where)
+            if len(where):
+                values = values * (scale * float(embeddings.std()) / float(values.std()))
+                for table in (embeddings, output):
+                    if table.shape[1] == values.shape[1]:
+                        table[where] = values.to(table)
+    return record

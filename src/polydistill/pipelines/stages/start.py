@@ -1,0 +1,67 @@
+"""Weights before training, from the training text: see `models.text_start`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from polydistill.corpora.examples import Examples
+from polydistill.disk import Json
+from polydistill.models.text_start import COUNTED_CHARACTERS, Ids, count_pieces, start_from_text, tokenised
+from polydistill.pipelines.run_folder import Run
+from polydistill.tokenization.load import LoadedTokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class ReadText:
+    """A language's training text, as a model reads it.
+
+    rows     [n] the examples that it is trained on; by default all
+    mapping  [tokenizer's size] the tokenizer's ids → the model's, None where they are equal
+    """
+
+    examples: Examples
+    tokenizer: LoadedTokenizer
+    rows: Ids | None = None
+    mapping: Ids | None = None
+
+
+def start_weights(
+    run: Run,
+    model: PreTrainedModel,
+    texts: Mapping[str, Sequence[ReadText]],
+    probabilities: Mapping[str, float],
+    *,
+    rows: bool,
+    seed: int,
+) -> Json:
+    """Set a random model's output bias and, where `rows`, its embedding rows from text; returns the record.
+
+    texts          language → its text, once for each tokenizer that reads it
+    probabilities  language → the share of examples that are drawn from it
+    """
+    share = COUNTED_CHARACTERS // max(1, sum(map(len, texts.values())))
+    counts = count_pieces(
+        {
+            language: (
+                batch
+                for text in read
+                for batch in tokenised(
+                    text.examples, text.tokenizer, characters=share, rows=text.rows, mapping=text.mapping
+                )
+            )
+            for language, read in texts.items()
+        },
+        probabilities,
+        model.config.vocab_size,
+    )
+    record = start_from_text(model, counts, seed=seed, rows=rows)
+    run.say(
+        f"output bias from the frequencies of {int((counts.occurrences > 0).sum()):,} pieces"
+        + (f", embedding rows of {record['known_pieces']:,} from their co-occurrences" if rows else "")
+    )
+    return record
