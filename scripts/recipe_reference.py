@@ -29,6 +29,7 @@ from polydistill.config.shared import (
     Masking,
     Model,
     Source,
+    Start,
     Teacher,
     WordPiece,
 )
@@ -100,6 +101,7 @@ SHARED = (
     Ray,
     WordPiece,
     Model,
+    Start,
     Evaluation,
     Card,
     Probing,

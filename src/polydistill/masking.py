@@ -41,64 +41,125 @@ class Masked:
     gold: npt.NDArray[np.int64]
 
 
-def uniform(seed: int, example: int, keys: npt.NDArray[np.int64], stream: int) -> npt.NDArray[np.float64]:
-    """[N] numbers in [0, 1), one per key: SplitMix64 (Steele, Lea and Flood 2014) of all arguments."""
+def uniform(
+    seed: int, example: int | npt.NDArray[np.uint64], keys: npt.NDArray[np.int64], stream: int
+) -> npt.NDArray[np.float64]:
+    """[N] numbers in [0, 1), one per key: SplitMix64 (Steele, Lea and Flood 2014) of all arguments.
+
+    example  one id, or [N] uint64: the id of each key's example
+    """
     with np.errstate(over="ignore"):
         state = _mix(np.uint64(seed) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(stream))
-        state = _mix(state ^ np.uint64(example))
+        state = _mix(state ^ (np.uint64(example) if isinstance(example, int) else example))
         mixed = _mix(state + keys.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15))
     return np.asarray((mixed >> np.uint64(11)).astype(np.float64) * 2.0**-53)
 
 
+@dataclass(frozen=True)
+class Maskable:
+    """A tokenised text whose units may be masked.
+
+    ids, starts  [L] tokens, and the characters where they start, -1 for tokens that are never masked
+    words        [W] the characters where the text's words start, ascending
+    maskable     [W] which of them may be drawn
+    example      the example's id: together with the seed it determines all draws
+    """
+
+    ids: npt.NDArray[np.int64]
+    starts: npt.NDArray[np.int64]
+    words: npt.NDArray[np.int64]
+    maskable: npt.NDArray[np.bool_]
+    example: int
+
+
 def mask(
-    ids: npt.NDArray[np.int64],
-    starts: npt.NDArray[np.int64],
-    words: npt.NDArray[np.int64],
+    texts: Sequence[Maskable],
     *,
-    example: int,
     seed: int,
     mask_id: int,
     ordinary_ids: npt.NDArray[np.int64],
-    maskable: npt.NDArray[np.bool_] | None = None,
     unit: Unit = "words",
     probability: float = 0.15,
     mask_share: float = 0.8,
     random_share: float = 0.1,
-) -> Masked:
-    """Mask a text: `mask_share` of the selected units become the mask token, `random_share` random pieces.
+) -> list[Masked]:
+    """Mask texts: `mask_share` of the selected units become the mask token, `random_share` random pieces.
 
-    ids, starts   [L] tokens and the characters where they start, -1 for tokens that are never masked
-    words         [W] the characters where the text's words start, ascending
-    maskable      [W] which of them may be drawn; by default all
-    example       the example's id: together with `seed` it determines all draws
     ordinary_ids  ids that random tokens are drawn from
     The expected share of masked units is `probability` for a text of any length: a text of one word is masked
-    in that share of its draws, and has no masked position in the others.
+    in that share of its draws, and has no masked position in the others. A text's masks do not depend on the
+    texts beside it.
     """
+    if not texts:
+        return []
+    examples = np.array([text.example for text in texts], dtype=np.uint64)
+    ids, starts, text_of = _flat([text.ids for text in texts], [text.starts for text in texts])
     where = np.flatnonzero(starts >= 0)
-    if not len(where):
-        return Masked(ids.copy(), where, ids[where])
+    in_text = text_of[where]
+    # Units of all texts in a row: each has a key (where it starts in its text) and may be drawn or not.
     if unit == "words":
         # A token belongs to the word that contains its first character. All words of the text are in the
         # draw, those after the cut too: so the choice does not depend on the tokenizer.
-        keys = words[np.maximum(np.searchsorted(words, starts[where], side="right") - 1, 0)]
-        units = words if maskable is None else words[maskable]
+        keys, allowed, unit_text = _flat(
+            [text.words for text in texts], [text.maskable.astype(np.int64) for text in texts]
+        )
+        first = np.searchsorted(unit_text, in_text)
+        unit_of = np.searchsorted(_spread(unit_text, keys), _spread(in_text, starts[where]), side="right") - 1
+        unit_of = np.maximum(unit_of, first)
+        drawable = np.flatnonzero(allowed)
     else:
-        keys = starts[where]
-        units = np.unique(keys)
+        spread, unit_of = np.unique(_spread(in_text, starts[where]), return_inverse=True)
+        unit_text, keys = spread >> _TEXT_BITS, spread & ((1 << _TEXT_BITS) - 1)
+        drawable = np.arange(len(keys))
+    drawn_text = unit_text[drawable]
     # Random rounding makes the expected share equal the probability for short texts too.
-    number = int(probability * len(units) + uniform(seed, example, np.zeros(1, dtype=np.int64), _ROUND)[0])
-    order = np.argsort(uniform(seed, example, units, _SELECT), kind="stable")
-    hit = np.isin(keys, units[order[:number]])
-    positions, keys = where[hit], keys[hit]
-    action = uniform(seed, example, keys, _ACTION)
-    draws = uniform(seed, example, positions, _PIECE)
-    pieces = ordinary_ids[(draws * len(ordinary_ids)).astype(np.int64)]
+    rounding = uniform(seed, examples, np.zeros(len(texts), dtype=np.int64), _ROUND)
+    available = np.bincount(drawn_text, minlength=len(texts))
+    numbers = (probability * available + rounding).astype(np.int64)
+    order = np.lexsort((uniform(seed, examples[drawn_text], keys[drawable], _SELECT), drawn_text))
+    place = np.arange(len(order)) - np.searchsorted(drawn_text, drawn_text)
+    selected = np.zeros(len(keys), dtype=bool)
+    selected[drawable[order[place < numbers[drawn_text]]]] = True
+    hit = np.zeros(len(where), dtype=bool)
+    if len(keys):
+        unit_of = np.minimum(unit_of, len(keys) - 1)
+        # A text of blanks has pieces and no word.
+        hit = selected[unit_of] & (unit_text[unit_of] == in_text)
+    positions, example = where[hit], examples[in_text[hit]]
+    offsets = np.cumsum([0] + [len(text.ids) for text in texts])
+    within = positions - offsets[in_text[hit]]
+    action = uniform(seed, example, keys[unit_of[hit]], _ACTION)
+    pieces = ordinary_ids[(uniform(seed, example, within, _PIECE) * len(ordinary_ids)).astype(np.int64)]
     masked = ids.copy()
     masked[positions] = np.where(
         action < mask_share, mask_id, np.where(action < mask_share + random_share, pieces, ids[positions])
     )
-    return Masked(masked, positions, ids[positions])
+    ends = np.searchsorted(positions, offsets)
+    return [
+        Masked(
+            masked[offsets[index] : offsets[index + 1]],
+            within[ends[index] : ends[index + 1]],
+            ids[positions[ends[index] : ends[index + 1]]],
+        )
+        for index in range(len(texts))
+    ]
+
+
+def _flat(
+    first: Sequence[npt.NDArray[np.int64]], second: Sequence[npt.NDArray[np.int64]]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """(first and second of all texts in a row, the text of each of their entries)."""
+    lengths = [len(part) for part in first]
+    return np.concatenate(first), np.concatenate(second), np.repeat(np.arange(len(first)), lengths)
+
+
+# Bits of a character's place in its text, in a number that orders characters of several texts.
+_TEXT_BITS = 40
+
+
+def _spread(text: npt.NDArray[np.int64], starts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Numbers that order characters by text, then by place."""
+    return (text << _TEXT_BITS) + starts
 
 
 def _mix(values: np.uint64 | npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
@@ -135,24 +196,20 @@ def mask_texts(
     """
     whole = encode(tokenizer, texts)
     others = zip(*(encode(other, texts) for other in beside), strict=True) if beside else [()] * len(texts)
-    masked = []
+    prepared = []
     for text, example, encoded, copies in zip(texts, ids, whole, others, strict=True):
         units, maskable = masking_units(text, [encoded, *copies])
         seen = encoded.cut(max_length)
-        masked.append(
-            mask(
-                seen.ids,
-                np.where(seen.known, seen.starts, -1),
-                units,
-                maskable=maskable,
-                example=example,
-                seed=seed,
-                mask_id=tokenizer.special_ids["mask"],
-                ordinary_ids=tokenizer.ordinary_ids,
-                unit=masking.unit,
-                probability=masking.probability,
-                mask_share=masking.mask_share,
-                random_share=masking.random_share,
-            )
+        prepared.append(
+            Maskable(seen.ids, np.where(seen.known, seen.starts, -1), units, maskable, int(example))
         )
-    return masked
+    return mask(
+        prepared,
+        seed=seed,
+        mask_id=tokenizer.special_ids["mask"],
+        ordinary_ids=tokenizer.ordinary_ids,
+        unit=masking.unit,
+        probability=masking.probability,
+        mask_share=masking.mask_share,
+        random_share=masking.random_share,
+    )

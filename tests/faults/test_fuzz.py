@@ -22,7 +22,7 @@ from polydistill.config.shared import Corpora, Source
 from polydistill.corpora.corpus import CorpusFields, build_corpus
 from polydistill.corpora.examples import Examples
 from polydistill.errors import UserError
-from polydistill.masking import mask
+from polydistill.masking import Maskable, mask
 from polydistill.models.load import load_masked_lm
 from polydistill.pipelines.run import run_recipe
 from polydistill.store.reader import Store
@@ -146,11 +146,9 @@ def test_text(tokenizer, data, name) -> None:
         examples = Examples(root / "corpus" / "train.arrow")
         stored = examples.texts(slice(0, len(examples)))
         for text, encoded in zip(stored, [whole.cut(22) for whole in encode(tokenizer, stored)], strict=True):
+            words = word_starts(text)
             masked = mask(
-                encoded.ids,
-                encoded.starts,
-                word_starts(text),
-                example=1,
+                [Maskable(encoded.ids, encoded.starts, words, words >= 0, example=1)],
                 seed=0,
                 mask_id=4,
                 ordinary_ids=tokenizer.ordinary_ids,
@@ -158,7 +156,7 @@ def test_text(tokenizer, data, name) -> None:
                 probability=0.5,
                 mask_share=0.8,
                 random_share=0.1,
-            )
+            )[0]
             assert len(encoded.ids) <= 22
             assert np.all(masked.positions < len(masked.input_ids))
             assert not any(unicodedata.category(character) == "Cs" for character in text)

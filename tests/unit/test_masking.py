@@ -7,7 +7,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import BertTokenizer
 
 from polydistill.config.shared import Masking
-from polydistill.masking import mask, mask_texts, uniform
+from polydistill.masking import Maskable, mask, mask_texts, uniform
 from polydistill.tokenization.encode import Encoded, encode, masking_units, word_starts
 from polydistill.tokenization.load import LoadedTokenizer, load_tokenizer
 from polydistill.tokenization.pieces import STUDENT_SPECIALS
@@ -35,7 +35,12 @@ def test_draws_are_uniform_and_depend_on_every_argument() -> None:
 def test_shares(copies, unit) -> None:
     tokenizer = copies[0]
     masked = mask_texts(
-        TEXTS, range(len(TEXTS)), tokenizer, max_length=64, masking=Masking(unit=unit), seed=5
+        TEXTS,
+        range(len(TEXTS)),
+        tokenizer,
+        max_length=64,
+        masking=Masking(unit=unit, probability=0.15),
+        seed=5,
     )
     positions = sum(len(m.positions) for m in masked)
     tokens = sum(len(m.input_ids) - 2 for m in masked)
@@ -82,7 +87,8 @@ def test_copies_of_an_example_mask_the_same_words(copies) -> None:
 def test_a_short_text_is_masked_as_often_as_any_other(copies) -> None:
     """One word: in 15 % of its draws; three words: 0.45 of them on average; an empty text: never."""
     for text, words in (("yes", 1), ("the old house", 3), ("", 0)):
-        drawn = mask_texts([text] * 4000, range(4000), copies[0], max_length=64, masking=Masking(), seed=0)
+        masking = Masking(probability=0.15)
+        drawn = mask_texts([text] * 4000, range(4000), copies[0], max_length=64, masking=masking, seed=0)
         tokens = len(drawn[0].input_ids) - 2
         assert tokens >= words
         share = sum(len(masked.positions) for masked in drawn) / max(1, tokens) / 4000
@@ -101,20 +107,15 @@ def test_words_behind_the_cut_are_drawn_like_the_others(copies) -> None:
 def test_expected_number_is_the_probability() -> None:
     starts = np.arange(5)
     numbers = [
-        len(
-            mask(
-                starts + 9,
-                starts,
-                starts,
-                example=e,
-                seed=0,
-                mask_id=4,
-                ordinary_ids=np.array([9]),
-                unit="tokens",
-                probability=0.3,
-            ).positions
+        len(masked.positions)
+        for masked in mask(
+            [Maskable(starts + 9, starts, starts, starts >= 0, example) for example in range(4000)],
+            seed=0,
+            mask_id=4,
+            ordinary_ids=np.array([9]),
+            unit="tokens",
+            probability=0.3,
         )
-        for e in range(4000)
     ]
     assert abs(np.mean(numbers) - 1.5) < 0.05
 
@@ -259,3 +260,74 @@ def test_a_cut_keeps_the_frame_and_the_first_tokens(copies) -> None:
         expected = backend.encode(TEXTS[0])
         backend.no_truncation()
         assert whole.cut(length).ids.tolist() == expected.ids
+
+
+def mask_alone(text, *, seed, mask_id, ordinary_ids, unit, probability, mask_share, random_share):
+    """One text's masks, unit by unit: (input ids, positions)."""
+    where = [place for place, start in enumerate(text.starts) if start >= 0]
+    if unit == "words":
+        unit_of = [max(0, int(np.sum(text.words <= text.starts[place])) - 1) for place in where]
+        units = [int(word) for word in text.words]
+        drawable = [index for index, allowed in enumerate(text.maskable) if allowed]
+    else:
+        units = sorted({int(text.starts[place]) for place in where})
+        unit_of = [units.index(text.starts[place]) for place in where]
+        drawable = list(range(len(units)))
+
+    def draw(key, stream):
+        return float(uniform(seed, text.example, np.array([key]), stream)[0])
+
+    number = int(probability * len(drawable) + draw(0, 4))
+    chosen = sorted(drawable, key=lambda index: draw(units[index], 1))[:number]
+    ids, positions = text.ids.copy(), []
+    for place, index in zip(where, unit_of, strict=True):
+        if index not in chosen:
+            continue
+        positions.append(place)
+        action = draw(units[index], 2)
+        if action < mask_share:
+            ids[place] = mask_id
+        elif action < mask_share + random_share:
+            ids[place] = ordinary_ids[int(draw(place, 3) * len(ordinary_ids))]
+    return ids, positions
+
+
+@pytest.mark.parametrize("unit", ["words", "tokens"])
+def test_masks_of_many_texts_are_those_of_each_alone(copies, unit) -> None:
+    """Texts of all lengths, cut ones, some without a token that may be masked, with ids of 64 bits."""
+    draw = np.random.default_rng(0)
+    settings = {
+        "seed": 11,
+        "mask_id": 4,
+        "ordinary_ids": copies[0].ordinary_ids,
+        "unit": unit,
+        "probability": 0.3,
+        "mask_share": 0.6,
+        "random_share": 0.2,
+    }
+    texts = []
+    for index, text in enumerate([*TEXTS[:60], "", "a", *(text[:20] for text in TEXTS[:20])]):
+        encoded = encode(copies[0], [text])[0].cut(40)
+        words = word_starts(text)
+        known = encoded.known & (draw.random(len(encoded.ids)) < (0.9 if index % 7 else 0.0))
+        maskable = draw.random(len(words)) < 0.8
+        texts.append(
+            Maskable(
+                encoded.ids, np.where(known, encoded.starts, -1), words, maskable, 2**64 - 1 - 977 * index
+            )
+        )
+    # Two pieces of a text of blanks: no word begins there.
+    none = np.zeros(0, dtype=np.int64)
+    texts.insert(5, Maskable(np.array([7, 8]), np.array([0, 1]), none, none > 0, 5))
+    together = mask(texts, **settings)
+    assert len(together) == len(texts)
+    for text, made in zip(texts, together, strict=True):
+        if unit == "words" and not len(text.words):
+            assert not len(made.positions)
+            continue
+        ids, positions = mask_alone(text, **settings)
+        assert made.positions.tolist() == positions
+        assert made.input_ids.tolist() == ids.tolist()
+        assert made.gold.tolist() == text.ids[positions].tolist()
+    assert sum(len(made.positions) for made in together) > 300
+    assert mask([], **settings) == []

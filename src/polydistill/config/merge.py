@@ -11,9 +11,9 @@ from polydistill.config.scoring import Scoring
 from polydistill.config.settings import Name, Settings, TextName, check_names
 from polydistill.config.shared import (
     Distillation,
-    Rows,
     Source,
     Sources,
+    Start,
     Teacher,
     TextRecipe,
     as_list,
@@ -75,12 +75,7 @@ class Student(Settings):
         "encoder's space. `orthogonal`, `least_squares`: a map fitted on shared pieces; `mean`: random rows "
         "around the mean.",
     )
-    rows: Rows = Field(
-        "text",
-        description="With `init: random`: embedding rows from the co-occurrences of pieces in the training "
-        "text, or `random`. In either case the output bias starts at the logarithm of the pieces' "
-        "frequencies.",
-    )
+    start: Start = Field(default_factory=Start, description="With `init: random`: weights before training.")
     tokenizer: TokenizerSettings = Field(default_factory=TokenizerSettings)
 
 

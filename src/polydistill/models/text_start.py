@@ -38,6 +38,16 @@ ROW_SCALE = 3.0
 MIN_OCCURRENCES = 3
 # Characters that are counted, over all languages.
 COUNTED_CHARACTERS = 20_000_000
+# Modules of a layer that make values (alone, or after queries and keys), and that mix the heads.
+VALUE_AND_OUTPUT = (
+    ("attention.self.value", "attention.output.dense"),  # BERT, RoBERTa, ELECTRA
+    ("attention.self.value_proj", "attention.output.dense"),  # DeBERTa
+    ("attention.v_lin", "attention.out_lin"),  # DistilBERT
+    ("attention.value", "attention.dense"),  # ALBERT
+    ("attn.Wqkv", "attn.Wo"),  # ModernBERT
+)
+# Product of an attention's output and value matrices, in identities.
+ATTENTION_GAIN = 1.0
 # Texts that are tokenised at once.
 _BATCH = 1000
 
@@ -149,21 +159,27 @@ def text_rows(cooccurrences: sparse.csr_matrix, width: int, *, seed: int) -> npt
 
 
 def start_from_text(
-    model: PreTrainedModel, counts: PieceCounts, *, seed: int, rows: bool = True, scale: float = ROW_SCALE
+    model: PreTrainedModel,
+    counts: PieceCounts,
+    *,
+    seed: int,
+    rows: bool = True,
+    bias: bool = True,
+    scale: float = ROW_SCALE,
 ) -> dict[str, Any]:
     """Set a model's output bias to the logarithm of frequencies, and its embedding rows from co-occurrences.
 
-    rows   whether the rows change too
-    scale  standard deviation of the rows, in that of the architecture's own
+    rows, bias  which of the two
+    scale       standard deviation of the rows, in that of the architecture's own
     Returns a record of what was set.
     """
     embeddings = model.get_input_embeddings().weight
-    output, bias = output_layer(model)
-    record: dict[str, Any] = {"rows": "text" if rows else "random", "bias": bias is not None}
+    output, output_bias = output_layer(model)
+    record: dict[str, Any] = {"bias": bias and output_bias is not None, "known_pieces": 0}
     with torch.no_grad():
-        if bias is not None:
+        if bias and output_bias is not None:
             frequencies = (counts.occurrences + 1) / (counts.occurrences + 1).sum()
-            bias[: len(frequencies)] = torch.from_numpy(np.log(frequencies)).to(bias)
+            output_bias[: len(frequencies)] = torch.from_numpy(np.log(frequencies)).to(output_bias)
         if rows:
             made = text_rows(counts.cooccurrences, embeddings.shape[1], seed=seed)
             known = counts.occurrences >= MIN_OCCURRENCES
@@ -176,3 +192,28 @@ def start_from_text(
                     if table.shape[1] == values.shape[1]:
                         table[where] = values.to(table)
     return record
+
+
+def pass_values(model: PreTrainedModel, *, seed: int, gain: float = ATTENTION_GAIN) -> int:
+    """Make every attention pass `gain` times the mean of what it attends to; return the number of attentions.
+
+    Output matrix times value matrix becomes a multiple of the identity (Trockman and Kolter 2023), in a
+    random basis, so that heads share it. Random queries and keys attend evenly. With rows from
+    co-occurrences, a masked position then starts near the mean of its context's rows, which says what occurs
+    beside them. Attentions whose modules are not in VALUE_AND_OUTPUT stay as they are.
+    """
+    modules = dict(model.named_modules())
+    generator = torch.Generator().manual_seed(seed)
+    count = 0
+    for name, module in modules.items():
+        for value_name, output_name in VALUE_AND_OUTPUT:
+            output = modules.get(f"{name.removesuffix(value_name)}{output_name}")
+            if not name.endswith(f".{value_name}") or output is None:
+                continue
+            basis = torch.empty(output.weight.shape[::-1])
+            torch.nn.init.orthogonal_(basis, generator=generator)
+            with torch.no_grad():
+                module.weight[-len(basis) :].copy_(basis)
+                output.weight.copy_(gain * basis.T)
+            count += 1
+    return count

@@ -81,7 +81,7 @@ def train_model(state: Pretraining) -> None:
         "corpora": fingerprints(state.corpora),
         "tokenizer": state.tokenizer.fingerprint,
         "model": recipe.model.model_dump(mode="json"),
-        "start": START_VERSION,
+        "start_version": START_VERSION,
         "masking": masks_identity(recipe.masking),
         "smoothing_alpha": recipe.corpora.smoothing_alpha,
         "training": portable(state.arguments),
@@ -107,8 +107,7 @@ def model_training(state: Pretraining) -> Training:
             examples, state.tokenizer, recipe.masking, max_length=recipe.corpora.max_length, seed=recipe.seed
         )
     probabilities = smoothed_probabilities(sizes, recipe.corpora.smoothing_alpha)
-    rows = recipe.model.rows == "text"
-    start_weights(run, model, texts, probabilities, rows=rows, seed=recipe.seed)
+    start_weights(run, model, texts, probabilities, start=recipe.model.start, seed=recipe.seed)
     run.say(f"model: {sum(p.numel() for p in model.parameters()):,} parameters")
 
     def write_beside(folder: Path) -> None:

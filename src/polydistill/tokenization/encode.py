@@ -24,6 +24,11 @@ _WORD = regex.compile(
 )
 
 
+# [0x3002] whether a character is a blank; the last entry is for all further ones.
+_IS_BLANK = np.zeros(0x3002, dtype=bool)
+_IS_BLANK[[9, 10, 13, 32, 0xA0, 0x3000]] = True
+
+
 @dataclass(frozen=True)
 class Encoded:
     """One text as tokens, special tokens included.
@@ -61,7 +66,7 @@ def encode(tokenizer: LoadedTokenizer, texts: Sequence[str]) -> list[Encoded]:
     for start in range(0, len(texts), ENCODED_AT_ONCE):
         part = list(texts[start : start + ENCODED_AT_ONCE])
         encoded += [
-            _encoded(text, encoding, tokenizer.control_ids, tokenizer.special_ids["unk"])
+            _encoded(text, encoding, tokenizer.is_control, tokenizer.special_ids["unk"])
             for text, encoding in zip(part, backend.encode_batch(part), strict=True)
         ]
     return encoded
@@ -74,17 +79,17 @@ def as_text(backend: Tokenizer) -> Tokenizer:
     return backend
 
 
-def _encoded(text: str, encoding: Encoding, control: npt.NDArray[np.int64], unk_id: int) -> Encoded:
+def _encoded(text: str, encoding: Encoding, is_control: npt.NDArray[np.bool_], unk_id: int) -> Encoded:
     ids = np.array(encoding.ids, dtype=np.int64)
     starts, ends = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2).T
     frame = np.array(encoding.special_tokens_mask, dtype=bool)
     # Unigram vocabularies contain their special tokens as pieces.
-    ids[~frame & np.isin(ids, control)] = unk_id
+    ids[~frame & is_control.take(ids, mode="clip")] = unk_id
     if text:
         # SentencePiece and byte-level tokens start at the blank before the word.
         characters = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
-        blank = np.isin(characters[np.minimum(starts, len(characters) - 1)], (9, 10, 13, 32, 0xA0, 0x3000))
-        starts = starts + blank
+        first = characters[np.minimum(starts, len(characters) - 1)]
+        starts = starts + _IS_BLANK[np.minimum(first, len(_IS_BLANK) - 1)]
     return Encoded(ids, np.where(frame, -1, starts), ends, ~frame & (ids != unk_id))
 
 

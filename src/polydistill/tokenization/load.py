@@ -101,9 +101,11 @@ class LoadedTokenizer:
         )
 
     @cached_property
-    def control_ids(self) -> npt.NDArray[np.int64]:
-        """Ids of the special tokens except the unknown one, ascending."""
-        return np.array(sorted(set(self.special_ids.values()) - {self.special_ids["unk"]}), dtype=np.int64)
+    def is_control(self) -> npt.NDArray[np.bool_]:
+        """[size] whether an id is a special token, the unknown one aside."""
+        table = np.zeros(self.size, dtype=bool)
+        table[list(set(self.special_ids.values()) - {self.special_ids["unk"]})] = True
+        return table
 
     @property
     def lowercases(self) -> bool:

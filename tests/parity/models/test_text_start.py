@@ -13,6 +13,7 @@ from polydistill.models.text_start import (
     MIN_OCCURRENCES,
     PieceCounts,
     count_pieces,
+    pass_values,
     positive_pmi,
     start_from_text,
     text_rows,
@@ -43,9 +44,7 @@ def test_counts_are_those_of_a_loop_over_pairs() -> None:
                 pairs[left, right] += 1 / distance
                 pairs[right, left] += 1 / distance
     np.testing.assert_allclose(counts.cooccurrences.toarray(), pairs)
-    np.testing.assert_array_equal(
-        counts.occurrences, np.bincount(np.concatenate(texts), minlength=SIZE)
-    )
+    np.testing.assert_array_equal(counts.occurrences, np.bincount(np.concatenate(texts), minlength=SIZE))
 
 
 def test_a_language_counts_as_often_as_it_is_drawn() -> None:
@@ -107,28 +106,38 @@ SHAPES = {
     "modernbert": {"hidden_size": 16, "intermediate_size": 16, "pad_token_id": 0},
     "electra": {"hidden_size": 32, "intermediate_size": 16, "embedding_size": 16},
     "albert": {"hidden_size": 32, "intermediate_size": 16, "embedding_size": 16},
+    "distilbert": {"dim": 16, "hidden_dim": 16, "n_layers": 1, "n_heads": 2},
+    "deberta-v2": {"hidden_size": 16, "intermediate_size": 16},
+    "roberta": {"hidden_size": 16, "intermediate_size": 16},
 }
+ATTENTIONS = {
+    "bert": "attention.self.value attention.output.dense",
+    "roberta": "attention.self.value attention.output.dense",
+    "electra": "attention.self.value attention.output.dense",
+    "deberta-v2": "attention.self.value_proj attention.output.dense",
+    "distilbert": "attention.v_lin attention.out_lin",
+    "albert": "attention.value attention.dense",
+    "modernbert": "attn.Wqkv attn.Wo",
+}
+
+
+def make_model(architecture, **fields):
+    layers = {"num_hidden_layers": 1, "num_attention_heads": 2} if architecture != "distilbert" else {}
+    config = AutoConfig.for_model(architecture, vocab_size=SIZE, **layers | SHAPES[architecture] | fields)
+    torch.manual_seed(0)
+    return AutoModelForMaskedLM.from_config(config)
 
 
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("architecture", SHAPES)
 def test_a_model_starts_at_the_unigram_s_loss_with_rows_of_the_given_spread(architecture, tied) -> None:
-    config = AutoConfig.for_model(
-        architecture,
-        vocab_size=SIZE,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        tie_word_embeddings=tied,
-        **SHAPES[architecture],
-    )
-    torch.manual_seed(0)
-    model = AutoModelForMaskedLM.from_config(config)
+    model = make_model(architecture, tie_word_embeddings=tied)
     before = model.get_input_embeddings().weight.detach().clone()
     counts = counts_of(number=30)
     record = start_from_text(model, counts, seed=3, scale=2.0)
     rows, (output, bias) = model.get_input_embeddings().weight.detach(), output_layer(model)
     known = torch.from_numpy(counts.occurrences >= MIN_OCCURRENCES)
-    assert record == {"rows": "text", "bias": True, "known_pieces": int(known.sum())}
+    assert record == {"bias": True, "known_pieces": int(known.sum())}
     assert 0 < int(known.sum()) < SIZE
     assert torch.equal(rows[~known], before[~known])
     assert float(rows[known].std()) == pytest.approx(2 * float(before.std()), rel=1e-4)
@@ -147,18 +156,20 @@ def test_a_model_starts_at_the_unigram_s_loss_with_rows_of_the_given_spread(arch
 
 
 def test_random_rows_stay_where_only_the_bias_is_asked_for() -> None:
-    config = AutoConfig.for_model("bert", vocab_size=SIZE, num_hidden_layers=1, **SHAPES["bert"])
-    config.num_attention_heads = 2
-    model = AutoModelForMaskedLM.from_config(config)
+    model = make_model("bert")
     before = model.get_input_embeddings().weight.detach().clone()
-    assert start_from_text(model, counts_of(), seed=0, rows=False) == {"rows": "random", "bias": True}
+    assert start_from_text(model, counts_of(), seed=0, rows=False) == {"bias": True, "known_pieces": 0}
     assert torch.equal(model.get_input_embeddings().weight, before)
 
 
+def test_the_bias_stays_where_only_rows_are_asked_for() -> None:
+    model = make_model("bert")
+    assert not start_from_text(model, counts_of(), seed=0, bias=False)["bias"]
+    assert not output_layer(model)[1].any()
+
+
 def test_text_without_a_pair_changes_no_row() -> None:
-    config = AutoConfig.for_model("bert", vocab_size=SIZE, num_hidden_layers=1, **SHAPES["bert"])
-    config.num_attention_heads = 2
-    model = AutoModelForMaskedLM.from_config(config)
+    model = make_model("bert")
     before = model.get_input_embeddings().weight.detach().clone()
     nothing = PieceCounts(np.ones(SIZE), sparse.csr_matrix((SIZE, SIZE)))
     assert start_from_text(model, nothing, seed=0)["known_pieces"] == 0
@@ -185,3 +196,32 @@ def test_texts_are_read_by_the_teacher_s_tokenizer_in_the_student_s_ids(tmp_path
     assert ids(rows=rows) == [expected[row] for row in rows]
     # A third of the text: every third thousand.
     assert ids(characters=int(examples.num_characters.sum()) // 3 + 1) == expected[:1000]
+
+
+@pytest.mark.parametrize("architecture", ATTENTIONS)
+def test_an_attention_passes_the_mean_of_its_values(architecture) -> None:
+    """Output times value is 1.5 identities, in another basis in each layer, and nothing else changes."""
+    fields = {"n_layers": 2} if architecture == "distilbert" else {"num_hidden_layers": 2}
+    model = make_model(architecture, **fields)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    # ALBERT's layers share their weights.
+    number = 1 if architecture == "albert" else 2
+    assert pass_values(model, seed=4, gain=1.5) == number
+    value, output = ATTENTIONS[architecture].split()
+    after = model.state_dict()
+    bases = []
+    for name in after:
+        if name.endswith(f".{value}.weight"):
+            basis = after[name]
+            width = basis.shape[1]
+            assert torch.equal(basis[:-width], before[name][:-width])
+            bases.append(basis[-width:])
+            mixed = after[name.replace(value, output)] @ bases[-1]
+            torch.testing.assert_close(mixed, 1.5 * torch.eye(width), atol=1e-5, rtol=0)
+        elif not name.endswith(f".{output}.weight"):
+            assert torch.equal(after[name], before[name]), name
+    assert len(bases) == number
+    assert number == 1 or not torch.allclose(bases[0], bases[1])
+    again = make_model(architecture, **fields)
+    pass_values(again, seed=4, gain=1.5)
+    assert all(torch.equal(tensor, after[name]) for name, tensor in again.state_dict().items())

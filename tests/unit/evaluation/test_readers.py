@@ -19,6 +19,9 @@ def test_evaluation_hides_every_token_that_it_asks_for(teachers) -> None:
     tokenizer = load_tokenizer(str(teachers["en"]))
     texts = bundled_lines("en", 200)
     reader = Reader("x", None, tokenizer, "own", "x")
-    made = reader.masked(texts, list(range(200)), 64, hidden(Masking()), 5)
+    made = reader.masked(texts, list(range(200)), 64, hidden(Masking(probability=0.4), 0.15), 5)
     seen = np.concatenate([m.input_ids[m.positions] for m in made])
     assert set(seen.tolist()) == {tokenizer.special_ids["mask"]}
+    # The share is evaluation's own, whatever training masks.
+    tokens = sum(len(m.input_ids) - 2 for m in made)
+    assert abs(len(seen) / tokens - 0.15) < 0.02

@@ -198,7 +198,7 @@ def _common_inputs(state: Balance) -> Json:
         "steps": STEPS_VERSION,
         "tokenizer": state.tokenizer.fingerprint,
         "model": recipe.model.model_dump(mode="json"),
-        "start": START_VERSION,
+        "start_version": START_VERSION,
         "masking": masks_identity(recipe.masking),
         "max_length": recipe.corpora.max_length,
         "seed": recipe.seed,
@@ -225,7 +225,7 @@ def _training(
         model,
         {name: [ReadText(text.examples, state.tokenizer, text.rows)] for name, text in texts.items()},
         probabilities,
-        rows=state.recipe.model.rows == "text",
+        start=state.recipe.model.start,
         seed=state.recipe.seed,
     )
 

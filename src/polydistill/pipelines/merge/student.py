@@ -62,10 +62,10 @@ def train_student(merge: Merge) -> None:
 def student_identity(recipe: MergeRecipe) -> Json:
     """The settings that determine the student before training."""
     random = recipe.student.init == "random"
-    settings = recipe.student.model_dump(mode="json", exclude=None if random else {"rows"})
+    settings = recipe.student.model_dump(mode="json", exclude=None if random else {"start"})
     # Earlier versions wrote the architecture even if it was unset: their students stay valid.
     settings["model_type"] = recipe.student.model_type or MODEL_TYPE
-    return settings | ({"start": START_VERSION} if random else {})
+    return settings | ({"start_version": START_VERSION} if random else {})
 
 
 def student_training(merge: Merge) -> Training:
@@ -160,7 +160,7 @@ def initial_student(merge: Merge, probabilities: Mapping[str, float]) -> tuple[P
         record |= start_from_teachers(model, parts, row_map=settings.row_map, seed=recipe.seed)
     else:
         record |= start_weights(
-            merge.run, model, read_texts(merge), probabilities, rows=settings.rows == "text", seed=recipe.seed
+            merge.run, model, read_texts(merge), probabilities, start=settings.start, seed=recipe.seed
         )
     return model, record
 

@@ -6,9 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from polydistill.config.shared import Start
 from polydistill.corpora.examples import Examples
 from polydistill.disk import Json
-from polydistill.models.text_start import COUNTED_CHARACTERS, Ids, count_pieces, start_from_text, tokenised
+from polydistill.models.text_start import (
+    COUNTED_CHARACTERS,
+    Ids,
+    count_pieces,
+    pass_values,
+    start_from_text,
+    tokenised,
+)
 from polydistill.pipelines.run_folder import Run
 from polydistill.tokenization.load import LoadedTokenizer
 
@@ -36,17 +44,19 @@ def start_weights(
     texts: Mapping[str, Sequence[ReadText]],
     probabilities: Mapping[str, float],
     *,
-    rows: bool,
+    start: Start,
     seed: int,
 ) -> Json:
-    """Set a random model's output bias and, where `rows`, its embedding rows from text; returns the record.
+    """Set a random model's output bias, embedding rows and attentions; returns the record.
 
     texts          language → its text, once for each tokenizer that reads it
     probabilities  language → the share of examples that are drawn from it
     """
-    share = COUNTED_CHARACTERS // max(1, sum(map(len, texts.values())))
-    counts = count_pieces(
-        {
+    record: Json = {}
+    rows, bias = start.rows == "text", start.bias == "text"
+    if rows or bias:
+        share = COUNTED_CHARACTERS // max(1, sum(map(len, texts.values())))
+        ids = {
             language: (
                 batch
                 for text in read
@@ -55,13 +65,13 @@ def start_weights(
                 )
             )
             for language, read in texts.items()
-        },
-        probabilities,
-        model.config.vocab_size,
-    )
-    record = start_from_text(model, counts, seed=seed, rows=rows)
-    run.say(
-        f"output bias from the frequencies of {int((counts.occurrences > 0).sum()):,} pieces"
-        + (f", embedding rows of {record['known_pieces']:,} from their co-occurrences" if rows else "")
-    )
+        }
+        counts = count_pieces(ids, probabilities, model.config.vocab_size)
+        record = start_from_text(model, counts, seed=seed, rows=rows, bias=bias)
+        run.say(
+            f"from the text: output bias {'yes' if record['bias'] else 'no'}, embedding rows of "
+            f"{record['known_pieces']:,} pieces"
+        )
+    if start.attention == "mean":
+        record["attentions"] = pass_values(model, seed=seed)
     return record
