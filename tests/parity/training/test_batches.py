@@ -10,13 +10,18 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from tests.conftest import bundled_lines
 from tests.training import Rows, difference, make_model
+from torch.utils.data import DataLoader
 
-from polydistill.config.shared import Distillation
+from polydistill.config.shared import Distillation, Masking
+from polydistill.corpora.examples import Examples, write_examples
 from polydistill.losses.sparse import SparseLoss
 from polydistill.models.inputs import length_parts
+from polydistill.tokenization.load import load_tokenizer
 from polydistill.training.arguments import check_arguments
 from polydistill.training.data import (
+    LanguageDataset,
     LanguageSampler,
     MaskedTexts,
     StoredExamples,
@@ -248,3 +253,26 @@ def test_examples_are_named_as_their_corpus_names_them() -> None:
     texts = MaskedTexts(examples, rows=np.array([2, 0]), **settings)
     assert [texts.identify(row)["example"] for row in range(2)] == [6, 2**64 - 1]
     assert MaskedTexts(examples, **settings).identify(1) == {"example": 5}
+
+
+def test_a_micro_batch_read_at_once_is_that_of_single_reads(tmp_path, teachers) -> None:
+    """Two languages, two epochs, a source without texts, and rows in no order."""
+    tokenizer = load_tokenizer(str(teachers["en"]))
+    write_examples(tmp_path / "text.arrow", [(line, 20) for line in bundled_lines("en", 60)])
+    settings = {"tokenizer": tokenizer, "masking": Masking(), "max_length": 24, "seed": 5}
+    examples = Examples(tmp_path / "text.arrow")
+    languages = [
+        MaskedTexts(examples, **settings),
+        Rows(10, 1),
+        MaskedTexts(examples, rows=np.array([7, 3, 50, 2]), **settings),
+    ]
+    data = LanguageDataset(languages, 20)
+    keys = [(0, 9, 0), (2, 1, 1), (1, 4, 0), (0, 2, 1), (2, 0, 1), (0, 55, 0), (2, 1, 0)]
+    together, alone = data.__getitems__(keys), [data[key] for key in keys]
+    assert [(made.language, made.row, made.epoch) for made in together] == keys
+    for made, single in zip(together, alone, strict=True):
+        for name in ("input_ids", "positions", "gold", "top_ids", "top_logprobs"):
+            assert np.array_equal(getattr(made, name), getattr(single, name)), name
+    assert not np.array_equal(together[1].input_ids, together[-1].input_ids)
+    loader = DataLoader(data, batch_sampler=[keys], collate_fn=list)
+    assert [made.row for made in next(iter(loader))] == [row for _, row, _ in keys]
