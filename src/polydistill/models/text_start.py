@@ -48,6 +48,8 @@ VALUE_AND_OUTPUT = (
 )
 # Product of an attention's output and value matrices, in identities.
 ATTENTION_GAIN = 1.0
+# Power iterations of the randomised decomposition (Halko et al. 2011).
+POWER_ITERATIONS = 3
 # Texts that are tokenised at once.
 _BATCH = 1000
 
@@ -151,7 +153,8 @@ def text_rows(cooccurrences: sparse.csr_matrix, width: int, *, seed: int) -> npt
     """
     size = cooccurrences.shape[0]
     rank = min(width, size - 1)
-    left, singular, _ = randomized_svd(positive_pmi(cooccurrences), rank, random_state=seed)
+    table = positive_pmi(cooccurrences).astype(np.float32)
+    left, singular, _ = randomized_svd(table, rank, n_iter=POWER_ITERATIONS, random_state=seed)
     rows = left * np.sqrt(singular)
     rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9)
     rotation, _ = np.linalg.qr(np.random.default_rng([seed, 3]).standard_normal((width, width)))
