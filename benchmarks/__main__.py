@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks import cluster, parts, scale, scoring, step, trim, vocab
+from benchmarks import cluster, parts, scale, scoring, sooner, step, trim, vocab
 from benchmarks.page import RESULTS, write_page
 from polydistill.pipelines.run_folder import environment
 
@@ -18,6 +18,7 @@ BENCHES = {
     "scoring": scoring.run,
     "ray": cluster.run,
     "step": step.run,
+    "sooner": sooner.run,
     "parts": parts.run,
     "scale": scale.run,
     "trim": trim.run,

@@ -10,7 +10,6 @@ import math
 import tempfile
 import time
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from polydistill.config.load import parse_recipe, read_recipe
@@ -34,22 +33,31 @@ def run(languages: str = "en,ru", seeds: str = "2", scale: str = "1", merge: str
     scale  of all steps, for a try
     merge  the language of the merge; '' for none
     """
-    settings = [("pretrain", language) for language in languages.split(",")]
+    settings = [("pretrain", language) for language in languages.split(",") if language]
     settings += [("merge", merge)] if merge else []
     results: dict[str, Any] = {"number_type": str(resolve_dtype("auto")).removeprefix("torch.")}
+    tables: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as root:
         for kind, language in settings:
-            rows = [compare(Path(root), kind, language, seed, float(scale)) for seed in range(int(seeds))]
-            reached = [row["sooner"] for row in rows if row["sooner"] is not None]
-            results[f"{kind} {language}"] = {
-                "seeds": rows,
-                "sooner": round(fmean(reached), 2) if len(reached) == len(rows) else None,
-            }
-    return results
+            rows: dict[str, dict[str, Any]] = {}
+            sooner = []
+            for seed in range(int(seeds)):
+                before, now = compare(Path(root), kind, language, seed, float(scale))
+                rows |= {f"before, seed {seed}": before} | {
+                    f"now, seed {seed}, {n + 1}": r for n, r in enumerate(now)
+                }
+                seconds = seconds_until(before["loss"], now)
+                sooner.append(None if seconds is None else round(before["seconds"] / seconds, 2))
+                print(f"{kind} {language}, seed {seed}: {before} {now} {sooner[-1]}", flush=True)
+            results[f"times sooner, {kind} {language}, by seed"] = ", ".join(map(str, sooner))
+            tables[f"{kind} {language}"] = rows
+    return results | tables
 
 
-def compare(root: Path, kind: str, language: str, seed: int, scale: float) -> dict[str, Any]:
-    """One run of before, and runs of now of several lengths, with one seed."""
+def compare(
+    root: Path, kind: str, language: str, seed: int, scale: float
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """(a run of before, runs of now of several lengths), with one seed."""
     if kind == "merge" and not (root / "teacher" / language).is_dir():
         one_run(
             root / "teacher" / language, "pretrain", language, seed=1000, steps=int(2240 * scale), now=True
@@ -68,13 +76,7 @@ def compare(root: Path, kind: str, language: str, seed: int, scale: float) -> di
         )
         for share in SHARES
     ]
-    seconds = seconds_until(before["loss"], now)
-    return {
-        "before": before,
-        "now": now,
-        "seconds_until_its_loss": seconds,
-        "sooner": None if seconds is None else round(before["seconds"] / seconds, 2),
-    }
+    return before, now
 
 
 def seconds_until(loss: float, runs: list[dict[str, Any]]) -> float | None:

@@ -168,7 +168,7 @@ def test_only_losses_on_the_same_text_and_pieces_are_compared(tmp_path) -> None:
             "two": {},
             "other-pieces": {},
             "other-text": {"languages": {"ko": {"text": "b.txt", "teachers": "a"}}},
-            "other-masks": {"masking": {"probability": 0.3}},
+            "other-masks": {"masking": {"probability": 0.2}},
             "none-yet": {},
         },
     )
