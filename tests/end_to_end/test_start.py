@@ -105,6 +105,19 @@ def test_teachers_and_students_of_a_balance_start_from_their_own_text(tmp_path, 
     )
 
 
+def test_an_extraction_of_random_weights_starts_from_its_text(extract_values) -> None:
+    """One that copies layers keeps the teacher's bias, and does not depend on the start."""
+    stride = started(extract_values) / "student" / "final"
+    stamp = (stride / "stamp.json").read_bytes()
+    started(extract_values | {"student": {"start": RANDOM}})
+    assert (stride / "stamp.json").read_bytes() == stamp
+    run = started(extract_values | {"student": {"init": "random"}})
+    final = run / "student" / "final"
+    bias = output_layer(AutoModelForMaskedLM.from_pretrained(final))[1].detach().numpy()
+    ids = {"ru": read(run, "ru", AutoTokenizer.from_pretrained(final))}
+    np.testing.assert_allclose(bias, expected_bias(ids, len(bias)), atol=1e-4)
+
+
 @pytest.mark.parametrize("change", [{"rows": "random"}, {"bias": "zero"}, {"attention": "random"}])
 def test_another_start_is_another_model(tmp_path, texts, change) -> None:
     values = pretrain_recipe(texts, Path(tmp_path / "run"))

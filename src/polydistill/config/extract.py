@@ -10,7 +10,17 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from polydistill.config.scoring import Scoring
 from polydistill.config.settings import Name, Settings, Share, TextName
-from polydistill.config.shared import TAIL, LossWeight, Source, Sources, Tail, Teacher, TextRecipe, as_model
+from polydistill.config.shared import (
+    TAIL,
+    LossWeight,
+    Source,
+    Sources,
+    Start,
+    Tail,
+    Teacher,
+    TextRecipe,
+    as_model,
+)
 
 
 def _as_weight(value: object) -> object:
@@ -133,6 +143,7 @@ class ExtractedStudent(Settings):
         description="Configuration fields that differ from the teacher's, such as dropout; fields that "
         "change the shape of a weight need `init: random`.",
     )
+    start: Start = Field(default_factory=Start, description="With `init: random`: weights before training.")
 
     @model_validator(mode="after")
     def _layers_agree(self) -> ExtractedStudent:

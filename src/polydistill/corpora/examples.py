@@ -63,7 +63,8 @@ class Examples:
         if isinstance(rows, slice):
             start, stop, _ = rows.indices(len(self))
             return [str(text) for text in column.slice(start, max(0, stop - start)).to_pylist()]
-        return [str(text) for text in column.take(pa.array(rows)).to_pylist()]
+        # Not `take`, which may copy the whole column first.
+        return [str(column[int(row)].as_py()) for row in rows]
 
     def first(self, number: int) -> npt.NDArray[np.int64]:
         """Rows of the examples with the smallest ids: a sample that hardly changes when text is added."""

@@ -16,7 +16,7 @@ DATA = Path(str(resources.files("polydistill") / "demo_data"))
 TEACHERS = {"en": ("en",), "fr": ("fr",), "ru": ("ru",), "en-de": ("en", "de")}
 LANGUAGES = ("en", "de", "fr", "ru")
 # Two languages need more pieces than one, and more steps.
-BILINGUAL: Json = {"tokenizer.size": 5000, "training.max_steps": 800}
+BILINGUAL: Json = {"tokenizer.size": 5000, "training.max_steps": 480}
 
 
 def run_demo(output: Path, overrides: Sequence[str] = (), *, show: Callable[[str], None] = print) -> Path:

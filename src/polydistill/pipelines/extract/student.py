@@ -14,9 +14,11 @@ from polydistill.models.extract import extract_student
 from polydistill.models.features import output_layer
 from polydistill.models.load import load_masked_lm
 from polydistill.models.precision import resolve_dtype
+from polydistill.models.text_start import START_VERSION
 from polydistill.models.trim import prove_logits, trim_model
 from polydistill.pipelines.extract.state import Extract, load_teacher, resolve_student
 from polydistill.pipelines.extract.tokenizer import held_out_texts
+from polydistill.pipelines.stages.start import ReadText, start_weights
 from polydistill.pipelines.stages.tokenizer import copy_tokenizer
 from polydistill.pipelines.stages.training import Training, train_into
 from polydistill.processes import leads
@@ -67,13 +69,15 @@ def train_student(state: Extract) -> None:
 def training_inputs(state: Extract) -> Json:
     """The inputs that the trained student depends on."""
     recipe = state.recipe
+    random = recipe.student.init == "random"
     return {
         "stage": "extracted",
         "steps": STEPS_VERSION,
         "corpus": state.corpus.fingerprint,
         "teacher": state.weights,
         "tokenizer": state.trained_tokenizer.fingerprint,
-        "student": recipe.student.model_dump(mode="json"),
+        "student": recipe.student.model_dump(mode="json", exclude=None if random else {"start"})
+        | ({"start_version": START_VERSION} if random else {}),
         "losses": recipe.losses.model_dump(mode="json"),
         "store": state.store.fingerprint if state.store else None,
         "masking": masks_identity(recipe.masking),
@@ -100,9 +104,16 @@ def initial_models(state: Extract) -> tuple[PreTrainedModel, PreTrainedModel, Js
 def make_models(state: Extract) -> tuple[PreTrainedModel, Json, Objective]:
     """(student before training, record of where its weights came from, what it minimises)."""
     teacher, student, record = initial_models(state)
-    losses = state.recipe.losses
+    recipe = state.recipe
+    if recipe.student.init == "random":
+        text = ReadText(Examples(state.corpus.path / "train.arrow"), state.trained_tokenizer)
+        texts = {recipe.language: [text]}
+        record |= start_weights(
+            state.run, student, texts, {recipe.language: 1.0}, start=recipe.student.start, seed=recipe.seed
+        )
+    losses = recipe.losses
     if state.store is not None:
-        return student, record, WeightedLabels(losses, state.recipe.language)
+        return student, record, WeightedLabels(losses, recipe.language)
     return student, record, LiveTeacher(teacher, losses, resolve_dtype("auto"))
 
 
