@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,9 @@ Unit = Literal["words", "tokens"]
 MASKS_VERSION = 2
 
 _SELECT, _ACTION, _PIECE, _ROUND = 1, 2, 3, 4
+
+# Bits of a character's place in its text, in a number that orders characters of several texts.
+_TEXT_BITS = 40
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ def uniform(
     """
     with np.errstate(over="ignore"):
         state = _mix(np.uint64(seed) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(stream))
-        state = _mix(state ^ (np.uint64(example) if isinstance(example, int) else example))
+        state = _mix(state ^ np.asarray(example, dtype=np.uint64))
         mixed = _mix(state + keys.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15))
     return np.asarray((mixed >> np.uint64(11)).astype(np.float64) * 2.0**-53)
 
@@ -95,40 +98,14 @@ def mask(
     examples = np.array([text.example for text in texts], dtype=np.uint64)
     ids, starts, text_of = _flat([text.ids for text in texts], [text.starts for text in texts])
     where = np.flatnonzero(starts >= 0)
-    in_text = text_of[where]
-    # Units of all texts in a row: each has a key (where it starts in its text) and may be drawn or not.
-    if unit == "words":
-        # A token belongs to the word that contains its first character. All words of the text are in the
-        # draw, those after the cut too: so the choice does not depend on the tokenizer.
-        keys, allowed, unit_text = _flat(
-            [text.words for text in texts], [text.maskable.astype(np.int64) for text in texts]
-        )
-        first = np.searchsorted(unit_text, in_text)
-        unit_of = np.searchsorted(_spread(unit_text, keys), _spread(in_text, starts[where]), side="right") - 1
-        unit_of = np.maximum(unit_of, first)
-        drawable = np.flatnonzero(allowed)
-    else:
-        spread, unit_of = np.unique(_spread(in_text, starts[where]), return_inverse=True)
-        unit_text, keys = spread >> _TEXT_BITS, spread & ((1 << _TEXT_BITS) - 1)
-        drawable = np.arange(len(keys))
-    drawn_text = unit_text[drawable]
-    # Random rounding makes the expected share equal the probability for short texts too.
-    rounding = uniform(seed, examples, np.zeros(len(texts), dtype=np.int64), _ROUND)
-    available = np.bincount(drawn_text, minlength=len(texts))
-    numbers = (probability * available + rounding).astype(np.int64)
-    order = np.lexsort((uniform(seed, examples[drawn_text], keys[drawable], _SELECT), drawn_text))
-    place = np.arange(len(order)) - np.searchsorted(drawn_text, drawn_text)
-    selected = np.zeros(len(keys), dtype=bool)
-    selected[drawable[order[place < numbers[drawn_text]]]] = True
-    hit = np.zeros(len(where), dtype=bool)
-    if len(keys):
-        unit_of = np.minimum(unit_of, len(keys) - 1)
-        # A text of blanks has pieces and no word.
-        hit = selected[unit_of] & (unit_text[unit_of] == in_text)
-    positions, example = where[hit], examples[in_text[hit]]
+    units, unit_of, drawable = _units(texts, text_of[where], starts[where], unit)
+    selected = _select(units, drawable, examples, seed, probability)
+    # A text of blanks has pieces and no word.
+    hit = selected[unit_of] & (units.text[unit_of] == text_of[where]) if len(selected) else where < 0
+    positions, example, keys = where[hit], examples[text_of[where[hit]]], units.start[unit_of[hit]]
     offsets = np.cumsum([0] + [len(text.ids) for text in texts])
-    within = positions - offsets[in_text[hit]]
-    action = uniform(seed, example, keys[unit_of[hit]], _ACTION)
+    within = positions - offsets[text_of[positions]]
+    action = uniform(seed, example, keys, _ACTION)
     pieces = ordinary_ids[(uniform(seed, example, within, _PIECE) * len(ordinary_ids)).astype(np.int64)]
     masked = ids.copy()
     masked[positions] = np.where(
@@ -136,13 +113,57 @@ def mask(
     )
     ends = np.searchsorted(positions, offsets)
     return [
-        Masked(
-            masked[offsets[index] : offsets[index + 1]],
-            within[ends[index] : ends[index + 1]],
-            ids[positions[ends[index] : ends[index + 1]]],
-        )
-        for index in range(len(texts))
+        Masked(masked[start:end], within[first:last], ids[positions[first:last]])
+        for start, end, first, last in zip(offsets, offsets[1:], ends, ends[1:], strict=False)
     ]
+
+
+class _Units(NamedTuple):
+    """[U] units of several texts in a row: their text, and the character where each starts in it."""
+
+    text: npt.NDArray[np.int64]
+    start: npt.NDArray[np.int64]
+
+
+def _units(
+    texts: Sequence[Maskable], text_of: npt.NDArray[np.int64], starts: npt.NDArray[np.int64], unit: Unit
+) -> tuple[_Units, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """(units, [N] the unit of each token, [D] the units that may be drawn, ascending).
+
+    text_of, starts  [N] the text of each token, and the character where it starts
+    """
+    if unit == "tokens":
+        spread, unit_of = np.unique(_spread(text_of, starts), return_inverse=True)
+        units = _Units(spread >> _TEXT_BITS, spread & ((1 << _TEXT_BITS) - 1))
+        return units, unit_of, np.arange(len(spread))
+    # A token belongs to the word that contains its first character. All words of the text are in the draw,
+    # those after the cut too: so the choice does not depend on the tokenizer.
+    words, allowed, word_text = _flat(
+        [text.words for text in texts], [text.maskable.astype(np.int64) for text in texts]
+    )
+    unit_of = np.searchsorted(_spread(word_text, words), _spread(text_of, starts), side="right") - 1
+    # What precedes a text's first word belongs to it.
+    unit_of = np.maximum(unit_of, np.searchsorted(word_text, text_of))
+    return _Units(word_text, words), np.minimum(unit_of, len(words) - 1), np.flatnonzero(allowed)
+
+
+def _select(
+    units: _Units,
+    drawable: npt.NDArray[np.int64],
+    examples: npt.NDArray[np.uint64],
+    seed: int,
+    probability: float,
+) -> npt.NDArray[np.bool_]:
+    """[U] which units are masked: of each text, those with the lowest draws."""
+    text, start = units.text[drawable], units.start[drawable]
+    # Random rounding makes the expected share equal the probability for short texts too.
+    rounding = uniform(seed, examples, np.zeros(len(examples), dtype=np.int64), _ROUND)
+    numbers = (probability * np.bincount(text, minlength=len(examples)) + rounding).astype(np.int64)
+    order = np.lexsort((uniform(seed, examples[text], start, _SELECT), text))
+    rank = np.arange(len(order)) - np.searchsorted(text, text)
+    selected = np.zeros(len(units.text), dtype=bool)
+    selected[drawable[order[rank < numbers[text]]]] = True
+    return selected
 
 
 def _flat(
@@ -151,10 +172,6 @@ def _flat(
     """(first and second of all texts in a row, the text of each of their entries)."""
     lengths = [len(part) for part in first]
     return np.concatenate(first), np.concatenate(second), np.repeat(np.arange(len(first)), lengths)
-
-
-# Bits of a character's place in its text, in a number that orders characters of several texts.
-_TEXT_BITS = 40
 
 
 def _spread(text: npt.NDArray[np.int64], starts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -105,6 +105,17 @@ def test_teachers_and_students_of_a_balance_start_from_their_own_text(tmp_path, 
     )
 
 
+def test_a_teacher_depends_on_the_masks_that_stop_it(tmp_path, texts) -> None:
+    """Its best step is chosen at the evaluation's share of masked units."""
+    values = balance_values(texts, tmp_path / "run")
+    stamp = tmp_path / "run" / "teachers" / "ru" / "final" / "stamp.json"
+    stamps = {}
+    for probability in (0.15, 0.3):
+        started(values | {"evaluation": values["evaluation"] | {"mask_probability": probability}})
+        stamps[probability] = stamp.read_bytes()
+    assert stamps[0.15] != stamps[0.3]
+
+
 def test_an_extraction_of_random_weights_starts_from_its_text(extract_values) -> None:
     """One that copies layers keeps the teacher's bias, and does not depend on the start."""
     stride = started(extract_values) / "student" / "final"

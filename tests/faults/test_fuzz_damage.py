@@ -186,14 +186,8 @@ IDS = [
 ]
 
 
-@fuzzed
-@given(
-    st.data(),
-    st.sampled_from(["classification", "pairs", "choice", "qa", "ner", "pos"]),
-    st.sampled_from(["", ".gz", ".xz"]),
-)
-def test_what_tasks_read(data, kind, packed) -> None:
-    draw = data.draw
+def odd_data(draw: st.DrawFn, kind: str) -> tuple[str, str]:
+    """(content, file name) of a task's data with a value, a line or an end that nobody would write."""
     if kind == "qa":
         value = QUESTIONS
         for _ in range(draw(st.integers(0, 2))):
@@ -201,11 +195,9 @@ def test_what_tasks_read(data, kind, packed) -> None:
         text = json.dumps(value).replace(
             "house", json.dumps(draw(st.sampled_from(["house", *HALF])))[1:-1], 1
         )
-        content, name = (
-            draw(st.sampled_from([text, text.replace("2}", "9" * 5000 + "}"), *sorted(DEEP.values())])),
-            "a.json",
-        )
-    elif kind in ROWS:
+        whole = [text, text.replace("2}", "9" * 5000 + "}"), *sorted(DEEP.values())]
+        return draw(st.sampled_from(whole)), "a.json"
+    if kind in ROWS:
         rows = [
             ROWS[kind]
             | {
@@ -215,36 +207,25 @@ def test_what_tasks_read(data, kind, packed) -> None:
             }
             for _ in range(3)
         ]
-        content = "\n".join(
-            [*map(json.dumps, rows), draw(st.sampled_from(["", DEEP["some"], DEEP["list"], "{"]))]
-        )
-        name = "a.jsonl"
-    elif kind == "pos":
-        words = [
-            "\t".join(
-                [
-                    draw(st.sampled_from(IDS)),
-                    "w",
-                    "w",
-                    "NOUN",
-                    "_",
-                    "_",
-                    draw(st.sampled_from(IDS)),
-                    "x",
-                    "_",
-                    "_",
-                ]
-            )
-            for _ in range(3)
-        ]
-        content, name = "\n".join([*words, draw(odd_lines), ""]), "a.conllu"
-    else:
-        content, name = (
-            "\n".join(f"{draw(st.sampled_from(['a', 'b', 'c', 'd', *HALF]))}\tB-X" for _ in range(3))
-            + "\n"
-            + draw(odd_lines),
-            "a.bio",
-        )
+        end = draw(st.sampled_from(["", DEEP["some"], DEEP["list"], "{"]))
+        return "\n".join([*map(json.dumps, rows), end]), "a.jsonl"
+    if kind == "pos":
+        ids = st.sampled_from(IDS)
+        words = [f"{draw(ids)}\tw\tw\tNOUN\t_\t_\t{draw(ids)}\tx\t_\t_" for _ in range(3)]
+        return "\n".join([*words, draw(odd_lines), ""]), "a.conllu"
+    words = [f"{draw(st.sampled_from(['a', 'b', 'c', 'd', *HALF]))}\tB-X" for _ in range(3)]
+    return "\n".join([*words, draw(odd_lines)]), "a.bio"
+
+
+@fuzzed
+@given(
+    st.data(),
+    st.sampled_from(["classification", "pairs", "choice", "qa", "ner", "pos"]),
+    st.sampled_from(["", ".gz", ".xz"]),
+)
+def test_what_tasks_read(data, kind, packed) -> None:
+    draw = data.draw
+    content, name = odd_data(draw, kind)
     raw = surely_bytes(content)
     pack = {"": bytes, ".gz": gzip.compress, ".xz": lzma.compress}[packed]
     packed_bytes = pack(raw)

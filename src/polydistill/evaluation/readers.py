@@ -17,14 +17,12 @@ from polydistill.evaluation.mlm import Measures, guesses, mean_reciprocal_rank, 
 from polydistill.masking import Masked, mask_texts
 from polydistill.models.inputs import length_batches
 from polydistill.models.memory import return_freed_memory
-from polydistill.tokenization.encode import as_text
+from polydistill.models.text_start import COUNTED_CHARACTERS, tokenised
 from polydistill.tokenization.load import LoadedTokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-# Approximate bytes of the training text on which piece frequencies are counted.
-COUNT_BYTES = 50_000_000
 # Added to the seed, so that masks differ from training's.
 EVALUATION_SEED = 1_000_003
 
@@ -202,15 +200,8 @@ def sample_guesses(
 def _piece_counts(tokenizer: LoadedTokenizer, training: Examples) -> npt.NDArray[np.int64]:
     """[size] frequency of each piece in the training text."""
     counts = np.zeros(tokenizer.size, dtype=np.int64)
-    backend = as_text(tokenizer.backend)
-    # Of a long text, evenly spaced blocks: its beginning is only its first source.
-    total = int(training.table["text"].nbytes)
-    step = max(1, -(-total // COUNT_BYTES))
-    for start in range(0, len(training), 1000 * step):
-        texts = training.texts(slice(start, start + 1000))
-        encodings = backend.encode_batch_fast(list(texts), add_special_tokens=False)
-        ids = np.concatenate([np.array(encoding.ids, dtype=np.int64) for encoding in encodings])
-        counts += np.bincount(ids, minlength=tokenizer.size)
+    for batch in tokenised(training, tokenizer, characters=COUNTED_CHARACTERS):
+        counts += np.bincount(np.concatenate(batch), minlength=tokenizer.size)
     return counts
 
 

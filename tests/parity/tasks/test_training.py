@@ -31,6 +31,27 @@ def in_batches_of_two(epochs):
     )
 
 
+def pairs_model(teachers):
+    return load_with_head(str(teachers["en"]), "pairs", num_labels=2, seed=0)
+
+
+def tune(model, features, folder, arguments, *, measure, say):
+    """Fine-tune with one measurement an epoch, until two bring nothing."""
+    return fine_tune(
+        model,
+        features,
+        folder=folder,
+        arguments=arguments,
+        measure=measure,
+        patience=2,
+        evaluations_per_epoch=1,
+        max_length=32,
+        pad_id=0,
+        seed=0,
+        say=say,
+    )
+
+
 def test_a_batch_has_the_loss_that_transformers_gives_each_text(teachers) -> None:
     model = load_with_head(str(teachers["en"]), "pairs", num_labels=2, seed=3).eval()
     reader = coder("pairs", teachers["en"], ["no", "yes"])
@@ -76,22 +97,17 @@ def test_training_stops_when_the_dev_set_says_so_and_names_the_best_checkpoint(t
     arguments = in_batches_of_two(5)
     said: list[str] = []
 
-    def tune() -> dict:
-        return fine_tune(
+    def again() -> dict:
+        return tune(
             load_with_head(str(teachers["en"]), "pairs", num_labels=2, seed=0),
             made,
-            folder=tmp_path,
-            arguments=arguments,
+            tmp_path,
+            arguments,
             measure=lambda model: next(scores),
-            patience=2,
-            evaluations_per_epoch=1,
-            max_length=32,
-            pad_id=0,
-            seed=0,
             say=said.append,
         )
 
-    record = tune()
+    record = again()
     assert (record["best"], record["score"], record["steps"], record["max_steps"]) == (
         "checkpoint-4",
         0.9,
@@ -101,7 +117,7 @@ def test_training_stops_when_the_dev_set_says_so_and_names_the_best_checkpoint(t
     assert (tmp_path / "checkpoint-4" / "complete.json").is_file()
     assert len(said) == 4
     # Killed before this was recorded, training does not continue: the fifth measurement would be better.
-    assert tune() == record
+    assert again() == record
     assert next(scores) == 1.0
 
 
@@ -111,17 +127,12 @@ def test_patience_begins_with_the_first_score(tmp_path, teachers) -> None:
     reader = coder("pairs", teachers["en"], ["no", "yes"])
     made = reader.encode([LabelledText(("the house", "of that"), "yes")] * 2)
     arguments = in_batches_of_two(9)
-    record = fine_tune(
+    record = tune(
         load_with_head(str(teachers["en"]), "pairs", num_labels=2, seed=0),
         made,
-        folder=tmp_path,
-        arguments=arguments,
+        tmp_path,
+        arguments,
         measure=lambda model: next(scores),
-        patience=2,
-        evaluations_per_epoch=1,
-        max_length=32,
-        pad_id=0,
-        seed=0,
         say=print,
     )
     assert (record["score"], record["step"], record["steps"]) == (0.4, 4, 6)
@@ -130,23 +141,11 @@ def test_patience_begins_with_the_first_score(tmp_path, teachers) -> None:
 def test_a_fine_tuning_whose_loss_is_not_finite_stops_and_keeps_its_batch(tmp_path, teachers) -> None:
     reader = coder("pairs", teachers["en"], ["no", "yes"])
     made = reader.encode([LabelledText(("the house", "of that"), "yes")] * 4)
-    model = load_with_head(str(teachers["en"]), "pairs", num_labels=2, seed=0)
+    model = pairs_model(teachers)
     torch.nn.init.constant_(model.classifier.bias, float("nan"))
     arguments = in_batches_of_two(1)
     with pytest.raises(NumericsError, match="the loss is nan at step 0; that batch"):
-        fine_tune(
-            model,
-            made,
-            folder=tmp_path / "checkpoints",
-            arguments=arguments,
-            measure=lambda model: 0.0,
-            patience=2,
-            evaluations_per_epoch=1,
-            max_length=32,
-            pad_id=0,
-            seed=0,
-            say=print,
-        )
+        tune(model, made, tmp_path / "checkpoints", arguments, measure=lambda model: 0.0, say=print)
     batch = load_file(tmp_path / "nonfinite-step-0" / "batch-0.safetensors")
     assert batch["input_ids"][0].tolist() == made[0]["input_ids"]
     assert batch["labels"].tolist() == [made[0]["labels"]] * 2

@@ -59,6 +59,8 @@ def train_teachers(state: Balance) -> None:
             "language": language,
             "text": state.identity(language),
             "settings": recipe.teachers.model_dump(mode="json", exclude={"training"}),
+            # Early stopping compares losses at the evaluation's masks.
+            "stopping_masks": recipe.evaluation.mask_probability if recipe.teachers.patience else None,
             "training": portable(arguments),
         }
         name = f"teachers/{language}/final"
