@@ -97,9 +97,9 @@ def test_training_stops_when_the_dev_set_says_so_and_names_the_best_checkpoint(t
     arguments = in_batches_of_two(5)
     said: list[str] = []
 
-    def again() -> dict:
+    def tuned() -> dict:
         return tune(
-            load_with_head(str(teachers["en"]), "pairs", num_labels=2, seed=0),
+            pairs_model(teachers),
             made,
             tmp_path,
             arguments,
@@ -107,7 +107,7 @@ def test_training_stops_when_the_dev_set_says_so_and_names_the_best_checkpoint(t
             say=said.append,
         )
 
-    record = again()
+    record = tuned()
     assert (record["best"], record["score"], record["steps"], record["max_steps"]) == (
         "checkpoint-4",
         0.9,
@@ -117,7 +117,7 @@ def test_training_stops_when_the_dev_set_says_so_and_names_the_best_checkpoint(t
     assert (tmp_path / "checkpoint-4" / "complete.json").is_file()
     assert len(said) == 4
     # Killed before this was recorded, training does not continue: the fifth measurement would be better.
-    assert again() == record
+    assert tuned() == record
     assert next(scores) == 1.0
 
 
@@ -128,12 +128,7 @@ def test_patience_begins_with_the_first_score(tmp_path, teachers) -> None:
     made = reader.encode([LabelledText(("the house", "of that"), "yes")] * 2)
     arguments = in_batches_of_two(9)
     record = tune(
-        load_with_head(str(teachers["en"]), "pairs", num_labels=2, seed=0),
-        made,
-        tmp_path,
-        arguments,
-        measure=lambda model: next(scores),
-        say=print,
+        pairs_model(teachers), made, tmp_path, arguments, measure=lambda model: next(scores), say=print
     )
     assert (record["score"], record["step"], record["steps"]) == (0.4, 4, 6)
 
