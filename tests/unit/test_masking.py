@@ -316,9 +316,12 @@ def test_masks_of_many_texts_are_those_of_each_alone(copies, unit) -> None:
                 encoded.ids, np.where(known, encoded.starts, -1), words, maskable, 2**64 - 1 - 977 * index
             )
         )
-    # Two pieces of a text of blanks: no word begins there.
+    # Two pieces of a text of blanks, where no word begins, and a piece before a text's first word.
     none = np.zeros(0, dtype=np.int64)
-    texts.insert(5, Maskable(np.array([7, 8]), np.array([0, 1]), none, none > 0, 5))
+    pieces = np.array([7, 8])
+    for place in range(0, 60, 2):
+        texts.insert(place, Maskable(pieces, np.array([0, 1]), none, none > 0, place))
+        texts.insert(place, Maskable(pieces, np.array([0, 3]), np.array([3]), np.array([True]), 1000 + place))
     together = mask(texts, **settings)
     assert len(together) == len(texts)
     for text, made in zip(texts, together, strict=True):
