@@ -15,8 +15,9 @@ from polydistill.config.shared import (
     LossWeight,
     Source,
     Sources,
-    Start,
     Tail,
+    TaughtMasking,
+    TaughtStart,
     Teacher,
     TextRecipe,
     as_model,
@@ -143,7 +144,9 @@ class ExtractedStudent(Settings):
         description="Configuration fields that differ from the teacher's, such as dropout; fields that "
         "change the shape of a weight need `init: random`.",
     )
-    start: Start = Field(default_factory=Start, description="With `init: random`: weights before training.")
+    start: TaughtStart = Field(
+        default_factory=TaughtStart, description="With `init: random`: weights before training."
+    )
 
     @model_validator(mode="after")
     def _layers_agree(self) -> ExtractedStudent:
@@ -210,6 +213,7 @@ class ExtractRecipe(TextRecipe):
     )
     student: ExtractedStudent = Field(default_factory=ExtractedStudent)
     losses: Losses = Field(default_factory=Losses)
+    masking: TaughtMasking = Field(default_factory=TaughtMasking)
     scoring: Scoring = Field(
         default_factory=Scoring, description="How predictions are stored, with `losses.predictions: stored`."
     )

@@ -13,7 +13,8 @@ from polydistill.config.shared import (
     Distillation,
     Source,
     Sources,
-    Start,
+    TaughtMasking,
+    TaughtStart,
     Teacher,
     TextRecipe,
     as_list,
@@ -75,7 +76,9 @@ class Student(Settings):
         "encoder's space. `orthogonal`, `least_squares`: a map fitted on shared pieces; `mean`: random rows "
         "around the mean.",
     )
-    start: Start = Field(default_factory=Start, description="With `init: random`: weights before training.")
+    start: TaughtStart = Field(
+        default_factory=TaughtStart, description="With `init: random`: weights before training."
+    )
     tokenizer: TokenizerSettings = Field(default_factory=TokenizerSettings)
 
 
@@ -96,6 +99,7 @@ class MergeRecipe(TextRecipe):
     recipe: Literal["merge"] = "merge"
     teachers: dict[Name, Annotated[Teacher, BeforeValidator(as_model)]]
     languages: dict[Name, Language] = Field(min_length=1)
+    masking: TaughtMasking = Field(default_factory=TaughtMasking)
     scoring: Scoring = Field(default_factory=Scoring)
     distillation: Distillation = Field(default_factory=Distillation)
     student: Student = Field(default_factory=Student)

@@ -67,6 +67,11 @@ class Scoring(Settings):
     )
     batch_tokens: int = Field(8192, ge=64, description="Maximum tokens in a batch, padding included.")
     shard_examples: int = Field(4096, ge=1, description="Examples per shard; scoring resumes shard by shard.")
+    examples: Literal["needed", "all"] = Field(
+        "needed",
+        description="Training examples to score. `needed`: as many as training draws, in whole sixteenths "
+        "of the text; `all`: the whole text, so that a longer training can reuse the store.",
+    )
     engine: Literal["local", "ray"] = Field(
         "local",
         description="`local`: this process; `ray`: workers on this machine or a cluster. The stores are "
@@ -77,4 +82,4 @@ class Scoring(Settings):
     @property
     def labels(self) -> dict[str, object]:
         """The settings that predictions depend on, without those of where they are computed."""
-        return self.model_dump(mode="json", exclude={"engine", "ray"})
+        return self.model_dump(mode="json", exclude={"engine", "ray", "examples"})

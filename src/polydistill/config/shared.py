@@ -120,6 +120,16 @@ class Masking(Settings):
         return self
 
 
+class TaughtMasking(Masking):
+    """Which positions are masked, where finished teachers predict them."""
+
+    probability: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.15,
+        description="Share of masked units in training. Most published teachers were trained with 0.15, and "
+        "some predict nothing at 0.3: `plan` measures it.",
+    )
+
+
 # How a weight changes during training: see `losses.schedules.scheduled_weight`.
 Schedule = Literal["linear", "cosine", "constant"]
 SCHEDULE = "How the weight changes from the first step to the last; `constant` keeps the first."
@@ -188,7 +198,7 @@ class Distillation(Settings):
 MODEL_TYPE = "bert"
 
 
-class Start(Settings):
+class AnyStart(Settings):
     """Weights before training, of a model that starts from random ones: see `models.text_start`."""
 
     bias: Literal["text", "zero"] = Field(
@@ -196,14 +206,30 @@ class Start(Settings):
         description="Output bias at the logarithm of the pieces' frequencies in the training text, or "
         "`zero`.",
     )
-    rows: Literal["text", "random"] = Field(
-        "text",
-        description="Embedding rows from the co-occurrences of pieces in the training text, or `random`.",
-    )
     attention: Literal["mean", "random"] = Field(
         "mean",
         description="Value and output matrices of attentions. `mean`: each passes on the mean of what it "
         "attends to; `random`.",
+    )
+
+
+class Start(AnyStart):
+    """The start of a model without a teacher."""
+
+    rows: Literal["text", "random"] = Field(
+        "text",
+        description="Embedding rows from the co-occurrences of pieces in the training text, or `random`.",
+    )
+
+
+class TaughtStart(AnyStart):
+    """The start of a student of teachers that predict in the same pieces."""
+
+    rows: Literal["text", "teachers", "both", "random"] = Field(
+        "both",
+        description="Embedding rows from the co-occurrences of pieces in the training text (`text`), from "
+        "the teachers' rows at the student's width (`teachers`), from the sum of the two (`both`), or "
+        "`random`.",
     )
 
 

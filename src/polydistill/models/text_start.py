@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ from sklearn.utils.extmath import randomized_svd
 
 from polydistill.corpora.examples import Examples
 from polydistill.models.features import output_layer
+from polydistill.models.teacher_start import PieceRows, teacher_rows, unit_rows
 from polydistill.tokenization.encode import as_text
 from polydistill.tokenization.load import LoadedTokenizer
 
@@ -54,6 +55,8 @@ POWER_ITERATIONS = 3
 _BATCH = 1000
 
 Ids = npt.NDArray[np.int64]
+# Where a student's embedding rows come from.
+RowSource = Literal["text", "teachers", "both", "random"]
 
 
 @dataclass(frozen=True)
@@ -161,19 +164,37 @@ def text_rows(cooccurrences: sparse.csr_matrix, width: int, *, seed: int) -> npt
     return np.asarray(rows @ rotation[:rank], dtype=np.float32)
 
 
+def starting_rows(
+    counts: PieceCounts, width: int, source: RowSource, teachers: Sequence[PieceRows], *, seed: int
+) -> npt.NDArray[np.float32]:
+    """[V, width] rows of unit length from text, teachers or both; 0 for pieces that neither knows."""
+    size = len(counts.occurrences)
+    if source == "teachers":
+        return teacher_rows(teachers, size, width, seed=seed)
+    from_text = text_rows(counts.cooccurrences, width, seed=seed)
+    from_text[counts.occurrences < MIN_OCCURRENCES] = 0
+    if source == "text":
+        return from_text
+    return unit_rows(from_text + teacher_rows(teachers, size, width, seed=seed, frame=from_text))
+
+
 def start_from_text(
     model: PreTrainedModel,
     counts: PieceCounts,
     *,
     seed: int,
-    rows: bool = True,
+    rows: RowSource = "text",
     bias: bool = True,
     scale: float = ROW_SCALE,
+    teachers: Sequence[PieceRows] = (),
 ) -> dict[str, Any]:
-    """Set a model's output bias to the logarithm of frequencies, and its embedding rows from co-occurrences.
+    """Set a model's output bias to the logarithm of frequencies, and its embedding rows.
 
-    rows, bias  which of the two
-    scale       standard deviation of the rows, in that of the architecture's own
+    rows      `text`: from co-occurrences; `teachers`: from the teachers' rows; `both`: the sum of the two;
+              `random`: as they are
+    bias      set it
+    scale     standard deviation of the rows, in that of the architecture's own
+    teachers  whose rows to take
     Returns a record of what was set.
     """
     embeddings = model.get_input_embeddings().weight
@@ -183,10 +204,9 @@ def start_from_text(
         if bias and output_bias is not None:
             frequencies = (counts.occurrences + 1) / (counts.occurrences + 1).sum()
             output_bias[: len(frequencies)] = torch.from_numpy(np.log(frequencies)).to(output_bias)
-        if rows:
-            made = text_rows(counts.cooccurrences, embeddings.shape[1], seed=seed)
-            known = counts.occurrences >= MIN_OCCURRENCES
-            known &= np.abs(made).max(axis=1) > 0
+        if rows != "random":
+            made = starting_rows(counts, embeddings.shape[1], rows, teachers, seed=seed)
+            known = np.abs(made).max(axis=1) > 0
             where, values = torch.from_numpy(np.flatnonzero(known)), torch.from_numpy(made[known])
             record["known_pieces"] = len(where)
             if len(where):

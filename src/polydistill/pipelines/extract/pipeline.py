@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from polydistill.config.extract import ExtractRecipe
+from polydistill.corpora.examples import Examples
 from polydistill.disk import read_json, write_text
 from polydistill.pipelines.extract.evaluation import evaluate_models, measure_serving
 from polydistill.pipelines.extract.plan import plan_extract
@@ -19,7 +20,7 @@ from polydistill.pipelines.extract.tokenizer import build_tokenizer
 from polydistill.pipelines.pipeline import Pipeline, Stage
 from polydistill.pipelines.stages.corpora import prepare_corpus
 from polydistill.pipelines.stages.evaluation import write_page
-from polydistill.pipelines.stages.scoring import scored_store, scoring_engine
+from polydistill.pipelines.stages.scoring import needed_rows, needed_share, scored_store, scoring_engine
 from polydistill.pipelines.stages.training import check_training
 from polydistill.reports.card import extract_card, with_results
 
@@ -47,6 +48,8 @@ def score_teacher(state: Extract) -> None:
     recipe = state.recipe
     if recipe.losses.predictions == "live":
         return
+    examples = Examples(state.corpus.path / "train.arrow")
+    share = needed_share(recipe, state.arguments, len(examples), share=1.0)
     with scoring_engine(recipe, state.run) as score:
         state.made["store"] = scored_store(
             recipe,
@@ -58,6 +61,7 @@ def score_teacher(state: Extract) -> None:
             corpus=state.corpus,
             load=lambda: _load(state),
             score=score,
+            rows=needed_rows(examples, share),
         )
 
 

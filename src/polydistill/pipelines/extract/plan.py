@@ -36,13 +36,14 @@ from polydistill.pipelines.stages.conflicts import Conflict, collect, report_con
 from polydistill.pipelines.stages.engine import plan_engine
 from polydistill.pipelines.stages.planning import (
     LanguageSize,
+    mask_conflicts,
     measure_text,
     median_seconds,
     print_settings,
     scoring_speed,
     step_seconds,
 )
-from polydistill.pipelines.stages.scoring import estimated_store
+from polydistill.pipelines.stages.scoring import estimated_store, needed_share
 from polydistill.tokenization.encode import as_text
 from polydistill.tokenization.load import LoadedTokenizer
 from polydistill.tokenization.selection import Selection, document_frequency, select
@@ -96,11 +97,12 @@ def _plan_student(
         )
     selections = collect({"trim": recipe}, lambda _, r: _selection(r, tokenizer, config, size), conflicts)
     if states and selections:
-        collect(
+        made = collect(
             {"times": states["student"]},
             lambda _, state: _print_models(state, selections["trim"], size, console),
             conflicts,
         )
+        conflicts += made.get("times", [])
 
 
 def _selection(
@@ -142,8 +144,8 @@ def _conflicts(
 
 def _print_models(
     state: Extract, selection: Selection | None, text: LanguageSize | None, console: Console
-) -> None:
-    """Print the sizes of teacher and student, and the time of a few steps scaled up."""
+) -> list[Conflict]:
+    """Print the sizes of teacher and student, and the time of a few steps; returns conflicts of the masks."""
     recipe, arguments = state.recipe, state.arguments
     teacher = load_teacher(recipe)
     sizes = {"teacher": model_size(teacher)}
@@ -164,7 +166,7 @@ def _print_models(
         )
     if recipe.losses.predictions == "stored":
         if text is not None:
-            _print_scoring(recipe, teacher.to(device()), tokenizer, text, console)
+            _print_scoring(recipe, teacher.to(device()), tokenizer, text, arguments, console)
         seconds = step_seconds(recipe, student, arguments)
     else:
         seconds = _live_step_seconds(recipe, student, teacher, arguments)
@@ -175,6 +177,9 @@ def _print_models(
         f"{clock(seconds * steps)}, without evaluation and corpora",
         markup=False,
     )
+    if text is None:
+        return []
+    return mask_conflicts(recipe, teacher.to(device()), tokenizer, text.texts, recipe.language)
 
 
 def _print_scoring(
@@ -182,13 +187,16 @@ def _print_scoring(
     teacher: PreTrainedModel,
     tokenizer: LoadedTokenizer,
     text: LanguageSize,
+    arguments: Arguments,
     console: Console,
 ) -> None:
     """Print the size of the store of the teacher's predictions, and the time of scoring."""
     speed = scoring_speed(recipe, teacher, tokenizer, text.texts)
-    size = estimated_store(recipe, text.tokens, tokenizer.size)
+    share = needed_share(recipe, arguments, text.tokens / recipe.corpora.max_length, share=1.0)
+    size = estimated_store(recipe, share * text.tokens, tokenizer.size)
     console.print(
-        f"score {recipe.language}: {speed:,.0f} tokens/s, {clock(text.tokens / speed)}, store of "
+        f"score {share:.0%} of {recipe.language}: {speed:,.0f} tokens/s, "
+        f"{clock(share * text.tokens / speed)}, store of "
         f"{size / 2**20:,.0f} MiB",
         markup=False,
     )

@@ -18,7 +18,7 @@ from polydistill.models.text_start import START_VERSION
 from polydistill.models.trim import prove_logits, trim_model
 from polydistill.pipelines.extract.state import Extract, load_teacher, resolve_student
 from polydistill.pipelines.extract.tokenizer import held_out_texts
-from polydistill.pipelines.stages.start import ReadText, start_weights
+from polydistill.pipelines.stages.start import ReadText, piece_rows, start_weights
 from polydistill.pipelines.stages.tokenizer import copy_tokenizer
 from polydistill.pipelines.stages.training import Training, train_into
 from polydistill.processes import leads
@@ -109,7 +109,13 @@ def make_models(state: Extract) -> tuple[PreTrainedModel, Json, Objective]:
         text = ReadText(Examples(state.corpus.path / "train.arrow"), state.trained_tokenizer)
         texts = {recipe.language: [text]}
         record |= start_weights(
-            state.run, student, texts, {recipe.language: 1.0}, start=recipe.student.start, seed=recipe.seed
+            state.run,
+            student,
+            texts,
+            {recipe.language: 1.0},
+            start=recipe.student.start,
+            seed=recipe.seed,
+            teachers=lambda: [piece_rows(teacher, state.trained_tokenizer.ordinary_ids)],
         )
     losses = recipe.losses
     if state.store is not None:

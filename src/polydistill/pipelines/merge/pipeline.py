@@ -10,21 +10,28 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
+
 from polydistill.config.merge import MergeRecipe
-from polydistill.config.shared import Teacher
 from polydistill.corpora.examples import Examples
 from polydistill.disk import read_json, write_json, write_text
-from polydistill.models.load import load_masked_lm, weights_fingerprint
+from polydistill.models.load import weights_fingerprint
 from polydistill.models.student import build_student
 from polydistill.pipelines.merge.evaluation import evaluate_models
 from polydistill.pipelines.merge.plan import plan_merge
-from polydistill.pipelines.merge.state import Merge, check_teacher
-from polydistill.pipelines.merge.student import resolve_student, student_training, train_student
+from polydistill.pipelines.merge.state import Merge, check_teacher, copies_drawn, load_teacher
+from polydistill.pipelines.merge.student import (
+    resolve_student,
+    sampling_probabilities,
+    student_training,
+    train_student,
+)
 from polydistill.pipelines.pipeline import Command, Pipeline, Stage
 from polydistill.pipelines.run_folder import Run, fingerprints
 from polydistill.pipelines.stages.corpora import prepare_corpus
 from polydistill.pipelines.stages.evaluation import write_page
-from polydistill.pipelines.stages.scoring import scored_store, scoring_engine
+from polydistill.pipelines.stages.scoring import needed_rows, needed_share, scored_store, scoring_engine
 from polydistill.pipelines.stages.training import check_training
 from polydistill.reports.card import merge_card, with_results
 from polydistill.tokenization.drift import segmentation
@@ -35,7 +42,7 @@ from polydistill.tokenization.wordpiece import save_tokenizer, special_strings
 from polydistill.training.arguments import check_arguments, training_arguments
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    pass
 
 SEGMENTATION_TEXTS = 2000
 
@@ -122,6 +129,20 @@ def _write_tokenizers(merge: Merge, folder: Path) -> None:
         )
 
 
+def scored_rows(merge: Merge, language: str) -> npt.NDArray[np.int64] | None:
+    """The rows of a language's examples that its training needs; None for all."""
+    settings = merge.recipe.languages[language]
+    examples = Examples(merge.corpora[language].path / "train.arrow")
+    share = needed_share(
+        merge.recipe,
+        merge.arguments,
+        len(examples),
+        share=sampling_probabilities(merge)[language],
+        copies=copies_drawn(settings),
+    )
+    return needed_rows(examples, share)
+
+
 def score_teachers(merge: Merge) -> None:
     """Score every teacher over each of its languages."""
     recipe = merge.recipe
@@ -132,7 +153,7 @@ def score_teachers(merge: Merge) -> None:
             ]
             weights = weights_fingerprint(teacher.model, revision=teacher.revision) if languages else ""
             # Loaded once for all its languages, and not at all if every store exists.
-            load = cache(partial(_load, name, teacher))
+            load = cache(partial(load_teacher, name, teacher))
             for language in languages:
                 merge.stores[language, name] = scored_store(
                     recipe,
@@ -144,18 +165,13 @@ def score_teachers(merge: Merge) -> None:
                     corpus=merge.corpora[language],
                     load=load,
                     score=score,
+                    rows=scored_rows(merge, language),
                     beside=[
                         merge.tokenizers[other]
                         for other in recipe.languages[language].teachers
                         if other != name
                     ],
                 )
-
-
-def _load(name: str, teacher: Teacher) -> PreTrainedModel:
-    return load_masked_lm(
-        teacher.model, name=name, revision=teacher.revision, allow_pickle=teacher.allow_pickle
-    )
 
 
 def write_report(merge: Merge) -> None:

@@ -9,22 +9,23 @@ from rich.table import Table
 
 from polydistill.config.merge import MergeRecipe
 from polydistill.config.shared import Arguments
-from polydistill.models.load import load_masked_lm
+from polydistill.corpora.sampling import smoothed_probabilities
 from polydistill.models.precision import device, resolve_dtype
 from polydistill.models.student import build_student
-from polydistill.pipelines.merge.state import check_teacher
+from polydistill.pipelines.merge.state import check_teacher, copies_drawn, load_teacher
 from polydistill.pipelines.merge.student import resolve_student
 from polydistill.pipelines.pipeline import Pipelines
 from polydistill.pipelines.stages.conflicts import Conflict, collect, report_conflicts
 from polydistill.pipelines.stages.engine import plan_engine
 from polydistill.pipelines.stages.planning import (
     LanguageSize,
+    mask_conflicts,
     measure_text,
     print_settings,
     scoring_speed,
     step_seconds,
 )
-from polydistill.pipelines.stages.scoring import estimated_store
+from polydistill.pipelines.stages.scoring import estimated_store, needed_share
 from polydistill.tokenization.drift import segmentation
 from polydistill.tokenization.load import LoadedTokenizer, load_tokenizer
 from polydistill.tokenization.student import language_tokenizer, union_tokenizer
@@ -62,16 +63,20 @@ def plan_merge(recipe: MergeRecipe, console: Console, _: Pipelines) -> list[Conf
     )
     if len(tokenizers) == len(recipe.teachers) and len(sizes) == len(recipe.languages):
         union = unite(list(tokenizers.values()))
-        _print_languages(recipe, sizes, tokenizers, console)
+        shares = scored_shares(recipe, arguments, sizes)
+        _print_languages(recipe, sizes, shares, tokenizers, console)
         students = collect({"student": recipe}, lambda _, r: _print_student(r, union, console), problems)
         refused: list[Conflict] = []
         collect(tokenizers, lambda _, tokenizer: check_teacher(recipe, tokenizer), refused)
         # A refused run ends before it scores: nothing to time.
         if students and not refused:
             timed = {"times": students["student"]}
-            collect(
-                timed, lambda _, s: _print_times(recipe, tokenizers, sizes, s, arguments, console), problems
+            made = collect(
+                timed,
+                lambda _, s: _print_times(recipe, tokenizers, sizes, shares, s, arguments, console),
+                problems,
             )
+            problems += made.get("times", [])
         texts = {language: size.texts for language, size in sizes.items()}
         problems += conflicts(recipe, tokenizers, union, texts)
     return report_conflicts(problems, console)
@@ -163,24 +168,48 @@ def _drift(
     return problems
 
 
+def scored_shares(
+    recipe: MergeRecipe, arguments: Arguments, sizes: dict[str, LanguageSize]
+) -> dict[str, float]:
+    """Language → the estimated share of its text that teachers score."""
+    examples = {
+        language: max(1, size.tokens // recipe.corpora.max_length) for language, size in sizes.items()
+    }
+    probabilities = smoothed_probabilities(examples, recipe.corpora.smoothing_alpha)
+    return {
+        language: needed_share(
+            recipe,
+            arguments,
+            examples[language],
+            share=probabilities[language],
+            copies=copies_drawn(settings),
+        )
+        for language, settings in recipe.languages.items()
+    }
+
+
 def _print_languages(
     recipe: MergeRecipe,
     sizes: dict[str, LanguageSize],
+    shares: dict[str, float],
     tokenizers: dict[str, LoadedTokenizer],
     console: Console,
 ) -> None:
     table = Table(title="languages (estimated from a sample of each)")
-    for name in ("language", "teachers", "characters", "tokens", "masked positions", "store"):
+    columns = ("language", "teachers", "characters", "tokens", "scored", "masked positions", "store")
+    for name in columns:
         table.add_column(name, justify="left" if name in ("language", "teachers") else "right")
     for language, settings in recipe.languages.items():
         size = sizes[language]
-        masked = size.tokens * recipe.masking.probability * len(settings.teachers)
-        store = sum(estimated_store(recipe, size.tokens, tokenizers[name].size) for name in settings.teachers)
+        scored = shares[language] * size.tokens
+        masked = scored * recipe.masking.probability * len(settings.teachers)
+        store = sum(estimated_store(recipe, scored, tokenizers[name].size) for name in settings.teachers)
         table.add_row(
             language,
             ", ".join(settings.teachers),
             f"{size.characters:,}",
             f"{size.tokens:,}",
+            f"{shares[language]:.0%}",
             f"{masked:,.0f}",
             f"{store / 2**20:,.0f} MiB",
         )
@@ -204,22 +233,23 @@ def _print_times(
     recipe: MergeRecipe,
     tokenizers: dict[str, LoadedTokenizer],
     sizes: dict[str, LanguageSize],
+    shares: dict[str, float],
     student: PreTrainedModel,
     arguments: Arguments,
     console: Console,
-) -> None:
-    """Time a few batches of each teacher and of the student, and scale up."""
+) -> list[Conflict]:
+    """Time a few batches of each teacher and of the student, and scale up; returns conflicts of the masks."""
+    found: list[Conflict] = []
     scored, dtype = 0.0, resolve_dtype(recipe.scoring.precision)
     for name, teacher in recipe.teachers.items():
         languages = [language for language, s in recipe.languages.items() if name in s.teachers]
         if not languages:
             continue
-        model = load_masked_lm(
-            teacher.model, name=name, revision=teacher.revision, allow_pickle=teacher.allow_pickle
-        ).to(device())
+        model = load_teacher(name, teacher).to(device())
         for language in languages:
             speed = scoring_speed(recipe, model, tokenizers[name], sizes[language].texts)
-            seconds = sizes[language].tokens / speed
+            found += mask_conflicts(recipe, model, tokenizers[name], sizes[language].texts, language)
+            seconds = shares[language] * sizes[language].tokens / speed
             scored += seconds
             console.print(
                 f"score {language} with {name} in {str(dtype).removeprefix('torch.')}: {speed:,.0f} "
@@ -239,3 +269,4 @@ def _print_times(
         markup=False,
     )
     console.print(f"in all about {clock(scored + trained)}, without evaluation and corpora", markup=False)
+    return found

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from polydistill.config.merge import MergeRecipe
-from polydistill.config.shared import Arguments
+from polydistill.config.merge import Language, MergeRecipe
+from polydistill.config.shared import Arguments, Teacher
 from polydistill.errors import RecipeError
+from polydistill.models.load import load_masked_lm
 from polydistill.pipelines.run_folder import Artefact, Run
 from polydistill.tokenization.load import LoadedTokenizer
 from polydistill.tokenization.union import Union
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclass
@@ -43,6 +48,11 @@ class Merge:
         return {"/".join(key): store.fingerprint for key, store in self.stores.items()}
 
 
+def copies_drawn(language: Language) -> int:
+    """Copies of each example of a language that training draws from."""
+    return len(language.teachers) if language.use == "all" else 1
+
+
 def check_teacher(recipe: MergeRecipe, tokenizer: LoadedTokenizer) -> None:
     """Raise RecipeError for a teacher that cannot take the recipe's sequences or predict its top k."""
     if tokenizer.max_length < recipe.corpora.max_length:
@@ -59,3 +69,10 @@ def check_teacher(recipe: MergeRecipe, tokenizer: LoadedTokenizer) -> None:
             f"larger than the vocabulary of teacher {tokenizer.name} ({tokenizer.size} pieces)",
             "choose a smaller k",
         )
+
+
+def load_teacher(name: str, teacher: Teacher) -> PreTrainedModel:
+    """Load a teacher, on the processor."""
+    return load_masked_lm(
+        teacher.model, name=name, revision=teacher.revision, allow_pickle=teacher.allow_pickle
+    )

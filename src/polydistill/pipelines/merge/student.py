@@ -15,7 +15,7 @@ from polydistill.config.shared import MODEL_TYPE
 from polydistill.corpora.examples import Examples
 from polydistill.corpora.sampling import smoothed_probabilities
 from polydistill.disk import Json, links_in, read_json, write_json, write_text
-from polydistill.models.load import load_masked_lm, model_config, weights_fingerprint
+from polydistill.models.load import model_config, weights_fingerprint
 from polydistill.models.student import (
     TeacherRows,
     build_student,
@@ -23,9 +23,10 @@ from polydistill.models.student import (
     start_from_teachers,
     student_config,
 )
+from polydistill.models.teacher_start import PieceRows
 from polydistill.models.text_start import START_VERSION
-from polydistill.pipelines.merge.state import Merge
-from polydistill.pipelines.stages.start import ReadText, start_weights
+from polydistill.pipelines.merge.state import Merge, load_teacher
+from polydistill.pipelines.stages.start import ReadText, piece_rows, start_weights
 from polydistill.pipelines.stages.training import Training, train_into
 from polydistill.reports.card import merge_card
 from polydistill.store.reader import Store
@@ -52,6 +53,8 @@ def train_student(merge: Merge) -> None:
         "use": [[language, settings.use] for language, settings in recipe.languages.items()],
         "labels": language_labels(recipe),
         "smoothing_alpha": recipe.corpora.smoothing_alpha,
+        # Languages are drawn by the examples of their corpora; before, by those of their stores.
+        "drawn_by": "corpora",
         "training": portable(merge.arguments),
         "seed": recipe.seed,
         "encoder": _encoder_weights(merge),
@@ -109,13 +112,16 @@ def student_training(merge: Merge) -> Training:
 
 def training_data(merge: Merge) -> tuple[dict[str, StoredExamples], dict[str, float]]:
     """Each language's examples, and its sampling probability."""
-    recipe = merge.recipe
-    data = {language: stored_examples(merge, language) for language in recipe.languages}
+    data = {language: stored_examples(merge, language) for language in merge.recipe.languages}
+    return data, sampling_probabilities(merge)
+
+
+def sampling_probabilities(merge: Merge) -> dict[str, float]:
+    """Language → the share of examples that training draws from it, by the size of its corpus."""
     sizes = {
-        language: len(Store(merge.stores[language, s.teachers[0]].path))
-        for language, s in recipe.languages.items()
+        language: len(Examples(corpus.path / "train.arrow")) for language, corpus in merge.corpora.items()
     }
-    return data, smoothed_probabilities(sizes, recipe.corpora.smoothing_alpha)
+    return smoothed_probabilities(sizes, merge.recipe.corpora.smoothing_alpha)
 
 
 def language_labels(recipe: MergeRecipe) -> dict[str, str]:
@@ -146,23 +152,38 @@ def initial_student(merge: Merge, probabilities: Mapping[str, float]) -> tuple[P
     model = build_student(config, seed=recipe.seed)
     record: Json = {"init": settings.init, "seed": recipe.seed, "config": json.loads(config.to_json_string())}
     if first is not None:
-        names = [first, *(name for name in recipe.teachers if name != first)]
         parts = []
-        for name in names:
-            teacher = recipe.teachers[name]
-            loaded = load_masked_lm(
-                teacher.model, name=name, revision=teacher.revision, allow_pickle=teacher.allow_pickle
-            )
+        for name in [first, *(name for name in recipe.teachers if name != first)]:
             tokenizer = merge.tokenizers[name]
             parts.append(
-                TeacherRows(name, loaded, merge.maps[name], tokenizer.ordinary_ids, tokenizer.special_ids)
+                TeacherRows(
+                    name,
+                    load_teacher(name, recipe.teachers[name]),
+                    merge.maps[name],
+                    tokenizer.ordinary_ids,
+                    tokenizer.special_ids,
+                )
             )
         record |= start_from_teachers(model, parts, row_map=settings.row_map, seed=recipe.seed)
     else:
         record |= start_weights(
-            merge.run, model, read_texts(merge), probabilities, start=settings.start, seed=recipe.seed
+            merge.run,
+            model,
+            read_texts(merge),
+            probabilities,
+            start=settings.start,
+            seed=recipe.seed,
+            teachers=lambda: read_rows(merge),
         )
     return model, record
+
+
+def read_rows(merge: Merge) -> list[PieceRows]:
+    """The teachers' embedding rows, in the order of the union."""
+    return [
+        piece_rows(load_teacher(name, teacher), merge.tokenizers[name].ordinary_ids, merge.maps[name])
+        for name, teacher in merge.recipe.teachers.items()
+    ]
 
 
 def resolve_student(recipe: MergeRecipe, union: Union) -> tuple[PreTrainedConfig, str | None]:
@@ -205,7 +226,8 @@ def stored_examples(merge: Merge, language: str) -> StoredExamples:
 
 
 def _encoder_weights(merge: Merge) -> dict[str, str]:
-    if merge.recipe.student.init == "random":
+    student = merge.recipe.student
+    if student.init == "random" and student.start.rows not in ("teachers", "both"):
         return {}
     return {
         name: weights_fingerprint(t.model, revision=t.revision) for name, t in merge.recipe.teachers.items()

@@ -17,16 +17,17 @@ from rich.markup import escape
 from polydistill.config.balance import BalanceRecipe
 from polydistill.config.extract import ExtractRecipe
 from polydistill.config.merge import MergeRecipe
-from polydistill.config.shared import Arguments, RunRecipe, Source
+from polydistill.config.shared import Arguments, Masking, RunRecipe, Source
 from polydistill.corpora.corpus import sample_texts
 from polydistill.losses.sparse import sparse_soft_cross_entropy
-from polydistill.masking import mask_texts
+from polydistill.masking import Masked, mask_texts
 from polydistill.models.attention import attention_for
 from polydistill.models.features import masked_features, output_layer
 from polydistill.models.inputs import length_batches, pad_batch
 from polydistill.models.memory import keep_freed_memory
 from polydistill.models.precision import device, resolve_dtype
-from polydistill.scoring.predict import predict
+from polydistill.pipelines.stages.conflicts import Conflict
+from polydistill.scoring.predict import Predictions, predict
 from polydistill.tokenization.encode import count_tokens
 from polydistill.tokenization.load import LoadedTokenizer
 
@@ -34,37 +35,86 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 TIMED_BATCHES = 3
+# The share of masks of BERT and of most models after it.
+USUAL_MASKS = 0.15
+# Nats by which a teacher's loss may rise at another share.
+LARGE_RISE = 0.5
 
 
 def scoring_speed(
     recipe: MergeRecipe | ExtractRecipe, model: PreTrainedModel, tokenizer: LoadedTokenizer, texts: list[str]
 ) -> float:
     """Tokens scored per second, the median of a few small batches."""
+    chosen = _masked_batch(recipe, tokenizer, texts, recipe.masking)
+    tokens = sum(len(example.input_ids) for example in chosen)
+    return tokens / median_seconds(lambda: _predicted(recipe, model, tokenizer, chosen))
+
+
+def mask_conflicts(
+    recipe: MergeRecipe | ExtractRecipe,
+    model: PreTrainedModel,
+    tokenizer: LoadedTokenizer,
+    texts: list[str],
+    language: str,
+) -> list[Conflict]:
+    """A conflict if a teacher predicts a language much worse at the recipe's share of masks than at 0.15.
+
+    Most published models were trained at 0.15, and some predict nothing at twice as many.
+    """
+    if recipe.masking.probability <= USUAL_MASKS:
+        return []
+    losses = {}
+    for share in (USUAL_MASKS, recipe.masking.probability):
+        masking = recipe.masking.model_copy(update={"probability": share})
+        chosen = _masked_batch(recipe, tokenizer, texts, masking)
+        gold = [p.gold_logprobs for p in _predicted(recipe, model, tokenizer, chosen)]
+        losses[share] = -float(np.concatenate(gold).mean())
+    if losses[recipe.masking.probability] <= losses[USUAL_MASKS] + LARGE_RISE:
+        return []
+    return [
+        Conflict(
+            f"masking.probability {recipe.masking.probability:g}: teacher {tokenizer.name} has a loss of "
+            f"{losses[recipe.masking.probability]:.1f} nats on {language}, and {losses[USUAL_MASKS]:.1f} at "
+            f"{USUAL_MASKS:g}",
+            f"set masking.probability to {USUAL_MASKS:g}, or to the share that the teacher was trained with",
+        )
+    ]
+
+
+def _masked_batch(
+    recipe: MergeRecipe | ExtractRecipe, tokenizer: LoadedTokenizer, texts: list[str], masking: Masking
+) -> list[Masked]:
+    """A small batch of pieces of text about as long as an example."""
     length = recipe.corpora.max_length
     joined = "\n".join(texts)
-    # Pieces of text about as long as an example.
     step = max(1, round(len(joined) / max(1, sum(count_tokens([tokenizer.backend], texts))) * length))
     pieces = [joined[place : place + step] for place in range(0, min(len(joined), 200 * step), step)]
     masked = mask_texts(
-        pieces, range(len(pieces)), tokenizer, max_length=length, masking=recipe.masking, seed=recipe.seed
+        pieces, range(len(pieces)), tokenizer, max_length=length, masking=masking, seed=recipe.seed
     )
     batch = length_batches(
         [len(example.input_ids) for example in masked], min(2048, recipe.scoring.batch_tokens)
     )[0]
-    chosen = [masked[row] for row in batch if len(masked[row].positions)]
-    tokens = sum(len(example.input_ids) for example in chosen)
-    return tokens / median_seconds(
-        lambda: predict(
-            model,
-            chosen,
-            ids=list(range(len(chosen))),
-            pad_id=tokenizer.special_ids["pad"],
-            vocabulary_size=tokenizer.size,
-            top_k=recipe.scoring.top_k,
-            sampling=recipe.scoring.sampling,
-            dtype=resolve_dtype(recipe.scoring.precision),
-            seed=recipe.seed,
-        )
+    return [masked[row] for row in batch if len(masked[row].positions)]
+
+
+def _predicted(
+    recipe: MergeRecipe | ExtractRecipe,
+    model: PreTrainedModel,
+    tokenizer: LoadedTokenizer,
+    chosen: list[Masked],
+) -> list[Predictions]:
+    """A teacher's predictions of a batch, as scoring makes them."""
+    return predict(
+        model,
+        chosen,
+        ids=list(range(len(chosen))),
+        pad_id=tokenizer.special_ids["pad"],
+        vocabulary_size=tokenizer.size,
+        top_k=recipe.scoring.top_k,
+        sampling=recipe.scoring.sampling,
+        dtype=resolve_dtype(recipe.scoring.precision),
+        seed=recipe.seed,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ import torch
 from polydistill.config.balance import BalanceRecipe
 from polydistill.config.extract import ExtractRecipe
 from polydistill.config.merge import MergeRecipe
+from polydistill.config.shared import Arguments
 from polydistill.corpora.examples import Examples
 from polydistill.disk import Json, fingerprint
 from polydistill.masking import masks_identity
@@ -30,6 +32,13 @@ from polydistill.training.progress import clock
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+
+# With `scoring.examples: needed`, shares of the text are multiples of one part: a training that is a little
+# longer reuses the store.
+PARTS_OF_TEXT = 16
+# So few examples are always scored, if the text has them.
+MIN_SCORED = 1024
 
 
 class Score(Protocol):
@@ -124,6 +133,35 @@ def scored_store(
     )
     Store(made.path).check_identity(identity, field=f"languages.{language}")
     return made
+
+
+def needed_share(
+    recipe: MergeRecipe | ExtractRecipe,
+    arguments: Arguments,
+    examples: float,
+    *,
+    share: float,
+    copies: int = 1,
+) -> float:
+    """The share of a language's examples to score: as many as its training draws, in whole parts of the text.
+
+    examples  of the language
+    share     of the training's draws that are from the language
+    copies    of each example that training draws from
+    """
+    if recipe.scoring.examples == "all":
+        return 1.0
+    steps = arguments["max_steps"] * arguments["gradient_accumulation_steps"]
+    draws = float(steps * arguments["per_device_train_batch_size"] * share / copies)
+    wanted = max(draws, MIN_SCORED) / max(1.0, examples)
+    return min(1.0, math.ceil(PARTS_OF_TEXT * wanted) / PARTS_OF_TEXT)
+
+
+def needed_rows(examples: Examples, share: float) -> npt.NDArray[np.int64] | None:
+    """[n] the rows to score, ascending; None for all. The rows of a share are among those of a larger one."""
+    if share >= 1:
+        return None
+    return np.sort(examples.first(math.ceil(share * len(examples))))
 
 
 def estimated_store(

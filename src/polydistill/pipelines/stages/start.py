@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from polydistill.config.shared import Start
+import torch
+
+from polydistill.config.shared import Start, TaughtStart
 from polydistill.corpora.examples import Examples
 from polydistill.disk import Json
+from polydistill.models.teacher_start import PieceRows
 from polydistill.models.text_start import (
     COUNTED_CHARACTERS,
     Ids,
@@ -44,17 +47,19 @@ def start_weights(
     texts: Mapping[str, Sequence[ReadText]],
     probabilities: Mapping[str, float],
     *,
-    start: Start,
+    start: Start | TaughtStart,
     seed: int,
+    teachers: Callable[[], Sequence[PieceRows]] = tuple,
 ) -> Json:
     """Set a random model's output bias, embedding rows and attentions; returns the record.
 
     texts          language → its text, once for each tokenizer that reads it
     probabilities  language → the share of examples that are drawn from it
+    teachers       loads the rows of the teachers, where `start.rows` asks for them
     """
     record: Json = {}
-    rows, bias = start.rows == "text", start.bias == "text"
-    if rows or bias:
+    bias = start.bias == "text"
+    if start.rows != "random" or bias:
         share = COUNTED_CHARACTERS // max(1, sum(map(len, texts.values())))
         ids = {
             language: (
@@ -67,11 +72,18 @@ def start_weights(
             for language, read in texts.items()
         }
         counts = count_pieces(ids, probabilities, model.config.vocab_size)
-        record = start_from_text(model, counts, seed=seed, rows=rows, bias=bias)
+        loaded = teachers() if start.rows in ("teachers", "both") else ()
+        record = start_from_text(model, counts, seed=seed, rows=start.rows, bias=bias, teachers=loaded)
         run.say(
-            f"from the text: output bias {'yes' if record['bias'] else 'no'}, embedding rows of "
-            f"{record['known_pieces']:,} pieces"
+            f"start: output bias {'from the text' if record['bias'] else 'zero'}, embedding rows of "
+            f"{record['known_pieces']:,} pieces ({start.rows})"
         )
     if start.attention == "mean":
         record["attentions"] = pass_values(model, seed=seed)
     return record
+
+
+def piece_rows(model: PreTrainedModel, ids: Ids, mapping: Ids | None = None) -> PieceRows:
+    """A teacher's embedding rows of its pieces `ids`; mapping [teacher's size] → the student's ids."""
+    rows = model.get_input_embeddings().weight.detach()[torch.from_numpy(ids)]
+    return PieceRows(rows.float().cpu().numpy(), ids if mapping is None else mapping[ids])
