@@ -87,6 +87,9 @@ SHAPES = {
     "middle": Shape(120_000, 6, 512, 8, 512, 16, 128),
     "small": Shape(8_000, 2, 128, 2, 128, 8, 64, teacher_layers=2, teacher_width=192),
     "paper": Shape(288_973, 4, 256, 4, 256, 32, 128),
+    # A base-size student for a GPU, and sizes that only try the code.
+    "gpu": Shape(120_000, 12, 768, 12, 768, 128, 128),
+    "tiny": Shape(2_000, 2, 64, 2, 64, 8, 32, teacher_layers=2, teacher_width=96),
 }
 
 
@@ -125,6 +128,9 @@ class Clock(TrainerCallback):
         self.times: list[float] = []
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
+        # A GPU's work is only queued when a step returns.
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
         self.times.append(time.perf_counter())
 
 

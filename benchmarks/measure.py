@@ -18,6 +18,8 @@ def alternate(things: dict[str, Callable[[], object]], *, rounds: int = 5) -> di
         for name, work in things.items():
             started = time.perf_counter()
             work()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
             if index:
                 seconds[name].append(time.perf_counter() - started)
     return {name: statistics.median(values) for name, values in seconds.items()}

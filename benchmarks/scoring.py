@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from benchmarks.measure import alternate
 from polydistill.masking import Masked
 from polydistill.models.inputs import pad_batch
 from polydistill.models.load import load_masked_lm
-from polydistill.models.precision import resolve_dtype
+from polydistill.models.precision import device, resolve_dtype
 from polydistill.scoring.predict import predict
 from polydistill.store.reader import Store
 from polydistill.store.writer import ScoredExample, StoreWriter
@@ -23,21 +24,45 @@ from polydistill.store.writer import ScoredExample, StoreWriter
 TOP_K = 8
 
 
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of a teacher with random weights."""
+
+    layers: int
+    width: int
+    heads: int
+    vocabulary: int
+
+    def describe(self) -> str:
+        """The shape in words."""
+        return f"bert {self.layers} x {self.width}, {self.vocabulary:,} pieces"
+
+
+SHAPES = {
+    "small": Shape(4, 312, 12, 21_128),
+    "base": Shape(12, 768, 12, 119_547),
+    "tiny": Shape(2, 64, 2, 1000),
+}
+
+
 def run(model: str = "", length: str = "64", batch: str = "64", rounds: str = "5") -> dict[str, object]:
     """Tokens per second of our scoring and its peers on the same batch.
 
-    model  a folder or hub name; empty: a BERT of 4 layers × 312 with 21,128 pieces and random weights
+    model  a folder or hub name, or a name in SHAPES: a BERT of that shape with random weights
     """
     torch.manual_seed(0)
-    teacher = load_masked_lm(model) if model else _small_teacher()
+    shape = SHAPES.get(model or "small")
+    teacher = (_random_teacher(shape) if shape else load_masked_lm(model)).to(device())
     size = teacher.config.vocab_size
     examples = draw_examples(size, int(length), int(batch))
     tokens = sum(len(example.input_ids) for example in examples)
-    inputs, attention = pad_batch([example.input_ids for example in examples], 0)
+    inputs, attention = (
+        part.to(device()) for part in pad_batch([example.input_ids for example in examples], 0)
+    )
 
     @torch.no_grad()
     def forward(module: Any, dtype: torch.dtype) -> None:
-        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        with torch.autocast(device().type, dtype, enabled=dtype != torch.float32):
             module(input_ids=inputs, attention_mask=attention)
 
     with tempfile.TemporaryDirectory() as name:
@@ -62,7 +87,7 @@ def run(model: str = "", length: str = "64", batch: str = "64", rounds: str = "5
     speed = {name: round(tokens / value) for name, value in seconds.items()}
     names = [str(dtype).removeprefix("torch.") for dtype in kinds]
     return {
-        "model": model.rsplit("/", 1)[-1] or "bert 4 x 312, 21,128 pieces",
+        "model": shape.describe() if shape else model.rsplit("/", 1)[-1],
         "tokens": tokens,
         "tokens_per_second": speed,
         **{
@@ -76,14 +101,14 @@ def run(model: str = "", length: str = "64", batch: str = "64", rounds: str = "5
     }
 
 
-def _small_teacher() -> Any:
+def _random_teacher(shape: Shape) -> Any:
     config = AutoConfig.for_model(
         "bert",
-        vocab_size=21128,
-        hidden_size=312,
-        num_hidden_layers=4,
-        num_attention_heads=12,
-        intermediate_size=1248,
+        vocab_size=shape.vocabulary,
+        hidden_size=shape.width,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        intermediate_size=4 * shape.width,
     )
     return AutoModelForMaskedLM.from_config(config).eval()
 
@@ -200,9 +225,10 @@ def _naive(
     from datasets import Dataset, disable_progress_bars
 
     disable_progress_bars()
-    with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+    with torch.autocast(device().type, dtype, enabled=dtype != torch.float32):
         logits = teacher(input_ids=inputs, attention_mask=attention).logits
-    values, indices = torch.log_softmax(logits.float(), dim=-1).topk(TOP_K, dim=-1)
+    values, indices = (kept.cpu() for kept in torch.log_softmax(logits.float(), dim=-1).topk(TOP_K, dim=-1))
+    inputs = inputs.cpu()
     rows = []
     for row, example in enumerate(examples):
         positions = torch.from_numpy(example.positions)

@@ -27,11 +27,14 @@ LEARNING_RATE_BEFORE = {"pretrain": 3e-3, "merge": 2e-3}
 SHARES = (0.125, 0.25, 0.375)
 
 
-def run(languages: str = "en,ru", seeds: str = "2", scale: str = "1", merge: str = "en") -> dict[str, Any]:
+def run(
+    languages: str = "en,ru", seeds: str = "2", scale: str = "1", merge: str = "en", width: str = "128"
+) -> dict[str, Any]:
     """Pre-training of each language, and a merge of one teacher into a student of random weights.
 
     scale  of all steps, for a try
     merge  the language of the merge; '' for none
+    width  of the models; 128 is the demo's, a GPU has room for more
     """
     settings = [("pretrain", language) for language in languages.split(",") if language]
     settings += [("merge", merge)] if merge else []
@@ -42,7 +45,7 @@ def run(languages: str = "en,ru", seeds: str = "2", scale: str = "1", merge: str
             rows: dict[str, dict[str, Any]] = {}
             sooner = []
             for seed in range(int(seeds)):
-                before, now = compare(Path(root), kind, language, seed, float(scale))
+                before, now = compare(Path(root), kind, language, seed, float(scale), int(width))
                 rows |= {f"before, seed {seed}": before} | {
                     f"now, seed {seed}, {n + 1}": r for n, r in enumerate(now)
                 }
@@ -55,15 +58,16 @@ def run(languages: str = "en,ru", seeds: str = "2", scale: str = "1", merge: str
 
 
 def compare(
-    root: Path, kind: str, language: str, seed: int, scale: float
+    root: Path, kind: str, language: str, seed: int, scale: float, width: int
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """(a run of before, runs of now of several lengths), with one seed."""
     if kind == "merge" and not (root / "teacher" / language).is_dir():
-        one_run(
-            root / "teacher" / language, "pretrain", language, seed=1000, steps=int(2240 * scale), now=True
-        )
+        teacher = root / "teacher" / language
+        one_run(teacher, "pretrain", language, seed=1000, steps=int(2240 * scale), width=width, now=True)
     steps = max(8, int(STEPS_BEFORE[kind] * scale))
-    before = one_run(root / f"{kind}-{language}-{seed}-before", kind, language, seed=seed, steps=steps)
+    before = one_run(
+        root / f"{kind}-{language}-{seed}-before", kind, language, seed=seed, steps=steps, width=width
+    )
     batch = int(preset(kind)["training"]["per_device_train_batch_size"])
     now = [
         one_run(
@@ -72,6 +76,7 @@ def compare(
             language,
             seed=seed,
             steps=max(8, round(steps * share * 32 / batch)),
+            width=width,
             now=True,
         )
         for share in SHARES
@@ -102,7 +107,7 @@ def preset(kind: str) -> Json:
 
 
 def one_run(
-    folder: Path, kind: str, language: str, *, seed: int, steps: int, now: bool = False
+    folder: Path, kind: str, language: str, *, seed: int, steps: int, width: int, now: bool = False
 ) -> dict[str, Any]:
     """Train one model; its steps, seconds, and quality on held-out text."""
     text = str(DATA / f"{language}.txt.xz")
@@ -115,12 +120,17 @@ def one_run(
             "languages": {language: {"text": text, "teachers": "teacher"}},
             # The architecture of the teacher, for no weight of it.
             "student": {"model_type": "modernbert", "config": preset("pretrain")["model"]["config"]},
+            # As the teacher was trained.
+            "masking": {"probability": 0.3},
         }
     recipe["evaluation"] = {"max_examples": 1000}
     changes: Json = {"training.max_steps": steps, "training.logging_steps": steps}
+    where = "model" if kind == "pretrain" else "student"
+    changes |= {f"{where}.config.hidden_size": width, f"{where}.config.intermediate_size": 2 * width}
     if not now:
-        start = "model.start" if kind == "pretrain" else "student.start"
-        changes |= BEFORE | {f"{start}.{name}": value for name, value in RANDOM.items()}
+        changes |= BEFORE | {f"{where}.start.{name}": value for name, value in RANDOM.items()}
+        if kind == "merge":
+            changes["scoring.examples"] = "all"
         changes["training.learning_rate"] = LEARNING_RATE_BEFORE[kind]
     parsed = parse_recipe(recipe, [f"{key}={value}" for key, value in changes.items()])
     started = time.perf_counter()

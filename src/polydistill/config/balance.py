@@ -105,7 +105,7 @@ class BalancedStudent(Settings):
     tail: Tail | None = Field(
         None,
         description=f"With stored predictions of the most probable pieces; empty: `renormalise`. {TAIL} With "
-        "`scoring.sampling: random` there is no rest.",
+        "`scoring.sampling: random` or `hybrid` there is no rest.",
     )
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
         1.0,

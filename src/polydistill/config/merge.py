@@ -70,11 +70,11 @@ class Student(Settings):
     encoder_from: Name | None = Field(
         None, description="With `init: teachers`: whose encoder is copied; empty: the first teacher."
     )
-    row_map: Literal["orthogonal", "least_squares", "mean"] = Field(
-        "least_squares",
+    row_map: Literal["kernel", "orthogonal", "least_squares", "mean"] = Field(
+        "kernel",
         description="With `init: teachers`: how other teachers' embedding rows are mapped into the "
-        "encoder's space. `orthogonal`, `least_squares`: a map fitted on shared pieces; `mean`: random rows "
-        "around the mean.",
+        "encoder's space. `kernel`, `orthogonal`, `least_squares`: a map fitted on shared pieces; `mean`: "
+        "random rows around the mean.",
     )
     start: TaughtStart = Field(
         default_factory=TaughtStart, description="With `init: random`: weights before training."

@@ -57,10 +57,11 @@ class Scoring(Settings):
     """How teachers' predictions are stored."""
 
     top_k: int = Field(8, ge=1, description="Number of the teacher's predictions stored per position.")
-    sampling: Literal["top_k", "random"] = Field(
+    sampling: Literal["top_k", "random", "hybrid"] = Field(
         "top_k",
         description="`top_k`: the most probable; `random`: k draws from the teacher's distribution, an "
-        "unbiased estimate of it (Sparse Logit Sampling, ACL 2025).",
+        "unbiased estimate of it (Sparse Logit Sampling, ACL 2025); `hybrid`: half of each, the draws from "
+        "what the most probable leave, unbiased too.",
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="`auto`: bfloat16 where the hardware supports it."

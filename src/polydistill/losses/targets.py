@@ -18,7 +18,7 @@ def soft_targets(logprobs: Tensor, *, tail: Tail) -> tuple[Tensor, Tensor]:
               `bucket` and `gold`: the others keep their mass, which the loss gives to one extra class or to
               the gold piece
 
-    With random sampling the stored K sum to 1, so all settings are equal.
+    With random and hybrid sampling the stored K sum to 1, so all settings are equal.
     """
     stored = logprobs.float()
     mass = stored.exp().sum(-1, keepdim=True)

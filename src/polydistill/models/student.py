@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,15 +16,11 @@ from polydistill.errors import ModelError
 from polydistill.limits import is_out_of_memory
 from polydistill.models.features import output_layer
 from polydistill.models.load import check_sizes
+from polydistill.models.row_map import MIN_SHARED_PIECES, RowMap, fit_map
 from polydistill.tokenization.load import first_position, max_positions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
-
-RowMap = Literal["orthogonal", "least_squares", "mean"]
-
-# A map between embedding spaces is fitted on shared pieces; with fewer than this it would be noise.
-MIN_SHARED_PIECES = 64
 
 
 @dataclass(frozen=True)
@@ -289,33 +285,6 @@ def _bring_rows(
         record["map"] = "mean"
     have[where] = True
     return record
-
-
-def fit_map(source: Tensor, target: Tensor, rows: Tensor, row_map: RowMap) -> tuple[Tensor, dict[str, float]]:
-    """Map rows by a fit of source → target; returns the rows, and the fit's quality on a held-out tenth.
-
-    orthogonal     the scaled rotation that is best in least squares (Procrustes; Schönemann 1966)
-    least_squares  ridge regression; the mapped rows are rescaled to the target's spread, for regression
-                   shrinks towards the mean
-    """
-    mean_in, mean_out = source.mean(0), target.mean(0)
-    left = torch.arange(len(source)) % 10 == 0
-
-    def solve(x: Tensor, y: Tensor) -> Tensor:
-        if row_map == "orthogonal":
-            u, singular, v = torch.linalg.svd(x.t() @ y, full_matrices=False)
-            scale: Tensor = (u @ v) * (singular.sum() / (x @ (u @ v)).square().sum())
-            return scale
-        ridge = 0.1 * x.square().sum() / x.shape[1]
-        regularised = x.t() @ x + ridge * torch.eye(x.shape[1], dtype=x.dtype)
-        return torch.linalg.solve(regularised, x.t() @ y)  # type: ignore[no-any-return]
-
-    x, y = source - mean_in, target - mean_out
-    test = solve(x[~left], y[~left])
-    cosine = torch.nn.functional.cosine_similarity(x[left] @ test, y[left], dim=-1).mean()
-    mapped = (rows - mean_in) @ solve(x, y)
-    spread = y.std() / mapped.std().clamp(min=1e-9)
-    return mapped * spread + mean_out, {"held_out_cosine": float(cosine), "stretch": float(spread)}
 
 
 def _bring_biases(target: Tensor, teachers: Sequence[TeacherRows], first_bias: Tensor | None) -> None:

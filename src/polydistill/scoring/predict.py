@@ -21,6 +21,9 @@ from polydistill.models.inputs import pad_batch
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+# Which pieces are kept: the most likely, draws from all, or half of each.
+Sampling = Literal["top_k", "random", "hybrid"]
+
 _DRAW = 9
 # Masked positions of a batch are padded to a multiple of this, see `polydistill.padding`. Batches have about
 # 1,200 positions, more than training's, so the multiple is larger.
@@ -47,7 +50,7 @@ def predict(
     pad_id: int,
     vocabulary_size: int,
     top_k: int,
-    sampling: Literal["top_k", "random"],
+    sampling: Sampling,
     dtype: torch.dtype,
     seed: int,
     chunk_positions: int | None = None,
@@ -69,10 +72,11 @@ def predict(
     weight, bias = output_layer(model)
     weight = weight.to(dtype)
     offset = None if bias is None else bias.float()
-    draws = None
-    if sampling == "random":
+    draws, exact = None, {"top_k": top_k, "random": 0, "hybrid": top_k - top_k // 2}[sampling]
+    if exact < top_k:
+        columns = np.arange(top_k - exact)[None, :]
         rows = [
-            uniform(seed, example_id, example.positions[:, None] * 4096 + np.arange(top_k)[None, :], _DRAW)
+            uniform(seed, example_id, example.positions[:, None] * 4096 + columns, _DRAW)
             for example_id, example in zip(ids, examples, strict=True)
         ]
         draws = torch.from_numpy(np.concatenate(rows)).float().to(device)
@@ -91,7 +95,8 @@ def predict(
                     offset,
                     gold[rows_of],
                     vocabulary_size,
-                    top_k if draws is None else draws[rows_of],
+                    exact,
+                    None if draws is None else draws[rows_of],
                 )
             )
     gold_all, ids_all, logprobs_all = (
@@ -128,12 +133,18 @@ def _features(model: PreTrainedModel, examples: Sequence[Masked], pad_id: int, d
 
 
 def read_rows(
-    products: Tensor, bias: Tensor | None, gold: Tensor, vocabulary_size: int, wanted: int | Tensor
+    products: Tensor,
+    bias: Tensor | None,
+    gold: Tensor,
+    vocabulary_size: int,
+    exact: int,
+    draws: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(log-probabilities of gold pieces [n], ids [n, K], log-probabilities of ids [n, K]) of n rows.
 
     products  [n, V] features @ weight.T
-    wanted    K for the K most likely, or uniform draws [n, K]
+    exact     number of the most likely pieces that are kept
+    draws     [n, K - exact] uniform in [0, 1): further pieces are drawn from the others' probability
     """
     # Columns are padded to whole groups; the padding, -inf, is never among the most likely.
     width = products.shape[1]
@@ -144,10 +155,19 @@ def read_rows(
         torch.add(products, bias, out=logprobs[:, :width])
     logprobs = torch.log_softmax(logprobs, -1)
     gold_logprobs = logprobs.gather(1, gold[:, None])[:, 0]
-    if isinstance(wanted, Tensor):
-        return gold_logprobs, *draw_pieces(logprobs[:, :vocabulary_size], wanted)
+    if draws is not None and not exact:
+        return gold_logprobs, *draw_pieces(logprobs[:, :vocabulary_size], draws)
     logprobs[:, vocabulary_size:] = -torch.inf
-    return gold_logprobs, *likeliest(logprobs, wanted)
+    ids, values = likeliest(logprobs, exact)
+    if draws is None:
+        return gold_logprobs, ids, values
+    tail = logprobs[:, :vocabulary_size].scatter(1, ids, -torch.inf)
+    drawn, weights = draw_pieces(tail, draws)
+    # All draws together weigh what the exact pieces leave, rows beyond the vocabulary included.
+    left = 1 - values.double().exp().sum(-1, keepdim=True).clamp(max=1.0)
+    mass = left.log().to(values)
+    order = torch.cat([values, weights + mass], 1).sort(dim=1, descending=True, stable=True)
+    return gold_logprobs, torch.cat([ids, drawn], 1).gather(1, order.indices), order.values
 
 
 def likeliest(logprobs: Tensor, top_k: int) -> tuple[Tensor, Tensor]:

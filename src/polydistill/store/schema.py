@@ -14,7 +14,8 @@ Columns of a shard:
 
 Ids have the smallest type for the vocabulary, positions the smallest type for the length. Language and
 teacher are constant in a store: the manifest and the shard's metadata hold them. With `sampling: random` a
-drawn piece's log-probability is log(times drawn / k), and empty slots are -inf.
+drawn piece's log-probability is log(times drawn / k), and empty slots are -inf; with `hybrid` it is log(times
+drawn / number of draws) and the log of what the exact pieces leave.
 """
 
 from __future__ import annotations

@@ -163,7 +163,7 @@ def make_student(union, **fields):
     )
 
 
-@pytest.mark.parametrize("row_map", ["mean", "orthogonal", "least_squares"])
+@pytest.mark.parametrize("row_map", ["mean", "kernel", "orthogonal", "least_squares"])
 def test_a_student_that_starts_from_a_teacher_predicts_what_it_predicts(parts, row_map) -> None:
     """On the first teacher's pieces the student's logits are the teacher's, whatever the others became."""
     union, (first, second) = parts
@@ -180,7 +180,7 @@ def test_a_student_that_starts_from_a_teacher_predicts_what_it_predicts(parts, r
 
 
 def test_least_squares_finds_a_map_that_is_there() -> None:
-    from polydistill.models.student import fit_map
+    from polydistill.models.row_map import fit_map
 
     torch.manual_seed(0)
     source = torch.randn(400, 12, dtype=torch.float64)

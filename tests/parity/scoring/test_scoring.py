@@ -11,7 +11,7 @@ from tests.conftest import half_scored
 from polydistill.config.load import parse_recipe
 from polydistill.models.load import load_masked_lm
 from polydistill.pipelines.run import run_recipe
-from polydistill.scoring.predict import draw_pieces
+from polydistill.scoring.predict import draw_pieces, read_rows
 from polydistill.store.reader import Store
 
 
@@ -79,14 +79,46 @@ def test_draws_estimate_the_distribution_without_bias() -> None:
     assert not ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)).any()
 
 
-def test_random_sampling_in_a_store(recipe_values) -> None:
-    store = Store(scored(recipe_values, sampling="random") / "store" / "ru" / "ru")
+def test_hybrid_predictions_estimate_the_whole_distribution() -> None:
+    """The two likeliest are exact, two draws share the rest; their mean is the softmax."""
+    torch.manual_seed(1)
+    logits, rounds = torch.randn(1, 12) * 1.5, 40_000
+    probabilities = logits.softmax(-1)[0]
+    draws = torch.rand(rounds, 2)
+    gold, ids, weights = read_rows(
+        logits.expand(rounds, -1), None, torch.zeros(rounds, dtype=torch.long), 12, 2, draws
+    )
+    torch.testing.assert_close(gold, probabilities[0].log().expand(rounds))
+    assert torch.all(weights[:, 1:] <= weights[:, :-1])
+    target = torch.zeros(rounds, 12).scatter_add_(1, ids, weights.exp())
+    torch.testing.assert_close(target.sum(-1), torch.ones(rounds))
+    exact = probabilities.topk(2).indices
+    torch.testing.assert_close(target[:, exact], probabilities[exact].expand(rounds, -1))
+    torch.testing.assert_close(target.mean(0), probabilities, atol=4e-3, rtol=0)
+    # Nearer to the distribution than as many draws from all of it.
+    drawn, shares = draw_pieces(probabilities.log().expand(rounds, -1), torch.rand(rounds, 4))
+    random = torch.zeros(rounds, 12).scatter_add_(1, drawn, shares.exp())
+    assert (target - probabilities).square().sum(-1).mean() < 0.8 * (random - probabilities).square().sum(
+        -1
+    ).mean()
+
+
+def test_hybrid_predictions_of_a_whole_vocabulary_leave_empty_slots() -> None:
+    logits = torch.randn(3, 3)
+    _, ids, weights = read_rows(logits, None, torch.zeros(3, dtype=torch.long), 3, 3, torch.rand(3, 3))
+    shares = torch.zeros(3, 3).scatter_add_(1, ids, weights.exp())
+    torch.testing.assert_close(shares, logits.softmax(-1), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("sampling", ["random", "hybrid"])
+def test_sampling_in_a_store_leaves_no_tail(recipe_values, sampling) -> None:
+    store = Store(scored(recipe_values, sampling=sampling) / "store" / "ru" / "ru")
     row = store.row(0)
     mass = np.exp(row.top_logprobs.astype(np.float64)).sum(-1)
     np.testing.assert_allclose(mass, 1, atol=2e-3)
 
 
-@pytest.mark.parametrize("sampling", ["top_k", "random"])
+@pytest.mark.parametrize("sampling", ["top_k", "random", "hybrid"])
 def test_predictions_do_not_depend_on_chunks(teachers, monkeypatch, sampling) -> None:
     """Positions in chunks of five, and within them a few rows at a time, equal all of them at once."""
     from polydistill.masking import Masked

@@ -17,7 +17,7 @@ def test_rows_without_a_piece_are_never_predicted(teachers) -> None:
     with torch.no_grad():
         model.cls.predictions.decoder.bias[size - 50 :] += 100
     example = Masked(np.array([2, 4, 9, 3]), np.array([1]), np.array([7]))
-    for sampling in ("top_k", "random"):
+    for sampling in ("top_k", "random", "hybrid"):
         prediction = predict(
             model,
             [example],
