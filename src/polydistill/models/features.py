@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from polydistill.errors import ModelError
@@ -23,6 +24,15 @@ QUERY_KEY_VALUE = (
     ("Wqkv",),
 )
 
+# The first and the last module of a layer's feed-forward part, by architecture. Those of RESIDUAL_WITHIN add
+# the part's input themselves.
+FEED_FORWARD = (
+    ("mlp_norm", "mlp"),  # ModernBERT
+    ("intermediate", "output"),  # BERT, RoBERTa, ELECTRA, DeBERTa
+    ("ffn", "ffn"),  # DistilBERT
+)
+RESIDUAL_WITHIN = (("intermediate", "output"),)
+
 
 def masked_features(model: nn.Module, inputs: dict[str, Tensor], positions: Tensor) -> Tensor:
     """[N, E] inputs of the output layer at masked positions, differentiable.
@@ -35,13 +45,17 @@ def masked_features(model: nn.Module, inputs: dict[str, Tensor], positions: Tens
     makes logits in chunks. Heads of masked language models treat each position separately. Where an encoder's
     output is not [B, L, H], the head runs at all positions and the rows are selected after it.
     """
-    return features_and_states(model, inputs, positions)[0]
+    with last_layer_at(unwrapped(model), positions):
+        return features_and_states(model, inputs, positions)[0]
 
 
 def features_and_states(
     model: nn.Module, inputs: dict[str, Tensor], positions: Tensor
 ) -> tuple[Tensor, Tensor | None]:
-    """(see `masked_features`, the encoder's last hidden states [B, L, H] or None for another shape)."""
+    """(see `masked_features`, the encoder's last hidden states [B, L, H] or None for another shape).
+
+    The states are those of all positions: the last layer is computed everywhere.
+    """
     kept: list[Tensor] = []
     states: list[Tensor] = []
     selected = False
@@ -79,6 +93,60 @@ def features_and_states(
         for handle in handles:
             handle.remove()
     return kept[0][:number], states[0] if states else None
+
+
+@contextmanager
+def last_layer_at(model: PreTrainedModel, positions: Tensor) -> Iterator[bool]:
+    """Compute the last layer's feed-forward part at these positions only; yields whether it does.
+
+    positions  [N] indices in the flattened batch, without repetition
+
+    No other position of the last layer is read by a head of a masked language model. Elsewhere its output is
+    then 0 or lacks the feed-forward part. Layers whose modules are not in FEED_FORWARD stay as they are, and
+    so do layers that occur several times (ALBERT), and those of a compiled or checkpointed model, which run
+    again or elsewhere.
+    """
+    layer = None if _runs_elsewhere(model) else _last_layer(model)
+    names = next((names for names in FEED_FORWARD if all(hasattr(layer, name) for name in names)), None)
+    if names is None:
+        yield False
+        return
+    shapes: list[torch.Size] = []
+
+    def gather(_: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        *others, whole = arguments
+        shapes.append(whole.shape)
+        return (*others, whole.flatten(0, -2).index_select(0, pad_rows(positions))[None])
+
+    def scatter(_: nn.Module, __: tuple[object, ...], output: Tensor) -> Tensor:
+        rows = output[0, : len(positions)]
+        whole = rows.new_zeros(shapes[-1][:-1].numel(), rows.shape[-1])
+        return whole.index_copy(0, positions, rows).view(*shapes[-1][:-1], -1)
+
+    first, last = (getattr(layer, name) for name in names)
+    handles = [first.register_forward_pre_hook(gather), last.register_forward_hook(scatter)]
+    if names in RESIDUAL_WITHIN:
+        handles.append(last.register_forward_pre_hook(gather))
+    try:
+        yield True
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _last_layer(model: PreTrainedModel) -> nn.Module | None:
+    """The last layer of the encoder; None where its list is not found, or a layer occurs twice in a pass."""
+    depth = getattr(model.config, "num_hidden_layers", 0)
+    lists = [
+        module
+        for module in model.base_model.modules()
+        if isinstance(module, nn.ModuleList) and len(module) == depth
+    ]
+    return lists[0][-1] if len(lists) == 1 and depth > 0 else None
+
+
+def _runs_elsewhere(model: PreTrainedModel) -> bool:
+    return bool(getattr(model, "is_gradient_checkpointing", False)) or hasattr(model, "_orig_mod")
 
 
 @contextmanager

@@ -19,8 +19,9 @@ from polydistill.models.inputs import length_parts, pad_batch
 from polydistill.store.reader import Store
 from polydistill.tokenization.load import LoadedTokenizer
 
-# Part of the identity of trained models. 2: steps mix texts of all lengths and share one divisor.
-STEPS_VERSION = 2
+# Part of the identity of trained models. 2: steps mix texts of all lengths and share one divisor. 3: the last
+# layer's feed-forward part draws its dropout at masked positions only.
+STEPS_VERSION = 3
 # Examples of a language whose mean estimates that of all.
 SAMPLED_EXAMPLES = 512
 

@@ -87,6 +87,61 @@ def test_the_head_sees_masked_positions_alone(model_type) -> None:
     assert set(seen) <= {ROWS_MULTIPLE, 0}
 
 
+def masked_loss(model, inputs, positions, whole):
+    """A loss at positions, from all logits or from features; the gradient of every parameter by name."""
+    torch.manual_seed(1)
+    model.zero_grad()
+    if whole:
+        logits = model(**inputs).logits.flatten(0, 1)[positions]
+    else:
+        features = masked_features(model, inputs, positions)
+        weight, bias = output_layer(model)
+        logits = features @ weight.t() + (0 if bias is None else bias)
+    torch.nn.functional.cross_entropy(logits, torch.arange(len(positions)) + 5).backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("model_type", ARCHITECTURES)
+def test_a_last_layer_at_masked_positions_has_the_gradients_of_a_whole_one(model_type) -> None:
+    """The batch's first position is among them, which padding repeats."""
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(model_type, **(SMALL | ARCHITECTURES[model_type]))
+    model = AutoModelForMaskedLM.from_config(config).eval()
+    inputs = {"input_ids": torch.randint(5, 90, (3, 16)), "attention_mask": torch.ones(3, 16)}
+    positions = torch.tensor([0, 7, 19, 47])
+    wanted = masked_loss(model, inputs, positions, whole=True)
+    made = masked_loss(model, inputs, positions, whole=False)
+    assert set(made) <= set(wanted)
+    for name, gradient in wanted.items():
+        found = made.get(name, torch.zeros_like(gradient))
+        torch.testing.assert_close(found, gradient, atol=1e-5, rtol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize("model_type", ["bert", "modernbert", "distilbert", "deberta-v2", "albert"])
+def test_the_last_feed_forward_part_runs_at_masked_positions_alone(model_type) -> None:
+    config = AutoConfig.for_model(model_type, **(SMALL | ARCHITECTURES[model_type]))
+    model = AutoModelForMaskedLM.from_config(config).eval()
+    seen: dict[str, int] = {}
+    for name, layer in model.base_model.named_modules():
+        if isinstance(layer, torch.nn.Linear):
+            layer.register_forward_pre_hook(
+                lambda _, arguments, name=name: seen.update({name: arguments[0].shape[:-1].numel()})
+            )
+    inputs = {"input_ids": torch.randint(5, 90, (3, 16)), "attention_mask": torch.ones(3, 16)}
+    with torch.no_grad():
+        masked_features(model, inputs, torch.tensor([1, 7, 20, 47]))
+    few = {name for name, rows in seen.items() if rows == ROWS_MULTIPLE}
+    assert len(few) == (0 if model_type == "albert" else 2)
+    assert all(f".{config.num_hidden_layers - 1}." in name for name in few)
+    if model_type == "albert":
+        return
+    # A checkpointed layer runs again in the backward pass, without hooks.
+    model.gradient_checkpointing_enable()
+    with torch.no_grad():
+        masked_features(model, inputs, torch.tensor([1, 7, 20, 47]))
+    assert ROWS_MULTIPLE not in seen.values()
+
+
 def test_gradients_reach_the_encoder() -> None:
     model = AutoModelForMaskedLM.from_config(AutoConfig.for_model("bert", **SMALL))
     features = masked_features(
