@@ -71,7 +71,7 @@ class Scoring(Settings):
     examples: Literal["needed", "all"] = Field(
         "needed",
         description="Training examples to score. `needed`: as many as training draws, in whole sixteenths "
-        "of the text; `all`: the whole text, so that a longer training can reuse the store.",
+        "of the text, or a store that holds them; `all`: the whole text, for longer trainings to come.",
     )
     engine: Literal["local", "ray"] = Field(
         "local",

@@ -82,6 +82,12 @@ def test_a_merge_scores_what_it_draws(tmp_path, recipe_values, monkeypatch) -> N
     assert all(0.95 * corpus[name] <= sizes["all"][name] <= corpus[name] for name in corpus)
     assert all(sizes["needed"][name] <= corpus[name] / 4 for name in corpus)
     assert shown["needed"] == shown["all"]
+    # A store of more than is needed is taken; one of less is not.
+    for source, steps, reused in (("all", 1, True), ("needed", 40, False)):
+        lines = []
+        again = values | {"output": str(tmp_path / f"from-{source}"), "reuse": [str(tmp_path / source)]}
+        run_recipe(parse_recipe(again, [f"training.max_steps={steps}"]), until="score", show=lines.append)
+        assert any("masked positions" in line for line in lines) is not reused
 
 
 @pytest.mark.parametrize(

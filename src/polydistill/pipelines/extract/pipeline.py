@@ -20,7 +20,7 @@ from polydistill.pipelines.extract.tokenizer import build_tokenizer
 from polydistill.pipelines.pipeline import Pipeline, Stage
 from polydistill.pipelines.stages.corpora import prepare_corpus
 from polydistill.pipelines.stages.evaluation import write_page
-from polydistill.pipelines.stages.scoring import needed_rows, needed_share, scored_store, scoring_engine
+from polydistill.pipelines.stages.scoring import needed_share, scored_store, scoring_engine
 from polydistill.pipelines.stages.training import check_training
 from polydistill.reports.card import extract_card, with_results
 
@@ -49,7 +49,6 @@ def score_teacher(state: Extract) -> None:
     if recipe.losses.predictions == "live":
         return
     examples = Examples(state.corpus.path / "train.arrow")
-    share = needed_share(recipe, state.arguments, len(examples), share=1.0)
     with scoring_engine(recipe, state.run) as score:
         state.made["store"] = scored_store(
             recipe,
@@ -61,7 +60,7 @@ def score_teacher(state: Extract) -> None:
             corpus=state.corpus,
             load=lambda: _load(state),
             score=score,
-            rows=needed_rows(examples, share),
+            share=needed_share(recipe, state.arguments, len(examples), share=1.0),
         )
 
 

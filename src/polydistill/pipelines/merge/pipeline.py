@@ -10,9 +10,6 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
-
 from polydistill.config.merge import MergeRecipe
 from polydistill.corpora.examples import Examples
 from polydistill.disk import read_json, write_json, write_text
@@ -31,7 +28,7 @@ from polydistill.pipelines.pipeline import Command, Pipeline, Stage
 from polydistill.pipelines.run_folder import Run, fingerprints
 from polydistill.pipelines.stages.corpora import prepare_corpus
 from polydistill.pipelines.stages.evaluation import write_page
-from polydistill.pipelines.stages.scoring import needed_rows, needed_share, scored_store, scoring_engine
+from polydistill.pipelines.stages.scoring import needed_share, scored_store, scoring_engine
 from polydistill.pipelines.stages.training import check_training
 from polydistill.reports.card import merge_card, with_results
 from polydistill.tokenization.drift import segmentation
@@ -129,18 +126,16 @@ def _write_tokenizers(merge: Merge, folder: Path) -> None:
         )
 
 
-def scored_rows(merge: Merge, language: str) -> npt.NDArray[np.int64] | None:
-    """The rows of a language's examples that its training needs; None for all."""
+def scored_share(merge: Merge, language: str) -> float:
+    """The share of a language's examples that its training needs."""
     settings = merge.recipe.languages[language]
-    examples = Examples(merge.corpora[language].path / "train.arrow")
-    share = needed_share(
+    return needed_share(
         merge.recipe,
         merge.arguments,
-        len(examples),
+        len(Examples(merge.corpora[language].path / "train.arrow")),
         share=sampling_probabilities(merge)[language],
         copies=copies_drawn(settings),
     )
-    return needed_rows(examples, share)
 
 
 def score_teachers(merge: Merge) -> None:
@@ -165,7 +160,7 @@ def score_teachers(merge: Merge) -> None:
                     corpus=merge.corpora[language],
                     load=load,
                     score=score,
-                    rows=scored_rows(merge, language),
+                    share=scored_share(merge, language),
                     beside=[
                         merge.tokenizers[other]
                         for other in recipe.languages[language].teachers

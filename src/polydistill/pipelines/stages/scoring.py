@@ -85,26 +85,36 @@ def scored_store(
     load: Callable[[], PreTrainedModel],
     score: Score,
     rows: npt.NDArray[np.int64] | None = None,
+    share: float = 1.0,
     beside: Sequence[LoadedTokenizer] = (),
 ) -> Artefact:
-    """The store; scored if neither this run nor one that it may reuse has it.
+    """The store; scored if neither this run nor one that it may reuse has it, or one of a larger share.
 
     weights  the fingerprint of the teacher's weights
     load     returns the model, on the processor; called only if something is left to score
     score    from `scoring_engine`
     rows     [n] the examples to score; by default all
+    share    of the examples to score (`needed_share`), where `rows` is not given
     beside   the tokenizers of the language's other teachers, whose copies mask the same words
     """
     place = f"store/{language}/{teacher}"
-    made_from: object = corpus.inputs if rows is None else [corpus.inputs, rows.tolist()]
-    identities = _identities(recipe, language, teacher, weights, tokenizer, made_from, beside)
-    identity = next(
-        (candidate for candidate in identities if run.find(place, candidate) is not None), identities[0]
+    shares = [part / PARTS_OF_TEXT for part in range(round(share * PARTS_OF_TEXT), PARTS_OF_TEXT + 1)]
+    identities = [
+        (large, identity)
+        for large in shares
+        for identity in _identities(
+            recipe, language, teacher, weights, tokenizer, _made_from(corpus, rows, large), beside
+        )
+    ]
+    share, identity = next(
+        ((large, wanted) for large, wanted in identities if run.find(place, wanted) is not None),
+        identities[0],
     )
     name = f"score/{language}/{teacher}"
     examples = Examples(corpus.path / "train.arrow")
-    if rows is not None:
-        examples = examples.take(rows)
+    chosen = needed_rows(examples, share) if rows is None else rows
+    if chosen is not None:
+        examples = examples.take(chosen)
 
     def needs_bytes() -> float:
         return estimated_store(recipe, float(examples.num_tokens.sum()), tokenizer.size)
@@ -158,7 +168,7 @@ def needed_share(
 
 
 def needed_rows(examples: Examples, share: float) -> npt.NDArray[np.int64] | None:
-    """[n] the rows to score, ascending; None for all. The rows of a share are among those of a larger one."""
+    """[n] the rows to score, ascending; None for all. A larger share has the rows of a smaller one."""
     if share >= 1:
         return None
     return np.sort(examples.first(math.ceil(share * len(examples))))
@@ -175,6 +185,13 @@ def estimated_store(
         top_k=recipe.scoring.top_k,
         masked_share=recipe.masking.probability,
     )
+
+
+def _made_from(corpus: Artefact, rows: npt.NDArray[np.int64] | None, share: float) -> object:
+    """What a store's examples depend on; a share stands for its rows (`needed_rows`)."""
+    if rows is not None:
+        return [corpus.inputs, rows.tolist()]
+    return corpus.inputs if share >= 1 else [corpus.inputs, {"share": share}]
 
 
 def _identities(
