@@ -146,7 +146,8 @@ def _last_layer(model: PreTrainedModel) -> nn.Module | None:
 
 
 def _runs_elsewhere(model: PreTrainedModel) -> bool:
-    return bool(getattr(model, "is_gradient_checkpointing", False)) or hasattr(model, "_orig_mod")
+    checkpointed = any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+    return checkpointed or hasattr(model, "_orig_mod")
 
 
 @contextmanager
