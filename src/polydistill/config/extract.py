@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from polydistill.config.scoring import Scoring
+from polydistill.config.scoring import Scoring, TextScoring
 from polydistill.config.settings import Name, Settings, Share, TextName
 from polydistill.config.shared import (
     TAIL,
@@ -214,8 +214,9 @@ class ExtractRecipe(TextRecipe):
     student: ExtractedStudent = Field(default_factory=ExtractedStudent)
     losses: Losses = Field(default_factory=Losses)
     masking: TaughtMasking = Field(default_factory=TaughtMasking)
-    scoring: Scoring = Field(
-        default_factory=Scoring, description="How predictions are stored, with `losses.predictions: stored`."
+    scoring: TextScoring = Field(
+        default_factory=TextScoring,
+        description="How predictions are stored, with `losses.predictions: stored`.",
     )
     cost: Cost = Field(default_factory=Cost)
     trim: Trim = Field(default_factory=Trim)

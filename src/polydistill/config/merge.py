@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from polydistill.config.scoring import Scoring
+from polydistill.config.scoring import MergeScoring, Scoring
 from polydistill.config.settings import Name, Settings, TextName, check_names
 from polydistill.config.shared import (
     Distillation,
@@ -100,7 +100,7 @@ class MergeRecipe(TextRecipe):
     teachers: dict[Name, Annotated[Teacher, BeforeValidator(as_model)]]
     languages: dict[Name, Language] = Field(min_length=1)
     masking: TaughtMasking = Field(default_factory=TaughtMasking)
-    scoring: Scoring = Field(default_factory=Scoring)
+    scoring: MergeScoring = Field(default_factory=MergeScoring)
     distillation: Distillation = Field(default_factory=Distillation)
     student: Student = Field(default_factory=Student)
 

@@ -68,11 +68,6 @@ class Scoring(Settings):
     )
     batch_tokens: int = Field(8192, ge=64, description="Maximum tokens in a batch, padding included.")
     shard_examples: int = Field(4096, ge=1, description="Examples per shard; scoring resumes shard by shard.")
-    examples: Literal["needed", "all"] = Field(
-        "needed",
-        description="Training examples to score. `needed`: as many as training draws, in whole sixteenths "
-        "of the text, or a store that holds them; `all`: the whole text, for longer trainings to come.",
-    )
     engine: Literal["local", "ray"] = Field(
         "local",
         description="`local`: this process; `ray`: workers on this machine or a cluster. The stores are "
@@ -83,4 +78,26 @@ class Scoring(Settings):
     @property
     def labels(self) -> dict[str, object]:
         """The settings that predictions depend on, without those of where they are computed."""
-        return self.model_dump(mode="json", exclude={"engine", "ray", "examples"})
+        return self.model_dump(mode="json", exclude={"engine", "ray", "examples", "draws"})
+
+
+class TextScoring(Scoring):
+    """How the predictions of a teacher of the whole text are stored."""
+
+    examples: Literal["needed", "all"] = Field(
+        "needed",
+        description="Training examples to score. `needed`: as many as training draws, in whole sixteenths "
+        "of the text, or a store that holds them; `all`: the whole text, for longer trainings to come.",
+    )
+
+
+class MergeScoring(TextScoring):
+    """How the predictions of a merge's teachers are stored."""
+
+    draws: int = Field(
+        1,
+        ge=1,
+        le=1000,
+        description="Draws of masks for each example, each scored. With one, a training that passes over its "
+        "text again meets the masks that it knows.",
+    )

@@ -9,7 +9,7 @@ from polydistill.config.load import parse_recipe
 from polydistill.corpora.examples import Examples, write_examples
 from polydistill.pipelines.run import run_recipe
 from polydistill.pipelines.stages import planning, scoring
-from polydistill.pipelines.stages.scoring import MIN_SCORED, needed_rows, needed_share
+from polydistill.pipelines.stages.scoring import MIN_SCORED, needed_rows, needed_shares
 from polydistill.store.reader import Store
 from polydistill.tokenization.load import load_tokenizer
 
@@ -40,14 +40,59 @@ def arguments(steps, batch=8, accumulation=2):
     ],
 )
 def test_as_many_examples_are_scored_as_training_draws(steps, share, copies, expected) -> None:
-    assert needed_share(recipe_with(), arguments(steps), 100_000, share=share, copies=copies) == expected
+    assert needed_shares(recipe_with(), arguments(steps), 100_000, share=share, copies=copies) == [expected]
 
 
 def test_small_texts_and_all_are_scored_whole() -> None:
-    assert needed_share(recipe_with(), arguments(1), MIN_SCORED, share=1.0) == 1.0
-    assert needed_share(recipe_with(), arguments(1), 10 * MIN_SCORED, share=1.0) == 2 / 16
+    assert needed_shares(recipe_with(), arguments(1), MIN_SCORED) == [1.0]
+    assert needed_shares(recipe_with(), arguments(1), 10 * MIN_SCORED) == [2 / 16]
     everything = SimpleNamespace(scoring=SimpleNamespace(examples="all"))
-    assert needed_share(everything, arguments(1), 100_000, share=1.0) == 1.0
+    assert needed_shares(everything, arguments(1), 100_000) == [1.0]
+
+
+def test_several_draws_of_masks_are_scored_as_far_as_training_goes() -> None:
+    """16,000 of 10,000 examples: the second draw has ten sixteenths; a third one is not needed."""
+    assert needed_shares(recipe_with(), arguments(1000), 10_000, draws=4) == [1.0, 10 / 16]
+    assert needed_shares(recipe_with(), arguments(1000), 10_000, draws=1) == [1.0]
+    assert needed_shares(recipe_with(), arguments(1000), 3_000, draws=3) == [1.0, 1.0, 1.0]
+    everything = SimpleNamespace(scoring=SimpleNamespace(examples="all"))
+    assert needed_shares(everything, arguments(1), 100_000, draws=2) == [1.0, 1.0]
+
+
+def test_a_second_pass_over_the_text_has_other_masks(tmp_path, recipe_values, monkeypatch) -> None:
+    """Each draw has a store of its own, of the same texts; copies of a text hide the same words in each."""
+    monkeypatch.setattr(scoring, "MIN_SCORED", 1)
+    run = run_recipe(
+        parse_recipe(
+            recipe_values | {"output": str(tmp_path / "run")},
+            ["scoring.draws=2", "scoring.examples=all", "scoring.sampling=random"],
+        ),
+        until="train",
+        show=lambda line: None,
+    )
+    stores = {path.name: Store(path) for path in (run / "store" / "en").iterdir()}
+    assert set(stores) == {"en", "en@1", "en2", "en2@1"}
+
+    def hidden(name):
+        rows = (stores[name].row(index) for index in range(len(stores[name])))
+        return {int(row.example): (row.positions.tolist(), row.top_ids.tolist()) for row in rows}
+
+    first, second = hidden("en"), hidden("en@1")
+    both = set(first) & set(second)
+    assert len(both) > 0.9 * len(first)
+    assert sum(first[key][0] != second[key][0] for key in both) > 0.8 * len(both)
+    again = run_recipe(
+        parse_recipe(
+            recipe_values | {"output": str(tmp_path / "one")},
+            ["scoring.sampling=random", "scoring.examples=all"],
+        ),
+        until="score",
+        show=lambda line: None,
+    )
+    alone = Store(again / "store" / "en" / "en")
+    assert [shard["checksum"] for shard in alone.manifest["shards"]] == [
+        shard["checksum"] for shard in stores["en"].manifest["shards"]
+    ], "the first draw is what a single one is"
 
 
 def test_a_larger_share_holds_the_rows_of_a_smaller_one(tmp_path) -> None:

@@ -20,7 +20,7 @@ from polydistill.pipelines.extract.tokenizer import build_tokenizer
 from polydistill.pipelines.pipeline import Pipeline, Stage
 from polydistill.pipelines.stages.corpora import prepare_corpus
 from polydistill.pipelines.stages.evaluation import write_page
-from polydistill.pipelines.stages.scoring import needed_share, scored_store, scoring_engine
+from polydistill.pipelines.stages.scoring import needed_shares, scored_store, scoring_engine
 from polydistill.pipelines.stages.training import check_training
 from polydistill.reports.card import extract_card, with_results
 
@@ -60,7 +60,7 @@ def score_teacher(state: Extract) -> None:
             corpus=state.corpus,
             load=lambda: _load(state),
             score=score,
-            share=needed_share(recipe, state.arguments, len(examples), share=1.0),
+            share=needed_shares(recipe, state.arguments, len(examples))[0],
         )
 
 

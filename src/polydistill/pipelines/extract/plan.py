@@ -43,7 +43,7 @@ from polydistill.pipelines.stages.planning import (
     scoring_speed,
     step_seconds,
 )
-from polydistill.pipelines.stages.scoring import estimated_store, needed_share
+from polydistill.pipelines.stages.scoring import estimated_store, needed_shares
 from polydistill.tokenization.encode import as_text
 from polydistill.tokenization.load import LoadedTokenizer
 from polydistill.tokenization.selection import Selection, document_frequency, select
@@ -192,7 +192,7 @@ def _print_scoring(
 ) -> None:
     """Print the size of the store of the teacher's predictions, and the time of scoring."""
     speed = scoring_speed(recipe, teacher, tokenizer, text.texts)
-    share = needed_share(recipe, arguments, text.tokens / recipe.corpora.max_length, share=1.0)
+    share = needed_shares(recipe, arguments, text.tokens / recipe.corpora.max_length)[0]
     size = estimated_store(recipe, share * text.tokens, tokenizer.size)
     console.print(
         f"score {share:.0%} of {recipe.language}: {speed:,.0f} tokens/s, "

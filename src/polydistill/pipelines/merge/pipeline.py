@@ -28,7 +28,7 @@ from polydistill.pipelines.pipeline import Command, Pipeline, Stage
 from polydistill.pipelines.run_folder import Run, fingerprints
 from polydistill.pipelines.stages.corpora import prepare_corpus
 from polydistill.pipelines.stages.evaluation import write_page
-from polydistill.pipelines.stages.scoring import needed_share, scored_store, scoring_engine
+from polydistill.pipelines.stages.scoring import needed_shares, scored_store, scoring_engine
 from polydistill.pipelines.stages.training import check_training
 from polydistill.reports.card import merge_card, with_results
 from polydistill.tokenization.drift import segmentation
@@ -126,15 +126,15 @@ def _write_tokenizers(merge: Merge, folder: Path) -> None:
         )
 
 
-def scored_share(merge: Merge, language: str) -> float:
-    """The share of a language's examples that its training needs."""
-    settings = merge.recipe.languages[language]
-    return needed_share(
+def scored_shares(merge: Merge, language: str) -> list[float]:
+    """For each draw of masks, the share of a language's examples that its training needs."""
+    return needed_shares(
         merge.recipe,
         merge.arguments,
         len(Examples(merge.corpora[language].path / "train.arrow")),
         share=sampling_probabilities(merge)[language],
-        copies=copies_drawn(settings),
+        copies=copies_drawn(merge.recipe.languages[language]),
+        draws=merge.recipe.scoring.draws,
     )
 
 
@@ -150,23 +150,24 @@ def score_teachers(merge: Merge) -> None:
             # Loaded once for all its languages, and not at all if every store exists.
             load = cache(partial(load_teacher, name, teacher))
             for language in languages:
-                merge.stores[language, name] = scored_store(
-                    recipe,
-                    merge.run,
-                    language=language,
-                    teacher=name,
-                    weights=weights,
-                    tokenizer=merge.tokenizers[name],
-                    corpus=merge.corpora[language],
-                    load=load,
-                    score=score,
-                    share=scored_share(merge, language),
-                    beside=[
-                        merge.tokenizers[other]
-                        for other in recipe.languages[language].teachers
-                        if other != name
-                    ],
-                )
+                others = [t for t in recipe.languages[language].teachers if t != name]
+                merge.stores[language, name] = [
+                    scored_store(
+                        recipe,
+                        merge.run,
+                        language=language,
+                        teacher=name,
+                        weights=weights,
+                        tokenizer=merge.tokenizers[name],
+                        corpus=merge.corpora[language],
+                        load=load,
+                        score=score,
+                        share=share,
+                        draw=draw,
+                        beside=[merge.tokenizers[other] for other in others],
+                    )
+                    for draw, share in enumerate(scored_shares(merge, language))
+                ]
 
 
 def write_report(merge: Merge) -> None:

@@ -25,7 +25,7 @@ from polydistill.pipelines.stages.planning import (
     scoring_speed,
     step_seconds,
 )
-from polydistill.pipelines.stages.scoring import estimated_store, needed_share
+from polydistill.pipelines.stages.scoring import estimated_store, needed_shares
 from polydistill.tokenization.drift import segmentation
 from polydistill.tokenization.load import LoadedTokenizer, load_tokenizer
 from polydistill.tokenization.student import language_tokenizer, union_tokenizer
@@ -171,18 +171,21 @@ def _drift(
 def scored_shares(
     recipe: MergeRecipe, arguments: Arguments, sizes: dict[str, LanguageSize]
 ) -> dict[str, float]:
-    """Language → the estimated share of its text that teachers score."""
+    """Language → the estimated share of its text that teachers score; above 1 with several draws of masks."""
     examples = {
         language: max(1, size.tokens // recipe.corpora.max_length) for language, size in sizes.items()
     }
     probabilities = smoothed_probabilities(examples, recipe.corpora.smoothing_alpha)
     return {
-        language: needed_share(
-            recipe,
-            arguments,
-            examples[language],
-            share=probabilities[language],
-            copies=copies_drawn(settings),
+        language: sum(
+            needed_shares(
+                recipe,
+                arguments,
+                examples[language],
+                share=probabilities[language],
+                copies=copies_drawn(settings),
+                draws=recipe.scoring.draws,
+            )
         )
         for language, settings in recipe.languages.items()
     }

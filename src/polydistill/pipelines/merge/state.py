@@ -26,7 +26,7 @@ class Merge:
 
     arguments  of TrainingArguments, checked
     corpora    language → its corpus
-    stores     (language, teacher) → the store of the teacher's predictions
+    stores     (language, teacher) → the stores of the teacher's predictions, one for each draw of masks
     """
 
     recipe: MergeRecipe
@@ -35,7 +35,7 @@ class Merge:
     tokenizers: dict[str, LoadedTokenizer]
     union: Union
     corpora: dict[str, Artefact] = field(default_factory=dict)
-    stores: dict[tuple[str, str], Artefact] = field(default_factory=dict)
+    stores: dict[tuple[str, str], list[Artefact]] = field(default_factory=dict)
 
     @property
     def maps(self) -> dict[str, npt.NDArray[np.int64]]:
@@ -44,8 +44,12 @@ class Merge:
 
     @property
     def store_fingerprints(self) -> dict[str, str]:
-        """`language/teacher` → the fingerprint of its store."""
-        return {"/".join(key): store.fingerprint for key, store in self.stores.items()}
+        """`language/teacher` → the fingerprint of its store; later draws of masks as `teacher@draw`."""
+        return {
+            "/".join(key) + (f"@{draw}" if draw else ""): store.fingerprint
+            for key, stores in self.stores.items()
+            for draw, store in enumerate(stores)
+        }
 
 
 def copies_drawn(language: Language) -> int:

@@ -213,16 +213,24 @@ def resolve_student(recipe: MergeRecipe, union: Union) -> tuple[PreTrainedConfig
 
 
 def stored_examples(merge: Merge, language: str) -> StoredExamples:
-    """A language's training examples, chosen from its teachers' copies by `use`."""
+    """A language's training examples, for each draw of masks chosen from its teachers' copies by `use`."""
     settings = merge.recipe.languages[language]
-    stores = [Store(merge.stores[language, name].path) for name in settings.teachers]
-    weights = None
-    if settings.use == "best" and merge.recipe.compares_characters:
-        # Copies mask the same words, hence the same characters: total loss and loss per character give the
-        # same order.
-        weights = [store.num_masked_of.astype(np.float64) for store in stores]
-    choice = choose_copies(stores, settings.use, settings.teachers, weights=weights)
-    return StoredExamples(stores, [merge.maps[name] for name in settings.teachers], choice)
+    # Draw → the teachers' stores; all teachers have as many draws.
+    draws = [
+        [Store(store.path) for store in stores]
+        for stores in zip(*(merge.stores[language, name] for name in settings.teachers), strict=True)
+    ]
+    choices = []
+    for number, stores in enumerate(draws):
+        weights = None
+        if settings.use == "best" and merge.recipe.compares_characters:
+            # Copies mask the same words, hence the same characters: total loss and loss per character give
+            # the same order.
+            weights = [store.num_masked_of.astype(np.float64) for store in stores]
+        choice = choose_copies(stores, settings.use, settings.teachers, weights=weights)
+        choices.append(choice + np.array([number * len(stores), 0]))
+    maps = [merge.maps[name] for name in settings.teachers] * len(draws)
+    return StoredExamples([store for stores in draws for store in stores], maps, np.concatenate(choices))
 
 
 def _encoder_weights(merge: Merge) -> dict[str, str]:

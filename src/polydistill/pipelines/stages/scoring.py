@@ -86,6 +86,7 @@ def scored_store(
     score: Score,
     rows: npt.NDArray[np.int64] | None = None,
     share: float = 1.0,
+    draw: int = 0,
     beside: Sequence[LoadedTokenizer] = (),
 ) -> Artefact:
     """The store; scored if neither this run nor one that it may reuse has it, or one of a larger share.
@@ -94,23 +95,26 @@ def scored_store(
     load     returns the model, on the processor; called only if something is left to score
     score    from `scoring_engine`
     rows     [n] the examples to score; by default all
-    share    of the examples to score (`needed_share`), where `rows` is not given
+    share    of the examples to score (`needed_shares`), where `rows` is not given
+    draw     number of the draw of masks; every draw has a store of its own
     beside   the tokenizers of the language's other teachers, whose copies mask the same words
     """
-    place = f"store/{language}/{teacher}"
+    teacher_draw = teacher if draw == 0 else f"{teacher}@{draw}"
+    place = f"store/{language}/{teacher_draw}"
+    seed = recipe.seed + (draw << 32)
     shares = [part / PARTS_OF_TEXT for part in range(round(share * PARTS_OF_TEXT), PARTS_OF_TEXT + 1)]
     identities = [
         (large, identity)
         for large in shares
         for identity in _identities(
-            recipe, language, teacher, weights, tokenizer, _made_from(corpus, rows, large), beside
+            recipe, language, teacher, weights, tokenizer, _made_from(corpus, rows, large), beside, seed
         )
     ]
     share, identity = next(
         ((large, wanted) for large, wanted in identities if run.find(place, wanted) is not None),
         identities[0],
     )
-    name = f"score/{language}/{teacher}"
+    name = f"score/{language}/{teacher_draw}"
     examples = Examples(corpus.path / "train.arrow")
     chosen = needed_rows(examples, share) if rows is None else rows
     if chosen is not None:
@@ -127,7 +131,7 @@ def scored_store(
             recipe.masking,
             max_length=recipe.corpora.max_length,
             dtype=resolve_dtype(recipe.scoring.precision),
-            seed=recipe.seed,
+            seed=seed,
             beside=tuple(beside),
         )
         result = score(folder, job, examples, load(), progress=_counter(run, name, len(examples)))
@@ -145,26 +149,31 @@ def scored_store(
     return made
 
 
-def needed_share(
+def needed_shares(
     recipe: MergeRecipe | ExtractRecipe,
     arguments: Arguments,
     examples: float,
     *,
-    share: float,
+    share: float = 1.0,
     copies: int = 1,
-) -> float:
-    """The share of a language's examples to score: as many as its training draws, in whole parts of the text.
+    draws: int = 1,
+) -> list[float]:
+    """For each draw of masks, the share of a language's examples to score: in all what training draws.
 
     examples  of the language
     share     of the training's draws that are from the language
     copies    of each example that training draws from
+    draws     of masks, at most
+    Shares are whole parts of the text. The last draw may have less than all of it.
     """
     if recipe.scoring.examples == "all":
-        return 1.0
+        return [1.0] * draws
     steps = arguments["max_steps"] * arguments["gradient_accumulation_steps"]
-    draws = float(steps * arguments["per_device_train_batch_size"] * share / copies)
-    wanted = max(draws, MIN_SCORED) / max(1.0, examples)
-    return min(1.0, math.ceil(PARTS_OF_TEXT * wanted) / PARTS_OF_TEXT)
+    drawn = steps * arguments["per_device_train_batch_size"] * share / copies
+    parts = math.ceil(PARTS_OF_TEXT * max(drawn, MIN_SCORED) / max(1.0, examples))
+    parts = min(parts, draws * PARTS_OF_TEXT)
+    whole, rest = divmod(parts, PARTS_OF_TEXT)
+    return [1.0] * whole + ([rest / PARTS_OF_TEXT] if rest else [])
 
 
 def needed_rows(examples: Examples, share: float) -> npt.NDArray[np.int64] | None:
@@ -202,6 +211,7 @@ def _identities(
     tokenizer: LoadedTokenizer,
     made_from: object,
     beside: Sequence[LoadedTokenizer],
+    seed: int,
 ) -> list[Json]:
     """The identities that the store may have, the preferred one first.
 
@@ -221,7 +231,7 @@ def _identities(
         "vocabulary_size": tokenizer.size,
         "shard_examples": recipe.scoring.shard_examples,
         "batch_tokens": recipe.scoring.batch_tokens,
-        "seed": recipe.seed,
+        "seed": seed,
     }
     wanted = resolve_dtype(recipe.scoring.precision)
     others = [dtype for dtype in (torch.bfloat16, torch.float32) if dtype != wanted]
