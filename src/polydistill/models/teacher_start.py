@@ -7,7 +7,7 @@ A teacher's rows are brought to the student's width by a principal component ana
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,7 +50,7 @@ def rotation_onto(source: Rows, target: Rows) -> Rows:
 
 
 def teacher_rows(
-    teachers: Sequence[PieceRows], size: int, width: int, *, seed: int, frame: Rows | None = None
+    teachers: Iterable[PieceRows], size: int, width: int, *, seed: int, frame: Rows | None = None
 ) -> Rows:
     """[size, width] rows of unit length from teachers' rows, 0 for pieces that no teacher has.
 

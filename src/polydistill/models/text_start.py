@@ -165,7 +165,7 @@ def text_rows(cooccurrences: sparse.csr_matrix, width: int, *, seed: int) -> npt
 
 
 def starting_rows(
-    counts: PieceCounts, width: int, source: RowSource, teachers: Sequence[PieceRows], *, seed: int
+    counts: PieceCounts, width: int, source: RowSource, teachers: Iterable[PieceRows], *, seed: int
 ) -> npt.NDArray[np.float32]:
     """[V, width] rows of unit length from text, teachers or both; 0 for pieces that neither knows."""
     size = len(counts.occurrences)
@@ -186,7 +186,7 @@ def start_from_text(
     rows: RowSource = "text",
     bias: bool = True,
     scale: float = ROW_SCALE,
-    teachers: Sequence[PieceRows] = (),
+    teachers: Iterable[PieceRows] = (),
 ) -> dict[str, Any]:
     """Set a model's output bias to the logarithm of frequencies, and its embedding rows.
 

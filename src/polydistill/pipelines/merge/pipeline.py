@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from polydistill.config.merge import MergeRecipe
 from polydistill.corpora.examples import Examples
@@ -37,9 +36,6 @@ from polydistill.tokenization.student import language_tokenizer, union_tokenizer
 from polydistill.tokenization.union import overlap, unite
 from polydistill.tokenization.wordpiece import save_tokenizer, special_strings
 from polydistill.training.arguments import check_arguments, training_arguments
-
-if TYPE_CHECKING:
-    pass
 
 SEGMENTATION_TEXTS = 2000
 

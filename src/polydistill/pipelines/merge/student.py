@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -178,12 +178,10 @@ def initial_student(merge: Merge, probabilities: Mapping[str, float]) -> tuple[P
     return model, record
 
 
-def read_rows(merge: Merge) -> list[PieceRows]:
-    """The teachers' embedding rows, in the order of the union."""
-    return [
-        piece_rows(load_teacher(name, teacher), merge.tokenizers[name].ordinary_ids, merge.maps[name])
-        for name, teacher in merge.recipe.teachers.items()
-    ]
+def read_rows(merge: Merge) -> Iterator[PieceRows]:
+    """The teachers' embedding rows, in the order of the union; one teacher at a time is in memory."""
+    for name, teacher in merge.recipe.teachers.items():
+        yield piece_rows(load_teacher(name, teacher), merge.tokenizers[name].ordinary_ids, merge.maps[name])
 
 
 def resolve_student(recipe: MergeRecipe, union: Union) -> tuple[PreTrainedConfig, str | None]:

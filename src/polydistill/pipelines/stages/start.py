@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -49,7 +49,7 @@ def start_weights(
     *,
     start: Start | TaughtStart,
     seed: int,
-    teachers: Callable[[], Sequence[PieceRows]] = tuple,
+    teachers: Callable[[], Iterable[PieceRows]] = tuple,
 ) -> Json:
     """Set a random model's output bias, embedding rows and attentions; returns the record.
 
