@@ -147,7 +147,7 @@ def test_a_model_starts_at_the_unigram_s_loss_with_rows_of_the_given_spread(arch
     frequencies = (counts.occurrences + 1) / (counts.occurrences + 1).sum()
     np.testing.assert_allclose(bias.detach().exp().numpy(), frequencies, rtol=1e-5)
     # Where the encoder says little, the loss is that of the frequencies.
-    start_from_text(model, counts, seed=3, rows=False)
+    start_from_text(model, counts, seed=3, rows="random")
     with torch.no_grad():
         output.zero_()
         ids = torch.from_numpy(np.concatenate(texts_of(0, 300))[:64])[None]
@@ -160,7 +160,7 @@ def test_a_model_starts_at_the_unigram_s_loss_with_rows_of_the_given_spread(arch
 def test_random_rows_stay_where_only_the_bias_is_asked_for() -> None:
     model = make_model("bert")
     before = model.get_input_embeddings().weight.detach().clone()
-    assert start_from_text(model, counts_of(), seed=0, rows=False) == {"bias": True, "known_pieces": 0}
+    assert start_from_text(model, counts_of(), seed=0, rows="random") == {"bias": True, "known_pieces": 0}
     assert torch.equal(model.get_input_embeddings().weight, before)
 
 
