@@ -78,7 +78,7 @@ class Scoring(Settings):
     @property
     def labels(self) -> dict[str, object]:
         """The settings that predictions depend on, without those of where they are computed."""
-        return self.model_dump(mode="json", exclude={"engine", "ray", "examples", "draws"})
+        return self.model_dump(mode="json", exclude={"engine", "ray"})
 
 
 class TextScoring(Scoring):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from polydistill.errors import ModelError
+from polydistill.models.features import layer_list
 from polydistill.models.student import build_student, student_config
 
 if TYPE_CHECKING:
@@ -183,23 +184,6 @@ def _freeze_types(student: nn.Module) -> None:
             with torch.no_grad():
                 parameter.zero_()
             parameter.requires_grad_(False)
-
-
-def layer_list(model: PreTrainedModel) -> str:
-    """The name of the list that holds a model's layers, such as `bert.encoder.layer`.
-
-    Raises ModelError if there is none: the layers are shared, or in several blocks.
-    """
-    depth = model.config.num_hidden_layers
-    for name, module in model.named_modules():
-        if isinstance(module, nn.ModuleList) and len(module) == depth:
-            return str(name)
-    raise ModelError(
-        "teacher",
-        model.config.model_type,
-        f"its {depth} layers are not in one list, so none can be left out",
-        "use a teacher such as BERT, DistilBERT, RoBERTa, ELECTRA or ModernBERT",
-    )
 
 
 def _sources(student: PreTrainedModel, teacher: PreTrainedModel, layers: Sequence[int]) -> dict[str, str]:

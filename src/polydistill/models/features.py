@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,14 +24,15 @@ QUERY_KEY_VALUE = (
     ("Wqkv",),
 )
 
-# The first and the last module of a layer's feed-forward part, by architecture. Those of RESIDUAL_WITHIN add
-# the part's input themselves.
-FEED_FORWARD = (
-    ("mlp_norm", "mlp"),  # ModernBERT
-    ("intermediate", "output"),  # BERT, RoBERTa, ELECTRA, DeBERTa
-    ("ffn", "ffn"),  # DistilBERT
-)
-RESIDUAL_WITHIN = (("intermediate", "output"),)
+_BERT = ("intermediate", "output")
+# Architecture → the first and the last module of a layer's feed-forward part. Others may treat positions
+# together, pad them or run a layer twice, so their layers stay whole.
+FEED_FORWARD = {
+    **dict.fromkeys(("bert", "camembert", "deberta-v2", "electra", "mpnet"), _BERT),
+    **dict.fromkeys(("roberta", "roformer", "xlm-roberta"), _BERT),
+    "distilbert": ("ffn", "ffn"),
+    "modernbert": ("mlp_norm", "mlp"),
+}
 
 
 def masked_features(model: nn.Module, inputs: dict[str, Tensor], positions: Tensor) -> Tensor:
@@ -96,21 +97,20 @@ def features_and_states(
 
 
 @contextmanager
-def last_layer_at(model: PreTrainedModel, positions: Tensor) -> Iterator[bool]:
-    """Compute the last layer's feed-forward part at these positions only; yields whether it does.
+def last_layer_at(model: PreTrainedModel, positions: Tensor) -> Iterator[None]:
+    """Compute the last layer's feed-forward part at these positions only, where that is exact.
 
     positions  [N] indices in the flattened batch, without repetition
 
     No other position of the last layer is read by a head of a masked language model. Elsewhere its output is
-    then 0 or lacks the feed-forward part. Layers whose modules are not in FEED_FORWARD stay as they are, and
-    so do layers that occur several times (ALBERT), and those of a compiled or checkpointed model, which run
-    again or elsewhere.
+    then 0 or lacks the feed-forward part. Layers stay whole in architectures that are not in FEED_FORWARD, in
+    models that compute in chunks or are compiled, and in those that run a layer again in the backward pass.
     """
-    layer = None if _runs_elsewhere(model) else _last_layer(model)
-    names = next((names for names in FEED_FORWARD if all(hasattr(layer, name) for name in names)), None)
-    if names is None:
-        yield False
+    names = FEED_FORWARD.get(model.config.model_type)
+    if names is None or _runs_elsewhere(model):
+        yield
         return
+    layer = cast(nn.ModuleList, model.get_submodule(layer_list(model)))[-1]
     shapes: list[torch.Size] = []
 
     def gather(_: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -125,29 +125,40 @@ def last_layer_at(model: PreTrainedModel, positions: Tensor) -> Iterator[bool]:
 
     first, last = (getattr(layer, name) for name in names)
     handles = [first.register_forward_pre_hook(gather), last.register_forward_hook(scatter)]
-    if names in RESIDUAL_WITHIN:
+    if names == _BERT:
+        # The last module adds the part's input.
         handles.append(last.register_forward_pre_hook(gather))
     try:
-        yield True
+        yield
     finally:
         for handle in handles:
             handle.remove()
 
 
-def _last_layer(model: PreTrainedModel) -> nn.Module | None:
-    """The last layer of the encoder; None where its list is not found, or a layer occurs twice in a pass."""
-    depth = getattr(model.config, "num_hidden_layers", 0)
-    lists = [
-        module
-        for module in model.base_model.modules()
-        if isinstance(module, nn.ModuleList) and len(module) == depth
-    ]
-    return lists[0][-1] if len(lists) == 1 and depth > 0 else None
-
-
 def _runs_elsewhere(model: PreTrainedModel) -> bool:
-    checkpointed = any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
-    return checkpointed or hasattr(model, "_orig_mod")
+    """Whether a layer's modules see other rows than the batch's, or run without their hooks."""
+    return (
+        bool(getattr(model.config, "chunk_size_feed_forward", 0))
+        or hasattr(model, "_orig_mod")
+        or any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+    )
+
+
+def layer_list(model: PreTrainedModel) -> str:
+    """The name of the list that holds a model's layers, such as `bert.encoder.layer`.
+
+    Raises ModelError if there is none: the layers are shared, or in several blocks.
+    """
+    depth = model.config.num_hidden_layers
+    for name, module in model.named_modules():
+        if isinstance(module, nn.ModuleList) and len(module) == depth:
+            return str(name)
+    raise ModelError(
+        "teacher",
+        model.config.model_type,
+        f"its {depth} layers are not in one list, so none can be left out",
+        "use a teacher such as BERT, DistilBERT, RoBERTa, ELECTRA or ModernBERT",
+    )
 
 
 @contextmanager

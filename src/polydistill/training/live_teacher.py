@@ -14,8 +14,13 @@ from polydistill.config.extract import Losses
 from polydistill.errors import ModelError
 from polydistill.losses.live import OutputLayer, cosine_loss, live_distillation, relation_loss
 from polydistill.losses.sparse import sparse_soft_cross_entropy
-from polydistill.models.extract import layer_list
-from polydistill.models.features import features_and_states, output_layer, queries_keys_values, unwrapped
+from polydistill.models.features import (
+    features_and_states,
+    layer_list,
+    output_layer,
+    queries_keys_values,
+    unwrapped,
+)
 from polydistill.training.objectives import LOSSES, Counts, Head, Progress, changing_weights, loss_weights
 from polydistill.training.profile import FORWARD, LOSS
 

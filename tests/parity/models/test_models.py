@@ -142,6 +142,35 @@ def test_the_last_feed_forward_part_runs_at_masked_positions_alone(model_type) -
     assert ROWS_MULTIPLE not in seen.values()
 
 
+# A layer runs on other shapes, several times, by language or in chunks: it must stay whole.
+ELSEWHERE = {
+    "longformer": {"attention_window": 8},
+    "big_bird": {"attention_type": "original_full"},
+    "xmod": {"languages": ["en_XX", "de_DE"], "default_language": "en_XX"},
+    "convbert": {"embedding_size": 32},
+    "squeezebert": {"embedding_size": 32},
+    "rembert": {"input_embedding_size": 32, "output_embedding_size": 32},
+    "albert, a group twice": {"embedding_size": 16, "inner_group_num": 2},
+    "deberta-v2, convolved": {"num_hidden_layers": 1, "conv_kernel_size": 3, "conv_act": "gelu"},
+    "bert, in chunks": {"chunk_size_feed_forward": 4},
+}
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_other_layers_stay_whole(name) -> None:
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(name.partition(",")[0], **(SMALL | ELSEWHERE[name]))
+    model = AutoModelForMaskedLM.from_config(config).eval()
+    inputs = {"input_ids": torch.randint(5, 90, (3, 12)), "attention_mask": torch.ones(3, 12)}
+    positions = torch.tensor([1, 7, 14, 35])
+    with torch.no_grad():
+        wanted = model(**inputs).logits.flatten(0, 1)[positions]
+        features = masked_features(model, inputs, positions)
+        weight, bias = output_layer(model)
+        made = features @ weight.t() + (0 if bias is None else bias)
+    torch.testing.assert_close(made, wanted, atol=1e-5, rtol=1e-5)
+
+
 def test_gradients_reach_the_encoder() -> None:
     model = AutoModelForMaskedLM.from_config(AutoConfig.for_model("bert", **SMALL))
     features = masked_features(

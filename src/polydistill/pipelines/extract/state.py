@@ -14,13 +14,8 @@ from polydistill.config.extract import ExtractRecipe
 from polydistill.config.shared import Arguments
 from polydistill.disk import Json, read_json
 from polydistill.errors import RecipeError
-from polydistill.models.extract import (
-    check_extractable,
-    check_extraction,
-    choose_layers,
-    extracted_config,
-    layer_list,
-)
+from polydistill.models.extract import check_extractable, check_extraction, choose_layers, extracted_config
+from polydistill.models.features import layer_list
 from polydistill.models.load import load_masked_lm, model_config, weights_fingerprint
 from polydistill.models.student import build_student
 from polydistill.pipelines.pipeline import Command

@@ -16,18 +16,13 @@ from polydistill.models.load import weights_fingerprint
 from polydistill.models.student import build_student
 from polydistill.pipelines.merge.evaluation import evaluate_models
 from polydistill.pipelines.merge.plan import plan_merge
-from polydistill.pipelines.merge.state import Merge, check_teacher, copies_drawn, load_teacher
-from polydistill.pipelines.merge.student import (
-    resolve_student,
-    sampling_probabilities,
-    student_training,
-    train_student,
-)
+from polydistill.pipelines.merge.state import Merge, check_teacher, load_teacher, scored_shares
+from polydistill.pipelines.merge.student import resolve_student, student_training, train_student
 from polydistill.pipelines.pipeline import Command, Pipeline, Stage
 from polydistill.pipelines.run_folder import Run, fingerprints
 from polydistill.pipelines.stages.corpora import prepare_corpus
 from polydistill.pipelines.stages.evaluation import write_page
-from polydistill.pipelines.stages.scoring import needed_shares, scored_store, scoring_engine
+from polydistill.pipelines.stages.scoring import scored_store, scoring_engine
 from polydistill.pipelines.stages.training import check_training
 from polydistill.reports.card import merge_card, with_results
 from polydistill.tokenization.drift import segmentation
@@ -122,21 +117,10 @@ def _write_tokenizers(merge: Merge, folder: Path) -> None:
         )
 
 
-def scored_shares(merge: Merge, language: str) -> list[float]:
-    """For each draw of masks, the share of a language's examples that its training needs."""
-    return needed_shares(
-        merge.recipe,
-        merge.arguments,
-        len(Examples(merge.corpora[language].path / "train.arrow")),
-        share=sampling_probabilities(merge)[language],
-        copies=copies_drawn(merge.recipe.languages[language]),
-        draws=merge.recipe.scoring.draws,
-    )
-
-
 def score_teachers(merge: Merge) -> None:
     """Score every teacher over each of its languages."""
     recipe = merge.recipe
+    shares = scored_shares(recipe, merge.arguments, merge.num_examples)
     with scoring_engine(recipe, merge.run) as score:
         for name, teacher in recipe.teachers.items():
             languages = [
@@ -162,7 +146,7 @@ def score_teachers(merge: Merge) -> None:
                         draw=draw,
                         beside=[merge.tokenizers[other] for other in others],
                     )
-                    for draw, share in enumerate(scored_shares(merge, language))
+                    for draw, share in enumerate(shares[language])
                 ]
 
 

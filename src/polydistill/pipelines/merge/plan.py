@@ -9,10 +9,9 @@ from rich.table import Table
 
 from polydistill.config.merge import MergeRecipe
 from polydistill.config.shared import Arguments
-from polydistill.corpora.sampling import smoothed_probabilities
 from polydistill.models.precision import device, resolve_dtype
 from polydistill.models.student import build_student
-from polydistill.pipelines.merge.state import check_teacher, copies_drawn, load_teacher
+from polydistill.pipelines.merge.state import check_teacher, load_teacher, scored_shares
 from polydistill.pipelines.merge.student import resolve_student
 from polydistill.pipelines.pipeline import Pipelines
 from polydistill.pipelines.stages.conflicts import Conflict, collect, report_conflicts
@@ -25,7 +24,7 @@ from polydistill.pipelines.stages.planning import (
     scoring_speed,
     step_seconds,
 )
-from polydistill.pipelines.stages.scoring import estimated_store, needed_shares
+from polydistill.pipelines.stages.scoring import estimated_store
 from polydistill.tokenization.drift import segmentation
 from polydistill.tokenization.load import LoadedTokenizer, load_tokenizer
 from polydistill.tokenization.student import language_tokenizer, union_tokenizer
@@ -63,7 +62,13 @@ def plan_merge(recipe: MergeRecipe, console: Console, _: Pipelines) -> list[Conf
     )
     if len(tokenizers) == len(recipe.teachers) and len(sizes) == len(recipe.languages):
         union = unite(list(tokenizers.values()))
-        shares = scored_shares(recipe, arguments, sizes)
+        examples = {
+            language: max(1, size.tokens // recipe.corpora.max_length) for language, size in sizes.items()
+        }
+        # Above 1 with several draws of masks.
+        shares = {
+            language: sum(parts) for language, parts in scored_shares(recipe, arguments, examples).items()
+        }
         _print_languages(recipe, sizes, shares, tokenizers, console)
         students = collect({"student": recipe}, lambda _, r: _print_student(r, union, console), problems)
         refused: list[Conflict] = []
@@ -166,29 +171,6 @@ def _drift(
                     )
                 )
     return problems
-
-
-def scored_shares(
-    recipe: MergeRecipe, arguments: Arguments, sizes: dict[str, LanguageSize]
-) -> dict[str, float]:
-    """Language → the estimated share of its text that teachers score; above 1 with several draws of masks."""
-    examples = {
-        language: max(1, size.tokens // recipe.corpora.max_length) for language, size in sizes.items()
-    }
-    probabilities = smoothed_probabilities(examples, recipe.corpora.smoothing_alpha)
-    return {
-        language: sum(
-            needed_shares(
-                recipe,
-                arguments,
-                examples[language],
-                share=probabilities[language],
-                copies=copies_drawn(settings),
-                draws=recipe.scoring.draws,
-            )
-        )
-        for language, settings in recipe.languages.items()
-    }
 
 
 def _print_languages(

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from polydistill.config.merge import Language, MergeRecipe
+from polydistill.config.merge import MergeRecipe
 from polydistill.config.shared import Arguments, Teacher
+from polydistill.corpora.examples import Examples
+from polydistill.corpora.sampling import smoothed_probabilities
 from polydistill.errors import RecipeError
 from polydistill.models.load import load_masked_lm
 from polydistill.pipelines.run_folder import Artefact, Run
+from polydistill.pipelines.stages.scoring import needed_shares
 from polydistill.tokenization.load import LoadedTokenizer
 from polydistill.tokenization.union import Union
 
@@ -38,6 +42,13 @@ class Merge:
     stores: dict[tuple[str, str], list[Artefact]] = field(default_factory=dict)
 
     @property
+    def num_examples(self) -> dict[str, int]:
+        """Language → the number of its training examples."""
+        return {
+            language: len(Examples(corpus.path / "train.arrow")) for language, corpus in self.corpora.items()
+        }
+
+    @property
     def maps(self) -> dict[str, npt.NDArray[np.int64]]:
         """Teacher → its ids in the student's vocabulary."""
         return dict(zip(self.recipe.teachers, self.union.maps, strict=True))
@@ -52,9 +63,25 @@ class Merge:
         }
 
 
-def copies_drawn(language: Language) -> int:
-    """Copies of each example of a language that training draws from."""
-    return len(language.teachers) if language.use == "all" else 1
+def scored_shares(
+    recipe: MergeRecipe, arguments: Arguments, examples: Mapping[str, int]
+) -> dict[str, list[float]]:
+    """Language → for each draw of masks, the share of its text that its teachers score.
+
+    examples  language → its number of examples, at least 1
+    """
+    probabilities = smoothed_probabilities(examples, recipe.corpora.smoothing_alpha)
+    return {
+        language: needed_shares(
+            recipe,
+            arguments,
+            examples[language],
+            share=probabilities[language],
+            copies=len(settings.teachers) if settings.use == "all" else 1,
+            draws=recipe.scoring.draws,
+        )
+        for language, settings in recipe.languages.items()
+    }
 
 
 def check_teacher(recipe: MergeRecipe, tokenizer: LoadedTokenizer) -> None:

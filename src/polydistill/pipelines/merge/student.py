@@ -113,15 +113,7 @@ def student_training(merge: Merge) -> Training:
 def training_data(merge: Merge) -> tuple[dict[str, StoredExamples], dict[str, float]]:
     """Each language's examples, and its sampling probability."""
     data = {language: stored_examples(merge, language) for language in merge.recipe.languages}
-    return data, sampling_probabilities(merge)
-
-
-def sampling_probabilities(merge: Merge) -> dict[str, float]:
-    """Language → the share of examples that training draws from it, by the size of its corpus."""
-    sizes = {
-        language: len(Examples(corpus.path / "train.arrow")) for language, corpus in merge.corpora.items()
-    }
-    return smoothed_probabilities(sizes, merge.recipe.corpora.smoothing_alpha)
+    return data, smoothed_probabilities(merge.num_examples, merge.recipe.corpora.smoothing_alpha)
 
 
 def language_labels(recipe: MergeRecipe) -> dict[str, str]:

@@ -99,22 +99,18 @@ def scored_store(
     draw     number of the draw of masks; every draw has a store of its own
     beside   the tokenizers of the language's other teachers, whose copies mask the same words
     """
-    teacher_draw = teacher if draw == 0 else f"{teacher}@{draw}"
-    place = f"store/{language}/{teacher_draw}"
-    seed = recipe.seed + (draw << 32)
+    stored = teacher if draw == 0 else f"{teacher}@{draw}"
+    place, name, seed = f"store/{language}/{stored}", f"score/{language}/{stored}", recipe.seed + (draw << 32)
+    # Its own share first, then larger ones.
     shares = [part / PARTS_OF_TEXT for part in range(round(share * PARTS_OF_TEXT), PARTS_OF_TEXT + 1)]
-    identities = [
-        (large, identity)
-        for large in shares
+    known = [
+        (part, identity)
+        for part in shares
         for identity in _identities(
-            recipe, language, teacher, weights, tokenizer, _made_from(corpus, rows, large), beside, seed
+            recipe, language, teacher, weights, tokenizer, _made_from(corpus, rows, part), beside, seed
         )
     ]
-    share, identity = next(
-        ((large, wanted) for large, wanted in identities if run.find(place, wanted) is not None),
-        identities[0],
-    )
-    name = f"score/{language}/{teacher_draw}"
+    share, identity = next((pair for pair in known if run.find(place, pair[1]) is not None), known[0])
     examples = Examples(corpus.path / "train.arrow")
     chosen = needed_rows(examples, share) if rows is None else rows
     if chosen is not None:

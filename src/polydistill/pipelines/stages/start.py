@@ -74,10 +74,9 @@ def start_weights(
         counts = count_pieces(ids, probabilities, model.config.vocab_size)
         loaded = teachers() if start.rows in ("teachers", "both") else ()
         record = start_from_text(model, counts, seed=seed, rows=start.rows, bias=bias, teachers=loaded)
-        run.say(
-            f"start: output bias {'from the text' if record['bias'] else 'zero'}, embedding rows of "
-            f"{record['known_pieces']:,} pieces ({start.rows})"
-        )
+        made = ["output bias from the text"] * record["bias"]
+        made += [f"embedding rows of {record['known_pieces']:,} pieces ({start.rows})"]
+        run.say(f"start: {', '.join(made)}")
     if start.attention == "mean":
         record["attentions"] = pass_values(model, seed=seed)
     return record
