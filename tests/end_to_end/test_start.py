@@ -14,7 +14,10 @@ from polydistill.config.load import parse_recipe
 from polydistill.corpora.examples import Examples
 from polydistill.corpora.sampling import smoothed_probabilities
 from polydistill.models.features import output_layer
+from polydistill.models.teacher_start import principal_rows
 from polydistill.pipelines.run import run_recipe
+from polydistill.tokenization.load import load_tokenizer
+from polydistill.tokenization.union import unite
 
 RANDOM = {"bias": "zero", "rows": "random", "attention": "random"}
 
@@ -127,6 +130,42 @@ def test_an_extraction_of_random_weights_starts_from_its_text(extract_values) ->
     bias = output_layer(AutoModelForMaskedLM.from_pretrained(final))[1].detach().numpy()
     ids = {"ru": read(run, "ru", AutoTokenizer.from_pretrained(final))}
     np.testing.assert_allclose(bias, expected_bias(ids, len(bias)), atol=1e-4)
+
+
+def same_shape(final, teacher, mapping):
+    """Whether a student's rows have the angles of its teacher's, in the teacher's largest directions."""
+    student = AutoModelForMaskedLM.from_pretrained(final).get_input_embeddings().weight.detach().numpy()
+    tokenizer = load_tokenizer(str(teacher))
+    rows = AutoModelForMaskedLM.from_pretrained(teacher).get_input_embeddings().weight.detach().numpy()
+    made = student[mapping(tokenizer)[tokenizer.ordinary_ids]]
+    made = made / np.linalg.norm(made, axis=1, keepdims=True)
+    wanted = principal_rows(rows[tokenizer.ordinary_ids], student.shape[1])
+    return np.allclose(made @ made.T, wanted @ wanted.T, atol=1e-3)
+
+
+def test_a_narrow_student_of_a_merge_has_its_teachers_rows(tmp_path, recipe_values) -> None:
+    """At half of their width; every teacher's pieces keep their angles."""
+    values = recipe_values | {
+        "teachers": {"ru": recipe_values["teachers"]["ru"]},
+        "languages": {"ru": recipe_values["languages"]["ru"]},
+    }
+    narrow = {"student.config.hidden_size": 16}
+
+    def mapping(tokenizer):
+        return unite([tokenizer]).maps[0]
+
+    final = started(values, **narrow, **{"student.start.rows": "teachers"}) / "student" / "final"
+    assert same_shape(final, values["teachers"]["ru"], mapping)
+    stamp = (final / "stamp.json").read_bytes()
+    started(values, **narrow)
+    assert (final / "stamp.json").read_bytes() != stamp
+    assert not same_shape(final, values["teachers"]["ru"], mapping), "`both` adds rows from the text"
+
+
+def test_an_extraction_of_random_weights_has_its_teachers_rows(extract_values) -> None:
+    values = extract_values | {"student": {"init": "random", "start": {"rows": "teachers"}}}
+    run = started(values, **{"trim.when": "none"})
+    assert same_shape(run / "student" / "final", extract_values["teacher"], lambda t: np.arange(t.size))
 
 
 @pytest.mark.parametrize("change", [{"rows": "random"}, {"bias": "zero"}, {"attention": "random"}])
