@@ -8,9 +8,10 @@ from transformers import AutoConfig, AutoModelForMaskedLM
 
 from polydistill.config.shared import Distillation
 from polydistill.training.arguments import check_arguments
-from polydistill.training.data import LanguageSampler, StepSize, TrainingExample, collate
+from polydistill.training.data import StepSize, TrainingExample, collate
 from polydistill.training.objectives import StoredLabels
 from polydistill.training.run import train
+from polydistill.training.sampler import LanguageSampler
 
 SMALL = {
     "vocab_size": 50,

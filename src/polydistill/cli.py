@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from polydistill.errors import PolydistillError, RecipeError, UserError
+from polydistill.cli_stores import console, store_app, vocab_app
+from polydistill.errors import PolydistillError, UserError
 from polydistill.limits import explain_limits
 
 app = typer.Typer(
@@ -28,8 +28,6 @@ app = typer.Typer(
     "`polydistill demo`. Then write a recipe (docs/quickstart.md), check it with `polydistill plan RECIPE`, "
     "and run it with `polydistill run RECIPE`. Rerun the command after a crash: it resumes.",
 )
-store_app = typer.Typer(no_args_is_help=True, help="Inspect and check stores of teachers' predictions.")
-vocab_app = typer.Typer(no_args_is_help=True, help="Inspect, unite and trim vocabularies.")
 app.add_typer(store_app, name="store")
 app.add_typer(vocab_app, name="vocab")
 
@@ -38,7 +36,6 @@ SetOption = Annotated[
     list[str], typer.Option("--set", help="Override a setting: `--set training.max_steps=100`.")
 ]
 UpdateOption = Annotated[bool, typer.Option(help="Accept a changed recipe for an existing run.")]
-console = Console(highlight=False, soft_wrap=True)
 
 
 def _run(recipe: str, overrides: list[str], until: str, update: bool, probe: list[str] | None = None) -> Path:
@@ -243,99 +240,6 @@ def verify(folder: Annotated[Path, typer.Argument(help="A run's folder.")]) -> N
 
     for line in verify_run(folder):
         console.print(line, markup=False)
-
-
-@store_app.command("inspect")
-def store_inspect(
-    folder: Annotated[Path, typer.Argument(help="A store: runs/NAME/store/LANGUAGE/TEACHER.")],
-    examples: Annotated[int, typer.Option(help="Number of examples to show.")] = 3,
-    tokenizer: Annotated[
-        str, typer.Option(help="The teacher's folder or hub name; empty: from the run's recipe.")
-    ] = "",
-) -> None:
-    """Show a store: its manifest, and examples with their masks and the teacher's top k as words."""
-    from polydistill.tools.inspect import inspect_store
-
-    inspect_store(folder, examples, tokenizer, console)
-
-
-@store_app.command("verify")
-def store_verify(folder: Annotated[Path, typer.Argument(help="A store, or a folder with stores.")]) -> None:
-    """Check every checksum."""
-    from polydistill.tools.verify import verify_stores
-
-    for line in verify_stores(folder):
-        console.print(line, markup=False)
-
-
-@vocab_app.command("union")
-def vocab_union(
-    models: Annotated[
-        list[str], typer.Argument(help="Folders or hub names of models; their order determines the ids.")
-    ],
-    output: Annotated[
-        Path, typer.Option(help="Folder for the union tokenizer and each model's renumbered one.")
-    ],
-) -> None:
-    """Unite the vocabularies of models and write the tokenizers."""
-    from polydistill.tools.inspect import unite_models
-
-    unite_models(models, output, console)
-
-
-@vocab_app.command("inspect")
-def vocab_inspect(model: Annotated[str, typer.Argument(help="A folder or hub name of a model.")]) -> None:
-    """Show a model's vocabulary: kind, size, roles, casing, odd entries."""
-    from polydistill.tools.inspect import inspect_vocabulary
-
-    inspect_vocabulary(model, console)
-
-
-@vocab_app.command("trim")
-def vocab_trim(
-    model: Annotated[str, typer.Argument(help="A folder or hub name of a masked language model.")],
-    text: Annotated[
-        list[str],
-        typer.Option(
-            help="LANGUAGE=PATH: a file, folder or glob; each line is a document. Repeat it for several."
-        ),
-    ],
-    output: Annotated[Path, typer.Option(help="Folder for the trimmed model and its tokenizer.")],
-    min_document_share: Annotated[
-        float | None,
-        typer.Option(help="Keep pieces in at least this share of a language's lines; default: in one line."),
-    ] = None,
-    size: Annotated[int | None, typer.Option(help="Keep at most N pieces, the most frequent.")] = None,
-    verify_lines: Annotated[
-        int, typer.Option(help="Lines per language, left out of the selection, to verify the trim on.")
-    ] = 500,
-    revision: Annotated[
-        str | None, typer.Option(help="Revision on the hub: a branch, a tag or a commit.")
-    ] = None,
-    allow_pickle: Annotated[bool, typer.Option(help="Accept weights that exist only as a pickle.")] = False,
-) -> None:
-    """Trim a model's vocabulary to the pieces that text uses, and verify that nothing else changes."""
-    from polydistill.tools.trim import trim_vocabulary
-
-    texts: dict[str, list[str]] = {}
-    for given in text:
-        language, _, path = given.partition("=")
-        if not language or not path:
-            raise RecipeError(
-                "--text", given, "is not LANGUAGE=PATH", "write it like `--text tr=text/tr.txt.xz`"
-            )
-        texts.setdefault(language, []).append(path)
-    trim_vocabulary(
-        model,
-        texts,
-        output,
-        console,
-        min_document_share=min_document_share,
-        size=size,
-        verify_lines=verify_lines,
-        revision=revision,
-        allow_pickle=allow_pickle,
-    )
 
 
 def explain_thread(failed: threading.ExceptHookArgs) -> None:

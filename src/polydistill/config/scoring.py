@@ -86,8 +86,9 @@ class TextScoring(Scoring):
 
     examples: Literal["needed", "all"] = Field(
         "needed",
-        description="Training examples to score. `needed`: as many as training draws, in whole sixteenths "
-        "of the text, or a store that holds them; `all`: the whole text, for longer trainings to come.",
+        description="Training examples to score. `needed`: as many as training draws while teachers' labels "
+        "have weight (see `distillation.annealing_share`), in whole sixteenths of the text, or a store that "
+        "holds them; `all`: the whole text, for longer trainings to come.",
     )
 
 

@@ -196,6 +196,39 @@ def load_tokenizer(
     return result
 
 
+def load_vocabulary(folder: str, *, field: str) -> LoadedTokenizer:
+    """Load a tokenizer alone, from a folder that needs no model in it, or from the hub.
+
+    field  what named it, for messages
+    Raises TokenizerError if nothing can be read there, for a slow tokenizer, and for one that lacks a mask
+    token or another special token.
+    """
+    try:
+        with _panics_explained(field, folder):
+            if (Path(folder) / "tokenizer.json").is_file():
+                loaded = PreTrainedTokenizerFast.from_pretrained(folder)
+            else:
+                loaded = AutoTokenizer.from_pretrained(folder, use_fast=True, trust_remote_code=False)
+    except TokenizerError:
+        raise
+    except Exception as error:  # `tokenizers` raises plain Exception
+        if is_out_of_memory(error):
+            raise
+        raise TokenizerError(
+            field,
+            folder,
+            f"cannot be loaded ({_first_line(error)})",
+            "name a folder with tokenizer.json and tokenizer_config.json, such as `polydistill vocab learn` "
+            "writes",
+        ) from error
+    special_ids = _special_ids(loaded, field, folder)
+    backend = loaded.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    length = int(getattr(loaded, "model_max_length", None) or 10**9)
+    return LoadedTokenizer(Path(folder).name, backend, special_ids, length, _settings(loaded))
+
+
 def _special_ids(loaded: PreTrainedTokenizerFast, field: str, origin: str) -> dict[str, int]:
     """Role → id of a wrapper's special tokens; TokenizerError if one is missing or not in the vocabulary."""
     special_ids: dict[str, int] = {}

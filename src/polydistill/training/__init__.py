@@ -1,8 +1,9 @@
 """Training: the Trainer, its batches, and resuming."""
 
 from polydistill.training.arguments import check_arguments, training_arguments
-from polydistill.training.data import LanguageSampler, MaskedTexts, StoredExamples, TrainingExample, collate
+from polydistill.training.data import MaskedTexts, StoredExamples, TrainingExample, collate
 from polydistill.training.run import EarlyStopping, train
+from polydistill.training.sampler import LanguageSampler
 from polydistill.training.trainer import DistillationTrainer
 
 __all__ = [

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
 from polydistill.config.shared import Masking
 from polydistill.corpora.examples import Examples
@@ -18,6 +18,7 @@ from polydistill.masking import Masked, mask_texts
 from polydistill.models.inputs import length_parts, pad_batch
 from polydistill.store.reader import Store
 from polydistill.tokenization.load import LoadedTokenizer
+from polydistill.training.sampler import Phase
 
 # Part of the identity of trained models. 2: steps mix texts of all lengths and share one divisor. 3: the last
 # layer's feed-forward part draws its dropout at masked positions only.
@@ -106,10 +107,11 @@ class StoredExamples:
 class MaskedTexts:
     """A language's examples with gold labels only, tokenised on access, with new masks in every epoch.
 
-    tokenizer   the student's
+    tokenizer   the student's, or with `mapping` a teacher's
     max_length  of a sequence in tokens
     seed        of the masks
     rows        [n] the texts to train on; by default all
+    mapping     [tokenizer's size] the tokenizer's ids → the student's; None where they are equal
     """
 
     def __init__(
@@ -121,7 +123,9 @@ class MaskedTexts:
         max_length: int,
         seed: int,
         rows: npt.NDArray[np.int64] | None = None,
+        mapping: npt.NDArray[np.int64] | None = None,
     ) -> None:
+        self.mapping = mapping
         lengths = examples.num_tokens.astype(np.int64)
         self.lengths = lengths if rows is None else lengths[rows]
         self.examples, self.tokenizer, self.masking = examples, tokenizer, masking
@@ -156,9 +160,9 @@ class MaskedTexts:
             made.append(
                 TrainingExample(
                     language,
-                    masked.input_ids,
+                    self._mapped(masked.input_ids),
                     masked.positions,
-                    masked.gold,
+                    self._mapped(masked.gold),
                     none.astype(np.int64),
                     none.astype(np.float32),
                     row,
@@ -167,9 +171,61 @@ class MaskedTexts:
             )
         return made
 
+    def _mapped(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        return ids if self.mapping is None else self.mapping[ids]
+
     def identify(self, row: int) -> dict[str, int | str]:
         """The example's id."""
         return {"example": int(self.ids[row if self.rows is None else self.rows[row]])}
+
+
+class StoredThenText:
+    """A language's examples from stores; from a step on, its text with gold labels.
+
+    stored      the examples until then
+    texts       for each copy of the text, its examples from then on; their rows follow those of `stored`
+    first_step  of the text, at least 1
+    """
+
+    def __init__(self, stored: StoredExamples, texts: Sequence[MaskedTexts], first_step: int) -> None:
+        self.parts: list[StoredExamples | MaskedTexts] = [stored, *texts]
+        self.lengths = np.concatenate([part.lengths for part in self.parts])
+        # [parts + 1] the first row of each part.
+        self.edges = np.cumsum([0, *map(len, self.parts)])
+        self.phases = [Phase(0, range(len(stored))), Phase(first_step, range(len(stored), len(self.lengths)))]
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def example(self, row: int, epoch: int, language: int) -> TrainingExample:
+        """The example at a row; epochs of the text have masks of their own."""
+        return self.several([row], epoch, language)[0]
+
+    def several(self, rows: Sequence[int], epoch: int, language: int) -> list[TrainingExample]:
+        """The examples at rows."""
+        made: dict[int, TrainingExample] = {}
+        for part, first, end in zip(
+            self.parts, self.edges[:-1].tolist(), self.edges[1:].tolist(), strict=True
+        ):
+            within = [row for row in rows if first <= row < end]
+            if not within:
+                continue
+            if isinstance(part, StoredExamples):
+                examples = [part.example(row - first, epoch, language) for row in within]
+            else:
+                examples = part.several([row - first for row in within], epoch, language)
+            made |= {row: replace(e, row=row) for row, e in zip(within, examples, strict=True)}
+        return [made[row] for row in rows]
+
+    def identify(self, row: int) -> dict[str, int | str]:
+        """The example's id, and its store if it has one."""
+        part = int(np.searchsorted(self.edges, row, side="right")) - 1
+        return self.parts[part].identify(row - int(self.edges[part]))
+
+
+def phases_of(data: LanguageData) -> Sequence[Phase]:
+    """The phases of a training; without a change, one of all rows."""
+    return data.phases if isinstance(data, StoredThenText) else [Phase(0, range(len(data)))]
 
 
 def choose_copies(
@@ -217,77 +273,14 @@ class LanguageDataset(Dataset[TrainingExample]):
         made: dict[tuple[int, int, int], TrainingExample] = {}
         together: dict[tuple[int, int], list[int]] = {}
         for language, row, epoch in keys:
-            if isinstance(self.languages[language], MaskedTexts):
+            if isinstance(self.languages[language], MaskedTexts | StoredThenText):
                 together.setdefault((language, epoch), []).append(row)
         for (language, epoch), rows in together.items():
             data = self.languages[language]
-            assert isinstance(data, MaskedTexts)
+            assert isinstance(data, MaskedTexts | StoredThenText)
             for row, example in zip(rows, data.several(rows, epoch, language), strict=True):
                 made[language, row, epoch] = example
         return [made[key] if key in made else self[key] for key in keys]
-
-
-class LanguageSampler(Sampler[tuple[int, int, int]]):
-    """Draws languages by probability, mixed within every batch, and each language's rows without repetition.
-
-    A batch has batch_size * probability examples of each language, rounded up or down (systematic sampling),
-    so that the mean is exact. Each epoch of a language has a new random order, so a batch has texts of all
-    lengths. Within a batch the longest come first: micro-batches have sequences of similar length and little
-    padding.
-
-    lengths        of each language, [N] tokens of its examples
-    probabilities  of each language, summing to 1
-    """
-
-    def __init__(
-        self,
-        lengths: Sequence[npt.NDArray[np.int64]],
-        probabilities: Sequence[float],
-        *,
-        batch_size: int,
-        num_batches: int,
-        seed: int,
-    ) -> None:
-        self.lengths, self.batch_size, self.num_batches, self.seed = (
-            list(lengths),
-            batch_size,
-            num_batches,
-            seed,
-        )
-        self.edges = np.cumsum(probabilities)
-        self.edges[-1] = 1.0
-
-    def __len__(self) -> int:
-        return self.batch_size * self.num_batches
-
-    def __iter__(self) -> Iterator[tuple[int, int, int]]:
-        rows = [_Rows(len(lengths), [self.seed, 2, i]) for i, lengths in enumerate(self.lengths)]
-        for batch in range(self.num_batches):
-            keys = [(language, *next(rows[language])) for language in self._languages(batch).tolist()]
-            yield from sorted(keys, key=lambda key: -int(self.lengths[key[0]][key[1]]))
-
-    def _languages(self, batch: int) -> npt.NDArray[np.int64]:
-        """[batch_size] the language of each example of a batch."""
-        draw = np.random.default_rng([self.seed, 1, batch])
-        points = (np.arange(self.batch_size) + draw.random()) / self.batch_size
-        return draw.permutation(np.searchsorted(self.edges, points, side="right"))
-
-
-class _Rows(Iterator[tuple[int, int]]):
-    """(row, epoch) of one language without end: every row once per epoch, each epoch in a new order."""
-
-    def __init__(self, size: int, seed: list[int]) -> None:
-        self.size, self.seed, self.epoch = size, seed, -1
-        self.order: Iterator[int] = iter(())
-
-    def __next__(self) -> tuple[int, int]:
-        row = next(self.order, None)
-        if row is None:
-            self.epoch += 1
-            order = np.random.default_rng([*self.seed, self.epoch]).permutation(self.size)
-            self.order = iter(order.tolist())
-            row = next(self.order)
-        return row, self.epoch
 
 
 class StepSize(NamedTuple):

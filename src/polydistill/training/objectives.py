@@ -101,27 +101,31 @@ class Labels:
         known = {"both": self.annealed_weight(progress), "soft": 1.0, "gold": 0.0}
         return [known[labels] for labels in self.labels]
 
-    def sums(self, mlm: Tensor, kd: Tensor, loss: Tensor, language: Tensor) -> Tensor:
-        """[2 + 2 languages] sums of MLM [N] and KD [N]; by language, sums of the loss [N] and positions."""
+    def sums(self, mlm: Tensor, kd: Tensor, loss: Tensor, language: Tensor, *, taught: bool) -> Tensor:
+        """[3 + 2 languages] sums of MLM [N] and KD [N], positions with KD; by language, sums of the loss [N]
+        and positions.
+
+        taught  whether the positions have a teacher's predictions
+        """
         size = len(self.languages)
-        sums = torch.zeros(2 + 2 * size, dtype=torch.float64, device=loss.device)
-        sums[0], sums[1] = mlm.sum(), kd.sum()
-        sums[2 : 2 + size].index_add_(0, language, loss.double())
-        sums[2 + size :] = torch.bincount(language, minlength=size)
+        sums = torch.zeros(3 + 2 * size, dtype=torch.float64, device=loss.device)
+        sums[0], sums[1], sums[2] = mlm.sum(), kd.sum(), len(kd) if taught else 0
+        sums[3 : 3 + size].index_add_(0, language, loss.double())
+        sums[3 + size :] = torch.bincount(language, minlength=size)
         return sums
 
     def means(self, sums: Sequence[float], progress: Progress) -> dict[str, float]:
         """MLM and KD, lambda where it changes, and each language's loss."""
         size = len(self.languages)
-        counts = sums[2 + size :]
+        counts = sums[3 + size :]
         total = max(1.0, sum(counts))
         means = {"mlm_loss": sums[0] / total}
         # The weight changes only where both kinds of labels are used.
         if "both" in self.labels:
             means["teacher_weight"] = self.annealed_weight(progress)
-        if sums[1]:
-            means["kd_loss"] = sums[1] / total
-        for name, loss, count in zip(self.languages, sums[2 : 2 + size], counts, strict=True):
+        if sums[2]:
+            means["kd_loss"] = sums[1] / sums[2]
+        for name, loss, count in zip(self.languages, sums[3 : 3 + size], counts, strict=True):
             if count:
                 means[f"loss_{name}"] = loss / count
         return {name: round(value, 5) for name, value in means.items()}
@@ -183,7 +187,7 @@ class StoredLabels(Labels):
             if bucket:
                 kd = kd + torch.where(tail > 0, tail * result.tail_loss, 0.0)
             loss = share[:, 0] * kd + (1 - share[:, 0]) * mlm if has_teacher else mlm
-        return result.loss, self.sums(mlm, kd, loss, batch["language"])
+        return result.loss, self.sums(mlm, kd, loss, batch["language"], taught=has_teacher)
 
 
 class WeightedLabels(StoredLabels):
@@ -274,7 +278,7 @@ class LiveTeachers(Labels):
                 masked=torch.ones_like(gold, dtype=torch.bool),
             )
         loss = share * result.kd + (1 - share) * result.mlm
-        return result.loss, self.sums(result.mlm, result.kd, loss, language)
+        return result.loss, self.sums(result.mlm, result.kd, loss, language, taught=True)
 
     @torch.no_grad()
     def _read(self, index: int, inputs: dict[str, Tensor], positions: Tensor) -> OutputLayer:

@@ -28,13 +28,14 @@ from polydistill.training.checkpoints import explain_pickles, fault_of, finished
 from polydistill.training.data import (
     LanguageData,
     LanguageDataset,
-    LanguageSampler,
     TrainingExample,
     collate_parts,
     expected_size,
+    phases_of,
 )
 from polydistill.training.objectives import Objective
 from polydistill.training.progress import Progress
+from polydistill.training.sampler import LanguageSampler
 from polydistill.training.trainer import DistillationTrainer
 
 # The cost of one more part of a micro-batch, in padded tokens (`python -m benchmarks parts`). On a CPU (True)
@@ -150,6 +151,7 @@ def _sampler(
     return LanguageSampler(
         [data.lengths for data in languages.values()],
         probabilities,
+        phases=[phases_of(data) for data in languages.values()],
         batch_size=settings.per_device_train_batch_size * micro_batches,
         num_batches=settings.max_steps,
         seed=settings.seed,

@@ -12,10 +12,11 @@ from torch.profiler import record_function
 from transformers.trainer_utils import EvalLoopOutput
 
 from polydistill.models.features import output_layer
-from polydistill.training.data import LanguageDataset, LanguageSampler, StepSize, TrainingExample
+from polydistill.training.data import LanguageDataset, StepSize, TrainingExample
 from polydistill.training.nonfinite import Batch, Origin, Samples, WatchedTrainer
 from polydistill.training.objectives import Counts, Objective, Progress
 from polydistill.training.profile import BATCH, STEP
+from polydistill.training.sampler import LanguageSampler
 
 
 class DistillationTrainer(WatchedTrainer):

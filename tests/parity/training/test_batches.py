@@ -22,7 +22,6 @@ from polydistill.tokenization.load import load_tokenizer
 from polydistill.training.arguments import check_arguments
 from polydistill.training.data import (
     LanguageDataset,
-    LanguageSampler,
     MaskedTexts,
     StoredExamples,
     TrainingExample,
@@ -31,6 +30,7 @@ from polydistill.training.data import (
 )
 from polydistill.training.objectives import StoredLabels
 from polydistill.training.run import train
+from polydistill.training.sampler import LanguageSampler
 
 
 def test_languages_are_mixed_within_batches_and_rows_do_not_repeat() -> None:

@@ -8,10 +8,11 @@ from transformers import AutoConfig, AutoModelForMaskedLM
 
 from polydistill.config.extract import Losses, LossWeight
 from polydistill.errors import NumericsError
-from polydistill.training.data import LanguageSampler, collate, expected_size
+from polydistill.training.data import collate, expected_size
 from polydistill.training.live_teacher import LiveTeacher
 from polydistill.training.objectives import weight_at
 from polydistill.training.run import train
+from polydistill.training.sampler import LanguageSampler
 
 TEACHER = SMALL | {"num_hidden_layers": 2, "hidden_dropout_prob": 0.1}
 ROWS = [Rows(40, 1, teacher=False)]
@@ -110,9 +111,14 @@ def test_accumulation_changes_nothing(tmp_path) -> None:
     """Two micro-batches with different numbers of tokens and masks equal one batch of both."""
 
     class Same(LanguageSampler):
-        def __init__(self, lengths, probabilities, *, batch_size, num_batches, seed):
+        def __init__(self, lengths, probabilities, *, batch_size, num_batches, seed, phases):
             super().__init__(
-                lengths, probabilities, batch_size=8, num_batches=batch_size * num_batches // 8, seed=seed
+                lengths,
+                probabilities,
+                batch_size=8,
+                num_batches=batch_size * num_batches // 8,
+                seed=seed,
+                phases=phases,
             )
 
     settings = {"optim": "sgd", "max_grad_norm": 0, "steps": 2, "losses": {"relation": 1}}

@@ -8,9 +8,10 @@ from transformers import AutoConfig, AutoModelForMaskedLM
 
 from polydistill.config.shared import Distillation
 from polydistill.errors import RunFolderError
-from polydistill.training.data import LanguageSampler, collate, expected_size
+from polydistill.training.data import collate, expected_size
 from polydistill.training.objectives import LiveTeachers, StoredLabels
 from polydistill.training.run import EarlyStopping, train
+from polydistill.training.sampler import LanguageSampler
 from polydistill.training.trainer import DistillationTrainer
 
 ROWS = {"a": Rows(40, 1, teacher=False), "b": Rows(30, 2, teacher=False)}

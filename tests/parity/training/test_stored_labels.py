@@ -18,7 +18,7 @@ from polydistill.errors import NumericsError
 from polydistill.losses.targets import soft_targets
 from polydistill.models.attention import attention_for
 from polydistill.training.checkpoints import last_checkpoint
-from polydistill.training.data import LanguageSampler
+from polydistill.training.sampler import LanguageSampler
 from polydistill.training.trainer import DistillationTrainer
 
 
@@ -80,9 +80,14 @@ def test_accumulation_changes_nothing(tmp_path) -> None:
     class Same(LanguageSampler):
         """The order of batches of 8, whatever the batch size."""
 
-        def __init__(self, lengths, probabilities, *, batch_size, num_batches, seed):
+        def __init__(self, lengths, probabilities, *, batch_size, num_batches, seed, phases):
             super().__init__(
-                lengths, probabilities, batch_size=8, num_batches=batch_size * num_batches // 8, seed=seed
+                lengths,
+                probabilities,
+                batch_size=8,
+                num_batches=batch_size * num_batches // 8,
+                seed=seed,
+                phases=phases,
             )
 
     with pytest.MonkeyPatch.context() as patch:

@@ -8,9 +8,10 @@ import torch
 from tests.training import Rows, make_model, short_training
 
 from polydistill.config.extract import Losses
-from polydistill.training.data import LanguageSampler, collate, expected_size
+from polydistill.training.data import collate, expected_size
 from polydistill.training.objectives import WeightedLabels
 from polydistill.training.run import train
+from polydistill.training.sampler import LanguageSampler
 
 ROWS = Rows(40, 1)
 

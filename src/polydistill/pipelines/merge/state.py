@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -71,17 +72,41 @@ def scored_shares(
     examples  language → its number of examples, at least 1
     """
     probabilities = smoothed_probabilities(examples, recipe.corpora.smoothing_alpha)
+    step = untaught_step(recipe, arguments)
     return {
         language: needed_shares(
             recipe,
             arguments,
             examples[language],
+            steps=arguments["max_steps"] if step is None else step,
             share=probabilities[language],
             copies=len(settings.teachers) if settings.use == "all" else 1,
             draws=recipe.scoring.draws,
         )
         for language, settings in recipe.languages.items()
     }
+
+
+def untaught_step(recipe: MergeRecipe, arguments: Arguments) -> int | None:
+    """The first step from which teachers' labels have no weight; None if they have until the end.
+
+    From it on, training draws text that no teacher needs to score. With `scoring.examples: all` and with
+    soft labels alone it draws from the stores to the end.
+    """
+    settings = recipe.distillation
+    labels = {language.labels or settings.labels for language in recipe.languages.values()}
+    if (
+        recipe.scoring.examples == "all"
+        or "both" not in labels
+        or "soft" in labels
+        or settings.final_teacher_weight > 0
+        or settings.schedule == "constant"
+        or settings.annealing_share == 1
+    ):
+        return None
+    # As `training.objectives.Progress.share` counts.
+    step = max(1, math.ceil(settings.annealing_share * (arguments["max_steps"] - 1)))
+    return step if step < arguments["max_steps"] else None
 
 
 def check_teacher(recipe: MergeRecipe, tokenizer: LoadedTokenizer) -> None:

@@ -25,14 +25,21 @@ from polydistill.models.student import (
 )
 from polydistill.models.teacher_start import PieceRows
 from polydistill.models.text_start import START_VERSION
-from polydistill.pipelines.merge.state import Merge, load_teacher
+from polydistill.pipelines.merge.state import Merge, load_teacher, untaught_step
 from polydistill.pipelines.stages.start import ReadText, piece_rows, start_weights
 from polydistill.pipelines.stages.training import Training, train_into
 from polydistill.reports.card import merge_card
 from polydistill.store.reader import Store
 from polydistill.tokenization.union import Union
 from polydistill.training.arguments import portable
-from polydistill.training.data import STEPS_VERSION, StoredExamples, choose_copies
+from polydistill.training.data import (
+    STEPS_VERSION,
+    LanguageData,
+    MaskedTexts,
+    StoredExamples,
+    StoredThenText,
+    choose_copies,
+)
 from polydistill.training.objectives import StoredLabels
 
 if TYPE_CHECKING:
@@ -59,6 +66,8 @@ def train_student(merge: Merge) -> None:
         "seed": recipe.seed,
         "encoder": _encoder_weights(merge),
     }
+    if (step := untaught_step(recipe, merge.arguments)) is not None:
+        inputs["text_from"] = step
     train_into(run, "student/final", inputs, lambda: student_training(merge), seed=recipe.seed, stage="train")
 
 
@@ -110,9 +119,15 @@ def student_training(merge: Merge) -> Training:
     )
 
 
-def training_data(merge: Merge) -> tuple[dict[str, StoredExamples], dict[str, float]]:
+def training_data(merge: Merge) -> tuple[dict[str, LanguageData], dict[str, float]]:
     """Each language's examples, and its sampling probability."""
-    data = {language: stored_examples(merge, language) for language in merge.recipe.languages}
+    step = untaught_step(merge.recipe, merge.arguments)
+    data: dict[str, LanguageData] = {}
+    for language in merge.recipe.languages:
+        stored = stored_examples(merge, language)
+        data[language] = (
+            stored if step is None else StoredThenText(stored, later_texts(merge, language, stored), step)
+        )
     return data, smoothed_probabilities(merge.num_examples, merge.recipe.corpora.smoothing_alpha)
 
 
@@ -221,6 +236,32 @@ def stored_examples(merge: Merge, language: str) -> StoredExamples:
         choices.append(choice + np.array([number * len(stores), 0]))
     maps = [merge.maps[name] for name in settings.teachers] * len(draws)
     return StoredExamples([store for stores in draws for store in stores], maps, np.concatenate(choices))
+
+
+def later_texts(merge: Merge, language: str, stored: StoredExamples) -> list[MaskedTexts]:
+    """A language's text after its teachers' part, as each of them cuts it, with masks of its own.
+
+    Text that no teacher has scored, or all text where that is less than what they have scored.
+    """
+    recipe = merge.recipe
+    settings = recipe.languages[language]
+    examples = Examples(merge.corpora[language].path / "train.arrow")
+    scored = np.isin(examples.ids, np.concatenate([store.examples for store in stored.stores]))
+    rows = np.flatnonzero(~scored) if np.count_nonzero(~scored) >= np.count_nonzero(scored) else None
+    teachers = settings.teachers if settings.use in ("all", "best") else [settings.use]
+    return [
+        MaskedTexts(
+            examples,
+            merge.tokenizers[name],
+            recipe.masking,
+            max_length=recipe.corpora.max_length,
+            # After the seeds of the stores' draws of masks.
+            seed=recipe.seed + (recipe.scoring.draws << 32),
+            rows=rows,
+            mapping=merge.maps[name],
+        )
+        for name in teachers
+    ]
 
 
 def _encoder_weights(merge: Merge) -> dict[str, str]:

@@ -150,6 +150,7 @@ def needed_shares(
     arguments: Arguments,
     examples: float,
     *,
+    steps: int | None = None,
     share: float = 1.0,
     copies: int = 1,
     draws: int = 1,
@@ -157,6 +158,7 @@ def needed_shares(
     """For each draw of masks, the share of a language's examples to score: in all what training draws.
 
     examples  of the language
+    steps     of the training that draw from what is scored; by default all
     share     of the training's draws that are from the language
     copies    of each example that training draws from
     draws     of masks, at most
@@ -164,8 +166,9 @@ def needed_shares(
     """
     if recipe.scoring.examples == "all":
         return [1.0] * draws
-    steps = arguments["max_steps"] * arguments["gradient_accumulation_steps"]
-    drawn = steps * arguments["per_device_train_batch_size"] * share / copies
+    steps = arguments["max_steps"] if steps is None else steps
+    batch = arguments["gradient_accumulation_steps"] * arguments["per_device_train_batch_size"]
+    drawn = steps * batch * share / copies
     parts = math.ceil(PARTS_OF_TEXT * max(drawn, MIN_SCORED) / max(1.0, examples))
     parts = min(parts, draws * PARTS_OF_TEXT)
     whole, rest = divmod(parts, PARTS_OF_TEXT)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -72,7 +72,11 @@ def _train_vocabulary(recipe: PretrainRecipe | BalanceRecipe, raw: Path) -> Toke
         examples[language] = Examples(folder / "train.arrow")
     wordpiece = recipe.tokenizer
     return train_wordpiece(
-        partial(_balanced, examples, recipe.corpora.smoothing_alpha),
+        partial(
+            balanced,
+            {language: partial(_texts, of_language) for language, of_language in examples.items()},
+            recipe.corpora.smoothing_alpha,
+        ),
         size=wordpiece.size,
         lowercase=wordpiece.lowercase,
         strip_accents=wordpiece.strip_accents,
@@ -97,17 +101,20 @@ def copy_tokenizer(tokenizer: Path, folder: Path) -> None:
             shutil.copy(path, folder)
 
 
-def _balanced(examples: dict[str, Examples], alpha: float) -> Iterator[str]:
-    """The vocabulary's text; small languages are repeated by the exponential smoothing of training."""
-    sizes = {language: int(sum(map(len, _texts(of_language)))) for language, of_language in examples.items()}
+def balanced(texts: Mapping[str, Callable[[], Iterable[str]]], alpha: float) -> Iterator[str]:
+    """The vocabulary's text; small languages are repeated by the exponential smoothing of training.
+
+    texts  language → a function that reads its text from the beginning
+    """
+    sizes = {language: sum(map(len, read())) for language, read in texts.items()}
     shares = smoothed_probabilities(sizes, alpha)
     # The language that smoothing shrinks most is read once; the others repeat until they have their shares.
     unit = max(sizes[language] / shares[language] for language in sizes)
     unit = min(unit, MAX_VOCABULARY_CHARACTERS)
-    for language, of_language in examples.items():
+    for language, read in texts.items():
         budget = unit * shares[language]
         while budget > 0:
-            for text in _texts(of_language):
+            for text in read():
                 if budget <= 0:
                     break
                 budget -= len(text)
