@@ -19,7 +19,11 @@ from polydistill.pipelines.demo import DATA
 from polydistill.pipelines.run import run_recipe
 
 # What the demo's recipes said on 2026-11-27.
-BEFORE: Json = {"masking.probability": 0.15, "training.per_device_train_batch_size": 32}
+BEFORE: Json = {
+    "masking.probability": 0.15,
+    "masking.random_share": 0.1,
+    "training.per_device_train_batch_size": 32,
+}
 RANDOM: Json = {"bias": "zero", "rows": "random", "attention": "random"}
 STEPS_BEFORE = {"pretrain": 1120, "merge": 800}
 LEARNING_RATE_BEFORE = {"pretrain": 3e-3, "merge": 2e-3}
@@ -121,7 +125,7 @@ def one_run(
             # The architecture of the teacher, for no weight of it.
             "student": {"model_type": "modernbert", "config": preset("pretrain")["model"]["config"]},
             # As the teacher was trained.
-            "masking": {"probability": 0.3},
+            "masking": {"probability": 0.3, "random_share": 0.0},
         }
     recipe["evaluation"] = {"max_examples": 1000}
     changes: Json = {"training.max_steps": steps, "training.logging_steps": steps}

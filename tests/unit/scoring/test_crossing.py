@@ -9,7 +9,6 @@ from typer.testing import CliRunner
 
 from polydistill.cli import app
 from polydistill.config.load import parse_recipe
-from polydistill.corpora.examples import Examples
 from polydistill.errors import StoreError
 from polydistill.pipelines.run import run_recipe
 from polydistill.scoring.crossing import Crossing, cross
@@ -188,4 +187,3 @@ def test_the_command_shows_what_a_vocabulary_can_say(scored, texts, tmp_path) ->
             ["store", "inspect", str(scored), "--vocabulary", str(tmp_path / "v")],
             catch_exceptions=False,
         )
-    assert Examples(scored / "corpora" / "en" / "train.arrow")
