@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from polydistill.config.scoring import MergeScoring, Scoring
 from polydistill.config.settings import Name, Settings, TextName, check_names
@@ -19,6 +19,7 @@ from polydistill.config.shared import (
     TextRecipe,
     as_list,
     as_model,
+    as_script,
 )
 
 
@@ -44,11 +45,29 @@ class Language(Settings):
     )
 
 
+UNION, LEARNED = "union", "learned"
+
+
 class TokenizerSettings(Settings):
-    """The union tokenizer's normalisation."""
+    """The student's tokenizer, unless `student.vocabulary` is a folder."""
 
     lowercase: bool | None = Field(None, description="Lowercase text; empty: if every teacher does.")
-    strip_accents: bool | None = Field(None, description="Strip accents; empty: if every teacher does.")
+    strip_accents: bool | list[Annotated[str, AfterValidator(as_script)]] | None = Field(
+        None,
+        description="Strip accents; empty: if every teacher does, and with `vocabulary: learned` in Latin, "
+        "Greek and Cyrillic if text is lowercased. Or, with `vocabulary: learned`, a list of scripts.",
+    )
+    size: int = Field(16_000, ge=100, description="With `vocabulary: learned`: number of pieces.")
+    min_document_share: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None,
+        description="With `vocabulary: union`: keep the pieces that are in at least this share of a "
+        "language's training examples, and all single characters. Empty: keep all.",
+    )
+
+    @property
+    def stripped(self) -> bool | None:
+        """Whether a union strips accents, in all scripts."""
+        return None if isinstance(self.strip_accents, list) else self.strip_accents
 
 
 class Student(Settings):
@@ -79,7 +98,33 @@ class Student(Settings):
     start: TaughtStart = Field(
         default_factory=TaughtStart, description="With `init: random`: weights before training."
     )
+    vocabulary: str = Field(
+        UNION,
+        description="`union`: all pieces of all teachers; `learned`: one WordPiece for all languages, "
+        "learned from their text; or a folder with a tokenizer. Teachers' predictions are stored once, and "
+        "read in any of them.",
+    )
     tokenizer: TokenizerSettings = Field(default_factory=TokenizerSettings)
+
+    @model_validator(mode="after")
+    def _vocabulary(self) -> Student:
+        settings = self.tokenizer
+        if isinstance(settings.strip_accents, list) and self.vocabulary != LEARNED:
+            raise ValueError(
+                f"tokenizer.strip_accents {settings.strip_accents}: scripts are for vocabulary: learned; use "
+                "true or false"
+            )
+        if settings.min_document_share is not None and self.vocabulary != UNION:
+            raise ValueError(
+                f"tokenizer.min_document_share {settings.min_document_share:g}: trims a union, and "
+                f"vocabulary is {self.vocabulary}; leave it out"
+            )
+        return self
+
+    @property
+    def has_own_vocabulary(self) -> bool:
+        """Whether the student's pieces are others than all pieces of all teachers."""
+        return self.vocabulary != UNION or self.tokenizer.min_document_share is not None
 
 
 # Names that are keys beside those of teachers in `use`, in the results' models and tokenizers, and in

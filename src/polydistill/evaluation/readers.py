@@ -18,6 +18,7 @@ from polydistill.masking import Masked, mask_texts
 from polydistill.models.inputs import length_batches
 from polydistill.models.memory import return_freed_memory
 from polydistill.models.text_start import COUNTED_CHARACTERS, tokenised
+from polydistill.tokenization.encode import encode
 from polydistill.tokenization.load import LoadedTokenizer
 
 if TYPE_CHECKING:
@@ -34,9 +35,11 @@ class Reader:
     name       in the results: a teacher's name or `student`
     tokenizer  for masking and truncation
     mapping    [tokenizer's size] its ids → the model's, None where they are equal
-    view       `own` (a teacher's tokenizer) or `union`
+    view       `own` (a teacher's tokenizer), `union`, or `student` (a vocabulary of the student's own)
     teacher    the tokenizer's teacher, for `own`
     restrict   [V] the teacher's pieces among the model's, for the restricted MRR
+    beside     the tokenizers of the language's other readers, if all are to hide the same words: then rows
+               have the likelihood of whole words, which compares vocabularies
     """
 
     name: str
@@ -46,13 +49,22 @@ class Reader:
     teacher: str | None = None
     mapping: npt.NDArray[np.int64] | None = None
     restrict: npt.NDArray[np.bool_] | None = None
+    beside: tuple[LoadedTokenizer, ...] = ()
 
     def masked(
         self, texts: Sequence[str], ids: Sequence[int], max_length: int, masking: Masking, seed: int
     ) -> list[Masked]:
         """Mask texts with this reader's tokenizer, in the model's ids."""
         return self.mapped(
-            mask_texts(texts, ids, self.tokenizer, max_length=max_length, masking=masking, seed=seed)
+            mask_texts(
+                texts,
+                ids,
+                self.tokenizer,
+                max_length=max_length,
+                masking=masking,
+                seed=seed,
+                beside=self.beside,
+            )
         )
 
     def mapped(self, made: list[Masked]) -> list[Masked]:
@@ -126,11 +138,32 @@ def evaluate_language(
                 "unigram_mrr": mean_reciprocal_rank(baseline),
                 "unigram_top1": float((baseline <= 1).mean()),
             }
-            rows.append(row | result.summary())
+            row |= result.summary()
+            if reader.beside:
+                characters = covered_characters(raw, reader.tokenizer, plain, max_length)
+                row |= {
+                    "nats_per_character": float(result.losses.sum()) / characters,
+                    "characters": characters,
+                }
+            rows.append(row)
             if measured is not None:
                 measured[f"{text_name}/{reader.view}/{reader.teacher or ''}/{reader.name}"] = result
     return_freed_memory()
     return rows
+
+
+def covered_characters(
+    texts: Sequence[str], tokenizer: LoadedTokenizer, masked: Sequence[Masked], max_length: int
+) -> int:
+    """Characters of the texts that masked tokens cover, blanks before words left out."""
+    total = 0
+    for text, encoded, hidden_in in zip(texts, encode(tokenizer, texts), masked, strict=True):
+        seen = encoded.cut(max_length)
+        covered = np.zeros(len(text), dtype=bool)
+        for start, end in zip(seen.starts[hidden_in.positions], seen.ends[hidden_in.positions], strict=True):
+            covered[start:end] = True
+        total += int(covered.sum())
+    return total
 
 
 def hidden(masking: Masking, probability: float) -> Masking:

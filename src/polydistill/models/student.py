@@ -169,7 +169,7 @@ def start_from_teachers(
     target_out, _ = output_layer(student)
     source_in, source_bias = _rows_and_bias(first.model)
     source_out, _ = output_layer(first.model)
-    record["copied_tensors"] = _copy_encoder(student, first)
+    record["copied_tensors"] = copy_encoder(student, first.name, first.model)
     if source_in.shape[1] != target_in.shape[1]:
         raise _shape_error(
             first.name, "its embeddings", tuple(source_in.shape[1:]), tuple(target_in.shape[1:])
@@ -210,28 +210,32 @@ _SHAPE_FIELDS = {
 }
 
 
-def _copy_encoder(student: PreTrainedModel, teacher: TeacherRows) -> int:
-    """Copy every tensor that does not depend on the vocabulary; the student may have fewer positions."""
-    source, target = teacher.model.state_dict(), student.state_dict()
+def copy_encoder(student: PreTrainedModel, name: str, teacher: PreTrainedModel) -> int:
+    """Copy every tensor that does not depend on the vocabulary; the student may have fewer positions.
+
+    name  the teacher's, for messages
+    Returns the number of tensors. Raises ModelError if a shape differs.
+    """
+    source, target = teacher.state_dict(), student.state_dict()
     rows, bias = _rows_and_bias(student)
     vocabulary = {
         tensor.data_ptr() for tensor in (rows, bias, output_layer(student)[0]) if tensor is not None
     }
     # Where positions are counted from the padding id, they move with that id.
-    shift = first_position(teacher.model.config) - first_position(student.config)
+    shift = first_position(teacher.config) - first_position(student.config)
     copied = 0
     with torch.no_grad():
-        for name, tensor in target.items():
+        for key, tensor in target.items():
             # The embeddings and tied tensors; ELECTRA and others hold the vocabulary's bias twice.
-            if tensor.data_ptr() in vocabulary or name.endswith(("predictions.bias", "lm_head.bias")):
+            if tensor.data_ptr() in vocabulary or key.endswith(("predictions.bias", "lm_head.bias")):
                 continue
-            if name not in source:
-                raise _shape_error(teacher.name, f"it lacks {name}", None, tuple(tensor.shape))
-            value = source[name]
-            if name.endswith("position_embeddings.weight") and value.shape[1:] == tensor.shape[1:]:
+            if key not in source:
+                raise _shape_error(name, f"it lacks {key}", None, tuple(tensor.shape))
+            value = source[key]
+            if key.endswith("position_embeddings.weight") and value.shape[1:] == tensor.shape[1:]:
                 value = _positions(value, tensor, shift)
             if value.shape != tensor.shape:
-                raise _shape_error(teacher.name, f"its {name}", tuple(value.shape), tuple(tensor.shape))
+                raise _shape_error(name, f"its {key}", tuple(value.shape), tuple(tensor.shape))
             tensor.copy_(value)
             copied += 1
     return copied

@@ -99,6 +99,12 @@ def merge_card(recipe: MergeRecipe, record: Json) -> str:
     languages = list(recipe.languages)
     teachers = [teacher.model for teacher in recipe.teachers.values()]
     rows = [f"| {language} | {', '.join(s.teachers)} |" for language, s in recipe.languages.items()]
+    own = [
+        f'own = AutoTokenizer.from_pretrained("FOLDER/tokenizer/{languages[0]}")  '
+        f"# splits {languages[0]} as its teacher does"
+    ]
+    if recipe.student.has_own_vocabulary:
+        own = []
     return "\n".join(
         [
             *front_matter(languages, recipe.card, teachers),
@@ -114,11 +120,7 @@ def merge_card(recipe: MergeRecipe, record: Json) -> str:
             "",
             f"Labels: {recipe.distillation.labels}; initial weights: {record['init']}.",
             "",
-            *_loading(
-                READS_ALL,
-                f'own = AutoTokenizer.from_pretrained("FOLDER/tokenizer/{languages[0]}")  '
-                f"# splits {languages[0]} as its teacher does",
-            ),
+            *_loading(READS_ALL, *own),
             *_licence(recipe.card, TERMS),
         ]
     )

@@ -35,6 +35,7 @@ def gather_merge(run: Path) -> Json:
         "samples": read_json(run / "evaluation" / "samples.json"),
         "initialisation": initialisation,
         "stores": _stores(run, recipe),
+        "labels": _labels(run),
     }
 
 
@@ -45,7 +46,13 @@ def _headline(evaluation: Json) -> list[Json]:
         own = [row for row in rows if row["text"] == "held_out" and row["tokenizer"] == "own"]
         teachers = [row for row in own if row["model"] != "student"]
         best = max(teachers, key=lambda row: row["mrr"])
-        student = next(row for row in own if row["model"] == "student" and row["teacher"] == best["teacher"])
+        student = next(
+            row
+            for row in rows
+            if row["text"] == "held_out"
+            and row["model"] == "student"
+            and (row["tokenizer"], row["teacher"]) in (("own", best["teacher"]), ("student", None))
+        )
         cards.append(
             {
                 "language": language,
@@ -53,6 +60,9 @@ def _headline(evaluation: Json) -> list[Json]:
                 "teacher_mrr": best["mrr"],
                 "student_mrr": student["mrr"],
                 "unigram_mrr": student["unigram_mrr"],
+                # With a vocabulary of the student's own, where MRR cannot compare.
+                "teacher_nats": best.get("nats_per_character"),
+                "student_nats": student.get("nats_per_character"),
             }
         )
     return cards
@@ -92,6 +102,14 @@ def _stores(run: Path, recipe: Json) -> list[Json]:
                 | {"bytes_a_position": (total["bytes"] - width * total["tokens"]) / max(1, total["masked"])}
             )
     return entries
+
+
+def _labels(run: Path) -> Json:
+    """`language/teacher` → what became of the stored labels in the student's own vocabulary."""
+    return {
+        f"{path.parent.parent.name}/{path.parent.name}": read_json(path)["record"]["coverage"]
+        for path in sorted(run.glob("labels/*/*/manifest.json"))
+    }
 
 
 def _mrr_figure(evaluation: Json) -> str:

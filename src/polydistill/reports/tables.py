@@ -58,7 +58,9 @@ def results_table(path: Path) -> Table | Group:
     )
     for name in ("", "text", "model", "tokenizer"):
         table.add_column(name, overflow="fold")
-    for name in ("MRR", "MRR*", "top-1", "top-5", "loss", "unigram"):
+    # A student with a vocabulary of its own is compared by the likelihood of words.
+    by_words = any("nats_per_character" in row for rows in results["languages"].values() for row in rows)
+    for name in ("MRR", "MRR*", "top-1", "top-5", "loss", "unigram", *(["nats/char"] if by_words else [])):
         table.add_column(name, justify="right", no_wrap=True)
     for language, rows in results["languages"].items():
         for row in rows:
@@ -74,6 +76,7 @@ def results_table(path: Path) -> Table | Group:
                 f"{row['top5']:.3f}",
                 f"{row['loss']:.2f}",
                 f"{row['unigram_mrr']:.3f}",
+                *([f"{row['nats_per_character']:.3f}"] if "nats_per_character" in row else []),
             )
         table.add_section()
     if difference and list(difference) != ["student"]:

@@ -13,12 +13,16 @@ from polydistill.errors import StoreError
 from polydistill.masking import uniform
 from polydistill.store.reader import StoreRow
 from polydistill.store.writer import ScoredExample
-from polydistill.tokenization.crossing import Spans, Spellings, match, spell
+from polydistill.tokenization.crossing import MAX_SPELLING, Spans, Spellings, match, spell
 from polydistill.tokenization.encode import Encoded, encode
 from polydistill.tokenization.load import LoadedTokenizer
 
 # Of the draws of random pieces; the streams of `masking` come before it.
 _STREAM = 5
+# Part of the identity of labels in another vocabulary.
+CROSSING_VERSION = 1
+# A longest sequence, where labels are measured on whole texts.
+UNCUT = 10**9
 
 
 @dataclass
@@ -121,7 +125,9 @@ def _cross(
     candidates, logprobs = row.top_ids[first].astype(np.int64), row.top_logprobs[first].astype(np.float32)
     said = one[:, None] & (spellings.lengths[candidates] == spans.student[:, None]) & np.isfinite(logprobs)
     has = said.any(axis=1)
-    top_ids = np.where(said, spellings.ids[candidates, spans.part[:, None]], gold[:, None])
+    # A group of more tokens than any spelling has no candidate.
+    part = np.minimum(spans.part, MAX_SPELLING - 1)
+    top_ids = np.where(said, spellings.ids[candidates, part[:, None]], gold[:, None])
     top_logprobs = np.where(said, logprobs, -np.inf).astype(np.float32)
     # Without a candidate, the text's piece is the only one.
     top_logprobs[~has, 0] = np.where(many, each, 0.0)[~has]

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
+import numpy.typing as npt
 from tokenizers import Tokenizer
 
-from polydistill.tokenization.encode import as_text, word_starts
+from polydistill.tokenization.encode import as_text, encode, word_starts
+from polydistill.tokenization.load import LoadedTokenizer
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,31 @@ class Segmentation:
     def as_dict(self) -> dict[str, float]:
         """The measures by name, rounded to six places."""
         return {name: round(value, 6) for name, value in asdict(self).items()}
+
+
+def compare_segmentation(
+    student: LoadedTokenizer, teacher: LoadedTokenizer, texts: Sequence[str]
+) -> Segmentation:
+    """Compare a student's tokenizer with a teacher's of other ids: tokens are equal if they cover the same
+    characters.
+    """
+    tokens, unknown = np.zeros(2), np.zeros(2)
+    num_missing = num_changed = num_words = num_characters = 0
+    for text, *encoded in zip(texts, encode(student, texts), encode(teacher, texts), strict=True):
+        starts = word_starts(text)
+        spans = []
+        for side, each in enumerate(encoded):
+            inside = each.starts >= 0
+            tokens[side] += int(inside.sum())
+            unknown[side] += int((inside & ~each.known).sum())
+            spans.append(set(zip(each.starts[inside].tolist(), each.ends[inside].tolist(), strict=True)))
+        missing = spans[1] - spans[0]
+        num_missing += len(missing)
+        ends = np.array([end for _, end in missing | (spans[0] - spans[1])], dtype=np.int64)
+        num_changed += len(np.unique(np.searchsorted(starts, ends - 1, side="right"))) if len(ends) else 0
+        num_words += len(starts)
+        num_characters += len(text)
+    return _shares(tokens, unknown, num_missing, num_changed, num_words, num_characters)
 
 
 def segmentation(union: Tokenizer, own: Tokenizer, texts: Sequence[str], *, unk_id: int) -> Segmentation:
@@ -64,6 +91,17 @@ def segmentation(union: Tokenizer, own: Tokenizer, texts: Sequence[str], *, unk_
         num_changed += len(np.unique(np.searchsorted(starts, ends - 1, side="right"))) if len(ends) else 0
         num_words += len(starts)
         num_characters += len(text)
+    return _shares(num_tokens, num_unknown, num_missing, num_changed, num_words, num_characters)
+
+
+def _shares(
+    num_tokens: npt.NDArray[np.float64],
+    num_unknown: npt.NDArray[np.float64],
+    num_missing: int,
+    num_changed: int,
+    num_words: int,
+    num_characters: int,
+) -> Segmentation:
     tokens = np.maximum(num_tokens, 1)
     words = max(num_words, 1)
     return Segmentation(

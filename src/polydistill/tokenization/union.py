@@ -12,6 +12,8 @@ import numpy.typing as npt
 from polydistill.tokenization.pieces import ROLES, STUDENT_SPECIALS, Piece, to_wordpiece
 
 UNK = ROLES.index("unk")
+# Role → the id of the special token in a vocabulary that the package makes.
+ROLE_IDS = {role: index for index, role in enumerate(ROLES)}
 
 
 class HasVocabulary(Protocol):
@@ -43,7 +45,7 @@ class Union:
     @property
     def special_ids(self) -> dict[str, int]:
         """Role → student id."""
-        return {role: index for index, role in enumerate(ROLES)}
+        return dict(ROLE_IDS)
 
     def strings(self) -> list[str]:
         """The WordPiece vocabulary, by id."""

@@ -16,6 +16,9 @@ from polydistill.errors import TokenizerError
 from polydistill.tokenization.load import LoadedTokenizer
 from polydistill.tokenization.pieces import CONTINUING, STUDENT_SPECIALS, Spec
 
+# Where accents may be stripped: in other scripts marks are vowels or parts of letters.
+ACCENTED_SCRIPTS = ("Latin", "Greek", "Cyrillic")
+
 
 def train_wordpiece(
     texts: Callable[[], Iterable[str]],

@@ -18,20 +18,16 @@ from polydistill.corpora.sources import read_texts, source_identity
 from polydistill.disk import free_folder
 from polydistill.errors import CorpusError, StoreError, TokenizerError
 from polydistill.pipelines.stages.tokenizer import balanced
-from polydistill.scoring.crossing import Coverage, Crossing, cross
+from polydistill.scoring.crossing import UNCUT, Coverage, Crossing, cross
 from polydistill.store.reader import Store
 from polydistill.store.schema import MANIFEST
 from polydistill.tokenization.load import LoadedTokenizer, load_vocabulary
 from polydistill.tokenization.pieces import STUDENT_SPECIALS
-from polydistill.tokenization.wordpiece import save_tokenizer, train_wordpiece
+from polydistill.tokenization.wordpiece import ACCENTED_SCRIPTS, save_tokenizer, train_wordpiece
 from polydistill.tools.inspect import teacher_tokenizer
 
-# Scripts whose accents a learned vocabulary strips, as `balance` does by default.
-STRIPPED = ("Latin", "Greek", "Cyrillic")
 # Of a store, evenly spaced: shares are known to within a percent.
 MEASURED_EXAMPLES = 2000
-# Labels are measured on whole texts, whatever the student's sequences.
-UNCUT = 10**9
 # Of a learned vocabulary, where a model does not limit it.
 MAX_LENGTH = 512
 
@@ -74,7 +70,7 @@ def learn_vocabulary(
         lambda: balanced(readers, smoothing_alpha),
         size=size,
         lowercase=lowercase,
-        strip_accents=list(STRIPPED),
+        strip_accents=list(ACCENTED_SCRIPTS),
     )
     filled = learned.get_vocab_size()
     if filled < size:

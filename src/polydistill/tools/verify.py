@@ -30,6 +30,7 @@ PLACES = (
     "teachers/*/final",
     "corpora/*",
     "store/*/*",
+    "labels/*/*",
     "jobs/*/*/*",
     "probes/*/*",
     "cost",

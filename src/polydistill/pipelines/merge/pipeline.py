@@ -18,6 +18,7 @@ from polydistill.pipelines.merge.evaluation import evaluate_models
 from polydistill.pipelines.merge.plan import plan_merge
 from polydistill.pipelines.merge.state import Merge, check_teacher, load_teacher, scored_shares
 from polydistill.pipelines.merge.student import resolve_student, student_training, train_student
+from polydistill.pipelines.merge.vocabulary import build_own, cross_labels, planned_vocabulary
 from polydistill.pipelines.pipeline import Command, Pipeline, Stage
 from polydistill.pipelines.run_folder import Run, fingerprints
 from polydistill.pipelines.stages.corpora import prepare_corpus
@@ -45,7 +46,8 @@ def prepare(recipe: MergeRecipe, run: Run, command: Command) -> Merge:
     for tokenizer in tokenizers.values():
         check_teacher(recipe, tokenizer)
     merge = Merge(recipe, run, arguments, tokenizers, unite(list(tokenizers.values())))
-    config, _ = resolve_student(recipe, merge.union)
+    vocabulary = planned_vocabulary(merge) if recipe.student.has_own_vocabulary else merge.union
+    config, _ = resolve_student(recipe, vocabulary, merge.student_length)
     build_student(config, seed=recipe.seed, device="meta")
     training_arguments(arguments, run.path / "student" / "checkpoints", seed=recipe.seed)
     return merge
@@ -66,13 +68,18 @@ def build_corpora(merge: Merge) -> None:
 
 
 def build_tokenizers(merge: Merge) -> None:
-    """Write the union tokenizer and each language's own, and measure how they split the languages' text."""
+    """Write the union tokenizer and each language's own, or the student's own, and measure how they split the
+    languages' text.
+    """
     recipe, run = merge.recipe, merge.run
+    if recipe.student.has_own_vocabulary:
+        build_own(merge)
+        return
     inputs = {
         "stage": "tokenizer",
         # A list, because the order of teachers fixes the ids.
         "tokenizers": [[name, tokenizer.fingerprint] for name, tokenizer in merge.tokenizers.items()],
-        "settings": recipe.student.tokenizer.model_dump(),
+        "settings": recipe.student.tokenizer.model_dump(include={"lowercase", "strip_accents"}),
         "languages": {language: settings.teachers for language, settings in recipe.languages.items()},
         "corpora": fingerprints(merge.corpora),
         "max_length": recipe.corpora.max_length,
@@ -85,7 +92,7 @@ def _write_tokenizers(merge: Merge, folder: Path) -> None:
     loaded = list(merge.tokenizers.values())
     settings = recipe.student.tokenizer
     union = union_tokenizer(
-        merge.union, loaded, lowercase=settings.lowercase, strip_accents=settings.strip_accents
+        merge.union, loaded, lowercase=settings.lowercase, strip_accents=settings.stripped
     )
     length = max(recipe.corpora.max_length, min(512, *(tokenizer.max_length for tokenizer in loaded)))
     specials = {role: f"[{role.upper()}]" for role in merge.union.special_ids}
@@ -174,6 +181,7 @@ PIPELINE = Pipeline(
         Stage("corpora", build_corpora, "leader_first"),
         Stage("tokenizer", build_tokenizers, "leader_first"),
         Stage("score", score_teachers, "leader_first"),
+        Stage("score", cross_labels, "leader_first"),
         Stage("train", train_student, "all"),
         Stage("evaluate", evaluate_models),
         Stage("report", write_report),

@@ -7,17 +7,19 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from polydistill.config.merge import MergeRecipe
+from polydistill.config.merge import LEARNED, MergeRecipe
 from polydistill.config.shared import Arguments
 from polydistill.models.precision import device, resolve_dtype
 from polydistill.models.student import build_student
 from polydistill.pipelines.merge.state import check_teacher, load_teacher, scored_shares
-from polydistill.pipelines.merge.student import resolve_student
+from polydistill.pipelines.merge.student import Vocabulary, resolve_student
+from polydistill.pipelines.merge.vocabulary import Planned, check_spelling, describe, sampled_vocabulary
 from polydistill.pipelines.pipeline import Pipelines
 from polydistill.pipelines.stages.conflicts import Conflict, collect, report_conflicts
 from polydistill.pipelines.stages.engine import plan_engine
 from polydistill.pipelines.stages.planning import (
     LanguageSize,
+    label_coverage,
     mask_conflicts,
     measure_text,
     print_settings,
@@ -25,7 +27,7 @@ from polydistill.pipelines.stages.planning import (
     step_seconds,
 )
 from polydistill.pipelines.stages.scoring import estimated_store
-from polydistill.tokenization.drift import segmentation
+from polydistill.tokenization.drift import compare_segmentation, segmentation
 from polydistill.tokenization.load import LoadedTokenizer, load_tokenizer
 from polydistill.tokenization.student import language_tokenizer, union_tokenizer
 from polydistill.tokenization.union import Union, unite
@@ -70,27 +72,49 @@ def plan_merge(recipe: MergeRecipe, console: Console, _: Pipelines) -> list[Conf
             language: sum(parts) for language, parts in scored_shares(recipe, arguments, examples).items()
         }
         _print_languages(recipe, sizes, shares, tokenizers, console)
-        students = collect({"student": recipe}, lambda _, r: _print_student(r, union, console), problems)
+        texts = {language: size.texts for language, size in sizes.items()}
+        made = collect(
+            {"vocabulary": recipe.student},
+            lambda _, s: sampled_vocabulary(recipe, tokenizers, texts) if s.has_own_vocabulary else None,
+            problems,
+        )
+        if "vocabulary" not in made:
+            return report_conflicts(problems, console)
+        own = made["vocabulary"]
+        vocabulary = union if own is None else _planned(recipe, own)
+        students = collect({"student": recipe}, lambda _, r: _print_student(r, vocabulary, console), problems)
         refused: list[Conflict] = []
         collect(tokenizers, lambda _, tokenizer: check_teacher(recipe, tokenizer), refused)
         # A refused run ends before it scores: nothing to time.
         if students and not refused:
             timed = {"times": students["student"]}
-            made = collect(
+            found = collect(
                 timed,
-                lambda _, s: _print_times(recipe, tokenizers, sizes, shares, s, arguments, console),
+                lambda _, s: _print_times(recipe, tokenizers, own, sizes, shares, s, arguments, console),
                 problems,
             )
-            problems += made.get("times", [])
-        texts = {language: size.texts for language, size in sizes.items()}
-        problems += conflicts(recipe, tokenizers, union, texts)
+            problems += found.get("times", [])
+        problems += conflicts(recipe, tokenizers, union, texts, own)
     return report_conflicts(problems, console)
 
 
+def _planned(recipe: MergeRecipe, own: LoadedTokenizer) -> Planned:
+    """The student's vocabulary, of the size that the recipe asks for where a sample fills fewer pieces."""
+    learned = recipe.student.vocabulary == LEARNED
+    return Planned(recipe.student.tokenizer.size if learned else own.size, own.special_ids)
+
+
 def conflicts(
-    recipe: MergeRecipe, tokenizers: dict[str, LoadedTokenizer], union: Union, texts: dict[str, list[str]]
+    recipe: MergeRecipe,
+    tokenizers: dict[str, LoadedTokenizer],
+    union: Union,
+    texts: dict[str, list[str]],
+    own: LoadedTokenizer | None = None,
 ) -> list[Conflict]:
-    """Settings that do not fit together, each with its remedy."""
+    """Settings that do not fit together, each with its remedy.
+
+    own  the student's vocabulary, if it is not the union
+    """
     used = {teacher for settings in recipe.languages.values() for teacher in settings.teachers}
     problems = [
         Conflict(
@@ -101,6 +125,8 @@ def conflicts(
     ]
     problems += _casing(recipe, tokenizers)
     collect(tokenizers, lambda _, tokenizer: check_teacher(recipe, tokenizer), problems)
+    if own is not None:
+        return problems + _own_conflicts(recipe, tokenizers, own, texts)
     if union.size > LARGE_VOCABULARY:
         problems.append(
             Conflict(
@@ -131,7 +157,8 @@ def _casing(recipe: MergeRecipe, tokenizers: dict[str, LoadedTokenizer]) -> list
                     )
                 )
     cased = [name for name, tokenizer in tokenizers.items() if not tokenizer.lowercases]
-    if 0 < len(cased) < len(tokenizers) and recipe.student.tokenizer.lowercase is None:
+    whole = not recipe.student.has_own_vocabulary
+    if whole and 0 < len(cased) < len(tokenizers) and recipe.student.tokenizer.lowercase is None:
         problems.append(
             Conflict(
                 f"{', '.join(cased)} keep case and the other teachers do not: the union tokenizer keeps it, "
@@ -139,6 +166,35 @@ def _casing(recipe: MergeRecipe, tokenizers: dict[str, LoadedTokenizer]) -> list
                 "set student.tokenizer.lowercase, or read each language by tokenizer/<language>",
             )
         )
+    return problems
+
+
+def _own_conflicts(
+    recipe: MergeRecipe,
+    tokenizers: dict[str, LoadedTokenizer],
+    own: LoadedTokenizer,
+    texts: dict[str, list[str]],
+) -> list[Conflict]:
+    """A student's own vocabulary that cannot spell a language, or keeps case where no teacher does."""
+    problems: list[Conflict] = []
+    measured = {
+        f"{language}/{name}": compare_segmentation(own, tokenizers[name], texts[language])
+        for language, settings in recipe.languages.items()
+        for name in settings.teachers
+    }
+    collect({"student": measured}, lambda _, each: check_spelling(recipe, each), problems)
+    for what, ours, theirs in (
+        ("lower-cases", own.lowercases, {t.lowercases for t in tokenizers.values()}),
+        ("keeps the case of", not own.lowercases, {not t.lowercases for t in tokenizers.values()}),
+    ):
+        if ours and theirs == {False}:
+            problems.append(
+                Conflict(
+                    f"the student's vocabulary {what} text and no teacher does: candidates of the other case "
+                    "are lost",
+                    "set student.tokenizer.lowercase as the teachers have it",
+                )
+            )
     return problems
 
 
@@ -150,7 +206,7 @@ def _drift(
         union,
         list(tokenizers.values()),
         lowercase=recipe.student.tokenizer.lowercase,
-        strip_accents=recipe.student.tokenizer.strip_accents,
+        strip_accents=recipe.student.tokenizer.stripped,
     )
     maps = dict(zip(recipe.teachers, union.maps, strict=True))
     problems = []
@@ -201,13 +257,13 @@ def _print_languages(
     console.print(table)
 
 
-def _print_student(recipe: MergeRecipe, union: Union, console: Console) -> PreTrainedModel:
-    config, _ = resolve_student(recipe, union)
+def _print_student(recipe: MergeRecipe, vocabulary: Vocabulary, console: Console) -> PreTrainedModel:
+    config, _ = resolve_student(recipe, vocabulary)
     student = build_student(config, seed=recipe.seed)
     total = sum(parameter.numel() for parameter in student.parameters())
     rows = student.get_input_embeddings().weight.numel()
     console.print(
-        f"student: {config.model_type}, {union.size:,} pieces, {total:,} parameters, {rows:,} of them "
+        f"student: {config.model_type}, {vocabulary.size:,} pieces, {total:,} parameters, {rows:,} of them "
         f"({rows / total:.0%}) embeddings",
         markup=False,
     )
@@ -217,6 +273,7 @@ def _print_student(recipe: MergeRecipe, union: Union, console: Console) -> PreTr
 def _print_times(
     recipe: MergeRecipe,
     tokenizers: dict[str, LoadedTokenizer],
+    own: LoadedTokenizer | None,
     sizes: dict[str, LanguageSize],
     shares: dict[str, float],
     student: PreTrainedModel,
@@ -241,6 +298,11 @@ def _print_times(
                 f"tokens/s, {clock(seconds)}",
                 markup=False,
             )
+            if own is not None:
+                coverage = label_coverage(recipe, model, tokenizers[name], own, sizes[language].texts)
+                console.print(
+                    f"labels of {name} for {language}, by a sample: {describe(coverage)}", markup=False
+                )
     step = step_seconds(recipe, student, arguments)
     trained = step * arguments["max_steps"] * arguments["gradient_accumulation_steps"]
     batch = (

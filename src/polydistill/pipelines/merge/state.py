@@ -25,13 +25,20 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+# Texts are packed by the teachers' tokenizers. A student's own cuts them after this many times their length.
+LONGER = 2
+
+
 @dataclass
 class Merge:
     """The state of a merge.
 
     arguments  of TrainingArguments, checked
+    union      of all teachers' pieces
     corpora    language → its corpus
+    own        the student's tokenizer, if its vocabulary is not the union
     stores     (language, teacher) → the stores of the teacher's predictions, one for each draw of masks
+    labels     the same in the student's vocabulary, if that is not the union
     """
 
     recipe: MergeRecipe
@@ -40,7 +47,19 @@ class Merge:
     tokenizers: dict[str, LoadedTokenizer]
     union: Union
     corpora: dict[str, Artefact] = field(default_factory=dict)
+    own: LoadedTokenizer | None = None
     stores: dict[tuple[str, str], list[Artefact]] = field(default_factory=dict)
+    labels: dict[tuple[str, str], list[Artefact]] = field(default_factory=dict)
+
+    @property
+    def vocabulary(self) -> Union | LoadedTokenizer:
+        """The student's vocabulary: its size and special tokens."""
+        return self.own or self.union
+
+    @property
+    def student_length(self) -> int:
+        """Tokens of the student's longest sequence. A vocabulary of its own may need more for a text."""
+        return self.recipe.corpora.max_length * (LONGER if self.recipe.student.has_own_vocabulary else 1)
 
     @property
     def num_examples(self) -> dict[str, int]:

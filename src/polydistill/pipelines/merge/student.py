@@ -6,7 +6,7 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from polydistill.config.shared import MODEL_TYPE
 from polydistill.corpora.examples import Examples
 from polydistill.corpora.sampling import smoothed_probabilities
 from polydistill.disk import Json, links_in, read_json, write_json, write_text
+from polydistill.models.composed_start import SpellingTeacher, choose_teachers, composed, start_from_spellings
 from polydistill.models.load import model_config, weights_fingerprint
 from polydistill.models.student import (
     TeacherRows,
@@ -29,8 +30,9 @@ from polydistill.pipelines.merge.state import Merge, load_teacher, untaught_step
 from polydistill.pipelines.stages.start import ReadText, piece_rows, start_weights
 from polydistill.pipelines.stages.training import Training, train_into
 from polydistill.reports.card import merge_card
+from polydistill.scoring.crossing import CROSSING_VERSION
 from polydistill.store.reader import Store
-from polydistill.tokenization.union import Union
+from polydistill.tokenization.crossing import spell
 from polydistill.training.arguments import portable
 from polydistill.training.data import (
     STEPS_VERSION,
@@ -53,6 +55,7 @@ def train_student(merge: Merge) -> None:
         "stage": "student",
         "steps": STEPS_VERSION,
         "stores": merge.store_fingerprints,
+        **({} if merge.own is None else {"labels_version": CROSSING_VERSION}),
         "tokenizer": read_json(run.path / "tokenizer" / "stamp.json")["fingerprint"],
         "student": student_identity(recipe),
         "distillation": recipe.distillation.model_dump(mode="json"),
@@ -96,7 +99,7 @@ def student_training(merge: Merge) -> Training:
 
     def write_beside(folder: Path) -> None:
         shutil.copytree(run.path / "tokenizer", folder, dirs_exist_ok=True, ignore=_only_tokenizer_files)
-        for language in recipe.languages:
+        for language in recipe.languages if merge.own is None else ():
             shutil.copytree(
                 run.path / "tokenizer" / language,
                 folder / "tokenizer" / language,
@@ -113,8 +116,8 @@ def student_training(merge: Merge) -> Training:
         probabilities,
         objective,
         merge.arguments,
-        merge.union.special_ids["pad"],
-        recipe.corpora.max_length,
+        merge.vocabulary.special_ids["pad"],
+        merge.student_length,
         write_beside,
     )
 
@@ -137,10 +140,15 @@ def language_labels(recipe: MergeRecipe) -> dict[str, str]:
 
 
 def read_texts(merge: Merge) -> dict[str, list[ReadText]]:
-    """Language → its training text, once for each teacher whose copies the student is trained on."""
+    """Language → its training text, once for each teacher whose copies the student is trained on; once with a
+    vocabulary of its own.
+    """
     texts = {}
     for language, settings in merge.recipe.languages.items():
         examples = Examples(merge.corpora[language].path / "train.arrow")
+        if merge.own is not None:
+            texts[language] = [ReadText(examples, merge.own)]
+            continue
         teachers = settings.teachers if settings.use in ("all", "best") else [settings.use]
         texts[language] = [
             ReadText(examples, merge.tokenizers[name], mapping=merge.maps[name]) for name in teachers
@@ -155,10 +163,19 @@ def initial_student(merge: Merge, probabilities: Mapping[str, float]) -> tuple[P
     """
     recipe = merge.recipe
     settings = recipe.student
-    config, first = resolve_student(recipe, merge.union)
+    config, first = resolve_student(recipe, merge.vocabulary, merge.student_length)
     model = build_student(config, seed=recipe.seed)
     record: Json = {"init": settings.init, "seed": recipe.seed, "config": json.loads(config.to_json_string())}
-    if first is not None:
+    if first is not None and merge.own is not None:
+        order = [first, *(name for name in recipe.teachers if name != first)]
+        record |= start_from_spellings(
+            model,
+            [spelling_teacher(merge, name) for name in order],
+            special_ids=merge.own.special_ids,
+            row_map=settings.row_map,
+            seed=recipe.seed,
+        )
+    elif first is not None:
         parts = []
         for name in [first, *(name for name in recipe.teachers if name != first)]:
             tokenizer = merge.tokenizers[name]
@@ -187,13 +204,47 @@ def initial_student(merge: Merge, probabilities: Mapping[str, float]) -> tuple[P
 
 def read_rows(merge: Merge) -> Iterator[PieceRows]:
     """The teachers' embedding rows, in the order of the union; one teacher at a time is in memory."""
+    if merge.own is not None:
+        spellings = [spell(merge.own, tokenizer) for tokenizer in merge.tokenizers.values()]
+        chosen = choose_teachers(spellings)
+        for index, (name, teacher) in enumerate(merge.recipe.teachers.items()):
+            ids = np.flatnonzero(chosen == index)
+            if len(ids):
+                rows = load_teacher(name, teacher).get_input_embeddings().weight.detach().float()
+                yield PieceRows(composed(rows, spellings[index].ids[ids]).cpu().numpy(), ids)
+        return
     for name, teacher in merge.recipe.teachers.items():
         yield piece_rows(load_teacher(name, teacher), merge.tokenizers[name].ordinary_ids, merge.maps[name])
 
 
-def resolve_student(recipe: MergeRecipe, union: Union) -> tuple[PreTrainedConfig, str | None]:
+def spelling_teacher(merge: Merge, name: str) -> SpellingTeacher:
+    """A teacher, and how its tokenizer spells the pieces of the student's own vocabulary."""
+    assert merge.own is not None
+    tokenizer = merge.tokenizers[name]
+    return SpellingTeacher(
+        name,
+        load_teacher(name, merge.recipe.teachers[name]),
+        spell(merge.own, tokenizer),
+        tokenizer.ordinary_ids,
+        tokenizer.special_ids,
+    )
+
+
+class Vocabulary(Protocol):
+    """What an architecture needs to know of a vocabulary."""
+
+    @property
+    def size(self) -> int: ...
+    @property
+    def special_ids(self) -> dict[str, int]: ...
+
+
+def resolve_student(
+    recipe: MergeRecipe, vocabulary: Vocabulary, max_length: int | None = None
+) -> tuple[PreTrainedConfig, str | None]:
     """(the student's configuration, the name of the teacher that its encoder comes from, if any).
 
+    max_length  of its sequences; by default the recipe's
     Raises RecipeError for an unusable architecture, or one that does not fit this encoder.
     """
     settings = recipe.student
@@ -207,9 +258,9 @@ def resolve_student(recipe: MergeRecipe, union: Union) -> tuple[PreTrainedConfig
     config = student_config(
         model_type,
         settings.config,
-        vocabulary_size=union.size,
-        special_ids=union.special_ids,
-        max_length=recipe.corpora.max_length,
+        vocabulary_size=vocabulary.size,
+        special_ids=vocabulary.special_ids,
+        max_length=max_length or recipe.corpora.max_length,
         base=base,
     )
     if first is not None:
@@ -221,9 +272,10 @@ def stored_examples(merge: Merge, language: str) -> StoredExamples:
     """A language's training examples, for each draw of masks chosen from its teachers' copies by `use`."""
     settings = merge.recipe.languages[language]
     # Draw → the teachers' stores; all teachers have as many draws.
+    known = merge.stores if merge.own is None else merge.labels
     draws = [
         [Store(store.path) for store in stores]
-        for stores in zip(*(merge.stores[language, name] for name in settings.teachers), strict=True)
+        for stores in zip(*(known[language, name] for name in settings.teachers), strict=True)
     ]
     choices = []
     for number, stores in enumerate(draws):
@@ -234,7 +286,8 @@ def stored_examples(merge: Merge, language: str) -> StoredExamples:
             weights = [store.num_masked_of.astype(np.float64) for store in stores]
         choice = choose_copies(stores, settings.use, settings.teachers, weights=weights)
         choices.append(choice + np.array([number * len(stores), 0]))
-    maps = [merge.maps[name] for name in settings.teachers] * len(draws)
+    same = None if merge.own is None else np.arange(merge.own.size)
+    maps = [merge.maps[name] if same is None else same for name in settings.teachers] * len(draws)
     return StoredExamples([store for stores in draws for store in stores], maps, np.concatenate(choices))
 
 
@@ -249,18 +302,19 @@ def later_texts(merge: Merge, language: str, stored: StoredExamples) -> list[Mas
     scored = np.isin(examples.ids, np.concatenate([store.examples for store in stored.stores]))
     rows = np.flatnonzero(~scored) if np.count_nonzero(~scored) >= np.count_nonzero(scored) else None
     teachers = settings.teachers if settings.use in ("all", "best") else [settings.use]
+    readers = [(merge.tokenizers[name], merge.maps[name]) for name in teachers]
     return [
         MaskedTexts(
             examples,
-            merge.tokenizers[name],
+            tokenizer,
             recipe.masking,
-            max_length=recipe.corpora.max_length,
+            max_length=merge.student_length,
             # After the seeds of the stores' draws of masks.
             seed=recipe.seed + (recipe.scoring.draws << 32),
             rows=rows,
-            mapping=merge.maps[name],
+            mapping=mapping,
         )
-        for name in teachers
+        for tokenizer, mapping in (readers if merge.own is None else [(merge.own, None)])
     ]
 
 

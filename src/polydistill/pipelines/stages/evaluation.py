@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from polydistill.config.shared import TextRecipe
+from polydistill.config.shared import Masking, TextRecipe
 from polydistill.corpora.examples import Examples
 from polydistill.disk import Json, write_json
 from polydistill.evaluation.mlm import Measures
@@ -46,11 +46,15 @@ def evaluate(
     recipe: TextRecipe,
     readings: Callable[[], Iterable[Reading]],
     summarise: Callable[[Measured], Json],
+    *,
+    masking: Masking | None = None,
+    max_length: int | None = None,
 ) -> Artefact:
     """Evaluate into the folder `name`: mlm.json, ranks.npz and, where guesses are shown, samples.json.
 
     readings   loads models; called only if there is something to evaluate
     summarise  the summary of mlm.json, see `evaluation.summaries.summarise`
+    masking, max_length  by default the recipe's
     """
 
     def write(folder: Path) -> None:
@@ -59,8 +63,8 @@ def evaluate(
         measured: Measured = {}
         common: Json = {
             "settings": recipe.evaluation,
-            "masking": recipe.masking,
-            "max_length": recipe.corpora.max_length,
+            "masking": masking or recipe.masking,
+            "max_length": max_length or recipe.corpora.max_length,
             "seed": recipe.seed,
         }
         for reading in readings():

@@ -27,7 +27,9 @@ from polydistill.models.inputs import length_batches, pad_batch
 from polydistill.models.memory import keep_freed_memory
 from polydistill.models.precision import device, resolve_dtype
 from polydistill.pipelines.stages.conflicts import Conflict
+from polydistill.scoring.crossing import UNCUT, Coverage, Crossing, cross
 from polydistill.scoring.predict import Predictions, predict
+from polydistill.store.reader import StoreRow
 from polydistill.tokenization.encode import count_tokens
 from polydistill.tokenization.load import LoadedTokenizer
 
@@ -81,10 +83,44 @@ def mask_conflicts(
     ]
 
 
+def label_coverage(
+    recipe: MergeRecipe,
+    model: PreTrainedModel,
+    tokenizer: LoadedTokenizer,
+    student: LoadedTokenizer,
+    texts: list[str],
+) -> Coverage:
+    """What becomes of a teacher's labels in a student's own vocabulary, by a small batch."""
+    pieces, chosen = _masked_pieces(recipe, tokenizer, texts, recipe.masking)
+    rows = [
+        StoreRow(
+            index,
+            0.0,
+            masked.input_ids.astype(np.uint32),
+            masked.positions.astype(np.uint32),
+            masked.gold.astype(np.uint32),
+            made.gold_logprobs.astype(np.float16),
+            made.top_ids.astype(np.uint32),
+            made.top_logprobs.astype(np.float16),
+        )
+        for index, (masked, made) in enumerate(
+            zip(chosen, _predicted(recipe, model, tokenizer, chosen), strict=True)
+        )
+    ]
+    crossing = Crossing.prepare(tokenizer, student, (recipe.corpora.max_length, UNCUT))
+    return cross(rows, pieces, crossing, seed=recipe.seed)[1]
+
+
 def _masked_batch(
     recipe: MergeRecipe | ExtractRecipe, tokenizer: LoadedTokenizer, texts: list[str], masking: Masking
 ) -> list[Masked]:
-    """A small batch of pieces of text about as long as an example."""
+    return _masked_pieces(recipe, tokenizer, texts, masking)[1]
+
+
+def _masked_pieces(
+    recipe: MergeRecipe | ExtractRecipe, tokenizer: LoadedTokenizer, texts: list[str], masking: Masking
+) -> tuple[list[str], list[Masked]]:
+    """A small batch of pieces of text about as long as an example: (the pieces, masked)."""
     length = recipe.corpora.max_length
     joined = "\n".join(texts)
     step = max(1, round(len(joined) / max(1, sum(count_tokens([tokenizer.backend], texts))) * length))
@@ -95,7 +131,8 @@ def _masked_batch(
     batch = length_batches(
         [len(example.input_ids) for example in masked], min(2048, recipe.scoring.batch_tokens)
     )[0]
-    return [masked[row] for row in batch if len(masked[row].positions)]
+    kept = [row for row in batch if len(masked[row].positions)]
+    return [pieces[row] for row in kept], [masked[row] for row in kept]
 
 
 def _predicted(

@@ -74,7 +74,7 @@ def _train_vocabulary(recipe: PretrainRecipe | BalanceRecipe, raw: Path) -> Toke
     return train_wordpiece(
         partial(
             balanced,
-            {language: partial(_texts, of_language) for language, of_language in examples.items()},
+            {language: partial(texts_of, of_language) for language, of_language in examples.items()},
             recipe.corpora.smoothing_alpha,
         ),
         size=wordpiece.size,
@@ -121,6 +121,7 @@ def balanced(texts: Mapping[str, Callable[[], Iterable[str]]], alpha: float) -> 
                 yield text
 
 
-def _texts(examples: Examples) -> Iterator[str]:
+def texts_of(examples: Examples) -> Iterator[str]:
+    """All texts, a thousand at a time in memory."""
     for start in range(0, len(examples), 1024):
         yield from examples.texts(slice(start, min(start + 1024, len(examples))))

@@ -1,0 +1,146 @@
+"""A merge whose student has a vocabulary of its own, from the same stores."""
+
+import json
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+from polydistill.config.load import parse_recipe
+from polydistill.errors import PolydistillError, TokenizerError
+from polydistill.pipelines.merge import student
+from polydistill.pipelines.run import run_recipe
+from polydistill.store.reader import Store
+from polydistill.tokenization.load import load_tokenizer
+
+
+def run(values, output, *changes, until="report"):
+    lines = []
+    recipe = parse_recipe(values | {"output": str(output)}, list(changes))
+    return run_recipe(recipe, until=until, show=lines.append), lines
+
+
+LEARNED = ("student.vocabulary=learned", "student.tokenizer.size=500")
+
+
+def test_one_store_serves_every_vocabulary(tmp_path, recipe_values, monkeypatch) -> None:
+    """A learned WordPiece, a trimmed union and a tokenizer's folder, without scoring again."""
+    union, _ = run(recipe_values, tmp_path / "union", until="score")
+    values = recipe_values | {"reuse": [str(union)]}
+    learned, lines = run(values, tmp_path / "learned", *LEARNED)
+    assert not list((learned / "store").glob("*/*/manifest.json")), "nothing is scored again"
+    assert any("candidates" in line for line in lines)
+    final = learned / "student" / "final"
+    model, tokenizer = AutoModelForMaskedLM.from_pretrained(final), AutoTokenizer.from_pretrained(final)
+    assert model.config.vocab_size == len(tokenizer) == 500
+    assert not (final / "tokenizer").exists()
+    with torch.no_grad():
+        logits = model(**tokenizer("the [MASK] of", return_tensors="pt")).logits
+    assert logits.shape[-1] == 500
+    rows = json.loads((learned / "evaluation" / "mlm.json").read_text("utf-8"))["languages"]["en"]
+    held_out = [row for row in rows if row["text"] == "held_out"]
+    assert [(row["model"], row["tokenizer"]) for row in held_out] == [
+        ("student", "student"),
+        ("en", "own"),
+        ("en2", "own"),
+    ]
+    # The same words are hidden from all.
+    assert len({row["characters"] for row in held_out}) == 1
+    for row in held_out:
+        expected = row["loss"] * row["num_masked"] / row["characters"]
+        assert row["nats_per_character"] == pytest.approx(expected)
+    page = (learned / "report" / "index.html").read_text("utf-8")
+    assert "nats per character" in page
+    assert "with candidates" in page
+    for name in ("en/en", "en/en2", "ru/ru"):
+        labels, stored = Store(learned / "labels" / name), Store(union / "store" / name)
+        assert 0.95 * len(stored) <= len(labels) <= len(stored)
+        assert labels.identity["vocabulary_size"] == 500
+
+    trimmed, _ = run(values, tmp_path / "trimmed", "student.tokenizer.min_document_share=0.05", until="train")
+    vocabulary = json.loads((trimmed / "tokenizer" / "vocabulary.json").read_text("utf-8"))
+    whole = json.loads((union / "tokenizer" / "vocabulary.json").read_text("utf-8"))
+    assert vocabulary["size"] < 0.8 * whole["size"]
+    assert all(row["unknown_share"] < 0.02 for row in vocabulary["segmentation"].values())
+
+    named, _ = run(values, tmp_path / "named", f"student.vocabulary={learned / 'tokenizer'}", until="score")
+    first = Store(learned / "labels" / "ru" / "ru").row(0)
+    second = Store(named / "labels" / "ru" / "ru").row(0)
+    assert asdict(first).keys() == asdict(second).keys()
+    assert np.array_equal(first.top_ids, second.top_ids)
+
+
+def test_a_students_rows_are_composed_of_its_teachers_pieces(tmp_path, recipe_values, teachers) -> None:
+    """From the encoder of a teacher, with a learning rate of 0: whole pieces copied, others means."""
+    values = recipe_values | {"student": {"init": "teachers", "encoder_from": "en"}}
+    values |= {"training": values["training"] | {"max_steps": 1, "learning_rate": 0.0}}
+    larger = ("student.vocabulary=learned", "student.tokenizer.size=1000")
+    path, _ = run(values, tmp_path / "run", *larger, "student.start.bias=zero", until="train")
+    final = path / "student" / "final"
+    rows = AutoModelForMaskedLM.from_pretrained(final).get_input_embeddings().weight.detach()
+    own = AutoTokenizer.from_pretrained(final)
+    teacher = load_tokenizer(str(teachers["en"]), name="en")
+    source = AutoModelForMaskedLM.from_pretrained(teachers["en"]).get_input_embeddings().weight.detach()
+    other = load_tokenizer(str(teachers["en2"]), name="en2")
+    checked = {1: 0, 2: 0}
+    for piece, index in own.get_vocab().items():
+        if piece.startswith("##") or not piece.isascii() or not piece.isalpha():
+            continue
+        theirs, others = (t.backend.encode(piece, add_special_tokens=False).ids for t in (teacher, other))
+        # The teacher with the fewest pieces, the encoder's first.
+        if len(theirs) <= min(2, len(others)) and teacher.special_ids["unk"] not in theirs:
+            torch.testing.assert_close(rows[index], source[theirs].mean(0), msg=piece)
+            checked[len(theirs)] += 1
+    assert checked[1] > 20
+    assert checked[2] > 0
+    record = json.loads((final / "initialisation.json").read_text("utf-8"))
+    assert record["rows"]["en"]["copied"] > 20
+    assert set(record["rows"]) == {"en", "en2", "ru"}
+    torch.testing.assert_close(rows[own.mask_token_id], source[teacher.special_ids["mask"]])
+
+
+def test_text_after_the_teachers_is_read_by_the_students_tokenizer(
+    tmp_path, recipe_values, monkeypatch
+) -> None:
+    seen = []
+    kept = student.training_data
+
+    def training_data(merge):
+        seen.append(kept(merge)[0])
+        return kept(merge)
+
+    monkeypatch.setattr(student, "training_data", training_data)
+    monkeypatch.setattr("polydistill.pipelines.stages.scoring.MIN_SCORED", 1)
+    run(recipe_values, tmp_path / "run", *LEARNED, "distillation.annealing_share=0.5", until="train")
+    stored, *texts = seen[0]["en"].parts
+    assert len(texts) == 1, "two teachers, one tokenizer"
+    assert texts[0].mapping is None
+    assert texts[0].tokenizer.size == 500
+    assert len(stored) > 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        (["student.vocabulary=learned", "student.tokenizer.size=90000"], TokenizerError, "the text fills"),
+        (["student.vocabulary=nowhere"], TokenizerError, "student.vocabulary"),
+        (
+            ["student.vocabulary=learned", "student.tokenizer.min_document_share=0.1"],
+            PolydistillError,
+            "trims a union",
+        ),
+        (["student.tokenizer.strip_accents=[Latin]"], PolydistillError, "scripts are for"),
+    ],
+)
+def test_vocabularies_that_cannot_be(tmp_path, recipe_values, changes, error, message) -> None:
+    with pytest.raises(error, match=message):
+        run(recipe_values, tmp_path / "run", *changes, until="tokenizer")
+    assert not (tmp_path / "run" / "tokenizer").exists()
+
+
+def test_a_vocabulary_that_cannot_spell_a_language_is_refused(tmp_path, recipe_values, teachers) -> None:
+    """An English teacher's tokenizer, for Russian."""
+    with pytest.raises(TokenizerError, match="language ru unknown"):
+        run(recipe_values, tmp_path / "run", f"student.vocabulary={teachers['en']}", until="tokenizer")
