@@ -10,13 +10,17 @@ import os
 import sys
 import threading
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from polydistill import __version__
 from polydistill.cli_stores import console, store_app, vocab_app
 from polydistill.errors import PolydistillError, UserError
 from polydistill.limits import explain_limits
+
+if TYPE_CHECKING:
+    from polydistill.config.shared import RunRecipe
 
 app = typer.Typer(
     name="polydistill",
@@ -31,6 +35,21 @@ app = typer.Typer(
 app.add_typer(store_app, name="store")
 app.add_typer(vocab_app, name="vocab")
 
+
+@app.callback(invoke_without_command=True)
+def options(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
+    """Options of the command line itself."""
+    if version:
+        console.print(f"polydistill {__version__}", markup=False)
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        console.print(context.get_help(), markup=False)
+        raise typer.Exit(2)
+
+
 RecipeArgument = Annotated[str, typer.Argument(help="A recipe's YAML file, or a preset's name.")]
 SetOption = Annotated[
     list[str], typer.Option("--set", help="Override a setting: `--set training.max_steps=100`.")
@@ -38,13 +57,28 @@ SetOption = Annotated[
 UpdateOption = Annotated[bool, typer.Option(help="Accept a changed recipe for an existing run.")]
 
 
+def _loaded(recipe: str, overrides: list[str]) -> RunRecipe:
+    """A recipe, its texts and its local models there. What is wrong is told before PyTorch is imported."""
+    from polydistill.config.load import load_recipe
+    from polydistill.config.paths import check_models
+    from polydistill.config.shared import TextRecipe
+
+    loaded = load_recipe(recipe, overrides)
+    check_models(loaded)
+    if isinstance(loaded, TextRecipe):
+        from polydistill.corpora.sources import check_texts
+
+        check_texts(loaded)
+    return loaded
+
+
 def _run(recipe: str, overrides: list[str], until: str, update: bool, probe: list[str] | None = None) -> Path:
+    loaded = _loaded(recipe, overrides)
     from polydistill.pipelines.run import run_recipe
     from polydistill.processes import leads
 
     path = run_recipe(
-        recipe,
-        overrides,
+        loaded,
         until=until,
         update=update,
         probe=probe or None,
@@ -59,9 +93,9 @@ def _run(recipe: str, overrides: list[str], until: str, update: bool, probe: lis
 @app.command()
 def run(recipe: RecipeArgument, set_: SetOption = [], update: UpdateOption = False) -> None:  # noqa: B006
     """Run a whole recipe, from text to report. Rerun the command after an interruption: it resumes."""
+    path = _run(recipe, set_, "report", update)
     from polydistill.reports.tables import results_table
 
-    path = _run(recipe, set_, "report", update)
     console.print(results_table(path))
     report = path / "report" / "index.html"
     if report.is_file():
@@ -74,9 +108,10 @@ def plan(recipe: RecipeArgument, set_: SetOption = []) -> None:  # noqa: B006
 
     Exit code 2: the recipe cannot be run.
     """
+    loaded = _loaded(recipe, set_)
     from polydistill.pipelines.plan import plan_recipe
 
-    if any(conflict.level == "error" for conflict in plan_recipe(recipe, set_, console)):
+    if any(conflict.level == "error" for conflict in plan_recipe(loaded, (), console)):
         raise typer.Exit(2)
 
 
@@ -118,9 +153,10 @@ def evaluate(
     ] = None,
 ) -> None:
     """Run a recipe up to the evaluation, and print its table."""
+    path = _run(recipe, set_, "evaluate", update, probe)
     from polydistill.reports.tables import results_table
 
-    console.print(results_table(_run(recipe, set_, "evaluate", update, probe)))
+    console.print(results_table(path))
 
 
 @app.command()
@@ -200,9 +236,10 @@ def export(
 @app.command()
 def pretrain(recipe: RecipeArgument, set_: SetOption = [], update: UpdateOption = False) -> None:  # noqa: B006
     """Pre-train a small masked language model and its WordPiece from text (`recipe: pretrain`)."""
+    path = _run(recipe, ["recipe=pretrain", *set_], "report", update)
     from polydistill.reports.tables import results_table
 
-    console.print(results_table(_run(recipe, ["recipe=pretrain", *set_], "report", update)))
+    console.print(results_table(path))
 
 
 @app.command()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
-from polydistill.errors import RecipeError
+from pydantic import BaseModel
+
+from polydistill.errors import ModelError, RecipeError
 
 
 def expand_home(value: str, field: str) -> str:
@@ -33,3 +36,41 @@ def with_home(values: object, field: str = "") -> object:
     if isinstance(values, list):
         return [with_home(value, f"{field}[{index}]") for index, value in enumerate(values)]
     return values
+
+
+def refuse_missing(model: str, field: str) -> None:
+    """Raise ModelError for a model's folder that does not exist; a name that the hub may have passes.
+
+    A hub name has at most one slash, and no folder of this machine is in front of it.
+    """
+    place = Path(model)
+    local = model.startswith(("/", "./", "../", "~")) or model.count("/") > 1
+    if "/" in model and not local:
+        local = place.parent.is_dir()
+    if local and not place.exists():
+        raise ModelError(field, model, "no such folder", f"check the path; it is relative to {Path.cwd()}")
+
+
+def check_models(recipe: BaseModel) -> None:
+    """Raise ModelError for a recipe's first model whose folder does not exist; loads nothing."""
+    for field, model in _models(recipe, ""):
+        refuse_missing(model, field)
+
+
+def _models(part: object, field: str) -> Iterator[tuple[str, str]]:
+    """(field, value) of every `model` and tokenizer of a model in a recipe."""
+    if isinstance(part, BaseModel):
+        model = getattr(part, "model", None)
+        if isinstance(model, str):
+            yield field, model
+            tokenizer = getattr(part, "tokenizer", None)
+            if isinstance(tokenizer, str) and "/" in tokenizer:
+                yield f"{field}.tokenizer", tokenizer
+        for name in type(part).model_fields:
+            yield from _models(getattr(part, name), f"{field}.{name}".lstrip("."))
+    elif isinstance(part, dict):
+        for key, value in part.items():
+            yield from _models(value, f"{field}.{key}")
+    elif isinstance(part, list):
+        for index, value in enumerate(part):
+            yield from _models(value, f"{field}[{index}]")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,17 +36,22 @@ DROPPED = (
 
 @dataclass
 class Counted:
-    """Counts of reading and cleaning: lines dropped by reason, lines changed, and the text of each origin."""
+    """Counts of reading and cleaning: lines dropped by reason, lines changed, and the text of each origin.
+
+    places  the smallest and the largest place of a document in [0, 1), by which documents are held out; of
+            texts that are wholly for evaluation none
+    """
 
     dropped: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(DROPPED, 0)))
     changed: Counter[str] = field(default_factory=Counter)
     origins: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    places: tuple[float, float] = (1.0, 0.0)
 
 
-def is_held_out(key: int, share: float) -> bool:
-    """Whether a document with this content hash is held out: depends on nothing but its own content."""
+def place_of(key: int) -> float:
+    """A document's place in [0, 1), by its content hash alone: those below a share are held out."""
     # The multiplication comes first, because block keys share their remainders by construction.
-    return (key * 0x9E3779B97F4A7C15 >> 11) % (1 << 53) < share * (1 << 53)
+    return float((key * 0x9E3779B97F4A7C15 >> 11) % (1 << 53)) / (1 << 53)
 
 
 class CorpusFields(NamedTuple):
@@ -84,7 +90,13 @@ def build_corpus(
     ]
     spool = Spool(folder / "spool")
     with explain_disk_errors(folder):
-        spool.write(_cleaned_lines(groups, settings, counted))
+        spool.write(_cleaned_lines(groups, settings, counted, settings.held_out_share))
+        lowest, highest = counted.places
+        if settings.held_out_share <= lowest < highest:
+            # Too few documents for the share: the first of them by its content is held out.
+            counted = Counted()
+            spool = Spool(folder / "spool")
+            spool.write(_cleaned_lines(groups, settings, counted, math.nextafter(lowest, 1.0)))
         keep = spool.keep(counted.dropped)
         splits: dict[str, dict[str, Any]] = {}
         targets = [("train", TRAIN), ("held_out", HELD_OUT)]
@@ -117,7 +129,10 @@ def build_corpus(
 
 
 def _cleaned_lines(
-    groups: Sequence[tuple[Sequence[Source], str, int | None]], settings: Corpora, counted: Counted
+    groups: Sequence[tuple[Sequence[Source], str, int | None]],
+    settings: Corpora,
+    counted: Counted,
+    held_out_share: float,
 ) -> Iterator[tuple[str, int, int]]:
     """(line, split, run) of groups of sources: (sources, their field in the recipe, their split or None).
 
@@ -130,8 +145,11 @@ def _cleaned_lines(
         for document in read_documents(
             sources, counted.dropped, field=location, block_lines=settings.block_lines
         ):
-            held_out = HELD_OUT if is_held_out(document.key, settings.held_out_share) else TRAIN
-            split = held_out if fixed is None else fixed
+            split = fixed
+            if split is None:
+                place = place_of(document.key)
+                counted.places = (min(place, counted.places[0]), max(place, counted.places[1]))
+                split = HELD_OUT if place < held_out_share else TRAIN
             if not (document.joined and last == (document.origin, split)):
                 run += 1
             last = (document.origin, split)
@@ -150,16 +168,22 @@ def _cleaned_lines(
                     yield cleaned, split, run
 
 
-def sample_texts(sources: Sequence[Source], *, field: str, max_characters: int) -> tuple[list[str], int]:
+def sample_texts(
+    sources: Sequence[Source], *, field: str, max_characters: int, block_lines: int = 64
+) -> tuple[list[str], int]:
     """(cleaned lines from the beginning of the sources, an estimate of the characters of all sources).
 
     The estimate counts the characters of small sources, and extrapolates by file sizes for larger ones.
+    Raises CorpusError if a run would: without text, and where all of it is one document or block.
     """
     texts: list[str] = []
     nothing: Counter[str] = Counter()
     seen = raw = 0
     exhausted = True
-    for document in read_documents(sources, nothing, field=field, block_lines=64):
+    documents: set[int] = set()
+    for document in read_documents(sources, nothing, field=field, block_lines=block_lines):
+        if len(documents) < 2:
+            documents.add(document.key)
         for line in document.lines:
             raw += len(line)
             cleaned = clean_line(line, min_characters=2, dropped=nothing, changed=nothing)
@@ -172,6 +196,8 @@ def sample_texts(sources: Sequence[Source], *, field: str, max_characters: int) 
             break
     if not texts:
         raise CorpusError(field, None, "has no text", "check the sources")
+    if len(documents) < 2:
+        raise _one_document(field, block_lines)
     if exhausted:
         return texts, raw
     total = 0
@@ -191,13 +217,7 @@ def _refuse_empty(
             fields.text, None, f"no text is left to train on (dropped lines: {reasons})", "add text"
         )
     if not splits["held_out"]["examples"]:
-        raise CorpusError(
-            fields.text,
-            None,
-            f"none of the {splits['train']['examples']} examples was held out for evaluation "
-            f"(held_out_share {settings.held_out_share}, blocks of about {settings.block_lines} lines)",
-            "add text, lower corpora.block_lines or raise corpora.held_out_share",
-        )
+        raise _one_document(fields.text, settings.block_lines)
     for name, counts in splits.items():
         if not counts["examples"]:
             raise CorpusError(
@@ -206,6 +226,15 @@ def _refuse_empty(
                 f"no text is left (dropped lines: {reasons})",
                 "use text that is not in the training text",
             )
+
+
+def _one_document(field: str, block_lines: int) -> CorpusError:
+    return CorpusError(
+        field,
+        None,
+        f"is one document, or one block of about {block_lines} lines: nothing can be held out for evaluation",
+        "add text, or lower corpora.block_lines",
+    )
 
 
 def _drop_repeated(folder: Path, splits: dict[str, dict[str, Any]]) -> None:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from polydistill.config.shared import Source
+from polydistill.config.shared import Source, TextRecipe
 from polydistill.corpora.lines import (
     PROBE_LINES,
     explain_unreadable,
@@ -118,6 +118,14 @@ def list_files(source: Source, field: str) -> list[Path]:
         what = "no file matches" if glob.has_magic(name) else "no such file or folder"
         raise CorpusError(field, name, what, f"check the path; it is relative to {Path.cwd()}")
     return files
+
+
+def check_texts(recipe: TextRecipe) -> None:
+    """Raise CorpusError for a missing file of a recipe's text."""
+    for place, sources in recipe.texts.items():
+        for index, source in enumerate(sources):
+            if source.path is not None:
+                list_files(source, f"{place}[{index}]")
 
 
 def _is_folder(path: Path, field: str) -> bool:

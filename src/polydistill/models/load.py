@@ -14,6 +14,7 @@ from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForMaskedLM
 from transformers.utils import cached_file
 
+from polydistill.config.paths import refuse_missing
 from polydistill.disk import fingerprint, hash_file
 from polydistill.errors import ModelError, NumericsError
 from polydistill.limits import is_out_of_memory
@@ -123,6 +124,7 @@ def model_config(
 ) -> PreTrainedConfig:
     """A model's configuration. Raises ModelError if it cannot be read, or fits no model."""
     field = field or (f"teachers.{name}" if name else "model")
+    refuse_missing(model, field)
     try:
         config = AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=False)
     except Exception as error:  # huggingface_hub's validation raises its own types

@@ -17,7 +17,7 @@ import psutil
 import torch
 import yaml
 
-from polydistill.artefacts import ARTEFACTS, artefact, is_current, partial_folder
+from polydistill.artefacts import ARTEFACTS, PARTIAL, STAMP, artefact, is_current, partial_folder
 from polydistill.config.load import parse_recipe
 from polydistill.config.shared import MODEL_TYPE, RunRecipe
 from polydistill.config.yaml_text import read_resolved
@@ -203,7 +203,7 @@ def _check_owner(path: Path, resolved: Json, *, update: bool) -> None:
     if existing.is_file():
         previous = _with_new_defaults(_read_recipe(existing, update=update))
         changed = _differences(previous, resolved)
-        if changed and not update:
+        if changed and not update and _holds_work(path):
             shown = "; ".join(f"{key}: {_short(old)} → {_short(new)}" for key, old, new in changed[:4])
             raise RunFolderError(
                 "output",
@@ -216,6 +216,12 @@ def _check_owner(path: Path, resolved: Json, *, update: bool) -> None:
         raise RunFolderError(
             "output", str(path), "is not empty and not a run's folder", "choose another `output`"
         )
+
+
+def _holds_work(path: Path) -> bool:
+    """Whether a run's folder holds artefacts, scored shards or checkpoints: a refused run leaves none."""
+    finished = any(not stamp.parent.name.endswith(PARTIAL) for stamp in path.rglob(STAMP))
+    return finished or any(any(path.rglob(pattern)) for pattern in ("shard-*.arrow", "checkpoint-*"))
 
 
 def _read_recipe(path: Path, *, update: bool) -> object:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerFast
 
+from polydistill.config.paths import refuse_missing
 from polydistill.config.probe import ProbedModel
 from polydistill.disk import fingerprint
 from polydistill.errors import ModelError, TokenizerError
@@ -142,6 +143,7 @@ def load_tokenizer(
     """
     field = field or (f"teachers.{name}" if name else "model")
     origin = tokenizer or model
+    refuse_missing(model, field)
     try:
         config = AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=False)
         with _panics_explained(field, origin):

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
+from polydistill.disk import read_json, write_json
 from polydistill.errors import TokenizerError
 from polydistill.tokenization.load import LoadedTokenizer
 from polydistill.tokenization.pieces import CONTINUING, STUDENT_SPECIALS, Spec
@@ -90,6 +91,10 @@ def save_tokenizer(
     wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **values)
     folder.mkdir(parents=True, exist_ok=True)
     wrapped.save_pretrained(folder)
+    # transformers 5 writes its own new name of this class, which transformers 4 does not know.
+    path = folder / "tokenizer_config.json"
+    written = read_json(path, dict)
+    write_json(path, {**written, "tokenizer_class": "PreTrainedTokenizerFast"})
 
 
 def special_strings(teacher: LoadedTokenizer) -> dict[str, str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from polydistill.config.balance import BalanceRecipe
+from polydistill.corpora.sources import check_texts
 from polydistill.disk import read_json, write_text
 from polydistill.errors import RecipeError
 from polydistill.pipelines.balance.evaluation import evaluate_models, probe_students
@@ -19,7 +20,7 @@ from polydistill.pipelines.pipeline import Command, Pipeline, Stage
 from polydistill.pipelines.run_folder import Run
 from polydistill.pipelines.stages.corpora import prepare_corpora
 from polydistill.pipelines.stages.evaluation import write_page
-from polydistill.pipelines.stages.training import check_texts, random_model
+from polydistill.pipelines.stages.training import random_model
 from polydistill.reports.card import with_results
 from polydistill.tasks.tagged import read_tagged_tasks
 from polydistill.training.arguments import check_arguments, training_arguments

@@ -35,7 +35,9 @@ def plan_balance(recipe: BalanceRecipe, console: Console, _: Pipelines) -> list[
     print_settings(recipe, console, training=check_arguments(recipe.training))
     conflicts = plan_engine(recipe, console)
     sizes = collect(
-        recipe.languages, lambda name, s: measure_text(s.text, f"languages.{name}.text", []), conflicts
+        recipe.languages,
+        lambda name, s: measure_text(s.text, f"languages.{name}.text", [], recipe.corpora.block_lines),
+        conflicts,
     )
     training = 1 - recipe.corpora.held_out_share
     characters = {}
@@ -83,7 +85,7 @@ def _print(
         markup=False,
     )
     base = check_arguments(recipe.training)
-    seconds = step_seconds(recipe, model, base)
+    seconds = step_seconds(recipe, model, base, recipe.scoring.top_k)
     table = Table(box=box.SIMPLE)
     for name in ("model", "characters", "steps", "time, at most"):
         table.add_column(name, justify="left" if name == "model" else "right")

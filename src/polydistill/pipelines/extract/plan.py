@@ -70,7 +70,7 @@ def plan_extract(recipe: ExtractRecipe, console: Console, _: Pipelines) -> list[
     configs = collect({"teacher": recipe}, lambda _, r: teacher_config(r), conflicts)
     sizes = collect(
         {recipe.language: recipe.text},
-        lambda _, text: measure_text(text, "text", list(tokenizers.values())),
+        lambda _, text: measure_text(text, "text", list(tokenizers.values()), recipe.corpora.block_lines),
         conflicts,
     )
     if tokenizers and configs:
@@ -167,7 +167,7 @@ def _print_models(
     if recipe.losses.predictions == "stored":
         if text is not None:
             _print_scoring(recipe, teacher.to(device()), tokenizer, text, arguments, console)
-        seconds = step_seconds(recipe, student, arguments)
+        seconds = step_seconds(recipe, student, arguments, recipe.scoring.top_k)
     else:
         seconds = _live_step_seconds(recipe, student, teacher, arguments)
     steps = arguments["max_steps"] * arguments["gradient_accumulation_steps"]

@@ -58,7 +58,10 @@ def plan_merge(recipe: MergeRecipe, console: Console, _: Pipelines) -> list[Conf
     sizes = collect(
         recipe.languages,
         lambda language, s: measure_text(
-            s.text, f"languages.{language}.text", [tokenizers[t] for t in s.teachers if t in tokenizers]
+            s.text,
+            f"languages.{language}.text",
+            [tokenizers[t] for t in s.teachers if t in tokenizers],
+            recipe.corpora.block_lines,
         ),
         problems,
     )
@@ -303,7 +306,7 @@ def _print_times(
                 console.print(
                     f"labels of {name} for {language}, by a sample: {describe(coverage)}", markup=False
                 )
-    step = step_seconds(recipe, student, arguments)
+    step = step_seconds(recipe, student, arguments, recipe.scoring.top_k)
     trained = step * arguments["max_steps"] * arguments["gradient_accumulation_steps"]
     batch = (
         arguments["per_device_train_batch_size"]

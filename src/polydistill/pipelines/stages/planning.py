@@ -14,10 +14,9 @@ import yaml
 from rich.console import Console
 from rich.markup import escape
 
-from polydistill.config.balance import BalanceRecipe
 from polydistill.config.extract import ExtractRecipe
 from polydistill.config.merge import MergeRecipe
-from polydistill.config.shared import Arguments, Masking, RunRecipe, Source
+from polydistill.config.shared import Arguments, Masking, RunRecipe, Source, TextRecipe
 from polydistill.corpora.corpus import sample_texts
 from polydistill.losses.sparse import sparse_soft_cross_entropy
 from polydistill.masking import Masked, mask_texts
@@ -155,16 +154,17 @@ def _predicted(
     )
 
 
-def step_seconds(
-    recipe: MergeRecipe | ExtractRecipe | BalanceRecipe, student: PreTrainedModel, arguments: Arguments
-) -> float:
-    """Seconds of one micro-batch of random tokens: forward pass, backward pass and optimizer step."""
+def step_seconds(recipe: TextRecipe, student: PreTrainedModel, arguments: Arguments, top_k: int) -> float:
+    """Seconds of one micro-batch of random tokens: forward pass, backward pass and optimizer step.
+
+    top_k  stored predictions of a position; 0 without a teacher
+    """
     size, length = arguments["per_device_train_batch_size"], recipe.corpora.max_length
     model = student.to(device()).train()
     draw = np.random.default_rng(0)
     ids, attention = pad_batch(list(draw.integers(5, 50, (size, length))), 0)
     positions = torch.arange(0, ids.numel(), max(1, round(1 / recipe.masking.probability)))
-    columns = recipe.scoring.top_k + 1
+    columns = top_k + 1
     top = torch.randint(5, 50, (len(positions), columns))
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
     where = device()
@@ -214,10 +214,12 @@ class LanguageSize:
 
 
 def measure_text(
-    sources: Sequence[Source], field: str, tokenizers: Sequence[LoadedTokenizer]
+    sources: Sequence[Source], field: str, tokenizers: Sequence[LoadedTokenizer], block_lines: int
 ) -> LanguageSize:
     """Read a sample of a language's text and scale its counts up to the size of the files."""
-    texts, characters = sample_texts(sources, field=field, max_characters=SAMPLE_CHARACTERS)
+    texts, characters = sample_texts(
+        sources, field=field, max_characters=SAMPLE_CHARACTERS, block_lines=block_lines
+    )
     backends = [tokenizer.backend for tokenizer in tokenizers]
     counted = sum(count_tokens(backends, texts)) if backends else 0
     sampled = max(1, sum(map(len, texts)))

@@ -12,14 +12,14 @@ from polydistill.artefacts import STAMP, artefact, clear_unless_current, copy_ar
 from polydistill.config.balance import BalanceRecipe
 from polydistill.config.pretrain import PretrainRecipe
 from polydistill.config.shared import Arguments, TextRecipe
-from polydistill.corpora.sources import list_files
+from polydistill.corpora.sources import check_texts
 from polydistill.disk import Json, bytes_below, explain_disk_errors, read_json, require_space, write_json
 from polydistill.models.memory import return_freed_memory
 from polydistill.models.student import build_student, student_config
 from polydistill.pipelines.run_folder import Artefact, Run
 from polydistill.processes import leads, wait_for_all
 from polydistill.reports.records import LOG
-from polydistill.tokenization.load import LoadedTokenizer
+from polydistill.tokenization.load import LoadedTokenizer, max_positions
 from polydistill.training.arguments import check_arguments
 from polydistill.training.checkpoints import checkpoints_bytes
 from polydistill.training.data import LanguageData
@@ -91,7 +91,7 @@ def train_into(
     wait_for_all()
     if equal is not None:
         if leads():
-            _copy(run, equal, target, inputs, training.write_beside)
+            _copy(run, equal, target, inputs, training)
         wait_for_all()
         return Artefact(target, inputs)
     if leads():
@@ -113,6 +113,7 @@ def train_into(
         with artefact(target, inputs) as folder:
             training.model.save_pretrained(folder)
             training.write_beside(folder)
+            fit_tokenizers(folder, training.model)
     wait_for_all()
     return Artefact(target, inputs)
 
@@ -130,7 +131,19 @@ def equal_model(run: Run, target: Path, inputs: object) -> Path | None:
     return folder if stamp.get("files") and (folder.parent / LOG).is_file() else None
 
 
-def _copy(run: Run, source: Path, target: Path, inputs: object, write_beside: Callable[[Path], None]) -> None:
+def fit_tokenizers(folder: Path, model: PreTrainedModel) -> None:
+    """Let the tokenizers of a model's folder cut text where the model ends, not where its training did.
+
+    A table of positions has random rows after the training's, or those of a teacher: it stays as it is.
+    """
+    if any(name.endswith("position_embeddings.weight") for name, _ in model.named_parameters()):
+        return
+    for path in (folder / "tokenizer_config.json", *folder.glob("tokenizer/*/tokenizer_config.json")):
+        values = read_json(path, dict)
+        write_json(path, values | {"model_max_length": max_positions(model.config)})
+
+
+def _copy(run: Run, source: Path, target: Path, inputs: object, training: Training) -> None:
     """Copy another run's model and log, with this run's card. Raises RunFolderError for a damaged log."""
     log = read_json(source.parent / LOG, dict)
     run.say(f"{target.parent.relative_to(run.path)}: taken from {source}")
@@ -140,7 +153,8 @@ def _copy(run: Run, source: Path, target: Path, inputs: object, write_beside: Ca
         write_json(target.parent / LOG, log, sealed=True)
         with artefact(target, inputs) as folder:
             copy_artefact(source, folder)
-            write_beside(folder)
+            training.write_beside(folder)
+            fit_tokenizers(folder, training.model)
 
 
 def random_model(recipe: PretrainRecipe | BalanceRecipe, tokenizer: LoadedTokenizer) -> PreTrainedModel:
@@ -159,11 +173,3 @@ def check_training(recipe: TextRecipe, _: object = None) -> None:
     """Raise UserError for wrong arguments of training and for missing text; loads no model."""
     check_arguments(recipe.training)
     check_texts(recipe)
-
-
-def check_texts(recipe: TextRecipe) -> None:
-    """Raise CorpusError for a missing file of text."""
-    for place, sources in recipe.texts.items():
-        for index, source in enumerate(sources):
-            if source.path is not None:
-                list_files(source, f"{place}[{index}]")
