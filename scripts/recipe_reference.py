@@ -188,7 +188,7 @@ def reference() -> str:
         "",
         "Made by `scripts/recipe_reference.py` from the models in `src/polydistill/config`. `make check` "
         "fails when it is",
-        "out of date. `polydistill plan RECIPE` prints every setting that a recipe resolves to.",
+        "out of date. `polydistill plan --full RECIPE` prints every setting that a recipe resolves to.",
         "",
         "A recipe may extend a preset or another file: `extends: NAME`. `null` takes away an entry that the "
         "extended one",

@@ -9,13 +9,14 @@ import errno
 import os
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from polydistill import __version__
-from polydistill.cli_stores import console, store_app, vocab_app
+from polydistill.cli_stores import console, paths_by_language, store_app, vocab_app
 from polydistill.errors import PolydistillError, UserError
 from polydistill.limits import explain_limits
 
@@ -103,15 +104,57 @@ def run(recipe: RecipeArgument, set_: SetOption = [], update: UpdateOption = Fal
 
 
 @app.command()
-def plan(recipe: RecipeArgument, set_: SetOption = []) -> None:  # noqa: B006
-    """Show what a recipe would do and cost, and its conflicts, without heavy computation.
+def init(
+    output: Annotated[Path, typer.Argument(help="The recipe to write, such as mine.yaml.")],
+    teacher: Annotated[
+        list[str],
+        typer.Option(help="NAME=MODEL: a folder or hub name of a masked language model. Repeat it."),
+    ] = [],  # noqa: B006
+    text: Annotated[
+        list[str], typer.Option(help="LANGUAGE=PATH: a file, folder or glob of text. Repeat it.")
+    ] = [],  # noqa: B006
+    teaches: Annotated[
+        list[str],
+        typer.Option(help="LANGUAGE=NAME: a teacher of a language that is not named like it. Repeat it."),
+    ] = [],  # noqa: B006
+) -> None:
+    """Write a first recipe from teachers and texts; asks for them on a terminal if none is given."""
+    from polydistill.tools.init import write_first_recipe
+
+    teachers = {name: paths[-1] for name, paths in paths_by_language(teacher, "--teacher").items()}
+    texts = paths_by_language(text)
+    if not teachers and not texts and sys.stdin.isatty():
+        teachers, texts = _asked()
+    path = write_first_recipe(output, teachers, texts, paths_by_language(teaches, "--teaches"))
+    console.print(
+        f"{path} is written. Next:\n  polydistill plan {path}\n  polydistill run {path}", markup=False
+    )
+
+
+def _asked() -> tuple[dict[str, str], dict[str, list[str]]]:
+    """Teachers and texts from a terminal, language by language; an empty answer ends it."""
+    teachers: dict[str, str] = {}
+    texts: dict[str, list[str]] = {}
+    while language := typer.prompt("language (its code; empty: no more)", default="", show_default=False):
+        texts[language] = [typer.prompt(f"text of {language} (a file, folder or glob)")]
+        teachers[language] = typer.prompt(f"teacher of {language} (a folder or hub name)")
+    return teachers, texts
+
+
+@app.command()
+def plan(
+    recipe: RecipeArgument,
+    set_: SetOption = [],  # noqa: B006
+    full: Annotated[bool, typer.Option("--full", help="Print every resolved setting first.")] = False,
+) -> None:
+    """Show what a recipe would do and cost, and its conflicts, from samples and a few timed batches.
 
     Exit code 2: the recipe cannot be run.
     """
     loaded = _loaded(recipe, set_)
     from polydistill.pipelines.plan import plan_recipe
 
-    if any(conflict.level == "error" for conflict in plan_recipe(loaded, (), console)):
+    if any(conflict.level == "error" for conflict in plan_recipe(loaded, (), console, full=full)):
         raise typer.Exit(2)
 
 
@@ -258,14 +301,22 @@ def report(folder: Annotated[Path, typer.Argument(help="A run's folder.")]) -> N
 
 @app.command()
 def demo(
-    output: Annotated[Path, typer.Option(help="Folder for the runs.")] = Path("demo-run"),
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for the runs; by default demo-run, or demo-quick.")
+    ] = None,
     set_: SetOption = [],  # noqa: B006
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Two teachers and few steps: a whole merge in two minutes.")
+    ] = False,
 ) -> None:
-    """Pre-train four small teachers on bundled text, merge them, and write a report: about eight minutes."""
+    """Pre-train small teachers on bundled text, merge them, and write a report: about eight minutes, or two
+    with `--quick`.
+    """
     from polydistill.pipelines.demo import run_demo
     from polydistill.reports.tables import results_table
 
-    path = run_demo(output, set_, show=lambda line: console.print(line, markup=False))
+    show = partial(console.print, markup=False)
+    path = run_demo(output or Path("demo-quick" if quick else "demo-run"), set_, quick=quick, show=show)
     console.print(results_table(path))
     console.print(f"report: {(path / 'report' / 'index.html').resolve()}", markup=False)
 

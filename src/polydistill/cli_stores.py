@@ -135,14 +135,14 @@ def vocab_learn(
     )
 
 
-def paths_by_language(given: list[str]) -> dict[str, list[str]]:
-    """Language → its paths, from options of the form LANGUAGE=PATH."""
+def paths_by_language(given: list[str], option: str = "--text") -> dict[str, list[str]]:
+    """Name → its values, from options of the form NAME=VALUE."""
     texts: dict[str, list[str]] = {}
     for each in given:
         language, _, path = each.partition("=")
         if not language or not path:
             raise RecipeError(
-                "--text", each, "is not LANGUAGE=PATH", "write it like `--text tr=text/tr.txt.xz`"
+                option, each, "is not of the form NAME=VALUE", f"write it like `{option} tr=text/tr.txt.xz`"
             )
         texts.setdefault(language, []).append(path)
     return texts

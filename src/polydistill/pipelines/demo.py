@@ -17,16 +17,26 @@ TEACHERS = {"en": ("en",), "fr": ("fr",), "ru": ("ru",), "en-de": ("en", "de")}
 LANGUAGES = ("en", "de", "fr", "ru")
 # Two languages need more pieces than one, and more steps.
 BILINGUAL: Json = {"tokenizer.size": 5000, "training.max_steps": 480}
+# The quick demo: teachers, and what they and the merge have less of.
+QUICK = ("en", "ru")
+QUICK_SETTINGS = ("training.max_steps=160", "evaluation.max_examples=100")
+QUICK_MERGE = ("training.max_steps=80", "evaluation.max_examples=150", "student.encoder_from=en")
 
 
-def run_demo(output: Path, overrides: Sequence[str] = (), *, show: Callable[[str], None] = print) -> Path:
+def run_demo(
+    output: Path, overrides: Sequence[str] = (), *, quick: bool = False, show: Callable[[str], None] = print
+) -> Path:
     """Pre-train the teachers under `output`/teachers and merge them under `output`/merge.
 
     overrides  `a.b=c` strings for the merge; those of `training.` and `corpora.` apply to the teachers too
+    quick      two teachers, and few steps
     Returns the merge's folder. Finished work is reused.
     """
     shared = [override for override in overrides if override.startswith(("training.", "corpora."))]
-    for name, languages in TEACHERS.items():
+    teachers = {name: languages for name, languages in TEACHERS.items() if not quick or name in QUICK}
+    taught = [language for language in LANGUAGES if not quick or language in QUICK]
+    shared = [*(QUICK_SETTINGS if quick else ()), *shared]
+    for name, languages in teachers.items():
         show(f"teacher {name}")
         own = [f"{key}={value}" for key, value in BILINGUAL.items()] if len(languages) > 1 else []
         teacher = read_recipe("demo-teacher") | {
@@ -38,13 +48,14 @@ def run_demo(output: Path, overrides: Sequence[str] = (), *, show: Callable[[str
     show("merge")
     merge = read_recipe("demo-merge") | {
         "output": str(output / "merge"),
-        "teachers": {name: str(output / "teachers" / name / "student" / "final") for name in TEACHERS},
+        "teachers": {name: str(output / "teachers" / name / "student" / "final") for name in teachers},
         "languages": {
             language: {
                 "text": str(DATA / f"{language}.txt.xz"),
-                "teachers": [name for name, known in TEACHERS.items() if language in known],
+                "teachers": [name for name, known in teachers.items() if language in known],
             }
-            for language in LANGUAGES
+            for language in taught
         },
     }
-    return run_recipe(parse_recipe(merge, overrides), show=show)
+    fewer = QUICK_MERGE if quick else ()
+    return run_recipe(parse_recipe(merge, [*fewer, *overrides]), show=show)

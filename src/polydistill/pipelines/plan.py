@@ -10,9 +10,19 @@ from polydistill.config.load import load_recipe
 from polydistill.config.shared import RunRecipe
 from polydistill.pipelines.kinds import PIPELINES
 from polydistill.pipelines.stages.conflicts import Conflict
+from polydistill.pipelines.stages.planning import FULL
 
 
-def plan_recipe(recipe: str | RunRecipe, overrides: Sequence[str], console: Console) -> list[Conflict]:
-    """Print the resolved settings, sizes, times and conflicts of a recipe; returns the conflicts."""
+def plan_recipe(
+    recipe: str | RunRecipe, overrides: Sequence[str], console: Console, *, full: bool = False
+) -> list[Conflict]:
+    """Print sizes, times and conflicts of a recipe; returns the conflicts.
+
+    full  print every resolved setting first
+    """
     loaded = load_recipe(recipe, overrides) if isinstance(recipe, str) else recipe
-    return PIPELINES[loaded.recipe].plan(loaded, console, PIPELINES)
+    token = FULL.set(full)
+    try:
+        return PIPELINES[loaded.recipe].plan(loaded, console, PIPELINES)
+    finally:
+        FULL.reset(token)

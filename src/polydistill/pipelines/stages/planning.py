@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -226,7 +227,13 @@ def measure_text(
     return LanguageSize(characters, round(counted * characters / sampled), texts)
 
 
+# Whether plans print every setting before what they found.
+FULL: ContextVar[bool] = ContextVar("full", default=False)
+
+
 def print_settings(recipe: RunRecipe, console: Console, **resolved: object) -> None:
-    """Print a recipe with every setting; `resolved` holds those that several places decide."""
+    """In a full plan, print a recipe with every setting; `resolved` holds what several places decide."""
+    if not FULL.get():
+        return
     values = recipe.model_dump(mode="json") | resolved
     console.print(escape(yaml.safe_dump(values, allow_unicode=True, sort_keys=False)))

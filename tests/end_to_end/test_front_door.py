@@ -1,0 +1,180 @@
+"""The first minutes of a new user: a first recipe, a plan, small texts, wrong paths, what is written."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import yaml
+from tests.conftest import bundled_lines
+from tests.end_to_end.test_pretrain import pretrain_recipe
+from transformers import AutoTokenizer
+from typer.testing import CliRunner
+
+from polydistill import __version__
+from polydistill.cli import app
+from polydistill.config.load import parse_recipe
+from polydistill.config.paths import check_models, refuse_missing
+from polydistill.corpora.examples import Examples
+from polydistill.errors import CorpusError, ModelError, RunFolderError
+from polydistill.pipelines.run import run_recipe
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=True)
+
+
+def test_the_version_is_the_packages() -> None:
+    assert invoke("--version").output == f"polydistill {__version__}\n"
+    assert invoke().exit_code == 2
+    assert "Usage" in invoke().output
+
+
+def test_a_first_recipe_is_one_that_plan_accepts(tmp_path, teachers, texts, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = ["--teacher", f"en={teachers['en']}", "--teacher", f"ru={teachers['ru']}"]
+    given += ["--text", f"en={texts['en']}", "--text", f"ru={texts['ru']}"]
+    made = invoke("init", "mine.yaml", *given)
+    assert made.exit_code == 0, made.output
+    recipe = parse_recipe(yaml.safe_load((tmp_path / "mine.yaml").read_text("utf-8")))
+    assert recipe.languages["ru"].teachers == ["ru"]
+    assert recipe.name == "mine"
+    changed = ["--set", "corpora.max_length=32", "--set", "student.config.hidden_size=32"]
+    planned = invoke("plan", "mine.yaml", *changed)
+    assert planned.exit_code == 0, planned.output
+    assert "error" not in planned.output
+    again = invoke("init", "mine.yaml", *given)
+    assert "exists" in str(again.exception)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--text", "en=TEXT"], "no teacher"),
+        (["--teacher", "en=EN"], "no text"),
+        (["--teacher", "en=nowhere/at/all", "--text", "en=TEXT"], "no such folder"),
+        (["--teacher", "en=EN", "--text", "en=nowhere.txt"], "no such file"),
+        (["--teacher", "en=EN", "--teacher", "b=EN", "--text", "fr=TEXT"], "--teaches fr=NAME"),
+        (["--teacher", "en", "--text", "en=TEXT"], "NAME=VALUE"),
+        (["--teacher", "en=EN", "--text", "fr=TEXT", "--teaches", "fr=x"], "no teacher of that name"),
+    ],
+)
+def test_a_first_recipe_that_cannot_be(tmp_path, teachers, texts, given, message) -> None:
+    filled = [each.replace("TEXT", str(texts["en"])).replace("=EN", f"={teachers['en']}") for each in given]
+    refused = invoke("init", tmp_path / "mine.yaml", *filled)
+    assert message in str(refused.exception)
+    assert not (tmp_path / "mine.yaml").exists()
+
+
+def test_what_is_wrong_is_told_before_torch_is_imported(tmp_path) -> None:
+    """A recipe, a text and a teacher that are not there."""
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text("teachers: {a: ./nowhere}\nlanguages: {en: {text: x.txt, teachers: a}}\n", "utf-8")
+    for arguments in (["plan", "nowhere.yaml"], ["run", str(recipe)]):
+        code = (
+            "import sys\nfrom polydistill.cli import main\n"
+            f"sys.argv[1:] = {arguments!r}\n"
+            "try:\n    main()\nexcept SystemExit as end:\n    print(end.code, 'torch' in sys.modules)\n"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+        assert done.stdout.split() == ["2", "False"], done.stderr
+        assert "nowhere" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "refused"),
+    [
+        ("bert-base-cased", False),
+        ("google-bert/bert-base-cased", False),
+        ("a/b/c", True),
+        ("./model", True),
+        ("/nowhere/model", True),
+        ("here/missing", True),
+        ("here/model", False),
+        ("here", False),
+    ],
+)
+def test_a_folder_that_is_not_there_is_told_from_a_hub_name(tmp_path, monkeypatch, name, refused) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here" / "model").mkdir(parents=True)
+    if refused:
+        with pytest.raises(ModelError, match="no such folder"):
+            refuse_missing(name, "model")
+    else:
+        refuse_missing(name, "model")
+
+
+def test_every_model_of_a_recipe_is_looked_for(recipe_values) -> None:
+    check_models(parse_recipe(recipe_values))
+    wrong = recipe_values | {"teachers": recipe_values["teachers"] | {"ru": "/nowhere/ru"}}
+    with pytest.raises(ModelError, match="teachers.ru"):
+        check_models(parse_recipe(wrong))
+    tokenizer = {"model": recipe_values["teachers"]["ru"], "tokenizer": "/nowhere/tokenizer"}
+    wrong = recipe_values | {"teachers": recipe_values["teachers"] | {"ru": tokenizer}}
+    with pytest.raises(ModelError, match=r"teachers.ru.tokenizer"):
+        check_models(parse_recipe(wrong))
+
+
+def test_a_small_text_holds_out_its_first_block(tmp_path, texts) -> None:
+    """Three blocks, of which a share of 0.001 holds out none; and the plan refuses what a run refuses."""
+    path = tmp_path / "small.txt"
+    path.write_text("\n".join(bundled_lines("en", 60)), "utf-8")
+    values = pretrain_recipe(texts, tmp_path / "run")
+    values |= {"languages": {"en": {"text": str(path)}}}
+    values["corpora"] = values["corpora"] | {"held_out_share": 0.001, "block_lines": 8}
+    run = run_recipe(parse_recipe(values), until="corpora", show=lambda line: None)
+    held_out = Examples(run / "corpora" / "en" / "held_out.arrow")
+    training = Examples(run / "corpora" / "en" / "train.arrow")
+    assert 0 < len(held_out) < len(training)
+    again = values | {"output": str(tmp_path / "again")}
+    other = run_recipe(parse_recipe(again), until="corpora", show=lambda line: None)
+    assert Examples(other / "corpora" / "en" / "held_out.arrow").texts(slice(None)) == held_out.texts(
+        slice(None)
+    )
+    single = values | {
+        "output": str(tmp_path / "single"),
+        "corpora": values["corpora"] | {"block_lines": 5000},
+    }
+    with pytest.raises(CorpusError, match="nothing can be held out"):
+        run_recipe(parse_recipe(single), until="corpora", show=lambda line: None)
+    recipe = tmp_path / "single.yaml"
+    recipe.write_text(yaml.safe_dump(single), "utf-8")
+    planned = invoke("plan", recipe)
+    assert planned.exit_code == 2
+    assert "nothing can be held out" in planned.output.replace("\n", " ")
+    # The refused run made nothing, so its folder takes another recipe.
+    run_recipe(parse_recipe(single | {"corpora": values["corpora"]}), until="corpora", show=lambda line: None)
+    with pytest.raises(RunFolderError, match="other settings"):
+        run_recipe(parse_recipe(single), until="corpora", show=lambda line: None)
+
+
+def test_a_plan_of_a_pretraining_has_sizes_and_times(tmp_path, texts) -> None:
+    recipe = tmp_path / "p.yaml"
+    recipe.write_text(yaml.safe_dump(pretrain_recipe(texts, tmp_path / "run")), "utf-8")
+    planned = invoke("plan", recipe)
+    assert planned.exit_code == 0, planned.output
+    for wanted in ("characters", "parameters", "s each", "no conflicts"):
+        assert wanted in planned.output
+    assert not (tmp_path / "run").exists()
+
+
+def test_tokenizers_load_in_older_transformers_and_cut_where_the_model_ends(tmp_path, texts) -> None:
+    """A rotary model takes as many tokens as it has positions, not as its training's sequences had."""
+    values = pretrain_recipe(texts, tmp_path / "run")
+    values["training"] = values["training"] | {"max_steps": 1}
+    run = run_recipe(parse_recipe(values), until="train", show=lambda line: None)
+    final = run / "student" / "final"
+    config = json.loads((final / "config.json").read_text("utf-8"))
+    written = json.loads((final / "tokenizer_config.json").read_text("utf-8"))
+    assert written["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert values["corpora"]["max_length"] < config["max_position_embeddings"]
+    assert written["model_max_length"] == config["max_position_embeddings"]
+    assert AutoTokenizer.from_pretrained(final).model_max_length == config["max_position_embeddings"]
+
+
+def test_positions_of_a_table_are_those_that_were_trained(tmp_path, recipe_values) -> None:
+    values = recipe_values | {"training": recipe_values["training"] | {"max_steps": 1}}
+    run = run_recipe(parse_recipe(values), until="train", show=lambda line: None)
+    written = json.loads((run / "student" / "final" / "tokenizer_config.json").read_text("utf-8"))
+    made = json.loads((run / "tokenizer" / "tokenizer_config.json").read_text("utf-8"))
+    assert written["model_max_length"] == made["model_max_length"]
