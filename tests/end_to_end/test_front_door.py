@@ -69,7 +69,9 @@ def test_a_first_recipe_that_cannot_be(tmp_path, teachers, texts, given, message
 def test_what_is_wrong_is_told_before_torch_is_imported(tmp_path) -> None:
     """A recipe, a text and a teacher that are not there."""
     recipe = tmp_path / "r.yaml"
-    recipe.write_text("teachers: {a: ./nowhere}\nlanguages: {en: {text: x.txt, teachers: a}}\n", "utf-8")
+    recipe.write_text(
+        "name: r\nteachers: {a: ./nowhere}\nlanguages: {en: {text: x.txt, teachers: a}}\n", "utf-8"
+    )
     for arguments in (["plan", "nowhere.yaml"], ["run", str(recipe)]):
         code = (
             "import sys\nfrom polydistill.cli import main\n"
@@ -107,11 +109,11 @@ def test_a_folder_that_is_not_there_is_told_from_a_hub_name(tmp_path, monkeypatc
 def test_every_model_of_a_recipe_is_looked_for(recipe_values) -> None:
     check_models(parse_recipe(recipe_values))
     wrong = recipe_values | {"teachers": recipe_values["teachers"] | {"ru": "/nowhere/ru"}}
-    with pytest.raises(ModelError, match="teachers.ru"):
+    with pytest.raises(ModelError, match=r"teachers\.ru"):
         check_models(parse_recipe(wrong))
     tokenizer = {"model": recipe_values["teachers"]["ru"], "tokenizer": "/nowhere/tokenizer"}
     wrong = recipe_values | {"teachers": recipe_values["teachers"] | {"ru": tokenizer}}
-    with pytest.raises(ModelError, match=r"teachers.ru.tokenizer"):
+    with pytest.raises(ModelError, match=r"teachers\.ru\.tokenizer"):
         check_models(parse_recipe(wrong))
 
 

@@ -98,7 +98,11 @@ def merge_card(recipe: MergeRecipe, record: Json) -> str:
     """
     languages = list(recipe.languages)
     teachers = [teacher.model for teacher in recipe.teachers.values()]
-    rows = [f"| {language} | {', '.join(s.teachers)} |" for language, s in recipe.languages.items()]
+    names = {name: shown_name(teacher.model) for name, teacher in recipe.teachers.items()}
+    rows = [
+        f"| {language} | {', '.join(names[teacher] for teacher in s.teachers)} |"
+        for language, s in recipe.languages.items()
+    ]
     own = [
         f'own = AutoTokenizer.from_pretrained("FOLDER/tokenizer/{languages[0]}")  '
         f"# splits {languages[0]} as its teacher does"
@@ -118,9 +122,18 @@ def merge_card(recipe: MergeRecipe, record: Json) -> str:
             "|---|---|",
             *rows,
             "",
-            f"Labels: {recipe.distillation.labels}; initial weights: {record['init']}.",
+            f"Labels: {recipe.distillation.labels}; initial weights: {record['init']}; vocabulary: "
+            f"{shown_name(recipe.student.vocabulary)}.",
             "",
             *_loading(READS_ALL, *own),
+            *_training(
+                recipe,
+                {
+                    "masking": f"{recipe.masking.probability:g} of {recipe.masking.unit}",
+                    "teachers' labels": f"{recipe.scoring.top_k} pieces a position, weight "
+                    f"{recipe.distillation.teacher_weight:g} to {recipe.distillation.final_teacher_weight:g}",
+                },
+            ),
             *_licence(recipe.card, TERMS),
         ]
     )
@@ -137,6 +150,13 @@ def pretrain_card(recipe: PretrainRecipe) -> str:
             f"A masked language model for {', '.join(languages)}, pre-trained by polydistill {__version__}.",
             "",
             *_loading(READS_ALL),
+            *_training(
+                recipe,
+                {
+                    "masking": f"{recipe.masking.probability:g} of {recipe.masking.unit}",
+                    "vocabulary": f"WordPiece of {recipe.tokenizer.size:,} pieces",
+                },
+            ),
             *_licence(recipe.card, TERMS),
         ]
     )
@@ -354,6 +374,34 @@ def export_card(record: Json) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+# Folders of runs and of downloads that say nothing of a model.
+_PLAIN = {"final", "student", "teacher", "model", "models", "merge", "teachers", "students", "."}
+
+
+def shown_name(model: str) -> str:
+    """A model's name for readers: a hub name, or the last telling part of a local path."""
+    if not _is_local(model):
+        return model
+    parts = [part for part in Path(model).parts if part not in _PLAIN and not part.startswith("checkpoint")]
+    return parts[-1] if parts and parts[-1] != "/" else Path(model).name
+
+
+def _training(recipe: MergeRecipe | PretrainRecipe, more: Mapping[str, str]) -> list[str]:
+    """The section on training: what the recipe says; every setting is in its recipe.yaml."""
+    settings = {
+        "text": f"sequences of up to {recipe.corpora.max_length} tokens, smoothing "
+        f"{recipe.corpora.smoothing_alpha:g}",
+        **more,
+        **{name.replace("_", " "): f"{value}" for name, value in recipe.training.items() if _plain(value)},
+        "seed": f"{recipe.seed}",
+    }
+    return ["## Training", "", *(f"- {name}: {value}" for name, value in settings.items()), ""]
+
+
+def _plain(value: object) -> bool:
+    return isinstance(value, int | float | str)
 
 
 def _is_local(name: str) -> bool:

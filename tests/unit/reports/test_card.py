@@ -10,7 +10,7 @@ from polydistill.config.load import parse_recipe
 from polydistill.config.shared import Card
 from polydistill.disk import write_json
 from polydistill.errors import RecipeError
-from polydistill.reports.card import export_card, front_matter, merge_card, metadata, with_results
+from polydistill.reports.card import export_card, front_matter, merge_card, metadata, shown_name, with_results
 from polydistill.reports.tables import results_table
 
 MERGE = {
@@ -49,6 +49,30 @@ def test_the_metadata_block_has_languages_teachers_licence_and_data() -> None:
     card = merge_card(said, {"init": "random"})
     assert (front(card)["license"], front(card)["datasets"]) == ("cc-by-sa-4.0", ["org/wiki"])
     assert "Published under cc-by-sa-4.0" in card
+
+
+@pytest.mark.parametrize(
+    ("model", "shown"),
+    [
+        ("org/teacher", "org/teacher"),
+        ("/data/runs/korean/student/final", "korean"),
+        ("runs/demo/teachers/en-de/student/final", "en-de"),
+        ("./models/albert-kor-base", "albert-kor-base"),
+        ("/student/final", "final"),
+    ],
+)
+def test_a_teacher_has_a_telling_name(model, shown) -> None:
+    """No card shows a path of the machine, and none calls a teacher `final`."""
+    assert shown_name(model) == shown
+
+
+def test_a_card_says_how_the_model_was_trained() -> None:
+    recipe = parse_recipe(MERGE | {"training": {"max_steps": 321, "learning_rate": 2e-3}, "seed": 5})
+    card = merge_card(recipe, {"init": "random"})
+    for line in ("- max steps: 321", "- learning rate: 0.002", "- masking: 0.15 of words", "- seed: 5"):
+        assert line in card.splitlines()
+    assert "| zh | folder |" in card
+    assert card.index("## Training") < card.index("## Licence")
 
 
 def test_results_stand_before_the_licence_and_once() -> None:
