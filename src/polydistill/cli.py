@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from polydistill import __version__
 from polydistill.cli_stores import console, paths_by_language, store_app, vocab_app
 from polydistill.errors import PolydistillError, UserError
 from polydistill.limits import explain_limits
+from polydistill.version import __version__
 
 if TYPE_CHECKING:
     from polydistill.config.shared import RunRecipe

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import yaml
 
-from polydistill import __version__
 from polydistill.config.balance import BalanceRecipe
 from polydistill.config.extract import ExtractRecipe
 from polydistill.config.merge import MergeRecipe
@@ -16,6 +15,7 @@ from polydistill.config.pretrain import PretrainRecipe
 from polydistill.config.shared import Card
 from polydistill.config.yaml_text import parse_yaml
 from polydistill.disk import Json
+from polydistill.version import __version__
 
 
 def front_matter(languages: Sequence[str], card: Card, teachers: Sequence[str]) -> list[str]:

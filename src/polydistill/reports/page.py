@@ -9,7 +9,6 @@ from typing import NamedTuple
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from polydistill import __version__
 from polydistill.artefacts import ARTEFACTS, STAMP, artefact_places, artefacts_in, check_artefact
 from polydistill.config.yaml_text import read_resolved
 from polydistill.disk import Json, read_json, read_record, refuse_links, write_text
@@ -22,6 +21,7 @@ from polydistill.reports.merge_page import gather_merge
 from polydistill.reports.pretrain_page import gather_pretrain
 from polydistill.reports.probe_page import gather_probes
 from polydistill.reports.records import check_recipe, check_records
+from polydistill.version import __version__
 
 
 class Page(NamedTuple):

@@ -15,7 +15,6 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from polydistill import __version__
 from polydistill.artefacts import artefact_or_nothing
 from polydistill.config.shared import Source
 from polydistill.corpora.sources import source_identity
@@ -37,6 +36,7 @@ from polydistill.tools.export_checks import (
     prove_int8,
     prove_logits,
 )
+from polydistill.version import __version__
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

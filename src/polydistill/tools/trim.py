@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from polydistill import __version__
 from polydistill.artefacts import artefact_or_nothing
 from polydistill.config.shared import Source
 from polydistill.corpora.sources import read_texts, source_identity
@@ -22,6 +21,7 @@ from polydistill.tokenization.load import LoadedTokenizer, load_tokenizer
 from polydistill.tokenization.selection import Frequency, Selection, document_frequency, select
 from polydistill.tokenization.trim import Agreement, compare_trimmed, trim_tokenizer
 from polydistill.tokenization.wordpiece import save_tokenizer, special_strings
+from polydistill.version import __version__
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
