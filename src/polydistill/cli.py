@@ -210,8 +210,17 @@ def compare(
             help="Folders of finished runs; the others are compared with the student of the first."
         ),
     ],
+    words: Annotated[
+        bool,
+        typer.Option("--words", help="Compare by hidden words: for students with different vocabularies."),
+    ] = False,
 ) -> None:
     """Compare finished runs: MRR on the same masked tokens (for balance runs D by group, and probes)."""
+    if words:
+        from polydistill.tools.compare_words import compare_words
+
+        compare_words(folders, console)
+        return
     from polydistill.tools.compare import compare_runs
 
     compare_runs(folders, console)

@@ -7,13 +7,19 @@ import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer
+from typer.testing import CliRunner
 
+from polydistill.cli import app
 from polydistill.config.load import parse_recipe
-from polydistill.errors import PolydistillError, TokenizerError
+from polydistill.config.shared import Evaluation, Masking
+from polydistill.corpora.examples import Examples
+from polydistill.errors import PolydistillError, RunFolderError, TokenizerError
+from polydistill.masking import mask_texts
 from polydistill.pipelines.merge import student
 from polydistill.pipelines.run import run_recipe
 from polydistill.store.reader import Store
 from polydistill.tokenization.load import load_tokenizer
+from polydistill.tools.compare_words import compare_words, difference, measure_words
 
 
 def run(values, output, *changes, until="report"):
@@ -70,6 +76,57 @@ def test_one_store_serves_every_vocabulary(tmp_path, recipe_values, monkeypatch)
     second = Store(named / "labels" / "ru" / "ru").row(0)
     assert asdict(first).keys() == asdict(second).keys()
     assert np.array_equal(first.top_ids, second.top_ids)
+
+
+def test_students_of_different_vocabularies_are_compared_by_hidden_words(tmp_path, recipe_values) -> None:
+    """The same words for all, so that a student is no better than itself."""
+    union, _ = run(recipe_values, tmp_path / "union", until="train")
+    values = recipe_values | {"reuse": [str(union)]}
+    learned, _ = run(values, tmp_path / "learned", *LEARNED, until="train")
+    shown = CliRunner().invoke(app, ["compare", "--words", str(union), str(learned)])
+    assert shown.exit_code == 0, shown.output
+    assert "en, held_out:" in shown.output
+    corpus = Examples(union / "corpora" / "en" / "held_out.arrow")
+    first, second, again = measure_words([union, learned, union], "en", corpus, Evaluation(max_examples=30))
+    assert first.characters.tolist() == second.characters.tolist()
+    np.testing.assert_allclose(first.nats, again.nats, rtol=1e-4)
+    value = difference(second, first)
+    assert value.value == pytest.approx(second.per_character - first.per_character)
+    assert value.low < value.value < value.high
+    assert difference(again, first).value == pytest.approx(0, abs=1e-4)
+    wrong, _ = run(recipe_values, tmp_path / "wrong", "corpora.held_out_share=0.2", until="train")
+    with pytest.raises(RunFolderError, match="other corpora"):
+        compare_words([union, wrong], None)
+    with pytest.raises(RunFolderError, match="has no student"):
+        compare_words([tmp_path], None)
+
+
+def test_nats_of_hidden_words_are_those_of_a_plain_forward_pass(tmp_path, recipe_values) -> None:
+    """Word by word: every piece of a hidden word is masked, and its characters are counted once."""
+    learned, _ = run(recipe_values, tmp_path / "learned", *LEARNED, until="train")
+    corpus = Examples(learned / "corpora" / "ru" / "held_out.arrow")
+    (words,) = measure_words([learned], "ru", corpus, Evaluation(max_examples=20))
+    final = learned / "student" / "final"
+    model, tokenizer = AutoModelForMaskedLM.from_pretrained(final), AutoTokenizer.from_pretrained(final)
+    own = load_tokenizer(str(final))
+    rows = corpus.first(20)
+    texts, ids = corpus.texts(rows), [int(corpus.ids[row]) for row in rows]
+    masked = mask_texts(
+        texts,
+        ids,
+        own,
+        max_length=64,
+        masking=Masking(probability=0.15, mask_share=1, random_share=0),
+        seed=1_000_003,
+    )
+    for text, each, nats, characters in zip(texts, masked, words.nats, words.characters, strict=True):
+        with torch.no_grad():
+            logits = model(torch.tensor(each.input_ids)[None]).logits[0].log_softmax(-1)
+        assert -float(logits[each.positions, each.gold].sum()) == pytest.approx(nats, rel=1e-4, abs=1e-4)
+        assert all(each.input_ids[place] == tokenizer.mask_token_id for place in each.positions)
+        offsets = tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
+        covered = {place for index in each.positions for place in range(*offsets[index])}
+        assert len(covered) == characters
 
 
 def test_a_students_rows_are_composed_of_its_teachers_pieces(tmp_path, recipe_values, teachers) -> None:

@@ -140,7 +140,7 @@ def evaluate_language(
             }
             row |= result.summary()
             if reader.beside:
-                characters = covered_characters(raw, reader.tokenizer, plain, max_length)
+                characters = int(covered(raw, reader.tokenizer, plain, max_length).sum())
                 row |= {
                     "nats_per_character": float(result.losses.sum()) / characters,
                     "characters": characters,
@@ -152,18 +152,18 @@ def evaluate_language(
     return rows
 
 
-def covered_characters(
+def covered(
     texts: Sequence[str], tokenizer: LoadedTokenizer, masked: Sequence[Masked], max_length: int
-) -> int:
-    """Characters of the texts that masked tokens cover, blanks before words left out."""
-    total = 0
+) -> npt.NDArray[np.int64]:
+    """[E] characters of each text that masked tokens cover, blanks before words left out."""
+    counts = []
     for text, encoded, hidden_in in zip(texts, encode(tokenizer, texts), masked, strict=True):
         seen = encoded.cut(max_length)
-        covered = np.zeros(len(text), dtype=bool)
+        mark = np.zeros(len(text), dtype=bool)
         for start, end in zip(seen.starts[hidden_in.positions], seen.ends[hidden_in.positions], strict=True):
-            covered[start:end] = True
-        total += int(covered.sum())
-    return total
+            mark[start:end] = True
+        counts.append(int(mark.sum()))
+    return np.array(counts, dtype=np.int64)
 
 
 def hidden(masking: Masking, probability: float) -> Masking:

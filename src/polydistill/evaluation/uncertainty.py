@@ -50,14 +50,20 @@ def paired_difference(
     """
     if len(ones) != len(others) or len(ones) != counts.sum():
         raise ValueError("the values are not of the same tokens")
-    sums = _sums(ones - others, counts)
+    return paired_ratio(_sums(ones - others, counts), counts, seed=seed)
+
+
+def paired_ratio(
+    differences: npt.NDArray[np.float64], sizes: npt.NDArray[np.int64], *, seed: int = 0
+) -> Difference:
+    """Sum of differences [E] over sum of sizes [E] of examples, by bootstrap over examples."""
     generator = np.random.default_rng(seed)
     samples = np.empty(NUM_SAMPLES)
     for index in range(NUM_SAMPLES):
-        drawn = generator.integers(0, len(counts), len(counts))
-        samples[index] = sums[drawn].sum() / counts[drawn].sum()
+        drawn = generator.integers(0, len(sizes), len(sizes))
+        samples[index] = differences[drawn].sum() / sizes[drawn].sum()
     low, high = np.quantile(samples, (0.025, 0.975))
-    return Difference(float(sums.sum() / counts.sum()), float(low), float(high))
+    return Difference(float(differences.sum() / sizes.sum()), float(low), float(high))
 
 
 def _sums(values: npt.NDArray[np.float64], counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
