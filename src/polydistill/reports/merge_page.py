@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from markupsafe import Markup
@@ -22,6 +23,7 @@ def gather_merge(run: Path) -> Json:
     initialisation = read_json(run / "student" / "final" / "initialisation.json")
     return {
         "headline": _headline(evaluation),
+        "verdict": verdict(summary_of(evaluation)["D"].get("student", {}), vocabulary["segmentation"]),
         "languages": _languages(run, recipe, log),
         "vocabulary": vocabulary,
         "segmentation": vocabulary["segmentation"],
@@ -37,6 +39,47 @@ def gather_merge(run: Path) -> Json:
         "stores": _stores(run, recipe),
         "labels": _labels(run),
     }
+
+
+# The share of a teacher's tokens that the union tokenizer cuts otherwise, from which its own is better.
+LARGE_DRIFT = 0.10
+
+
+def verdict(differences: Mapping[str, Json], segmentation: Mapping[str, Json]) -> list[str]:
+    """Sentences on a student beside its teachers.
+
+    differences   group or language → student minus best teacher on held-out text, with its interval
+    segmentation  `language/teacher` → how the student's tokenizer splits the language
+    A language whose interval includes zero is as good; without an interval nothing is said of it.
+    """
+    places: dict[str, list[str]] = {"better than": [], "as good as": [], "behind": []}
+    for language, cell in differences.items():
+        if language != "all" and "low" in cell:
+            place = "better than" if cell["low"] > 0 else "behind" if cell["high"] < 0 else "as good as"
+            places[place].append(language)
+    parts = [
+        f"{place} {'them' if place != first else 'its teachers'} in {_listed(languages)}"
+        for place, languages in places.items()
+        if languages
+        for first in [next(name for name, chosen in places.items() if chosen)]
+    ]
+    said = []
+    if parts:
+        said.append(f"The student is {_listed(parts)} (MRR on held-out text, 95 % intervals).")
+    split = {
+        name.split("/")[0]: row["drift"] for name, row in segmentation.items() if row["drift"] > LARGE_DRIFT
+    }
+    if split and parts:
+        said.append(
+            f"Load the language's own tokenizer for {_listed(list(split))}: the union's splits "
+            f"{max(split.values()):.0%} of its tokens otherwise."
+        )
+    return said
+
+
+def _listed(names: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def _headline(evaluation: Json) -> list[Json]:
