@@ -203,8 +203,9 @@ def load_vocabulary(folder: str, *, field: str) -> LoadedTokenizer:
 
     field  what named it, for messages
     Raises TokenizerError if nothing can be read there, for a slow tokenizer, and for one that lacks a mask
-    token or another special token.
+    token or another special token; ModelError if the folder does not exist.
     """
+    refuse_missing(folder, field)
     try:
         with _panics_explained(field, folder):
             if (Path(folder) / "tokenizer.json").is_file():

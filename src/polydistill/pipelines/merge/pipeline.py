@@ -27,7 +27,7 @@ from polydistill.pipelines.stages.scoring import scored_store, scoring_engine
 from polydistill.pipelines.stages.training import check_training
 from polydistill.reports.card import merge_card, with_results
 from polydistill.tokenization.drift import segmentation
-from polydistill.tokenization.load import load_tokenizer
+from polydistill.tokenization.load import load_tokenizer, max_positions
 from polydistill.tokenization.student import language_tokenizer, union_tokenizer
 from polydistill.tokenization.union import overlap, unite
 from polydistill.tokenization.wordpiece import save_tokenizer, special_strings
@@ -47,7 +47,9 @@ def prepare(recipe: MergeRecipe, run: Run, command: Command) -> Merge:
         check_teacher(recipe, tokenizer)
     merge = Merge(recipe, run, arguments, tokenizers, unite(list(tokenizers.values())))
     vocabulary = planned_vocabulary(merge) if recipe.student.has_own_vocabulary else merge.union
-    config, _ = resolve_student(recipe, vocabulary, merge.student_length)
+    config, _ = resolve_student(recipe, vocabulary)
+    if recipe.student.has_own_vocabulary:
+        merge.lengthen(max_positions(config))
     build_student(config, seed=recipe.seed, device="meta")
     training_arguments(arguments, run.path / "student" / "checkpoints", seed=recipe.seed)
     return merge

@@ -37,6 +37,7 @@ class Merge:
     union      of all teachers' pieces
     corpora    language → its corpus
     own        the student's tokenizer, if its vocabulary is not the union
+    longest    tokens of the student's longest sequence, from `prepare`
     stores     (language, teacher) → the stores of the teacher's predictions, one for each draw of masks
     labels     the same in the student's vocabulary, if that is not the union
     """
@@ -48,6 +49,7 @@ class Merge:
     union: Union
     corpora: dict[str, Artefact] = field(default_factory=dict)
     own: LoadedTokenizer | None = None
+    longest: int | None = None
     stores: dict[tuple[str, str], list[Artefact]] = field(default_factory=dict)
     labels: dict[tuple[str, str], list[Artefact]] = field(default_factory=dict)
 
@@ -58,8 +60,16 @@ class Merge:
 
     @property
     def student_length(self) -> int:
-        """Tokens of the student's longest sequence. A vocabulary of its own may need more for a text."""
-        return self.recipe.corpora.max_length * (LONGER if self.recipe.student.has_own_vocabulary else 1)
+        """Tokens of the student's longest sequence."""
+        return self.longest or self.recipe.corpora.max_length
+
+    def lengthen(self, positions: int) -> None:
+        """Let a student with a vocabulary of its own, which may need more tokens for a text, use up to LONGER
+        times the teachers' as far as it has positions.
+        """
+        self.longest = max(
+            self.recipe.corpora.max_length, min(positions, LONGER * self.recipe.corpora.max_length)
+        )
 
     @property
     def num_examples(self) -> dict[str, int]:

@@ -163,7 +163,7 @@ def initial_student(merge: Merge, probabilities: Mapping[str, float]) -> tuple[P
     """
     recipe = merge.recipe
     settings = recipe.student
-    config, first = resolve_student(recipe, merge.vocabulary, merge.student_length)
+    config, first = resolve_student(recipe, merge.vocabulary)
     model = build_student(config, seed=recipe.seed)
     record: Json = {"init": settings.init, "seed": recipe.seed, "config": json.loads(config.to_json_string())}
     if first is not None and merge.own is not None:
@@ -239,12 +239,9 @@ class Vocabulary(Protocol):
     def special_ids(self) -> dict[str, int]: ...
 
 
-def resolve_student(
-    recipe: MergeRecipe, vocabulary: Vocabulary, max_length: int | None = None
-) -> tuple[PreTrainedConfig, str | None]:
+def resolve_student(recipe: MergeRecipe, vocabulary: Vocabulary) -> tuple[PreTrainedConfig, str | None]:
     """(the student's configuration, the name of the teacher that its encoder comes from, if any).
 
-    max_length  of its sequences; by default the recipe's
     Raises RecipeError for an unusable architecture, or one that does not fit this encoder.
     """
     settings = recipe.student
@@ -260,7 +257,7 @@ def resolve_student(
         settings.config,
         vocabulary_size=vocabulary.size,
         special_ids=vocabulary.special_ids,
-        max_length=max_length or recipe.corpora.max_length,
+        max_length=recipe.corpora.max_length,
         base=base,
     )
     if first is not None:

@@ -134,13 +134,15 @@ def equal_model(run: Run, target: Path, inputs: object) -> Path | None:
 def fit_tokenizers(folder: Path, model: PreTrainedModel) -> None:
     """Let the tokenizers of a model's folder cut text where the model ends, not where its training did.
 
-    A table of positions has random rows after the training's, or those of a teacher: it stays as it is.
+    A table of positions has random rows after the training's, or those of a teacher: there the tokenizers keep
+    their length, if the table has as many rows.
     """
-    if any(name.endswith("position_embeddings.weight") for name, _ in model.named_parameters()):
-        return
+    table = any(name.endswith("position_embeddings.weight") for name, _ in model.named_parameters())
+    positions = max_positions(model.config)
     for path in (folder / "tokenizer_config.json", *folder.glob("tokenizer/*/tokenizer_config.json")):
         values = read_json(path, dict)
-        write_json(path, values | {"model_max_length": max_positions(model.config)})
+        length = min(positions, int(values.get("model_max_length", positions))) if table else positions
+        write_json(path, values | {"model_max_length": length})
 
 
 def _copy(run: Run, source: Path, target: Path, inputs: object, training: Training) -> None:
