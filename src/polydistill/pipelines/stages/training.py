@@ -134,8 +134,8 @@ def equal_model(run: Run, target: Path, inputs: object) -> Path | None:
 def fit_tokenizers(folder: Path, model: PreTrainedModel) -> None:
     """Let the tokenizers of a model's folder cut text where the model ends, not where its training did.
 
-    A table of positions has random rows after the training's, or those of a teacher: there the tokenizers keep
-    their length, if the table has as many rows.
+    A table of positions has random rows after the training's, or those of a teacher: there the tokenizers
+    keep their length, if the table has as many rows.
     """
     table = any(name.endswith("position_embeddings.weight") for name, _ in model.named_parameters())
     positions = max_positions(model.config)
