@@ -59,7 +59,7 @@ UpdateOption = Annotated[bool, typer.Option(help="Accept a changed recipe for an
 
 
 def _loaded(recipe: str, overrides: list[str]) -> RunRecipe:
-    """A recipe, its texts and its local models there. What is wrong is told before PyTorch is imported."""
+    """A recipe whose texts and local models are there. What is wrong is told before PyTorch is imported."""
     from polydistill.config.load import load_recipe
     from polydistill.config.paths import check_models
     from polydistill.config.shared import TextRecipe
@@ -151,7 +151,10 @@ def plan(
 
     Exit code 2: the recipe cannot be run.
     """
-    loaded = _loaded(recipe, set_)
+    from polydistill.config.load import load_recipe
+
+    # A plan lists all that is wrong; what is wrong with the recipe itself it says at once.
+    loaded = load_recipe(recipe, set_)
     from polydistill.pipelines.plan import plan_recipe
 
     if any(conflict.level == "error" for conflict in plan_recipe(loaded, (), console, full=full)):

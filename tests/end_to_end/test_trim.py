@@ -60,5 +60,5 @@ def test_trim_as_a_command(tmp_path, texts, teachers) -> None:
         "vocab", "trim", str(teachers["en"]), "--text", "en", "--output", str(tmp_path / "other")
     )
     assert wrong.returncode == 2
-    assert "--text 'en': is not LANGUAGE=PATH" in wrong.stderr
+    assert "--text 'en': is not of the form NAME=VALUE" in wrong.stderr
     assert "Traceback" not in wrong.stderr

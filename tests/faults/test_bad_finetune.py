@@ -32,7 +32,7 @@ def refused(values: dict) -> str:
 def planned(values: dict) -> tuple[str, str]:
     """(what `plan` prints, its conflicts)."""
     console = Console(record=True, width=300, file=io.StringIO())
-    conflicts = plan_recipe(parse_recipe(values), (), console)
+    conflicts = plan_recipe(parse_recipe(values), (), console, full=True)
     return console.export_text(), "\n".join(f"{conflict.what}; {conflict.remedy}" for conflict in conflicts)
 
 

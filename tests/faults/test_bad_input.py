@@ -90,7 +90,7 @@ def test_empty_corpus(recipe_values, tmp_path) -> None:
 def test_corpus_too_small_to_hold_anything_out(recipe_values, tmp_path) -> None:
     (tmp_path / "one.txt").write_text("одно предложение\n", "utf-8")
     recipe_values["languages"]["ru"]["text"] = str(tmp_path / "one.txt")
-    expect_refusal(recipe_values, "languages.ru.text", "held out", "held_out_share")
+    expect_refusal(recipe_values, "languages.ru.text", "held out", "block_lines")
 
 
 def test_text_that_is_not_utf8(recipe_values, tmp_path) -> None:
@@ -100,7 +100,7 @@ def test_text_that_is_not_utf8(recipe_values, tmp_path) -> None:
 
 
 def test_model_that_is_nowhere(recipe_values, tmp_path) -> None:
-    expect_refusal(only_russian(recipe_values, tmp_path / "none"), "teachers.ru", "cannot be loaded")
+    expect_refusal(only_russian(recipe_values, tmp_path / "none"), "teachers.ru", "no such folder")
 
 
 def test_model_without_an_mlm_head(recipe_values, teachers, tmp_path) -> None:

@@ -39,7 +39,7 @@ def test_shares(copies, unit) -> None:
         range(len(TEXTS)),
         tokenizer,
         max_length=64,
-        masking=Masking(unit=unit, probability=0.15),
+        masking=Masking(unit=unit, probability=0.15, random_share=0.1),
         seed=5,
     )
     positions = sum(len(m.positions) for m in masked)

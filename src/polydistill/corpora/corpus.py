@@ -92,11 +92,13 @@ def build_corpus(
     with explain_disk_errors(folder):
         spool.write(_cleaned_lines(groups, settings, counted, settings.held_out_share))
         lowest, highest = counted.places
+        held_out_by = "share"
         if settings.held_out_share <= lowest < highest:
             # Too few documents for the share: the first of them by its content is held out.
             counted = Counted()
             spool = Spool(folder / "spool")
             spool.write(_cleaned_lines(groups, settings, counted, math.nextafter(lowest, 1.0)))
+            held_out_by = "first"
         keep = spool.keep(counted.dropped)
         splits: dict[str, dict[str, Any]] = {}
         targets = [("train", TRAIN), ("held_out", HELD_OUT)]
@@ -118,6 +120,8 @@ def build_corpus(
     _refuse_empty(splits, counted.dropped, fields, settings)
     statistics = {
         "splits": splits,
+        # `first`: no document is within the share. Added text may then bring this one into training.
+        "held_out_by": held_out_by,
         "dropped": dict(counted.dropped),
         "changed": dict(counted.changed),
         "sources": dict(

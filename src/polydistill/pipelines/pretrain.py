@@ -194,7 +194,8 @@ def plan_pretrain(recipe: PretrainRecipe, console: Console, _: Pipelines) -> lis
         tokens = size.characters / CHARACTERS_OF_A_TOKEN
         console.print(f"{language}: {size.characters:,} characters, about {tokens:,.0f} tokens", markup=False)
     models = collect({"model": recipe}, lambda _, r: planned_model(r), conflicts)
-    if models:
+    # A refused run trains nothing.
+    if models and len(sizes) == len(recipe.languages):
         model = models["model"]
         console.print(
             f"model: {recipe.model.model_type}, {recipe.tokenizer.size:,} pieces, "

@@ -37,6 +37,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 TIMED_BATCHES = 3
+# Sequences of the largest batch that is timed.
+TIMED_SEQUENCES = 8
+# A call that takes longer is timed once.
+SLOW_SECONDS = 2.0
 # The share of masks of BERT and of most models after it.
 USUAL_MASKS = 0.15
 # Nats by which a teacher's loss may rise at another share.
@@ -160,7 +164,22 @@ def step_seconds(recipe: TextRecipe, student: PreTrainedModel, arguments: Argume
 
     top_k  stored predictions of a position; 0 without a teacher
     """
-    size, length = arguments["per_device_train_batch_size"], recipe.corpora.max_length
+    size = int(arguments["per_device_train_batch_size"])
+    if size > TIMED_SEQUENCES:
+        # A step takes a time of its own and one for each sequence: small batches tell both, in little memory.
+        half, whole = (
+            _step_seconds(recipe, student, arguments, top_k, number)
+            for number in (TIMED_SEQUENCES // 2, TIMED_SEQUENCES)
+        )
+        each = max(0.0, whole - half) / (TIMED_SEQUENCES - TIMED_SEQUENCES // 2)
+        return whole + each * (size - TIMED_SEQUENCES)
+    return _step_seconds(recipe, student, arguments, top_k, size)
+
+
+def _step_seconds(
+    recipe: TextRecipe, student: PreTrainedModel, arguments: Arguments, top_k: int, size: int
+) -> float:
+    length = recipe.corpora.max_length
     model = student.to(device()).train()
     draw = np.random.default_rng(0)
     ids, attention = pad_batch(list(draw.integers(5, 50, (size, length))), 0)
@@ -190,8 +209,11 @@ def step_seconds(recipe: TextRecipe, student: PreTrainedModel, arguments: Argume
 
 
 def median_seconds(work: Callable[[], object], calls: int = TIMED_BATCHES) -> float:
-    """The median time of some calls, after a warm-up call."""
+    """The median time of some calls, after a warm-up call; of one call where that is slow."""
+    started = time.perf_counter()
     work()
+    if time.perf_counter() - started > SLOW_SECONDS:
+        calls = 1
     seconds = []
     for _ in range(calls):
         started = time.perf_counter()

@@ -139,7 +139,8 @@ def fit_tokenizers(folder: Path, model: PreTrainedModel) -> None:
     """
     table = any(name.endswith("position_embeddings.weight") for name, _ in model.named_parameters())
     positions = max_positions(model.config)
-    for path in (folder / "tokenizer_config.json", *folder.glob("tokenizer/*/tokenizer_config.json")):
+    # An extraction's student has its tokenizer after the trim.
+    for path in (*folder.glob("tokenizer_config.json"), *folder.glob("tokenizer/*/tokenizer_config.json")):
         values = read_json(path, dict)
         length = min(positions, int(values.get("model_max_length", positions))) if table else positions
         write_json(path, values | {"model_max_length": length})
