@@ -8,6 +8,7 @@ import pytest
 import yaml
 from tests.conftest import bundled_lines
 from tests.end_to_end.test_pretrain import pretrain_recipe
+from tests.training import make_model
 from transformers import AutoTokenizer
 from typer.testing import CliRunner
 
@@ -18,6 +19,7 @@ from polydistill.config.paths import check_models, refuse_missing
 from polydistill.corpora.examples import Examples
 from polydistill.errors import CorpusError, ModelError, RunFolderError
 from polydistill.pipelines.run import run_recipe
+from polydistill.pipelines.stages.training import fit_tokenizers
 
 
 def invoke(*arguments):
@@ -174,9 +176,10 @@ def test_tokenizers_load_in_older_transformers_and_cut_where_the_model_ends(tmp_
     assert AutoTokenizer.from_pretrained(final).model_max_length == config["max_position_embeddings"]
 
 
-def test_positions_of_a_table_are_those_that_were_trained(tmp_path, recipe_values) -> None:
-    values = recipe_values | {"training": recipe_values["training"] | {"max_steps": 1}}
-    run = run_recipe(parse_recipe(values), until="train", show=lambda line: None)
-    written = json.loads((run / "student" / "final" / "tokenizer_config.json").read_text("utf-8"))
-    made = json.loads((run / "tokenizer" / "tokenizer_config.json").read_text("utf-8"))
-    assert written["model_max_length"] == made["model_max_length"]
+@pytest.mark.parametrize(("written", "expected"), [(20, 20), (512, 32)])
+def test_positions_of_a_table_are_those_that_were_trained(tmp_path, written, expected) -> None:
+    """A table of 32 positions: the training's length stays, and no tokenizer goes past the table."""
+    path = tmp_path / "tokenizer_config.json"
+    path.write_text(json.dumps({"model_max_length": written}), "utf-8")
+    fit_tokenizers(tmp_path, make_model())
+    assert json.loads(path.read_text("utf-8"))["model_max_length"] == expected
