@@ -64,6 +64,20 @@ class Rows:
         return {"example": 1000 * self.seed + row}
 
 
+class SameOrder(LanguageSampler):
+    """The order of batches of 8, whatever the batch size."""
+
+    def __init__(self, lengths, probabilities, *, batch_size, num_batches, seed, phases):
+        super().__init__(
+            lengths,
+            probabilities,
+            batch_size=8,
+            num_batches=batch_size * num_batches // 8,
+            seed=seed,
+            phases=phases,
+        )
+
+
 def make_model():
     torch.manual_seed(0)
     return AutoModelForMaskedLM.from_config(AutoConfig.for_model("bert", **SMALL))

@@ -121,10 +121,11 @@ def vocab_learn(
         ),
     ],
     output: Annotated[Path, typer.Option(help="Folder for the tokenizer.")],
-    size: Annotated[int, typer.Option(help="Number of pieces.")] = 16_000,
+    size: Annotated[int, typer.Option(min=100, help="Number of pieces.")] = 16_000,
     lowercase: Annotated[bool, typer.Option(help="Lowercase text.")] = True,
     alpha: Annotated[
-        float, typer.Option(help="Smoothing of the languages' shares: 1 as in the text, 0 all alike.")
+        float,
+        typer.Option(min=0, max=1, help="Smoothing of the languages' shares: 1 as in the text, 0 all alike."),
     ] = 0.7,
 ) -> None:
     """Learn one WordPiece for several languages, with accents stripped in Latin, Greek and Cyrillic only."""

@@ -41,8 +41,9 @@ def test_a_first_recipe_is_one_that_plan_accepts(tmp_path, teachers, texts, monk
     recipe = parse_recipe(yaml.safe_load((tmp_path / "mine.yaml").read_text("utf-8")))
     assert recipe.languages["ru"].teachers == ["ru"]
     assert recipe.name == "mine"
-    changed = ["--set", "corpora.max_length=32", "--set", "student.config.hidden_size=32"]
-    planned = invoke("plan", "mine.yaml", *changed)
+    # The teachers have 64 positions.
+    assert recipe.corpora.max_length == 62
+    planned = invoke("plan", "mine.yaml")
     assert planned.exit_code == 0, planned.output
     assert "error" not in planned.output
     again = invoke("init", "mine.yaml", *given)
@@ -135,6 +136,13 @@ def test_a_small_text_holds_out_its_first_block(tmp_path, texts) -> None:
     assert Examples(other / "corpora" / "en" / "held_out.arrow").texts(slice(None)) == held_out.texts(
         slice(None)
     )
+    # A document of blanks is none: its place does not count, wherever it is.
+    blank = tmp_path / "blank.txt"
+    blank.write_text("\n" * 50 + "one line of text\n" + "\n" * 50, "utf-8")
+    lonely = values | {"output": str(tmp_path / "lonely"), "languages": {"en": {"text": str(blank)}}}
+    lonely["corpora"] = values["corpora"] | {"block_lines": 1}
+    with pytest.raises(CorpusError, match="nothing can be held out"):
+        run_recipe(parse_recipe(lonely), until="corpora", show=lambda line: None)
     single = values | {
         "output": str(tmp_path / "single"),
         "corpora": values["corpora"] | {"block_lines": 5000},

@@ -65,6 +65,15 @@ def test_one_store_serves_every_vocabulary(tmp_path, recipe_values, monkeypatch)
         assert 0.95 * len(stored) <= len(labels) <= len(stored)
         assert labels.identity["vocabulary_size"] == 500
 
+    # Labels of the student's own are read with the run's tokenizer, and are no teacher's store.
+    shown = CliRunner().invoke(app, ["store", "inspect", str(learned / "labels" / "en" / "en")])
+    assert shown.exit_code == 0, shown.output
+    assert "[MASK]" in shown.output
+    refused = CliRunner().invoke(
+        app, ["store", "inspect", str(learned), "--vocabulary", str(learned / "tokenizer")]
+    )
+    assert "holds no store" in str(refused.exception)
+
     trimmed, _ = run(values, tmp_path / "trimmed", "student.tokenizer.min_document_share=0.05", until="train")
     vocabulary = json.loads((trimmed / "tokenizer" / "vocabulary.json").read_text("utf-8"))
     whole = json.loads((union / "tokenizer" / "vocabulary.json").read_text("utf-8"))

@@ -45,10 +45,12 @@ def refuse_missing(model: str, field: str) -> None:
     """
     place = Path(model)
     local = model.startswith(("/", "./", "../", "~")) or model.count("/") > 1
-    if "/" in model and not local:
-        local = place.parent.is_dir()
+    remedy = f"check the path; it is relative to {Path.cwd()}"
+    if "/" in model and not local and place.parent.is_dir():
+        local = True
+        remedy += f". For the model of that name on the hub, work where no folder {place.parent} is"
     if local and not place.exists():
-        raise ModelError(field, model, "no such folder", f"check the path; it is relative to {Path.cwd()}")
+        raise ModelError(field, model, "no such folder", remedy)
 
 
 def check_models(recipe: BaseModel) -> None:

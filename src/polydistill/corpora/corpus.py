@@ -38,8 +38,8 @@ DROPPED = (
 class Counted:
     """Counts of reading and cleaning: lines dropped by reason, lines changed, and the text of each origin.
 
-    places  the smallest and the largest place of a document in [0, 1), by which documents are held out; of
-            texts that are wholly for evaluation none
+    places  the smallest and the largest place (`place_of`) of a document with text, texts that are wholly
+            for evaluation left out
     """
 
     dropped: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(DROPPED, 0)))
@@ -149,11 +149,8 @@ def _cleaned_lines(
         for document in read_documents(
             sources, counted.dropped, field=location, block_lines=settings.block_lines
         ):
-            split = fixed
-            if split is None:
-                place = place_of(document.key)
-                counted.places = (min(place, counted.places[0]), max(place, counted.places[1]))
-                split = HELD_OUT if place < held_out_share else TRAIN
+            place = place_of(document.key)
+            split = fixed if fixed is not None else HELD_OUT if place < held_out_share else TRAIN
             if not (document.joined and last == (document.origin, split)):
                 run += 1
             last = (document.origin, split)
@@ -167,6 +164,8 @@ def _cleaned_lines(
                     changed=counted.changed,
                 )
                 if cleaned is not None:
+                    if fixed is None:
+                        counted.places = (min(place, counted.places[0]), max(place, counted.places[1]))
                     origin["lines"] += 1
                     origin["characters"] += len(cleaned)
                     yield cleaned, split, run
@@ -186,11 +185,11 @@ def sample_texts(
     exhausted = True
     documents: set[int] = set()
     for document in read_documents(sources, nothing, field=field, block_lines=block_lines):
-        if len(documents) < 2:
-            documents.add(document.key)
         for line in document.lines:
             raw += len(line)
             cleaned = clean_line(line, min_characters=2, dropped=nothing, changed=nothing)
+            if cleaned is not None and len(documents) < 2:
+                documents.add(document.key)
             if cleaned is not None and seen < max_characters:
                 texts.append(cleaned)
                 seen += len(cleaned)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -66,9 +66,24 @@ class Examples:
         # Not `take`, which may copy the whole column first.
         return [str(column[int(row)].as_py()) for row in rows]
 
+    def rows_of(self, ids: Sequence[int] | npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
+        """[n] the rows of examples by their ids; KeyError names the first id that is not there."""
+        wanted = np.asarray(ids, dtype=np.uint64)
+        order = self._by_id
+        places = np.searchsorted(self.ids, wanted, sorter=order)
+        rows = order[np.minimum(places, len(order) - 1)]
+        missing = np.flatnonzero(self.ids[rows] != wanted)
+        if len(missing):
+            raise KeyError(int(wanted[missing[0]]))
+        return rows
+
+    @cached_property
+    def _by_id(self) -> npt.NDArray[np.int64]:
+        return np.argsort(self.ids, kind="stable")
+
     def first(self, number: int) -> npt.NDArray[np.int64]:
         """Rows of the examples with the smallest ids: a sample that hardly changes when text is added."""
-        return np.argsort(self.ids, kind="stable")[:number]
+        return self._by_id[:number]
 
 
 def write_examples(path: Path, examples: Iterable[tuple[str, int]]) -> dict[str, int]:

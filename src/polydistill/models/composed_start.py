@@ -6,7 +6,7 @@ that needs the fewest pieces gives the row; of several, the first.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -83,47 +83,57 @@ def start_from_spellings(
     roles = sorted(special_ids)
     ours = torch.tensor([special_ids[role] for role in roles])
     theirs = torch.tensor([first.special_ids[role] for role in roles])
-    tables = _tables(student)
     with torch.no_grad():
-        for number, table in enumerate(tables):
-            source = _tables(first.model)[number]
+        for rows_of in _tables(student):
+            table, source = rows_of(student), rows_of(first.model)
             base = source[torch.from_numpy(first.ordinary)]
             table.copy_(base.mean(0) + torch.randn(table.shape, generator=generator) * base.std(0))
             table[ours] = source[theirs]
             for index, teacher in enumerate(teachers):
-                rows = _tables(teacher.model)[number]
-                if index:
-                    rows, record["rows"][teacher.name] = _mapped(rows, teacher, source, first, row_map)
                 where = np.flatnonzero(chosen == index)
-                made = composed(rows, teacher.spellings.ids[where])
-                table[torch.from_numpy(where)] = made.to(table.dtype)
-                facts = record["rows"].setdefault(teacher.name, {})
-                facts |= {
+                record["rows"][teacher.name] = facts = {
                     "copied": int((teacher.spellings.lengths[where] == 1).sum()),
                     "composed": int((teacher.spellings.lengths[where] > 1).sum()),
                 }
+                rows: Tensor | None = rows_of(teacher.model)
+                if teacher is not first:
+                    rows, fit = _mapped(rows_of(teacher.model), teacher, source, first, row_map)
+                    facts |= fit
+                # Without a map the rows keep their random values, around the mean of the first teacher's.
+                if rows is not None:
+                    made = composed(rows, teacher.spellings.ids[where])
+                    table[torch.from_numpy(where)] = made.to(table.dtype)
         _bring_biases(student, teachers, chosen)
     record["random_rows"] = int((chosen < 0).sum()) - len(roles)
     return record
 
 
-def _tables(model: PreTrainedModel) -> list[Tensor]:
-    """The input rows [V, E], and the output rows where they are others, as detached views."""
-    rows, output = model.get_input_embeddings().weight.detach(), output_layer(model)[0].detach()
-    return [rows] if rows.data_ptr() == output.data_ptr() else [rows, output]
+def _tables(student: PreTrainedModel) -> list[Callable[[PreTrainedModel], Tensor]]:
+    """Functions of a model to detached views of its input rows [V, E] and, where the student's are others, of
+    its output rows.
+    """
+
+    def input_rows(model: PreTrainedModel) -> Tensor:
+        rows: Tensor = model.get_input_embeddings().weight.detach()
+        return rows
+
+    def output_rows(model: PreTrainedModel) -> Tensor:
+        return output_layer(model)[0].detach()
+
+    tied = input_rows(student).data_ptr() == output_rows(student).data_ptr()
+    return [input_rows] if tied else [input_rows, output_rows]
 
 
 def _mapped(
     rows: Tensor, teacher: SpellingTeacher, source: Tensor, first: SpellingTeacher, row_map: RowMap
-) -> tuple[Tensor, dict[str, Any]]:
-    """A teacher's rows in the encoder's space, by a map fitted on the student's pieces that both have."""
+) -> tuple[Tensor | None, dict[str, Any]]:
+    """A teacher's rows in the encoder's space, by a map fitted on the student's pieces that both have; None
+    without a map. And the record of it.
+    """
     both = np.flatnonzero((teacher.spellings.lengths == 1) & (first.spellings.lengths == 1))
     facts: dict[str, Any] = {"shared": len(both)}
     if row_map == "mean" or len(both) < MIN_SHARED_PIECES:
-        base = source[torch.from_numpy(first.ordinary)]
-        draw = torch.Generator().manual_seed(len(rows))
-        noise = torch.randn((len(rows), source.shape[1]), generator=draw)
-        return base.mean(0) + noise * base.std(0), facts | {"map": "mean"}
+        return None, facts | {"map": "mean"}
     theirs = torch.from_numpy(teacher.spellings.ids[both, 0])
     ours = torch.from_numpy(first.spellings.ids[both, 0])
     mapped, fit = fit_map(rows[theirs].double(), source[ours].double(), rows.double(), row_map)

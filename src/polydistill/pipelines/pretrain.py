@@ -20,30 +20,31 @@ from polydistill.evaluation.summaries import HeldOut, summarise
 from polydistill.masking import evaluation_masks_identity, masks_identity
 from polydistill.models.load import load_masked_lm
 from polydistill.models.precision import device
-from polydistill.models.student import build_student, student_config
 from polydistill.models.text_start import START_VERSION
 from polydistill.pipelines.pipeline import Command, Pipeline, Pipelines, Stage
 from polydistill.pipelines.run_folder import Artefact, Run, fingerprints
 from polydistill.pipelines.stages.conflicts import Conflict, collect, report_conflicts
 from polydistill.pipelines.stages.corpora import prepare_corpora
 from polydistill.pipelines.stages.evaluation import Measured, Reading, evaluate, write_page
-from polydistill.pipelines.stages.planning import measure_text, print_settings, step_seconds
+from polydistill.pipelines.stages.planning import (
+    CHARACTERS_OF_A_TOKEN,
+    measure_text,
+    print_settings,
+    step_seconds,
+)
 from polydistill.pipelines.stages.start import ReadText, start_weights
 from polydistill.pipelines.stages.tokenizer import build_tokenizer, copy_tokenizer
 from polydistill.pipelines.stages.training import Training, check_training, random_model, train_into
 from polydistill.reports.card import pretrain_card, with_results
 from polydistill.tokenization.load import LoadedTokenizer
-from polydistill.tokenization.union import ROLE_IDS
+from polydistill.tokenization.union import Planned
 from polydistill.training.arguments import check_arguments, portable, training_arguments
 from polydistill.training.data import STEPS_VERSION, LanguageData, MaskedTexts
 from polydistill.training.objectives import StoredLabels
 from polydistill.training.progress import clock
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-# Assumed before a vocabulary exists.
-CHARACTERS_OF_A_TOKEN = 4.0
+    pass
 
 
 @dataclass
@@ -193,7 +194,7 @@ def plan_pretrain(recipe: PretrainRecipe, console: Console, _: Pipelines) -> lis
     for language, size in sizes.items():
         tokens = size.characters / CHARACTERS_OF_A_TOKEN
         console.print(f"{language}: {size.characters:,} characters, about {tokens:,.0f} tokens", markup=False)
-    models = collect({"model": recipe}, lambda _, r: planned_model(r), conflicts)
+    models = collect({"model": recipe}, lambda _, r: random_model(r, Planned(r.tokenizer.size)), conflicts)
     # A refused run trains nothing.
     if models and len(sizes) == len(recipe.languages):
         model = models["model"]
@@ -209,18 +210,6 @@ def plan_pretrain(recipe: PretrainRecipe, console: Console, _: Pipelines) -> lis
             f"train {steps:,} steps in {kind}: {seconds:.2f} s each, {clock(seconds * steps)}", markup=False
         )
     return report_conflicts(conflicts, console)
-
-
-def planned_model(recipe: PretrainRecipe) -> PreTrainedModel:
-    """The model with random weights, of the vocabulary's size that the recipe asks for."""
-    config = student_config(
-        recipe.model.model_type,
-        recipe.model.config,
-        vocabulary_size=recipe.tokenizer.size,
-        special_ids=ROLE_IDS,
-        max_length=recipe.corpora.max_length,
-    )
-    return build_student(config, seed=recipe.seed, field="model.model_type")
 
 
 PIPELINE = Pipeline(

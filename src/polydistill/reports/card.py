@@ -15,38 +15,18 @@ from polydistill.config.pretrain import PretrainRecipe
 from polydistill.config.shared import Card
 from polydistill.config.yaml_text import parse_yaml
 from polydistill.disk import Json
+from polydistill.reports.card_sections import (
+    READS_ALL,
+    TERMS,
+    front_matter,
+    is_local,
+    licence_section,
+    loading_section,
+    metadata_block,
+    shown_name,
+    training_section,
+)
 from polydistill.version import __version__
-
-
-def front_matter(languages: Sequence[str], card: Card, teachers: Sequence[str]) -> list[str]:
-    """The hub's metadata block."""
-    public = [teacher for teacher in teachers if not _is_local(teacher)]
-    metadata_of: Json = {"language": list(languages)}
-    metadata_of |= {} if card.license is None else {"license": card.license}
-    metadata_of |= {
-        "library_name": "transformers",
-        "pipeline_tag": "fill-mask",
-        "tags": ["polydistill", "masked-lm"],
-    }
-    metadata_of |= {"base_model": public} if public else {}
-    metadata_of |= {"datasets": list(card.datasets)} if card.datasets else {}
-    return [*_block(metadata_of), ""]
-
-
-def _block(values: Json) -> list[str]:
-    """Lines of a metadata block: YAML, so that no value can inject a key."""
-    dumped = yaml.safe_dump(values, allow_unicode=True, sort_keys=False, width=10**6)
-    return ["---", *dumped.splitlines(), "---"]
-
-
-def _licence(card: Card, what: str) -> list[str]:
-    """The section on terms; `what` states which ones the model inherits."""
-    stated = (
-        "State them here before you publish it (`card.license`)."
-        if card.license is None
-        else f"Published under {card.license}."
-    )
-    return ["## Licence and data", "", f"{what} {stated}", ""]
 
 
 def extract_card(recipe: ExtractRecipe, record: Json) -> str:
@@ -54,9 +34,8 @@ def extract_card(recipe: ExtractRecipe, record: Json) -> str:
 
     record  the contents of initialisation.json
     """
-    local = _is_local(recipe.teacher.model)
     lines = front_matter([recipe.language], recipe.card, [recipe.teacher.model])
-    name = Path(recipe.teacher.model).name if local else recipe.teacher.model
+    name = shown_name(recipe.teacher.model)
     teacher, student = record["models"]["teacher"], record["models"]["student"]
     layers = (
         "random weights"
@@ -82,8 +61,8 @@ def extract_card(recipe: ExtractRecipe, record: Json) -> str:
     if "token_types" in record:
         lines += ["It has a single token type: only the separator divides the two texts of a pair.", ""]
     lines += [
-        *_loading(),
-        *_licence(
+        *loading_section(),
+        *licence_section(
             recipe.card, "A student inherits the terms of its teacher's weights and of its training text."
         ),
     ]
@@ -125,8 +104,8 @@ def merge_card(recipe: MergeRecipe, record: Json) -> str:
             f"Labels: {recipe.distillation.labels}; initial weights: {record['init']}; vocabulary: "
             f"{shown_name(recipe.student.vocabulary)}.",
             "",
-            *_loading(READS_ALL, *own),
-            *_training(
+            *loading_section(READS_ALL, *own),
+            *training_section(
                 recipe,
                 {
                     "masking": f"{recipe.masking.probability:g} of {recipe.masking.unit}",
@@ -134,7 +113,7 @@ def merge_card(recipe: MergeRecipe, record: Json) -> str:
                     f"{recipe.distillation.teacher_weight:g} to {recipe.distillation.final_teacher_weight:g}",
                 },
             ),
-            *_licence(recipe.card, TERMS),
+            *licence_section(recipe.card, TERMS),
         ]
     )
 
@@ -149,35 +128,17 @@ def pretrain_card(recipe: PretrainRecipe) -> str:
             "",
             f"A masked language model for {', '.join(languages)}, pre-trained by polydistill {__version__}.",
             "",
-            *_loading(READS_ALL),
-            *_training(
+            *loading_section(READS_ALL),
+            *training_section(
                 recipe,
                 {
                     "masking": f"{recipe.masking.probability:g} of {recipe.masking.unit}",
                     "vocabulary": f"WordPiece of {recipe.tokenizer.size:,} pieces",
                 },
             ),
-            *_licence(recipe.card, TERMS),
+            *licence_section(recipe.card, TERMS),
         ]
     )
-
-
-TERMS = "A student inherits the terms of its teachers' weights and of its training text."
-READS_ALL = "  # reads every language"
-
-
-def _loading(comment: str = "", *more: str) -> list[str]:
-    """Code that loads the model: a comment on its tokenizer, and more lines."""
-    return [
-        "```python",
-        "from transformers import AutoModelForMaskedLM, AutoTokenizer",
-        "",
-        'model = AutoModelForMaskedLM.from_pretrained("FOLDER")',
-        f'tokenizer = AutoTokenizer.from_pretrained("FOLDER"){comment}',
-        *more,
-        "```",
-        "",
-    ]
 
 
 def balance_card(
@@ -198,8 +159,8 @@ def balance_card(
         "|---|---|",
         *(f"| {language} | {characters[language]:,} |" for language in languages),
         "",
-        *_loading(),
-        *_licence(recipe.card, "A model inherits the terms of its training text."),
+        *loading_section(),
+        *licence_section(recipe.card, "A model inherits the terms of its training text."),
     ]
     return "\n".join(lines)
 
@@ -212,7 +173,7 @@ def trim_card(record: Json) -> str:
     languages = record["languages"]
     logits = record["logits"]
     lines = front_matter(list(languages), Card(), [record["model"]])
-    name = Path(record["model"]).name if _is_local(record["model"]) else record["model"]
+    name = shown_name(record["model"])
     lines += [
         f"# {name}, trimmed to {', '.join(languages)}",
         "",
@@ -238,7 +199,7 @@ def trim_card(record: Json) -> str:
         f"{logits['tokens']} tokens (float32, largest logit {logits['max_logit']:.1f}). `trim.json` has all "
         "figures, `kept.json` the old id of each new id.",
         "",
-        *_loading(),
+        *loading_section(),
         "## Licence",
         "",
         f"The terms of {name} apply to this part of it. State them here before you publish it.",
@@ -327,10 +288,10 @@ def export_card(record: Json) -> str:
     name = record["model"]
     metadata_of = record["metadata"] | {"library_name": "onnx", "pipeline_tag": "fill-mask"}
     metadata_of |= {"tags": ["polydistill", "masked-lm", "onnx"]}
-    metadata_of |= {} if _is_local(name) else {"base_model": [name]}
+    metadata_of |= {} if is_local(name) else {"base_model": [name]}
     worst = max(row["onnx"]["relative_difference"] for row in record["logits"])
     lines = [
-        *_block(metadata_of),
+        *metadata_block(metadata_of),
         "",
         f"# {name}, as ONNX",
         "",
@@ -374,36 +335,3 @@ def export_card(record: Json) -> str:
         "",
     ]
     return "\n".join(lines)
-
-
-# Folders of runs and of downloads that say nothing of a model.
-_PLAIN = {"final", "student", "teacher", "model", "models", "merge", "teachers", "students", "."}
-
-
-def shown_name(model: str) -> str:
-    """A model's name for readers: a hub name, or the last telling part of a local path."""
-    if not _is_local(model):
-        return model
-    parts = [part for part in Path(model).parts if part not in _PLAIN and not part.startswith("checkpoint")]
-    return parts[-1] if parts and parts[-1] != "/" else Path(model).name
-
-
-def _training(recipe: MergeRecipe | PretrainRecipe, more: Mapping[str, str]) -> list[str]:
-    """The section on training: what the recipe says; every setting is in its recipe.yaml."""
-    settings = {
-        "text": f"sequences of up to {recipe.corpora.max_length} tokens, smoothing "
-        f"{recipe.corpora.smoothing_alpha:g}",
-        **more,
-        **{name.replace("_", " "): f"{value}" for name, value in recipe.training.items() if _plain(value)},
-        "seed": f"{recipe.seed}",
-    }
-    return ["## Training", "", *(f"- {name}: {value}" for name, value in settings.items()), ""]
-
-
-def _plain(value: object) -> bool:
-    return isinstance(value, int | float | str)
-
-
-def _is_local(name: str) -> bool:
-    """Whether a model is a local folder, whose path no card shows."""
-    return name.startswith((".", "/", "~")) or name.count("/") != 1 or "\\" in name

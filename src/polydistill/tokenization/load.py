@@ -162,29 +162,7 @@ def load_tokenizer(
             "name a folder with config.json and a tokenizer, or a model on the hub (and unset "
             "HF_HUB_OFFLINE)",
         ) from error
-    if not getattr(loaded, "is_fast", False):
-        raise TokenizerError(
-            field,
-            origin,
-            "has only a slow tokenizer",
-            "save it as tokenizer.json (a `tokenizers` file) first",
-        )
-    special_ids = _special_ids(loaded, field, origin)
-    backend = loaded.backend_tokenizer
-    backend.no_truncation()
-    backend.no_padding()
-    try:
-        with _panics_explained(field, origin):
-            backend.encode_batch([PROBE])
-    except TokenizerError:
-        raise
-    except Exception as error:  # `tokenizers` raises plain Exception
-        raise TokenizerError(
-            field,
-            origin,
-            f"cannot read a text ({_first_line(error)})",
-            "save it again, or name another `tokenizer`",
-        ) from error
+    backend, special_ids = _checked(loaded, field, origin)
     limit, rows = _limits(config, loaded, field, origin)
     result = LoadedTokenizer(name or Path(model).name, backend, special_ids, limit, _settings(loaded))
     if rows is not None and not result.size <= rows <= max(result.size + MAX_SPARE_ROWS, result.size * 1.02):
@@ -224,12 +202,41 @@ def load_vocabulary(folder: str, *, field: str) -> LoadedTokenizer:
             "name a folder with tokenizer.json and tokenizer_config.json, such as `polydistill vocab learn` "
             "writes",
         ) from error
-    special_ids = _special_ids(loaded, field, folder)
+    backend, special_ids = _checked(loaded, field, folder)
+    length = int(getattr(loaded, "model_max_length", None) or 10**9)
+    return LoadedTokenizer(Path(folder).name, backend, special_ids, length, _settings(loaded))
+
+
+def _checked(loaded: PreTrainedTokenizerFast, field: str, origin: str) -> tuple[Tokenizer, dict[str, int]]:
+    """(the backend, set to read whole texts, role → id of the special tokens) of a wrapper.
+
+    Raises TokenizerError for a slow tokenizer, one that lacks a special token, and one that cannot read a
+    text.
+    """
+    if not getattr(loaded, "is_fast", False):
+        raise TokenizerError(
+            field,
+            origin,
+            "has only a slow tokenizer",
+            "save it as tokenizer.json (a `tokenizers` file) first",
+        )
+    special_ids = _special_ids(loaded, field, origin)
     backend = loaded.backend_tokenizer
     backend.no_truncation()
     backend.no_padding()
-    length = int(getattr(loaded, "model_max_length", None) or 10**9)
-    return LoadedTokenizer(Path(folder).name, backend, special_ids, length, _settings(loaded))
+    try:
+        with _panics_explained(field, origin):
+            backend.encode_batch([PROBE])
+    except TokenizerError:
+        raise
+    except Exception as error:  # `tokenizers` raises plain Exception
+        raise TokenizerError(
+            field,
+            origin,
+            f"cannot read a text ({_first_line(error)})",
+            "save it again, or name another `tokenizer`",
+        ) from error
+    return backend, special_ids
 
 
 def _special_ids(loaded: PreTrainedTokenizerFast, field: str, origin: str) -> dict[str, int]:

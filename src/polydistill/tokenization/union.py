@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -23,6 +23,14 @@ class HasVocabulary(Protocol):
     def pieces(self) -> Sequence[Piece | None]: ...
     @property
     def special_ids(self) -> dict[str, int]: ...
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A vocabulary that will be made: what an architecture needs to know of it."""
+
+    size: int
+    special_ids: dict[str, int] = field(default_factory=lambda: dict(ROLE_IDS))
 
 
 @dataclass(frozen=True)

@@ -72,6 +72,18 @@ def train_wordpiece(
     return _finish(tokenizer)
 
 
+def check_filled(tokenizer: Tokenizer, size: int, *, field: str) -> None:
+    """Raise TokenizerError if text filled fewer pieces than were asked for.
+
+    field  of the size, for messages
+    """
+    filled = tokenizer.get_vocab_size()
+    if filled < size:
+        raise TokenizerError(
+            field, size, f"the text fills {filled:,} pieces", f"use {filled} or less, or more text"
+        )
+
+
 def save_tokenizer(
     tokenizer: Tokenizer,
     folder: Path,

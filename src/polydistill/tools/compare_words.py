@@ -13,9 +13,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from polydistill.artefacts import STAMP, artefact_places
+from polydistill.artefacts import ARTEFACTS, STAMP, artefact_places
 from polydistill.config.shared import Evaluation, Masking
-from polydistill.config.yaml_text import read_resolved
 from polydistill.corpora.examples import Examples
 from polydistill.disk import read_json
 from polydistill.errors import RunFolderError
@@ -135,13 +134,16 @@ def _shared_corpora(folders: Sequence[Path]) -> Mapping[str, Path]:
     known: dict[str, str] = {}
     first: dict[str, Path] = {}
     for folder in folders:
-        if not (folder / "recipe.yaml").is_file() or not (folder / "student" / "final").is_dir():
+        if not (folder / ARTEFACTS).is_file() or not (folder / "student" / "final").is_dir():
             raise RunFolderError(
                 "run", str(folder), "has no student", "name the folder of a run that has trained one"
             )
-        languages = read_resolved(folder / "recipe.yaml").get("languages") or {}
         places = artefact_places(folder)
-        corpora = {language: places[f"corpora/{language}"] for language in languages}
+        corpora = {
+            name.removeprefix("corpora/"): place
+            for name, place in places.items()
+            if name.startswith("corpora/")
+        }
         prints = {
             language: str(read_json(corpus / STAMP, dict)["fingerprint"])
             for language, corpus in corpora.items()

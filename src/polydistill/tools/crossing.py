@@ -16,14 +16,14 @@ from polydistill.config.shared import Source
 from polydistill.corpora.examples import Examples
 from polydistill.corpora.sources import read_texts, source_identity
 from polydistill.disk import free_folder
-from polydistill.errors import CorpusError, StoreError, TokenizerError
+from polydistill.errors import CorpusError, StoreError
 from polydistill.pipelines.stages.tokenizer import balanced
 from polydistill.scoring.crossing import UNCUT, Coverage, Crossing, cross
 from polydistill.store.reader import Store
 from polydistill.store.schema import MANIFEST
 from polydistill.tokenization.load import LoadedTokenizer, load_vocabulary
 from polydistill.tokenization.pieces import STUDENT_SPECIALS
-from polydistill.tokenization.wordpiece import ACCENTED_SCRIPTS, save_tokenizer, train_wordpiece
+from polydistill.tokenization.wordpiece import ACCENTED_SCRIPTS, check_filled, save_tokenizer, train_wordpiece
 from polydistill.tools.inspect import teacher_tokenizer
 
 # Of a store, evenly spaced: shares are known to within a percent.
@@ -72,14 +72,10 @@ def learn_vocabulary(
         lowercase=lowercase,
         strip_accents=list(ACCENTED_SCRIPTS),
     )
-    filled = learned.get_vocab_size()
-    if filled < size:
-        raise TokenizerError(
-            "size", size, f"the text fills {filled:,} pieces", f"give {filled} or less, or more text"
-        )
+    check_filled(learned, size, field="size")
     with artefact_or_nothing(output, inputs) as folder:
         save_tokenizer(learned, folder, specials=STUDENT_SPECIALS, max_length=MAX_LENGTH)
-    console.print(f"WordPiece of {filled:,} pieces, written to {output}", markup=False)
+    console.print(f"WordPiece of {size:,} pieces, written to {output}", markup=False)
 
 
 def inspect_crossing(
@@ -91,7 +87,9 @@ def inspect_crossing(
     tokenizer  the teacher's folder or hub name; empty: from the run's recipe
     """
     student = load_vocabulary(vocabulary, field="--vocabulary")
-    stores = sorted(path.parent for path in folder.rglob(MANIFEST))
+    stores = [Store(path.parent) for path in sorted(folder.rglob(MANIFEST))]
+    # Labels that a merge has already brought into its student's vocabulary are not the teacher's.
+    stores = [store for store in stores if "crossed" not in store.identity]
     if not stores:
         raise StoreError(
             "store", str(folder), "holds no store (no manifest.json)", "name a folder such as runs/NAME/store"
@@ -108,10 +106,11 @@ def inspect_crossing(
     ):
         table.add_column(title, justify="right")
     shown = []
-    for path in stores:
-        store = Store(path)
+    for store in stores:
         language, teacher = store.identity["language"], store.identity["teacher"]
-        coverage, lines = _measure(store, teacher_tokenizer(path, teacher, tokenizer), student, num_examples)
+        coverage, lines = _measure(
+            store, teacher_tokenizer(store.folder, teacher, tokenizer), student, num_examples
+        )
         shown += lines
         positions, stored = max(1, coverage.positions), max(1e-9, coverage.stored)
         table.add_row(
@@ -133,18 +132,17 @@ def _measure(
 ) -> tuple[Coverage, list[str]]:
     """(what becomes of a store's labels, lines with its first examples)."""
     examples = corpus_of(store)
-    place = {int(example): row for row, example in enumerate(examples.ids)}
     chosen = np.unique(np.linspace(0, len(store) - 1, min(len(store), MEASURED_EXAMPLES)).astype(int))
     rows = [store.row(int(index)) for index in chosen]
-    missing = [row.example for row in rows if row.example not in place]
-    if missing:
+    try:
+        texts = examples.texts(examples.rows_of([row.example for row in rows]))
+    except KeyError as error:
         raise StoreError(
             "store",
             str(store.folder),
-            f"holds example {missing[0]:016x}, which is not in the run's text",
+            f"holds example {error.args[0]:016x}, which is not in the run's text",
             "the run's corpora are of other text: run its corpora stage again",
-        )
-    texts = examples.texts(np.array([place[row.example] for row in rows]))
+        ) from error
     crossing = Crossing.prepare(teacher, student, (int(store.identity["max_length"]), UNCUT))
     made, coverage = cross(rows, texts, crossing, seed=0)
     lines = []

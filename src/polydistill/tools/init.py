@@ -12,10 +12,12 @@ from polydistill.config.load import parse_recipe
 from polydistill.config.paths import check_models
 from polydistill.config.shared import TextRecipe
 from polydistill.corpora.sources import check_texts, source_bytes
-from polydistill.disk import write_text
+from polydistill.disk import read_json, write_text
 from polydistill.errors import RecipeError
 
 MAX_LENGTH, BATCH = 128, 32
+# Models like RoBERTa count positions from 2.
+SPARE_POSITIONS = 2
 # Bytes of compressed or plain text that make about one token.
 TOKEN_BYTES = 4
 FEWEST_STEPS, MOST_STEPS = 200, 20_000
@@ -82,12 +84,13 @@ def write_first_recipe(
     check_models(recipe)
     check_texts(recipe)
     size = sum(source_bytes(sources, field=field) for field, sources in recipe.texts.items())
-    steps = round(size / TOKEN_BYTES / (MAX_LENGTH * BATCH))
+    length = min([MAX_LENGTH, *map(_positions, teachers.values())])
+    steps = round(size / TOKEN_BYTES / (length * BATCH))
     made = TEMPLATE.format(
         name=name,
         teachers=_block(values["teachers"]),
         languages=_block(languages),
-        length=MAX_LENGTH,
+        length=length,
         first=next(iter(teachers)),
         steps=min(MOST_STEPS, max(FEWEST_STEPS, steps)),
         batch=BATCH,
@@ -111,6 +114,14 @@ def teachers_of(language: str, teachers: Mapping[str, str], taught: Mapping[str,
         f"no teacher is named so, and there are {len(teachers)}",
         f"pass --teaches {language}=NAME, with one of {', '.join(teachers)}",
     )
+
+
+def _positions(model: str) -> int:
+    """Tokens that a local teacher takes at least; MAX_LENGTH for what its configuration does not say."""
+    config = Path(model) / "config.json"
+    values = read_json(config, dict) if config.is_file() else {}
+    positions = values.get("max_position_embeddings")
+    return max(8, positions - SPARE_POSITIONS) if isinstance(positions, int) else MAX_LENGTH
 
 
 def _block(values: object) -> str:

@@ -16,7 +16,7 @@ from polydistill.config.yaml_text import read_resolved
 from polydistill.disk import write_json
 from polydistill.errors import StoreError
 from polydistill.store.reader import Store
-from polydistill.tokenization.load import LoadedTokenizer, load_tokenizer
+from polydistill.tokenization.load import LoadedTokenizer, load_tokenizer, load_vocabulary
 from polydistill.tokenization.pieces import STUDENT_SPECIALS
 from polydistill.tokenization.student import language_tokenizer, union_tokenizer
 from polydistill.tokenization.union import overlap, unite
@@ -42,7 +42,12 @@ def inspect_store(folder: Path, num_examples: int, tokenizer: str, console: Cons
     for key, value in facts.items():
         table.add_row(key, escape(str(value)))
     console.print(table)
-    words = teacher_tokenizer(folder, identity["teacher"], tokenizer).backend
+    if "crossed" in identity and not tokenizer:
+        # Labels in a vocabulary of the student's own, which is the run's.
+        tokenizer = str(folder.parent.parent.parent / "tokenizer")
+        words = load_vocabulary(tokenizer, field="tokenizer").backend
+    else:
+        words = teacher_tokenizer(folder, identity["teacher"], tokenizer).backend
     for index in range(min(num_examples, len(store))):
         row = store.row(index)
         text = words.decode([int(token) for token in row.input_ids], skip_special_tokens=False)

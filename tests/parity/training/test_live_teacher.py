@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tests.training import SMALL, Rows, difference, make_model, short_training, stop_at
+from tests.training import SMALL, Rows, SameOrder, difference, make_model, short_training, stop_at
 from torch.nn import functional
 from transformers import AutoConfig, AutoModelForMaskedLM
 
@@ -110,20 +110,9 @@ def test_the_first_loss_is_the_dense_formula(tmp_path, positions) -> None:
 def test_accumulation_changes_nothing(tmp_path) -> None:
     """Two micro-batches with different numbers of tokens and masks equal one batch of both."""
 
-    class Same(LanguageSampler):
-        def __init__(self, lengths, probabilities, *, batch_size, num_batches, seed, phases):
-            super().__init__(
-                lengths,
-                probabilities,
-                batch_size=8,
-                num_batches=batch_size * num_batches // 8,
-                seed=seed,
-                phases=phases,
-            )
-
     settings = {"optim": "sgd", "max_grad_norm": 0, "steps": 2, "losses": {"relation": 1}}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("polydistill.training.run.LanguageSampler", Same)
+        patch.setattr("polydistill.training.run.LanguageSampler", SameOrder)
         whole, _ = trained(tmp_path / "a", per_device_train_batch_size=16, **settings)
         parts, _ = trained(tmp_path / "b", gradient_accumulation_steps=2, **settings)
     assert difference(whole, parts) < 1e-5

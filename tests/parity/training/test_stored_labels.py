@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tests import training
-from tests.training import Rows, difference, first_batch, make_model, step_size, stop_at, trained
+from tests.training import Rows, SameOrder, difference, first_batch, make_model, step_size, stop_at, trained
 from transformers import AutoModelForMaskedLM
 
 from polydistill.config.shared import Distillation
@@ -77,21 +77,8 @@ def test_accumulation_changes_nothing(tmp_path) -> None:
     tokens.
     """
 
-    class Same(LanguageSampler):
-        """The order of batches of 8, whatever the batch size."""
-
-        def __init__(self, lengths, probabilities, *, batch_size, num_batches, seed, phases):
-            super().__init__(
-                lengths,
-                probabilities,
-                batch_size=8,
-                num_batches=batch_size * num_batches // 8,
-                seed=seed,
-                phases=phases,
-            )
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("polydistill.training.run.LanguageSampler", Same)
+        patch.setattr("polydistill.training.run.LanguageSampler", SameOrder)
         whole, _ = trained(tmp_path / "a", per_device_train_batch_size=16, optim="sgd", max_grad_norm=0)
         parts, _ = trained(tmp_path / "b", gradient_accumulation_steps=2, optim="sgd", max_grad_norm=0)
     assert difference(whole, parts) < 1e-5

@@ -10,7 +10,8 @@ from polydistill.config.load import parse_recipe
 from polydistill.config.shared import Card
 from polydistill.disk import write_json
 from polydistill.errors import RecipeError
-from polydistill.reports.card import export_card, front_matter, merge_card, metadata, shown_name, with_results
+from polydistill.reports.card import export_card, merge_card, metadata, with_results
+from polydistill.reports.card_sections import front_matter, shown_name
 from polydistill.reports.tables import results_table
 
 MERGE = {

@@ -27,9 +27,8 @@ def scored(recipe_values):
 
 def rows_of(store, limit=200):
     examples = corpus_of(store)
-    place = {int(example): row for row, example in enumerate(examples.ids)}
     rows = [store.row(index) for index in range(min(limit, len(store)))]
-    return rows, examples.texts(np.array([place[row.example] for row in rows]))
+    return rows, examples.texts(examples.rows_of([row.example for row in rows]))
 
 
 def test_labels_in_the_teachers_own_vocabulary_are_unchanged(scored, teachers) -> None:

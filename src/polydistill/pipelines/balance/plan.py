@@ -10,22 +10,25 @@ from rich.table import Table
 
 from polydistill.config.balance import BalanceRecipe
 from polydistill.disk import Json
-from polydistill.models.student import build_student, student_config
 from polydistill.pipelines.balance.state import steps_of
 from polydistill.pipelines.pipeline import Pipelines
 from polydistill.pipelines.probe.plan import plan_tasks
 from polydistill.pipelines.stages.conflicts import Conflict, collect, report_conflicts
 from polydistill.pipelines.stages.engine import plan_engine
-from polydistill.pipelines.stages.planning import measure_text, print_settings, step_seconds
-from polydistill.tokenization.pieces import ROLES
+from polydistill.pipelines.stages.planning import (
+    CHARACTERS_OF_A_TOKEN,
+    measure_text,
+    print_settings,
+    step_seconds,
+)
+from polydistill.pipelines.stages.training import random_model
+from polydistill.tokenization.union import Planned
 from polydistill.training.arguments import check_arguments
 from polydistill.training.progress import clock
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-# Characters per token, assumed before a vocabulary exists.
-CHARACTERS_OF_A_TOKEN = 4.0
 # Cost of a step with a live teacher's forward pass, relative to the student's passes alone.
 LIVE_TEACHER = 4 / 3
 
@@ -55,23 +58,12 @@ def plan_balance(recipe: BalanceRecipe, console: Console, _: Pipelines) -> list[
     if recipe.probe.tasks:
         conflicts += plan_tasks(recipe.probe.tasks, console, field="probe.tasks")[2]
     if len(sizes) == len(recipe.languages):
-        models = collect({"model": recipe}, lambda _, r: _model(r), conflicts)
+        models = collect(
+            {"model": recipe}, lambda _, r: random_model(r, Planned(r.tokenizer.size)), conflicts
+        )
         if models:
             _print(recipe, characters, models["model"], console)
     return report_conflicts(conflicts, console)
-
-
-def _model(recipe: BalanceRecipe) -> PreTrainedModel:
-    """A model of the recipe's architecture and vocabulary size."""
-    special_ids = {role: index for index, role in enumerate(ROLES)}
-    config = student_config(
-        recipe.model.model_type,
-        recipe.model.config,
-        vocabulary_size=recipe.tokenizer.size,
-        special_ids=special_ids,
-        max_length=recipe.corpora.max_length,
-    )
-    return build_student(config, seed=recipe.seed, field="model.model_type")
 
 
 def _print(

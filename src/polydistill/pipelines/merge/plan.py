@@ -13,7 +13,7 @@ from polydistill.models.precision import device, resolve_dtype
 from polydistill.models.student import build_student
 from polydistill.pipelines.merge.state import check_teacher, load_teacher, scored_shares
 from polydistill.pipelines.merge.student import Vocabulary, resolve_student
-from polydistill.pipelines.merge.vocabulary import Planned, check_spelling, describe, sampled_vocabulary
+from polydistill.pipelines.merge.vocabulary import check_spelling, describe, sampled_vocabulary
 from polydistill.pipelines.pipeline import Pipelines
 from polydistill.pipelines.stages.conflicts import Conflict, collect, report_conflicts
 from polydistill.pipelines.stages.engine import plan_engine
@@ -30,7 +30,7 @@ from polydistill.pipelines.stages.scoring import estimated_store
 from polydistill.tokenization.drift import compare_segmentation, segmentation
 from polydistill.tokenization.load import LoadedTokenizer, load_tokenizer
 from polydistill.tokenization.student import language_tokenizer, union_tokenizer
-from polydistill.tokenization.union import Union, unite
+from polydistill.tokenization.union import Planned, Union, unite
 from polydistill.training.arguments import check_arguments
 from polydistill.training.progress import clock
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 from tokenizers import Tokenizer
 
 from polydistill.config.merge import LEARNED, UNION, MergeRecipe
@@ -27,9 +26,10 @@ from polydistill.tokenization.load import LoadedTokenizer, load_vocabulary
 from polydistill.tokenization.pieces import STUDENT_SPECIALS
 from polydistill.tokenization.selection import document_frequency, select
 from polydistill.tokenization.student import union_tokenizer
-from polydistill.tokenization.union import ROLE_IDS, overlap, unite
+from polydistill.tokenization.union import ROLE_IDS, Planned, overlap, unite
 from polydistill.tokenization.wordpiece import (
     ACCENTED_SCRIPTS,
+    check_filled,
     save_tokenizer,
     special_strings,
     train_wordpiece,
@@ -42,14 +42,6 @@ MAX_UNKNOWN = 0.02
 SEGMENTATION_TEXTS = 2000
 
 
-@dataclass(frozen=True)
-class Planned:
-    """A vocabulary that will be made: what an architecture needs to know of it."""
-
-    size: int
-    special_ids: dict[str, int]
-
-
 def planned_vocabulary(merge: Merge) -> Planned:
     """The size and special tokens of the student's vocabulary, before it is made.
 
@@ -57,7 +49,7 @@ def planned_vocabulary(merge: Merge) -> Planned:
     """
     student = merge.recipe.student
     if student.vocabulary == LEARNED:
-        return Planned(student.tokenizer.size, ROLE_IDS)
+        return Planned(student.tokenizer.size)
     if student.vocabulary != UNION:
         loaded = load_vocabulary(student.vocabulary, field="student.vocabulary")
         return Planned(loaded.size, loaded.special_ids)
@@ -146,13 +138,8 @@ def learned(
         lowercase=lowercase,
         strip_accents=(list(ACCENTED_SCRIPTS) if lowercase else False) if strip is None else strip,
     )
-    if filled and made.get_vocab_size() < settings.size:
-        raise TokenizerError(
-            "student.tokenizer.size",
-            settings.size,
-            f"the text fills {made.get_vocab_size():,} pieces",
-            f"use {made.get_vocab_size()} or less, or more text",
-        )
+    if filled:
+        check_filled(made, settings.size, field="student.tokenizer.size")
     return made
 
 
@@ -250,11 +237,10 @@ def _crossed(merge: Merge, place: str, store: Artefact, crossing: Crossing, lang
     def write(folder: Path) -> None:
         writer = StoreWriter(folder, identity)
         texts = Examples(merge.corpora[language].path / "train.arrow")
-        rows = {int(example): row for row, example in enumerate(texts.ids)}
         coverage = Coverage()
         for index, chunk in enumerate(_chunks(len(source), size)):
             stored = [source.row(row) for row in chunk]
-            read = texts.texts(np.array([rows[row.example] for row in stored]))
+            read = texts.texts(texts.rows_of([row.example for row in stored]))
             made, of_chunk = cross(stored, read, crossing, seed=recipe.seed)
             coverage += of_chunk
             writer.write(index, made)

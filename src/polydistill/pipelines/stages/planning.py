@@ -36,6 +36,8 @@ from polydistill.tokenization.load import LoadedTokenizer
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+# Characters per token, assumed before a vocabulary exists.
+CHARACTERS_OF_A_TOKEN = 4.0
 TIMED_BATCHES = 3
 # Sequences of the largest batch that is timed.
 TIMED_SEQUENCES = 8

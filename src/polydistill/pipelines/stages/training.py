@@ -20,6 +20,7 @@ from polydistill.pipelines.run_folder import Artefact, Run
 from polydistill.processes import leads, wait_for_all
 from polydistill.reports.records import LOG
 from polydistill.tokenization.load import LoadedTokenizer, max_positions
+from polydistill.tokenization.union import Planned
 from polydistill.training.arguments import check_arguments
 from polydistill.training.checkpoints import checkpoints_bytes
 from polydistill.training.data import LanguageData
@@ -160,13 +161,15 @@ def _copy(run: Run, source: Path, target: Path, inputs: object, training: Traini
             fit_tokenizers(folder, training.model)
 
 
-def random_model(recipe: PretrainRecipe | BalanceRecipe, tokenizer: LoadedTokenizer) -> PreTrainedModel:
-    """The model with random weights."""
+def random_model(
+    recipe: PretrainRecipe | BalanceRecipe, vocabulary: LoadedTokenizer | Planned
+) -> PreTrainedModel:
+    """The model with random weights, for a vocabulary that exists or is planned."""
     config = student_config(
         recipe.model.model_type,
         recipe.model.config,
-        vocabulary_size=tokenizer.size,
-        special_ids=tokenizer.special_ids,
+        vocabulary_size=vocabulary.size,
+        special_ids=vocabulary.special_ids,
         max_length=recipe.corpora.max_length,
     )
     return build_student(config, seed=recipe.seed, field="model.model_type")
