@@ -1,11 +1,13 @@
 """A merge whose student has a vocabulary of its own, from the same stores."""
 
+import io
 import json
 from dataclasses import asdict
 
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 from typer.testing import CliRunner
 
@@ -17,6 +19,7 @@ from polydistill.errors import PolydistillError, RunFolderError, TokenizerError
 from polydistill.masking import mask_texts
 from polydistill.pipelines.merge import student
 from polydistill.pipelines.run import run_recipe
+from polydistill.reports.tables import results_table
 from polydistill.store.reader import Store
 from polydistill.tokenization.load import load_tokenizer
 from polydistill.tools.compare_words import compare_words, difference, measure_words
@@ -60,6 +63,13 @@ def test_one_store_serves_every_vocabulary(tmp_path, recipe_values, monkeypatch)
     page = (learned / "report" / "index.html").read_text("utf-8")
     assert "nats per character" in page
     assert "with candidates" in page
+    console = Console(record=True, width=80, file=io.StringIO())
+    console.print(results_table(learned))
+    printed = console.export_text()
+    assert "they compare no models" in printed
+    assert "MRR*" not in printed
+    for row in held_out:
+        assert f"{row['nats_per_character']:.3f}" in printed
     for name in ("en/en", "en/en2", "ru/ru"):
         labels, stored = Store(learned / "labels" / name), Store(union / "store" / name)
         assert 0.95 * len(stored) <= len(labels) <= len(stored)

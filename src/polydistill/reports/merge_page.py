@@ -28,6 +28,7 @@ def gather_merge(run: Path) -> Json:
         "vocabulary": vocabulary,
         "segmentation": vocabulary["segmentation"],
         "mrr_figure": Markup(_mrr_figure(evaluation)),
+        "words_figure": Markup(_words_figure(evaluation)),
         "loss_figure": Markup(_loss_figure(log["log"], ("kd_loss", "mlm_loss"))),
         "language_figure": Markup(
             _loss_figure(log["log"], tuple(f"loss_{name}" for name in recipe["languages"]))
@@ -50,26 +51,28 @@ def verdict(differences: Mapping[str, Json], segmentation: Mapping[str, Json]) -
 
     differences   group or language → student minus best teacher on held-out text, with its interval
     segmentation  `language/teacher` → how the student's tokenizer splits the language
-    A language whose interval includes zero is as good; without an interval nothing is said of it.
+    A language whose interval includes zero is not told apart, which is not the same as equal; without an
+    interval nothing is said of it.
     """
-    places: dict[str, list[str]] = {"better than": [], "as good as": [], "behind": []}
+    places: dict[str, list[str]] = {"better than": [], "not told apart from": [], "behind": []}
     for language, cell in differences.items():
         if language != "all" and "low" in cell:
-            place = "better than" if cell["low"] > 0 else "behind" if cell["high"] < 0 else "as good as"
+            place = (
+                "better than" if cell["low"] > 0 else "behind" if cell["high"] < 0 else "not told apart from"
+            )
             places[place].append(language)
-    parts = [
-        f"{place} {'them' if place != first else 'its teachers'} in {_listed(languages)}"
-        for place, languages in places.items()
-        if languages
-        for first in [next(name for name, chosen in places.items() if chosen)]
-    ]
+    found = {place: languages for place, languages in places.items() if languages}
     said = []
-    if parts:
+    if found:
+        parts = [
+            f"{place} {'them' if number else 'its teachers'} in {_listed(languages)}"
+            for number, (place, languages) in enumerate(found.items())
+        ]
         said.append(f"The student is {_listed(parts)} (MRR on held-out text, 95 % intervals).")
     split = {
         name.split("/")[0]: row["drift"] for name, row in segmentation.items() if row["drift"] > LARGE_DRIFT
     }
-    if split and parts:
+    if split and found:
         said.append(
             f"Load the language's own tokenizer for {_listed(list(split))}: the union's splits "
             f"{max(split.values()):.0%} of its tokens otherwise."
@@ -172,6 +175,21 @@ def _mrr_figure(evaluation: Json) -> str:
                 values[place] = value if values[place] is None else max(value, values[place] or 0.0)
     order = ["unigram", "teacher", *sorted(name for name in series if name.startswith("student"))]
     return grouped_bars(languages, {name: series[name] for name in order if name in series}, ylabel="MRR")
+
+
+def _words_figure(evaluation: Json) -> str:
+    """Nats per character on held-out text, where students and teachers have other pieces; else empty."""
+    languages = list(evaluation["languages"])
+    series: dict[str, list[float | None]] = {}
+    for place, rows in enumerate(evaluation["languages"].values()):
+        for row in rows:
+            if row["text"] == "held_out" and "nats_per_character" in row:
+                name = "student" if row["model"] == "student" else "teacher"
+                values = series.setdefault(name, [None] * len(languages))
+                value = row["nats_per_character"]
+                # Of several teachers, the best.
+                values[place] = value if values[place] is None else min(value, values[place] or value)
+    return grouped_bars(languages, series, ylabel="nats per character") if series else ""
 
 
 def _loss_figure(log: list[dict[str, float]], names: tuple[str, ...]) -> str:

@@ -20,6 +20,10 @@ CAPTION = """MRR: mean of 1/rank of the masked token ± its standard error over 
 MRR*: ranked among the pieces that both have.
 Unigram: MRR of pieces ranked by their frequency, without context."""
 
+CAPTION_WORDS = """Nats/char: negative log-likelihood of hidden words, the same for all models.
+MRR, top-1 and loss are of each model's own tokens, which differ: they compare no models.
+Unigram: MRR of pieces ranked by their frequency, without context."""
+
 
 def results_table(path: Path) -> Table | Group:
     """A run's evaluation, 80 columns wide.
@@ -60,23 +64,30 @@ def results_table(path: Path) -> Table | Group:
         table.add_column(name, overflow="fold")
     # A student with a vocabulary of its own is compared by the likelihood of words.
     by_words = any("nats_per_character" in row for rows in results["languages"].values() for row in rows)
-    for name in ("MRR", "MRR*", "top-1", "top-5", "loss", "unigram", *(["nats/char"] if by_words else [])):
+    measures = ["MRR", "MRR*", "top-1", "top-5", "loss", "unigram"]
+    if by_words:
+        table.caption = CAPTION_WORDS
+        measures = ["MRR", "top-1", "loss", "unigram", "nats/char"]
+    for name in measures:
         table.add_column(name, justify="right", no_wrap=True)
     for language, rows in results["languages"].items():
         for row in rows:
             restricted = row.get("mrr_teacher_pieces")
+            cells = {
+                "MRR": with_error(row),
+                "MRR*": "" if restricted is None else f"{restricted:.3f}",
+                "top-1": f"{row['top1']:.3f}",
+                "top-5": f"{row['top5']:.3f}",
+                "loss": f"{row['loss']:.2f}",
+                "unigram": f"{row['unigram_mrr']:.3f}",
+                "nats/char": f"{row['nats_per_character']:.3f}" if by_words else "",
+            }
             table.add_row(
                 language,
                 row["text"],
                 row["model"],
                 str(row["teacher"]) if row["tokenizer"] == "own" else row["tokenizer"],
-                with_error(row),
-                "" if restricted is None else f"{restricted:.3f}",
-                f"{row['top1']:.3f}",
-                f"{row['top5']:.3f}",
-                f"{row['loss']:.2f}",
-                f"{row['unigram_mrr']:.3f}",
-                *([f"{row['nats_per_character']:.3f}"] if "nats_per_character" in row else []),
+                *(cells[name] for name in measures),
             )
         table.add_section()
     if difference and list(difference) != ["student"]:

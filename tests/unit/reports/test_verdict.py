@@ -13,15 +13,16 @@ def cell(low, high):
     ("differences", "said"),
     [
         ({"ko": cell(0.01, 0.02)}, "The student is better than its teachers in ko"),
-        ({"ko": cell(-0.01, 0.02)}, "The student is as good as its teachers in ko"),
+        ({"ko": cell(-0.01, 0.02)}, "The student is not told apart from its teachers in ko"),
         ({"ko": cell(-0.03, -0.02)}, "The student is behind its teachers in ko"),
         (
             {"all": cell(0.1, 0.2), "a": cell(-1, 1), "b": cell(-1, 1), "c": cell(-1, 1), "d": cell(-2, -1)},
-            "The student is as good as its teachers in a, b and c and behind them in d",
+            "The student is not told apart from its teachers in a, b and c and behind them in d",
         ),
         (
             {"a": cell(-1, 1), "b": cell(1, 2), "d": cell(-2, -1)},
-            "The student is better than its teachers in b, as good as them in a and behind them in d",
+            "The student is better than its teachers in b, not told apart from them in a "
+            "and behind them in d",
         ),
     ],
 )
