@@ -65,7 +65,8 @@ def test_one_store_serves_every_vocabulary(tmp_path, recipe_values, monkeypatch)
     assert "with candidates" in page
     console = Console(record=True, width=80, file=io.StringIO())
     console.print(results_table(learned))
-    printed = console.export_text()
+    # Where a caption breaks depends on the table's width.
+    printed = " ".join(console.export_text().split())
     assert "they compare no models" in printed
     assert "MRR*" not in printed
     for row in held_out:
