@@ -49,12 +49,14 @@ def evaluate(
     *,
     masking: Masking | None = None,
     max_length: int | None = None,
+    languages: int = 1,
 ) -> Artefact:
     """Evaluate into the folder `name`: mlm.json, ranks.npz and, where guesses are shown, samples.json.
 
     readings   loads models; called only if there is something to evaluate
     summarise  the summary of mlm.json, see `evaluation.summaries.summarise`
     masking, max_length  by default the recipe's
+    languages  how many there are
     """
 
     def write(folder: Path) -> None:
@@ -69,6 +71,7 @@ def evaluate(
         }
         for reading in readings():
             run.say(f"evaluating {reading.language}")
+            run.count(name, len(measured), languages, "languages")
             measured[reading.language] = {}
             rows[reading.language] = evaluate_language(
                 reading.readers,
