@@ -67,11 +67,20 @@ def _loaded(recipe: str, overrides: list[str]) -> RunRecipe:
 
     loaded = load_recipe(recipe, overrides)
     check_models(loaded)
+    _without_hub(loaded)
     if isinstance(loaded, TextRecipe):
         from polydistill.corpora.sources import check_texts
 
         check_texts(loaded)
     return loaded
+
+
+def _without_hub(recipe: RunRecipe) -> None:
+    from polydistill.config.paths import without_hub
+
+    note = without_hub(recipe)
+    if note:
+        console.print(note, markup=False)
 
 
 def _run(recipe: str, overrides: list[str], until: str, update: bool, probe: list[str] | None = None) -> Path:
@@ -159,6 +168,7 @@ def plan(
 
     # A plan lists all that is wrong; what is wrong with the recipe itself it says at once.
     loaded = load_recipe(recipe, set_)
+    _without_hub(loaded)
     from polydistill.pipelines.plan import plan_recipe
 
     if any(conflict.level == "error" for conflict in plan_recipe(loaded, (), console, full=full)):

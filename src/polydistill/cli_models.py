@@ -21,16 +21,23 @@ def compare(
         bool,
         typer.Option("--words", help="Compare by hidden words: for students with different vocabularies."),
     ] = False,
+    html: Annotated[
+        Path | None, typer.Option(help="Write a page of the comparison to this file too.")
+    ] = None,
 ) -> None:
     """Compare finished runs: MRR on the same masked tokens (for balance runs D by group, and probes)."""
-    if words:
-        from polydistill.tools.compare_words import compare_words
+    from rich.console import Console
 
-        compare_words(folders, console)
-        return
-    from polydistill.tools.compare import compare_runs
+    from polydistill.tools.compare import Comparison, compare_runs
+    from polydistill.tools.compare_words import compare_words
 
-    compare_runs(folders, console)
+    shown = Console(record=True, highlight=False, soft_wrap=True) if html else console
+    compared = Comparison(compare_words(folders, shown), []) if words else compare_runs(folders, shown)
+    if html:
+        from polydistill.reports.compare_page import write_comparison
+
+        page = write_comparison(html, folders, *compared, shown.export_text())
+        console.print(f"page: {page.resolve()}", markup=False)
 
 
 def cost(

@@ -17,6 +17,9 @@ from polydistill.models.precision import resolve_dtype
 from polydistill.pipelines.run_folder import Artefact, Run
 from polydistill.reports.page import report_run
 
+# Of how shown sentences are chosen.
+SAMPLES_VERSION = 2
+
 
 class Reading(NamedTuple):
     """What a language is evaluated with.
@@ -42,7 +45,7 @@ Measured = dict[str, dict[str, Measures]]
 def evaluate(
     run: Run,
     name: str,
-    inputs: object,
+    inputs: Json,
     recipe: TextRecipe,
     readings: Callable[[], Iterable[Reading]],
     summarise: Callable[[Measured], Json],
@@ -97,7 +100,7 @@ def evaluate(
                 ranks[f"{language}/{place.rpartition('/')[0]}/counts"] = measures.counts
         np.savez_compressed(folder / "ranks.npz", **ranks)
 
-    return run.make(name, inputs, write, stage="evaluate")
+    return run.make(name, inputs | {"samples": SAMPLES_VERSION}, write, stage="evaluate")
 
 
 def write_page(run: Run) -> None:
