@@ -172,7 +172,8 @@ def _use(run: Path, recipe: Json) -> Json | None:
     output = recipe.get("output") or f"runs/{recipe['name']}"
     return {
         "folder": repr(f"{output}/student/final"),
-        "text": repr(f"{sample['before']} {mask} {sample['after']}".strip()),
+        # Between its neighbours: the pipeline's answer has another form for several masks.
+        "text": repr(f"{sample['before'].split(mask)[-1]} {mask} {sample['after'].split(mask)[0]}".strip()),
         "languages": sorted(path.parent.name for path in final.glob("tokenizer/*/tokenizer.json")),
     }
 
