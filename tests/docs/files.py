@@ -13,10 +13,7 @@ from tests.finetuning import columns, squad, treebank
 TEXTS = {"ko": "ru", "sw": "en", "es": "fr", "tr": "de", "eu": "en"}
 LINES = 250
 # Page → the student of another page that it takes up.
-STUDENTS = {
-    "finetune.md": "runs/ko-zh/student/final",
-    "trim-and-export.md": "runs/mbert-sw/student/final",
-}
+STUDENTS = {"finetune.md": "runs/ko-zh/student/final", "trim-and-export.md": "runs/mbert-sw/student/final"}
 
 
 def write_files(root: Path) -> None:

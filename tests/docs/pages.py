@@ -42,7 +42,11 @@ LEFT_OUT: dict[str, dict[str, Any]] = {
     "balance": {**LEARNED, "teachers": {"evaluations": 1}},
     "pretrain": LEARNED,
     "probe": {"probing": {"num_seeds": 1, "epochs": 1}},
-    "finetune": {"training": {name: STEPS[name] for name in ("max_steps", "per_device_train_batch_size", "bf16")}, "num_seeds": 1, "bootstrap_samples": 100},
+    "finetune": {
+        "training": {name: STEPS[name] for name in ("max_steps", "per_device_train_batch_size", "bf16")},
+        "num_seeds": 1,
+        "bootstrap_samples": 100,
+    },
     "grid": {"base": TEXT},
 }
 # Options that a command gets besides the page's: latency is measured in fresh processes, which take minutes.
@@ -132,7 +136,7 @@ class Reader:
         elif block.language == "python":
             exec(compile(block.text, place, "exec"), self.variables)
         elif block.language == "yaml":
-            assert block.title, f"{place}: name the recipe's file, as in ```yaml title=\"mine.yaml\""
+            assert block.title, f'{place}: name the recipe\'s file, as in ```yaml title="mine.yaml"'
             load.load_recipe(block.title)
         else:
             assert not block.language, f"{place}: no way to run {block.language}"

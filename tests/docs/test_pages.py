@@ -1,4 +1,4 @@
-"""Every code block of the documentation runs, page by page and in order, in a folder with the page's files."""
+"""Every code block of the documentation runs, page by page and in order, in a folder with its files."""
 
 from __future__ import annotations
 
@@ -53,7 +53,12 @@ def test_a_page_does_what_it_says(name, files, tmp_path, monkeypatch) -> None:
 
 
 def test_few_blocks_are_not_run_and_each_says_why() -> None:
-    left = [f"{name}:{block.line}: {block.not_run}" for name, blocks in BLOCKS.items() for block in blocks if block.not_run]
+    left = [
+        f"{name}:{block.line}: {block.not_run}"
+        for name, blocks in BLOCKS.items()
+        for block in blocks
+        if block.not_run
+    ]
     print(*left, sep="\n")
     assert len(left) <= MOST_NOT_RUN
     written = sum(page.read_text("utf-8").count("<!-- not run") for page in PAGES)
