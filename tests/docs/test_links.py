@@ -105,5 +105,5 @@ def test_every_page_is_in_the_navigation() -> None:
 
     Loader.add_multi_constructor("tag:yaml.org,2002:python/", lambda *_: None)
     navigation = str(yaml.load((ROOT / "mkdocs.yml").read_text("utf-8"), Loader)["nav"])
-    missing = [page.name for page in SITE if str(page.relative_to(ROOT / "docs")) not in navigation]
+    missing = [page.name for page in SITE if f"'{page.relative_to(ROOT / 'docs')}'" not in navigation]
     assert not missing

@@ -6,7 +6,6 @@ import shutil
 import tomllib
 from pathlib import Path
 
-import click
 import pytest
 import typer
 from markdown_it import MarkdownIt
@@ -79,12 +78,13 @@ def check_command(words: list[str]) -> None:
 
 
 def parse(arguments: list[str]) -> None:
-    """Parse a command's arguments without running it; click.UsageError for an unknown one."""
-    command: click.Command = typer.main.get_command(app)
-    context = click.Context(command)
-    while isinstance(command, click.Group) and arguments and not arguments[0].startswith("-"):
+    """Parse a command's arguments without running it; UsageError for an unknown command or option."""
+    command = typer.main.get_command(app)
+    context = command.context_class(command)
+    while hasattr(command, "resolve_command") and arguments and not arguments[0].startswith("-"):
         _, command, arguments = command.resolve_command(context, arguments)
-    command.make_context(command.name, [*arguments], resilient_parsing=not arguments)
+    if arguments:
+        command.make_context(command.name, [*arguments])
 
 
 @pytest.mark.parametrize("name", [name for name, blocks in BLOCKS.items() if any(b.not_run for b in blocks)])
