@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from polydistill.cli_models import compare, cost, export, push
 from polydistill.cli_stores import console, paths_by_language, store_app, vocab_app
 from polydistill.errors import PolydistillError, UserError
 from polydistill.limits import explain_limits
@@ -66,6 +67,7 @@ def _loaded(recipe: str, overrides: list[str]) -> RunRecipe:
 
     loaded = load_recipe(recipe, overrides)
     check_models(loaded)
+    _without_hub(loaded)
     if isinstance(loaded, TextRecipe):
         from polydistill.corpora.sources import check_texts
 
@@ -73,18 +75,29 @@ def _loaded(recipe: str, overrides: list[str]) -> RunRecipe:
     return loaded
 
 
+def _without_hub(recipe: RunRecipe) -> None:
+    from polydistill.config.paths import without_hub
+
+    note = without_hub(recipe)
+    if note:
+        console.print(note, markup=False)
+
+
 def _run(recipe: str, overrides: list[str], until: str, update: bool, probe: list[str] | None = None) -> Path:
     loaded = _loaded(recipe, overrides)
     from polydistill.pipelines.run import run_recipe
     from polydistill.processes import leads
+    from polydistill.reports.progress import bars
 
-    path = run_recipe(
-        loaded,
-        until=until,
-        update=update,
-        probe=probe or None,
-        show=lambda line: console.print(line, markup=False),
-    )
+    with bars(console if leads() else None) as watch:
+        path = run_recipe(
+            loaded,
+            until=until,
+            update=update,
+            probe=probe or None,
+            show=lambda line: console.print(line, markup=False),
+            watch=watch,
+        )
     if not leads():
         # Of several processes that trained together, only the first shows the results.
         raise typer.Exit
@@ -155,6 +168,7 @@ def plan(
 
     # A plan lists all that is wrong; what is wrong with the recipe itself it says at once.
     loaded = load_recipe(recipe, set_)
+    _without_hub(loaded)
     from polydistill.pipelines.plan import plan_recipe
 
     if any(conflict.level == "error" for conflict in plan_recipe(loaded, (), console, full=full)):
@@ -205,87 +219,9 @@ def evaluate(
     console.print(results_table(path))
 
 
-@app.command()
-def compare(
-    folders: Annotated[
-        list[Path],
-        typer.Argument(
-            help="Folders of finished runs; the others are compared with the student of the first."
-        ),
-    ],
-    words: Annotated[
-        bool,
-        typer.Option("--words", help="Compare by hidden words: for students with different vocabularies."),
-    ] = False,
-) -> None:
-    """Compare finished runs: MRR on the same masked tokens (for balance runs D by group, and probes)."""
-    if words:
-        from polydistill.tools.compare_words import compare_words
-
-        compare_words(folders, console)
-        return
-    from polydistill.tools.compare import compare_runs
-
-    compare_runs(folders, console)
-
-
-@app.command()
-def cost(
-    models: Annotated[
-        list[str],
-        typer.Argument(help="Folders or hub names of models; the others are compared with the first."),
-    ],
-    rounds: Annotated[int, typer.Option(min=1, help="Fresh processes per figure.")] = 3,
-    calls: Annotated[int, typer.Option(min=1, help="Timed passes per process.")] = 5,
-    output: Annotated[Path | None, typer.Option(help="A JSON file for the figures.")] = None,
-) -> None:
-    """Measure the cost of serving models: size, latency and peak memory at 32 x 512 and 1 x 128 tokens."""
-    from polydistill.tools.cost import print_cost
-
-    print_cost(models, console, rounds=rounds, calls=calls, output=output)
-
-
-@app.command()
-def export(
-    model: Annotated[str, typer.Argument(help="A folder or hub name of a masked language model.")],
-    output: Annotated[Path, typer.Option(help="Folder for the exported model and its tokenizer.")],
-    int8: Annotated[bool, typer.Option("--int8", help="Also write a model with int8 weights.")] = False,
-    int8_bits: Annotated[
-        int, typer.Option(help="Bits of int8 weights: 7 is correct on every CPU, 8 needs VNNI (x86) or ARM.")
-    ] = 7,
-    text: Annotated[
-        list[str],
-        typer.Option(
-            help="A file, folder or glob of text for the comparison, MRR included. Repeat it for several."
-        ),
-    ] = [],  # noqa: B006
-    lines: Annotated[int, typer.Option(help="Number of lines of text to compare on.")] = 400,
-    opset: Annotated[int, typer.Option(help="ONNX opset version, at least 18.")] = 18,
-    latency: Annotated[bool, typer.Option(help="Compare latency and memory with PyTorch.")] = True,
-    rounds: Annotated[int, typer.Option(min=1, help="Fresh processes per latency.")] = 3,
-    calls: Annotated[int, typer.Option(min=1, help="Timed passes per process.")] = 5,
-    threads: Annotated[int, typer.Option(min=0, help="Threads for all models; 0: PyTorch's default.")] = 0,
-    revision: Annotated[
-        str | None, typer.Option(help="Revision on the hub: a branch, a tag or a commit.")
-    ] = None,
-    allow_pickle: Annotated[bool, typer.Option(help="Accept weights that exist only as a pickle.")] = False,
-) -> None:
-    """Export a model to ONNX, check that its logits are the same, and measure the savings."""
-    from polydistill.tools.export import Latency, export_model
-
-    export_model(
-        model,
-        output,
-        console,
-        int8=int8,
-        int8_bits=int8_bits,
-        texts=text,
-        lines=lines,
-        opset=opset,
-        latency=Latency(rounds, calls, threads) if latency else None,
-        revision=revision,
-        allow_pickle=allow_pickle,
-    )
+# Commands on finished runs and on models.
+for command in (compare, cost, export, push):
+    app.command()(command)
 
 
 @app.command()
@@ -312,6 +248,14 @@ def report(folder: Annotated[Path, typer.Argument(help="A run's folder.")]) -> N
 
 
 @app.command()
+def status(folder: Annotated[Path, typer.Argument(help="A run's folder.")]) -> None:
+    """Show how far a run is, also from another terminal: its stages, times, and last lines."""
+    from polydistill.reports.progress import print_status
+
+    print_status(folder, console)
+
+
+@app.command()
 def demo(
     output: Annotated[
         Path | None, typer.Option(help="Folder for the runs; by default demo-run, or demo-quick.")
@@ -325,10 +269,13 @@ def demo(
     with `--quick`.
     """
     from polydistill.pipelines.demo import run_demo
+    from polydistill.reports.progress import bars
     from polydistill.reports.tables import results_table
 
     show = partial(console.print, markup=False)
-    path = run_demo(output or Path("demo-quick" if quick else "demo-run"), set_, quick=quick, show=show)
+    folder = output or Path("demo-quick" if quick else "demo-run")
+    with bars(console) as watch:
+        path = run_demo(folder, set_, quick=quick, show=show, watch=watch)
     console.print(results_table(path))
     console.print(f"report: {(path / 'report' / 'index.html').resolve()}", markup=False)
 

@@ -14,8 +14,9 @@ from typer.testing import CliRunner
 
 from polydistill import __version__
 from polydistill.cli import app
+from polydistill.config import paths
 from polydistill.config.load import parse_recipe
-from polydistill.config.paths import check_models, refuse_missing
+from polydistill.config.paths import check_models, refuse_missing, without_hub
 from polydistill.corpora.examples import Examples
 from polydistill.errors import CorpusError, ModelError, RunFolderError
 from polydistill.pipelines.run import run_recipe
@@ -191,3 +192,69 @@ def test_positions_of_a_table_are_those_that_were_trained(tmp_path, written, exp
     path.write_text(json.dumps({"model_max_length": written}), "utf-8")
     fit_tokenizers(tmp_path, make_model())
     assert json.loads(path.read_text("utf-8"))["model_max_length"] == expected
+
+
+def test_a_hub_that_cannot_be_reached_is_asked_once(monkeypatch) -> None:
+    """The libraries would retry each file of each model for half a minute."""
+    asked = []
+
+    def refuse(address, timeout):
+        asked.append(address)
+        raise OSError("no route")
+
+    monkeypatch.setattr(paths.socket, "create_connection", refuse)
+    for name in ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "HF_HUB_OFFLINE", "HF_ENDPOINT"):
+        monkeypatch.delenv(name, raising=False)
+    values = {
+        "name": "x",
+        "teachers": {"a": "someone/bert"},
+        "languages": {"en": {"text": "a.txt", "teachers": "a"}},
+    }
+    recipe = parse_recipe(values)
+    assert without_hub(recipe) == "huggingface.co cannot be reached: models come from this machine's cache"
+    assert asked == [("huggingface.co", 443)]
+    assert paths.os.environ["HF_HUB_OFFLINE"] == "1"
+    assert without_hub(recipe) is None
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy:8080")
+    assert without_hub(recipe) is None
+    monkeypatch.delenv("HTTPS_PROXY")
+    assert without_hub(parse_recipe(values | {"teachers": {"a": "."}})) is None
+    assert len(asked) == 1
+    assert "HF_HUB_OFFLINE" not in paths.os.environ
+
+
+def test_a_run_tells_where_it_is(tmp_path, recipe_values) -> None:
+    """Stages in order, every step of its training, and an end."""
+    seen = []
+    run = run_recipe(parse_recipe(recipe_values | {"output": str(tmp_path / "run")}), watch=seen.append)
+    stages = list(dict.fromkeys(position.stage for position in seen if position.stage))
+    assert stages == ["corpora", "tokenizer", "score", "train", "evaluate", "report"]
+    steps = [position for position in seen if position.stage == "train" and position.unit == "steps"]
+    assert (
+        [position.done for position in steps[-2:]][-1]
+        == steps[-1].total
+        == recipe_values["training"]["max_steps"]
+    )
+    assert "mlm" in steps[-1].note
+    assert steps[-1].left == pytest.approx(0)
+    scored = {position.what for position in seen if position.unit == "examples"}
+    assert scored == {"en/en", "en/en2", "ru/ru"}
+    assert seen[-1].state == "finished"
+    printed = invoke("status", run)
+    assert ": finished" in printed.output
+    assert "evaluating ru" in printed.output
+
+
+def test_where_losses_are_sent_changes_no_student(tmp_path, recipe_values) -> None:
+    """Neither a new folder nor a new training for another tracker."""
+    values = recipe_values | {"output": str(tmp_path / "run")}
+    run = run_recipe(parse_recipe(values), until="train")
+    weights = run / "student" / "final" / "model.safetensors"
+    before = weights.stat().st_mtime_ns
+    tracked = values | {"training": values["training"] | {"report_to": [], "run_name": "mine"}}
+    assert run_recipe(parse_recipe(tracked), until="train") == run
+    assert weights.stat().st_mtime_ns == before
+    other = parse_recipe(values | {"training": values["training"] | {"learning_rate": 1e-3}})
+    with pytest.raises(RunFolderError, match="learning_rate"):
+        run_recipe(other, until="train")

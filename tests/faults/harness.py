@@ -26,6 +26,7 @@ STARTED = "started"
 # Files that hold times.
 NOT_COMPARED = (
     "run.log",
+    ".progress.json",
     ".lock",
     "timing.json",
     "environment.json",

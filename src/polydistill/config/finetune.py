@@ -267,6 +267,12 @@ class FinetuneRecipe(RunRecipe):
     evaluations_per_epoch: int = Field(
         1, ge=1, description="Measurements on the dev set per epoch; each saves a checkpoint."
     )
+    keep: Literal["nothing", "best"] = Field(
+        "nothing",
+        description="`best`: for each task, model and source language, `models/TASK/MODEL/LANGUAGE` holds "
+        "the fine-tuned model of the seed that is best on the dev set. `nothing`: only scores and "
+        "predictions are kept.",
+    )
     batch_tokens: int = Field(
         4096, ge=64, description="Maximum tokens in a batch of predictions, padding included."
     )

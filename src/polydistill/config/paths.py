@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel
 
 from polydistill.errors import ModelError, RecipeError
+
+# A hub that answers within this time is there.
+CONNECT_SECONDS = 5
 
 
 def expand_home(value: str, field: str) -> str:
@@ -57,6 +63,25 @@ def check_models(recipe: BaseModel) -> None:
     """Raise ModelError for a recipe's first model whose folder does not exist; loads nothing."""
     for field, model in _models(recipe, ""):
         refuse_missing(model, field)
+
+
+def without_hub(recipe: BaseModel) -> str | None:
+    """Keep the libraries from a hub that cannot be reached; returns a note on it, or None.
+
+    They would retry each file for half a minute. Takes effect only before `huggingface_hub` is imported.
+    """
+    proxies = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
+    if "HF_HUB_OFFLINE" in os.environ or any(name in os.environ for name in proxies):
+        return None
+    if all(Path(model).exists() for _, model in _models(recipe, "")):
+        return None
+    hub = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
+    try:
+        socket.create_connection((hub.hostname or "", hub.port or 443), timeout=CONNECT_SECONDS).close()
+    except OSError:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+        return f"{hub.hostname} cannot be reached: models come from this machine's cache"
+    return None
 
 
 def _models(part: object, field: str) -> Iterator[tuple[str, str]]:

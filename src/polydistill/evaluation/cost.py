@@ -23,6 +23,7 @@ from polydistill.models.load import load_masked_lm, model_config, weights_size
 from polydistill.models.onnx_runtime import OnnxModel
 from polydistill.models.precision import device
 from polydistill.models.student import build_student
+from polydistill.reports.progress import Count, uncounted
 from polydistill.tokenization.load import max_positions
 
 Part = Literal["encoder", "model"]
@@ -41,6 +42,9 @@ def compare_cost(
     rounds: int = 3,
     calls: int = 5,
     loading: Mapping[str, Facts] | None = None,
+    names: Mapping[str, str] | None = None,
+    say: Callable[[str], None] | None = None,
+    count: Count = uncounted,
 ) -> list[dict[str, Any]]:
     """A row for each model, shape and part: medians over fresh processes.
 
@@ -49,12 +53,17 @@ def compare_cost(
     rounds   processes per row
     calls    timed forward passes per process, after one that warms up
     loading  model → `revision` and `allow_pickle` of `load_masked_lm`, where they are needed
+    names    model → its name in what is said; by default the model itself
+    say      takes a line for each row
+    count    takes each measurement
     Rows hold `seconds` and `peak_bytes` (without the process's memory before the model), both None where
     logits would not fit into memory; `parameters`, `embedding_parameters`, `file_bytes`. On a CPU in float32.
     Raises ModelError for a model that cannot be loaded.
     """
     facts = {model: describe(model, **(loading or {}).get(model, {})) for model in models}
-    return measure_in_turns(facts, shapes=shapes, rounds=rounds, calls=calls, loading=loading)
+    return measure_in_turns(
+        facts, shapes=shapes, rounds=rounds, calls=calls, loading=loading, names=names, say=say, count=count
+    )
 
 
 def measure_in_turns(
@@ -66,6 +75,9 @@ def measure_in_turns(
     parts: Sequence[Part] = ("encoder", "model"),
     threads: int = 0,
     loading: Mapping[str, Facts] | None = None,
+    names: Mapping[str, str] | None = None,
+    say: Callable[[str], None] | None = None,
+    count: Count = uncounted,
 ) -> list[dict[str, Any]]:
     """`compare_cost` for models with known facts, from `describe` or elsewhere.
 
@@ -74,12 +86,15 @@ def measure_in_turns(
     threads  of each process, which then stays on the CPU; 0: torch's default, and the GPU if there is one
     """
     rows = []
+    done, total = 0, len(shapes) * len(parts) * rounds * len(facts)
     options = {model: {"threads": threads, **(loading or {}).get(model, {})} for model in facts}
     for batch, length in shapes:
         for part in parts:
             measurements: dict[str, list[dict[str, float]]] = {model: [] for model in facts}
             for _ in range(rounds):
                 for model in facts:
+                    count("cost", done, total, "measurements")
+                    done += 1
                     tokens = min(length, facts[model]["max_tokens"])
                     if part == "encoder" or _fits(facts[model], batch, tokens):
                         measured = in_a_process(model, batch, tokens, part, calls, options[model])
@@ -95,7 +110,17 @@ def measure_in_turns(
                     | medians
                     | dict(facts[model])
                 )
+                if say is not None:
+                    say(_in_words(rows[-1], (names or {}).get(model, model)))
+    count("cost", total, total, "measurements")
     return rows
+
+
+def _in_words(row: Facts, name: str) -> str:
+    what = f"{name}, {row['part']}, {row['batch']} x {row['length']} tokens"
+    if row["seconds"] is None:
+        return f"{what}: its logits do not fit into memory"
+    return f"{what}: {row['seconds']:.3g} s, {row['peak_bytes'] / 2**20:,.0f} MiB"
 
 
 def describe(model: str, *, revision: str | None = None, allow_pickle: bool = False) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +25,10 @@ from polydistill.tokenization.load import LoadedTokenizer
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+# Examples for each sentence whose guesses are shown, to choose from.
+CANDIDATES = 8
+# Hangul, kana and Chinese characters are from here on.
+SYLLABLES = 0x1100
 # Added to the seed, so that masks differ from training's.
 EVALUATION_SEED = 1_000_003
 
@@ -186,48 +191,80 @@ def sample_guesses(
 ) -> list[dict[str, Any]]:
     """Masked sentences with each reader's five best guesses for one masked position.
 
+    Sentences that show something come first: those whose hidden piece is a word (`_is_word`) that some reader
+    guesses first, each word once, frequent words before rare ones. Further ones are in the text's own random
+    order.
     readers  with one tokenizer, so that they see the same masks
     decode   (model's id, reader) → the piece's text
     """
     masking = hidden(masking, settings.mask_probability)
-    samples = []
-    for row in examples.first(settings.num_samples * 4)[: settings.num_samples * 4]:
+    rows = examples.first(settings.num_samples * CANDIDATES)
+    frequency: Counter[int] = Counter()
+    telling: dict[int, dict[str, Any]] = {}
+    others = []
+    for row in rows:
         text, example_id = examples.texts(np.array([row]))[0], int(examples.ids[row])
-        first = readers[0]
-        plain = replace(first, mapping=None).masked(
+        plain = replace(readers[0], mapping=None).masked(
             [text], [example_id], max_length, masking, seed + EVALUATION_SEED
         )[0]
-        mask_id = first.tokenizer.special_ids["mask"]
-        places = [
-            place for place, position in enumerate(plain.positions) if plain.input_ids[position] == mask_id
-        ]
-        if not places:
+        place = _shown_place(plain, readers[0])
+        if place is None:
             continue
-        place = places[len(places) // 2]
-        position = int(plain.positions[place])
-        # Without the special tokens at both ends.
-        window = slice(max(1, position - 24), min(len(plain.input_ids) - 1, position + 25))
-        backend = first.tokenizer.backend
-        entry: dict[str, Any] = {
-            "before": backend.decode(
-                plain.input_ids[window.start : position].tolist(), skip_special_tokens=False
-            ),
-            "after": backend.decode(
-                plain.input_ids[position + 1 : window.stop].tolist(), skip_special_tokens=False
-            ),
-            "gold": str(backend.id_to_token(int(plain.gold[place]))),
-            "guesses": {},
-        }
+        gold = int(plain.gold[place])
+        frequency.update(encode(readers[0].tokenizer, [text])[0].ids.tolist())
+        entry = _sentence(plain, place, readers[0])
         for reader in readers:
             masked = reader.masked([text], [example_id], max_length, masking, seed + EVALUATION_SEED)[0]
             best = guesses(reader.model, masked, place, pad_id=reader.pad_id)
             entry["guesses"][reader.name] = [
                 [decode(index, reader), round(share, 4)] for index, share in best
             ]
-        samples.append(entry)
-        if len(samples) == settings.num_samples:
-            break
-    return samples
+        right = any(shown[0][0] == entry["gold"] for shown in entry["guesses"].values())
+        if right and _is_word(entry["gold"]):
+            telling.setdefault(gold, entry)
+        else:
+            others.append(entry)
+    first = sorted(telling, key=lambda piece: -frequency[piece])
+    return [*(telling[piece] for piece in first), *others][: settings.num_samples]
+
+
+def _shown_place(masked: Masked, reader: Reader) -> int | None:
+    """The place among the masked positions whose guesses are shown; None if none became the mask token.
+
+    The middle one of those at a word (`_is_word`), if there is one.
+    """
+    mask_id = reader.tokenizer.special_ids["mask"]
+    places = [
+        place for place, position in enumerate(masked.positions) if masked.input_ids[position] == mask_id
+    ]
+    whole = [place for place in places if _is_word(_piece(reader, int(masked.gold[place])))]
+    chosen = whole or places
+    return chosen[len(chosen) // 2] if chosen else None
+
+
+def _sentence(masked: Masked, place: int, reader: Reader) -> dict[str, Any]:
+    """The text around a masked position, and the piece there."""
+    position = int(masked.positions[place])
+    # Without the special tokens at both ends.
+    window = slice(max(1, position - 24), min(len(masked.input_ids) - 1, position + 25))
+    backend = reader.tokenizer.backend
+    before, after = masked.input_ids[window.start : position], masked.input_ids[position + 1 : window.stop]
+    return {
+        "before": backend.decode(before.tolist(), skip_special_tokens=False),
+        "after": backend.decode(after.tolist(), skip_special_tokens=False),
+        "gold": _piece(reader, int(masked.gold[place])),
+        "guesses": {},
+    }
+
+
+def _is_word(piece: str) -> bool:
+    """Whether a piece begins a word and has three letters; one is enough in scripts of syllables or words."""
+    letters = sum(3 if ord(letter) >= SYLLABLES else 1 for letter in piece if letter.isalpha())
+    return letters >= 3 and not piece.startswith("##")
+
+
+def _piece(reader: Reader, index: int) -> str:
+    return str(reader.tokenizer.backend.id_to_token(index))
 
 
 def _piece_counts(tokenizer: LoadedTokenizer, training: Examples) -> npt.NDArray[np.int64]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from polydistill.config.load import parse_recipe, read_recipe
 from polydistill.disk import Json
 from polydistill.pipelines.run import run_recipe
+from polydistill.reports.progress import Watch
 
 # The bundled text: sentences of Mozilla Common Voice (see NOTICE).
 DATA = Path(str(resources.files("polydistill") / "demo_data"))
@@ -24,7 +25,12 @@ QUICK_MERGE = ("training.max_steps=80", "evaluation.max_examples=150", "student.
 
 
 def run_demo(
-    output: Path, overrides: Sequence[str] = (), *, quick: bool = False, show: Callable[[str], None] = print
+    output: Path,
+    overrides: Sequence[str] = (),
+    *,
+    quick: bool = False,
+    show: Callable[[str], None] = print,
+    watch: Watch | None = None,
 ) -> Path:
     """Pre-train the teachers under `output`/teachers and merge them under `output`/merge.
 
@@ -44,7 +50,7 @@ def run_demo(
             "output": str(output / "teachers" / name),
             "languages": {language: {"text": str(DATA / f"{language}.txt.xz")} for language in languages},
         }
-        run_recipe(parse_recipe(teacher, [*own, *shared]), until="evaluate", show=show)
+        run_recipe(parse_recipe(teacher, [*own, *shared]), until="evaluate", show=show, watch=watch)
     show("merge")
     merge = read_recipe("demo-merge") | {
         "output": str(output / "merge"),
@@ -58,4 +64,4 @@ def run_demo(
         },
     }
     fewer = QUICK_MERGE if quick else ()
-    return run_recipe(parse_recipe(merge, [*fewer, *overrides]), show=show)
+    return run_recipe(parse_recipe(merge, [*fewer, *overrides]), show=show, watch=watch)

@@ -18,6 +18,7 @@ from polydistill.pipelines.stages.conflicts import Conflict
 from polydistill.pipelines.stages.engine import check_engine
 from polydistill.pipelines.stages.training import Training
 from polydistill.processes import leader_first, leads, leave, num_processes
+from polydistill.reports.progress import Watch
 
 # A run that ends with one of these stages scores nothing, so its scoring engine is not checked.
 BEFORE_SCORING = ("corpora", "tokenizer")
@@ -91,6 +92,7 @@ def run_pipeline(
     update: bool = False,
     probe: Sequence[str] | None = None,
     show: Callable[[str], None] = print,
+    watch: Watch | None = None,
 ) -> Path:
     """Run a loaded recipe up to a stage; returns the run's folder. See `run_recipe`.
 
@@ -115,11 +117,12 @@ def run_pipeline(
     if until not in BEFORE_SCORING:
         check_engine(recipe)
     pipeline.check(recipe, command)
-    run = open_run(recipe, show=show, update=update)
+    run = open_run(recipe, show=show, update=update, watch=watch)
     try:
         with explain_limits(), run.claim():
             state = prepared(pipeline, recipe, run, command)
-            run_stages(pipeline, state, until=command.until)
+            with run.underway(pipeline.stage_names):
+                run_stages(pipeline, state, until=command.until, enter=run.enter)
     finally:
         leave()
     return run.path
@@ -133,9 +136,17 @@ def prepared(pipeline: Pipeline[Recipe, State], recipe: Recipe, run: Run, comman
 
 
 def run_stages(
-    pipeline: Pipeline[Recipe, State], state: State, *, until: str | None = None, before: str | None = None
+    pipeline: Pipeline[Recipe, State],
+    state: State,
+    *,
+    until: str | None = None,
+    before: str | None = None,
+    enter: Callable[[str], None] = lambda stage: None,
 ) -> None:
-    """Run the stages up to and including `until`, or those ahead of `before`, each in its processes."""
+    """Run the stages up to and including `until`, or those ahead of `before`, each in its processes.
+
+    enter  takes each stage's name before it begins
+    """
     names = pipeline.stage_names
     end = names.index(before) if before is not None else names.index(until or names[-1]) + 1
     chosen = (stage for stage in pipeline.stages if names.index(stage.name) < end)
@@ -144,6 +155,7 @@ def run_stages(
             continue
         with leader_first() if processes == "leader_first" else nullcontext():
             for stage in stages:
+                enter(stage.name)
                 stage.work(state)
 
 

@@ -35,13 +35,14 @@ from polydistill.pipelines.stages.planning import (
 from polydistill.pipelines.stages.start import ReadText, start_weights
 from polydistill.pipelines.stages.tokenizer import build_tokenizer, copy_tokenizer
 from polydistill.pipelines.stages.training import Training, check_training, random_model, train_into
-from polydistill.reports.card import pretrain_card, with_results
+from polydistill.reports.card import pretrain_card
+from polydistill.reports.card_results import with_results
+from polydistill.reports.progress import clock
 from polydistill.tokenization.load import LoadedTokenizer
 from polydistill.tokenization.union import Planned
 from polydistill.training.arguments import check_arguments, portable, training_arguments
 from polydistill.training.data import STEPS_VERSION, LanguageData, MaskedTexts
 from polydistill.training.objectives import StoredLabels
-from polydistill.training.progress import clock
 
 if TYPE_CHECKING:
     pass

@@ -6,7 +6,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -35,11 +35,12 @@ from polydistill.disk import (
 )
 from polydistill.errors import DiskError, RecipeError, RunFolderError
 from polydistill.processes import leads, wait_for_all
+from polydistill.reports.progress import PROGRESS, Meter, State, Watch
 from polydistill.reports.records import ENVIRONMENT, TIMING, heal_records, is_environment, is_seconds
 
 LOG_BYTES = 16 << 20
-# Settings of where a store is computed, also within the recipes of a grid.
-WHERE = ("scoring.engine", "scoring.ray")
+# Settings of where a store is computed and losses are sent, also within the recipes of a grid.
+WHERE = ("scoring.engine", "scoring.ray", "training.report_to", "training.run_name", "training.project")
 
 
 def _print(line: str) -> None:
@@ -73,6 +74,7 @@ class Run:
     show      takes each line of progress, which run.log records too
     resolved  every setting of the recipe
     update    whether the recipe of an existing folder may change
+    watch     takes each change of the run's position
     """
 
     path: Path
@@ -80,6 +82,19 @@ class Run:
     show: Callable[[str], None] = _print
     resolved: Json = field(default_factory=dict)
     update: bool = False
+    watch: Watch | None = None
+
+    @cached_property
+    def meter(self) -> Meter:
+        """How far the run is; of several processes, the first one's is kept."""
+        return Meter(self.path, self.watch)
+
+    def count(
+        self, what: str, done: int, total: int, unit: str, *, left: float | None = None, note: str = ""
+    ) -> None:
+        """`done` of `total` units of the current stage are finished, see `Meter.count`."""
+        if leads():
+            self.meter.count(what, done, total, unit, left=left, note=note)
 
     @contextmanager
     def claim(self) -> Iterator[None]:
@@ -93,6 +108,31 @@ class Run:
             refuse_links(self.path)
             wait_for_all()
             yield
+
+    @contextmanager
+    def underway(self, stages: Sequence[str]) -> Iterator[None]:
+        """Keep the position of a claimed run up to date until it ends, however it ends.
+
+        stages  of its kind, in order
+        """
+        if not leads():
+            yield
+            return
+        self.meter.begin(stages)
+        state: State = "failed"
+        try:
+            yield
+            state = "finished"
+        except KeyboardInterrupt:
+            state = "interrupted"
+            raise
+        finally:
+            self.meter.end(state)
+
+    def enter(self, stage: str) -> None:
+        """A stage of the run begins."""
+        if leads():
+            self.meter.enter(stage)
 
     def record_recipe(self) -> None:
         """Write recipe.yaml and the environment; called once the recipe has passed all checks."""
@@ -183,18 +223,24 @@ class Run:
                 write_json(path, timing)
 
 
-def open_run(recipe: RunRecipe, *, show: Callable[[str], None] = _print, update: bool = False) -> Run:
+def open_run(
+    recipe: RunRecipe,
+    *,
+    show: Callable[[str], None] = _print,
+    update: bool = False,
+    watch: Watch | None = None,
+) -> Run:
     """The run of a recipe; nothing is written before it is claimed.
 
     update  let the recipe of an existing folder change: what depends on the change is redone
+    watch   takes each change of the run's position
     """
-    return Run(
-        recipe.folder, [Path(folder) for folder in recipe.reuse], show, recipe.model_dump(mode="json"), update
-    )
+    reuse = [Path(folder) for folder in recipe.reuse]
+    return Run(recipe.folder, reuse, show, recipe.model_dump(mode="json"), update, watch)
 
 
 # Files that a run may leave if it stops before it writes its recipe.
-_BEFORE = (".lock", "run.log", "recipe.yaml.tmp")
+_BEFORE = (".lock", "run.log", "recipe.yaml.tmp", PROGRESS, f"{PROGRESS}.tmp")
 
 
 def _check_owner(path: Path, resolved: Json, *, update: bool) -> None:
@@ -291,7 +337,7 @@ def _differences(old: object, new: object, key: str = "") -> list[tuple[str, obj
             changes.append((f"order of {key}", ", ".join(old), ", ".join(new)))
         for name in sorted(old.keys() | new.keys(), key=str):
             place = f"{key}.{name}".lstrip(".")
-            # The places of runs and of scoring do not change results.
+            # The places of runs, of scoring and of trackers do not change results.
             if place not in ("reuse", "output") and not place.endswith(WHERE):
                 changes += _differences(old.get(name), new.get(name), place)
         return changes

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-import yaml
 
 from polydistill.config.balance import BalanceRecipe
 from polydistill.config.extract import ExtractRecipe
 from polydistill.config.merge import MergeRecipe
 from polydistill.config.pretrain import PretrainRecipe
 from polydistill.config.shared import Card
-from polydistill.config.yaml_text import parse_yaml
 from polydistill.disk import Json
 from polydistill.reports.card_sections import (
     READS_ALL,
@@ -24,6 +20,7 @@ from polydistill.reports.card_sections import (
     loading_section,
     metadata_block,
     shown_name,
+    split_card,
     training_section,
 )
 from polydistill.version import __version__
@@ -83,14 +80,14 @@ def merge_card(recipe: MergeRecipe, record: Json) -> str:
         for language, s in recipe.languages.items()
     ]
     own = [
-        f'own = AutoTokenizer.from_pretrained("FOLDER/tokenizer/{languages[0]}")  '
+        f'own = AutoTokenizer.from_pretrained("FOLDER", subfolder="tokenizer/{languages[0]}")  '
         f"# splits {languages[0]} as its teacher does"
     ]
     if recipe.student.has_own_vocabulary:
         own = []
     return "\n".join(
         [
-            *front_matter(languages, recipe.card, teachers),
+            *front_matter(languages, recipe.card, teachers, relation="merge"),
             f"# {recipe.name}",
             "",
             f"A multilingual masked language model for {', '.join(languages)}, merged from "
@@ -213,71 +210,9 @@ def metadata(model: str) -> Json:
     path = Path(model) / "README.md"
     if not path.is_file():
         return {}
-    block = re.match(
-        r"\s*---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(\r?\n|$)", path.read_text("utf-8", errors="replace"), re.DOTALL
-    )
-    try:
-        front = parse_yaml(block.group(1)) if block else None
-    except yaml.YAMLError:
-        front = None
+    front, _ = split_card(path.read_text("utf-8", errors="replace"))
     kept = ("language", "license", "datasets")
-    return {key: front[key] for key in kept if key in front} if isinstance(front, dict) else {}
-
-
-# Figures on fewer masked tokens are marked: the standard error of an MRR is then about 0.015 or more.
-FEW_MASKED = 500
-RESULTS, LICENCE = "## Results", "## Licence"
-
-
-def with_error(row: Json) -> str:
-    """A row's MRR ± its standard error, which an evaluation of a single example lacks."""
-    error = row.get("mrr_error", 0.0)
-    return f"{row['mrr']:.3f}" + (f" ±{error:.3f}".replace("±0.", "±.") if error else "")
-
-
-def with_results(card: str, languages: Mapping[str, Sequence[Json]], model: str) -> str:
-    """A card with a table of the model's results, which replaces an existing table.
-
-    languages  language → rows of evaluation/mlm.json
-    model      its name in the rows
-    The teacher's figure is on the same masked tokens, and among shared pieces where the student has fewer.
-    """
-    start, end = card.find(RESULTS), card.find(LICENCE)
-    end = len(card) if end < 0 else end
-    before, after = card[: start if 0 <= start < end else end], card[end:]
-    lines = [
-        RESULTS,
-        "",
-        "Mean reciprocal rank of masked tokens on held-out and further text, ± its standard error over "
-        "examples; unigram: pieces ranked by their frequency alone.",
-        "",
-        "| language | text | tokenizer | MRR | teacher | unigram | top-1 | masked tokens |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    few = False
-    for language, rows in languages.items():
-        for row in rows:
-            if row["model"] != model:
-                continue
-            place = (row["text"], row["tokenizer"], row["teacher"])
-            teacher = next(
-                (
-                    f"{other.get('mrr_teacher_pieces', other['mrr']):.3f}"
-                    for other in rows
-                    if other["model"] in ("teacher", row["teacher"])
-                    and (other["text"], other["tokenizer"], other["teacher"]) == place
-                    and other["model"] != model
-                ),
-                "",
-            )
-            lines.append(
-                f"| {language} | {row['text']} | {row['tokenizer']} | {with_error(row)} | {teacher} | "
-                f"{row['unigram_mrr']:.3f} | {row['top1']:.3f} | {row['num_masked']:,} |"
-            )
-            few = few or row["num_masked"] < FEW_MASKED
-    if few:
-        lines += ["", f"Figures on fewer than {FEW_MASKED} masked tokens are too noisy to compare models."]
-    return "\n".join([before.rstrip(), "", *lines, "", after])
+    return {key: front[key] for key in kept if key in front}
 
 
 def export_card(record: Json) -> str:

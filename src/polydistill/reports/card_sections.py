@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import yaml
 from polydistill.config.merge import MergeRecipe
 from polydistill.config.pretrain import PretrainRecipe
 from polydistill.config.shared import Card
+from polydistill.config.yaml_text import parse_yaml
 from polydistill.disk import Json
 
 
@@ -46,17 +48,30 @@ def _plain(value: object) -> bool:
     return isinstance(value, int | float | str)
 
 
-def front_matter(languages: Sequence[str], card: Card, teachers: Sequence[str]) -> list[str]:
-    """The hub's metadata block."""
+def front_matter(
+    languages: Sequence[str],
+    card: Card,
+    teachers: Sequence[str],
+    *,
+    relation: str | None = None,
+    pipeline: str = "fill-mask",
+) -> list[str]:
+    """The hub's metadata block.
+
+    relation  to the teachers, in the hub's words: `merge`, `finetune`, `quantized`
+    pipeline  the hub's name of the task
+    """
     public = [teacher for teacher in teachers if not is_local(teacher)]
     metadata_of: Json = {"language": list(languages)}
     metadata_of |= {} if card.license is None else {"license": card.license}
     metadata_of |= {
         "library_name": "transformers",
-        "pipeline_tag": "fill-mask",
-        "tags": ["polydistill", "masked-lm"],
+        "pipeline_tag": pipeline,
+        "tags": ["polydistill", *(["masked-lm"] if pipeline == "fill-mask" else [])],
     }
     metadata_of |= {"base_model": public} if public else {}
+    related = relation if public and (relation != "merge" or len(public) > 1) else None
+    metadata_of |= {"base_model_relation": related} if related else {}
     metadata_of |= {"datasets": list(card.datasets)} if card.datasets else {}
     return [*metadata_block(metadata_of), ""]
 
@@ -65,6 +80,16 @@ def metadata_block(values: Json) -> list[str]:
     """Lines of a metadata block: YAML, so that no value can inject a key."""
     dumped = yaml.safe_dump(values, allow_unicode=True, sort_keys=False, width=10**6)
     return ["---", *dumped.splitlines(), "---"]
+
+
+def split_card(card: str) -> tuple[Json, str]:
+    """(the values of a card's metadata block, the text after it); ({}, card) without a valid block."""
+    block = re.match(r"\s*---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(\r?\n|$)", card, re.DOTALL)
+    try:
+        front = parse_yaml(block.group(1)) if block else None
+    except yaml.YAMLError:
+        front = None
+    return (front, card[block.end() :]) if block and isinstance(front, dict) else ({}, card)
 
 
 def licence_section(card: Card, what: str) -> list[str]:

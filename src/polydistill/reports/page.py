@@ -111,18 +111,23 @@ def _check_places(run: Path, needed: list[str]) -> None:
             )
 
 
-def _write(run: Path, template: str, values: Json) -> Path:
-    environment = Environment(
+def environment() -> Environment:
+    """Where the pages' templates are, and their filters."""
+    made = Environment(
         loader=PackageLoader("polydistill", "reports"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["percent"] = lambda value: f"{100 * value:.1f} %"
-    environment.filters["duration"] = duration
+    made.filters["percent"] = lambda value: f"{100 * value:.1f} %"
+    made.filters["duration"] = duration
+    return made
+
+
+def _write(run: Path, template: str, values: Json) -> Path:
     path = run / "report" / "index.html"
-    write_text(path, environment.get_template(template).render(**_common(run), **values))
+    write_text(path, environment().get_template(template).render(**_common(run), **values))
     return path
 
 
@@ -143,6 +148,32 @@ def _common(run: Path) -> Json:
         "recipe_text": recipe_text,
         "timing": read_record(run / "timing.json"),
         "environment": read_json(run / "environment.json"),
+        "use": _use(run, recipe),
+    }
+
+
+def _use(run: Path, recipe: Json) -> Json | None:
+    """What the page's code needs to load the student; None for a run without one.
+
+    folder     of the student, from where the run was started, as Python writes it
+    text       with a mask, of the first shown sentence, as Python writes it
+    languages  that have a tokenizer of their own in it
+    """
+    final = run / "student" / "final"
+    tokenizer = read_record(final / "tokenizer_config.json")
+    if not tokenizer:
+        return None
+    mask = tokenizer.get("mask_token", "[MASK]")
+    mask = mask.get("content", "[MASK]") if isinstance(mask, dict) else mask
+    samples = [
+        entry for shown in read_record(run / "evaluation" / "samples.json").values() for entry in shown
+    ]
+    sample = samples[0] if samples else {"before": "", "after": ""}
+    output = recipe.get("output") or f"runs/{recipe['name']}"
+    return {
+        "folder": repr(f"{output}/student/final"),
+        "text": repr(f"{sample['before']} {mask} {sample['after']}".strip()),
+        "languages": sorted(path.parent.name for path in final.glob("tokenizer/*/tokenizer.json")),
     }
 
 

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from polydistill.disk import Json, read_json
-from polydistill.reports.card import FEW_MASKED, with_error
+from polydistill.reports.card_results import FEW_MASKED, with_error
 from polydistill.reports.finetune_page import joined
 from polydistill.reports.records import check_evaluation, summary_of
 

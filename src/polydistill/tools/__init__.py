@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from polydistill.tools.export import Latency, export_model
     from polydistill.tools.init import write_first_recipe
     from polydistill.tools.inspect import inspect_store, inspect_vocabulary, unite_models
+    from polydistill.tools.push import push_model
     from polydistill.tools.trim import trim_vocabulary
     from polydistill.tools.verify import verify_run, verify_stores
 
@@ -27,6 +28,7 @@ _MODULES = {
     "inspect_store": "inspect",
     "inspect_vocabulary": "inspect",
     "unite_models": "inspect",
+    "push_model": "push",
     "trim_vocabulary": "trim",
     "verify_run": "verify",
     "verify_stores": "verify",
@@ -41,6 +43,7 @@ __all__ = [
     "inspect_vocabulary",
     "learn_vocabulary",
     "print_cost",
+    "push_model",
     "trim_vocabulary",
     "unite_models",
     "verify_run",

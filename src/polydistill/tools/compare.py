@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 from zipfile import BadZipFile
 
 import numpy as np
@@ -27,10 +28,18 @@ KINDS = ("merge", "extract", "balance")
 COLUMNS = {"language", "text", "tokenizer", "masked", "teacher"}
 
 
-def compare_runs(folders: Sequence[Path], console: Console) -> None:
+class Comparison(NamedTuple):
+    """The names of compared runs, and the rows of their table."""
+
+    names: list[str]
+    rows: list[Json]
+
+
+def compare_runs(folders: Sequence[Path], console: Console) -> Comparison:
     """Print how the students of finished runs differ: see `compare_merges` and `compare_balance`.
 
     folders  merges and extractions, or balance runs, that were evaluated on the same masked tokens
+    Returns the runs' names, and the table's rows (of merges and extractions).
     Raises RunFolderError for any other folder, and for a run that was not evaluated, or on other tokens.
     """
     recipes = [_recipe(folder) for folder in folders]
@@ -53,14 +62,14 @@ def compare_runs(folders: Sequence[Path], console: Console) -> None:
         # A run that is named twice counts once.
         once = {name: (folder, recipe) for name, folder, recipe in zip(names, folders, recipes, strict=True)}
         compare_balance([_evaluated(name, *place) for name, place in once.items()], console)
-    else:
-        ranks = [_ranks(folder, "evaluation/ranks.npz") for folder in folders]
-        compare_merges(folders, names, ranks, console)
+        return Comparison(names, [])
+    ranks = [_ranks(folder, "evaluation/ranks.npz") for folder in folders]
+    return Comparison(names, compare_merges(folders, names, ranks, console))
 
 
 def compare_merges(
     folders: Sequence[Path], names: Sequence[str], ranks_of_runs: Sequence[Json], console: Console
-) -> None:
+) -> list[Json]:
     """Print the students' MRR for each language, text and tokenizer, and differences from the first run's.
 
     ranks_of_runs  each run's ranks
@@ -104,6 +113,7 @@ def compare_merges(
         "between seeds.",
         markup=False,
     )
+    return rows
 
 
 def _recipe(folder: Path) -> Json:

@@ -42,9 +42,11 @@ class Words(NamedTuple):
         return float(self.nats.sum() / self.characters.sum())
 
 
-def compare_words(folders: Sequence[Path], console: Console, *, settings: Evaluation | None = None) -> None:
+def compare_words(
+    folders: Sequence[Path], console: Console, *, settings: Evaluation | None = None
+) -> list[str]:
     """Print the students' nats per character of hidden words, for each language and text, and differences
-    from the first run's with 95 % intervals.
+    from the first run's with 95 % intervals; returns the runs' names.
 
     folders   runs whose corpora are the same: no student was trained on the held-out text
     settings  how much text, and how many words are hidden
@@ -79,6 +81,7 @@ def compare_words(folders: Sequence[Path], console: Console, *, settings: Evalua
         "sampling of the text, not variation between seeds.",
         markup=False,
     )
+    return names
 
 
 def difference(one: Words, other: Words) -> Difference:

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from polydistill.disk import Json, write_json
 from polydistill.evaluation.cost import SHAPES, compare_cost
+from polydistill.reports.progress import counting
 from polydistill.reports.tables import cost_tables
 
 
@@ -19,7 +20,15 @@ def print_cost(
 
     output  a JSON file for the rows
     """
-    rows = compare_cost(models, shapes=SHAPES, rounds=rounds, calls=calls)
+    with counting(console) as count:
+        rows = compare_cost(
+            models,
+            shapes=SHAPES,
+            rounds=rounds,
+            calls=calls,
+            say=lambda line: console.print(line, markup=False),
+            count=count,
+        )
     console.print(cost_tables(rows))
     console.print(
         f"medians of {rounds} fresh processes, in turns, {calls} passes each; memory beyond that of a "

@@ -26,6 +26,7 @@ from polydistill.models.onnx_export import OPSET, check_opset, export_onnx, take
 from polydistill.models.onnx_int8 import WEIGHT_BITS, quantise_onnx
 from polydistill.models.onnx_runtime import OnnxModel
 from polydistill.reports.card import export_card, metadata
+from polydistill.reports.progress import counting
 from polydistill.tokenization.load import LoadedTokenizer, load_tokenizer, max_positions
 from polydistill.tokenization.wordpiece import save_tokenizer, special_strings
 from polydistill.tools.export_checks import (
@@ -104,24 +105,32 @@ def export_model(
         "int8_bits": int8_bits,
     }
     with artefact_or_nothing(output, inputs) as folder:
+        _step(console, "writing the graphs")
         record = facts | _write(
             folder, model, tokenizer, original, int8_bits=int8_bits if int8 else None, opset=opset
         )
         exported = {name: OnnxModel(folder / FILES[name]) for name in record["files"]}
         record["tolerance"] = TOLERANCE
+        _step(console, "comparing logits and guesses")
         batches = proof_batches(tokenizer, chosen, token_types="token_type_ids" in record["inputs"])
         record["logits"] = prove_logits(original, record["model"], exported, batches)
         record["mrr"] = compare_mrr(original, exported, tokenizer, chosen) if chosen else None
         if int8:
             record["int8"] = prove_int8(record["model"], record["logits"], record["mrr"], bits=int8_bits)
         del exported
-        record["latency"] = None if latency is None else _time(folder, original, record["files"], latency)
+        record["latency"] = (
+            None if latency is None else _time(folder, original, record["files"], latency, console)
+        )
         record["metadata"] = metadata(model)
         write_json(folder / "export.json", record)
         write_text(folder / "README.md", export_card(record))
     _print(record, console)
     console.print(f"written to {output}", markup=False)
     return record
+
+
+def _step(console: Console, what: str) -> None:
+    console.print(f"{what} …", markup=False)
 
 
 def _check(opset: int, int8_bits: int, lines: int) -> None:
@@ -187,7 +196,9 @@ def _write(
     }
 
 
-def _time(folder: Path, original: PreTrainedModel, names: Sequence[str], latency: Latency) -> Json:
+def _time(
+    folder: Path, original: PreTrainedModel, names: Sequence[str], latency: Latency, console: Console
+) -> Json:
     """Seconds and memory of a pass with the MLM head: PyTorch and exported models in turns, each in its own
     process.
     """
@@ -197,14 +208,18 @@ def _time(folder: Path, original: PreTrainedModel, names: Sequence[str], latency
         # The same float32 weights for all, wherever they came from.
         original.save_pretrained(temporary)
         models = {temporary: "pytorch"} | {str(folder / FILES[name]): name for name in names}
-        rows = measure_in_turns(
-            dict.fromkeys(models, shared),
-            shapes=LATENCY_SHAPES,
-            rounds=latency.rounds,
-            calls=latency.calls,
-            parts=["model"],
-            threads=threads,
-        )
+        with counting(console) as count:
+            rows = measure_in_turns(
+                dict.fromkeys(models, shared),
+                shapes=LATENCY_SHAPES,
+                rounds=latency.rounds,
+                calls=latency.calls,
+                parts=["model"],
+                threads=threads,
+                names=models,
+                say=lambda line: console.print(line, markup=False),
+                count=count,
+            )
     kept = ("batch", "length", "seconds", "peak_bytes")
     return {
         "threads": threads,

@@ -57,6 +57,16 @@ NUMBERS = ("learning_rate", "weight_decay", "warmup_steps", "max_grad_norm")
 # Arguments whose defaults depend on the machine. They are not part of a run's identity.
 MACHINE = {"use_cpu", "bf16", "dataloader_pin_memory"}
 
+# Names for trackers, where this release of transformers has them.
+TRACKING = {
+    name: value
+    for name, value in {"project": "polydistill"}.items()
+    if name in {field.name for field in dataclasses.fields(TrainingArguments)}
+}
+
+# Arguments that say where losses are sent.
+TRACKERS = {"report_to", "run_name", "project"}
+
 # TrainingArguments by name.
 Arguments = dict[str, Any]
 
@@ -278,14 +288,20 @@ def _check_numbers(merged: Arguments, names: tuple[str, ...], place: Place = _of
 
 
 def portable(merged: Arguments) -> Arguments:
-    """The arguments without machine-dependent defaults: part of a student's identity."""
-    machine = defaults()
-    return {name: value for name, value in merged.items() if name not in MACHINE or value != machine[name]}
+    """The arguments without machine-dependent defaults and trackers: part of a student's identity."""
+    usual = defaults()
+    kept = {
+        name: value
+        for name, value in merged.items()
+        if name not in TRACKERS and (name not in MACHINE or value != usual[name])
+    }
+    # Earlier versions had this one in the identity; where losses are sent changes no weight.
+    return kept | ({"report_to": usual["report_to"]} if "report_to" in merged else {})
 
 
 def training_arguments(values: Arguments, output: Path, *, seed: int) -> TrainingArguments:
     """TrainingArguments of checked values, for one of the processes that share a step."""
-    shared = values | _shared_out(values, num_processes())
+    shared = TRACKING | values | _shared_out(values, num_processes())
     try:
         return TrainingArguments(
             output_dir=str(output), seed=seed, data_seed=seed, remove_unused_columns=False, **shared

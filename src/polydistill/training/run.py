@@ -23,6 +23,7 @@ from polydistill.errors import RunFolderError
 from polydistill.models.attention import attention_for
 from polydistill.models.memory import keep_freed_memory
 from polydistill.processes import wait_for_all
+from polydistill.reports.progress import Count, uncounted
 from polydistill.training.arguments import Arguments, training_arguments
 from polydistill.training.checkpoints import explain_pickles, fault_of, finished_state, last_checkpoint
 from polydistill.training.data import (
@@ -84,6 +85,7 @@ def train(
     max_length: int,
     seed: int,
     say: Callable[[str], None],
+    count: Count = uncounted,
     callbacks: Sequence[TrainerCallback] = (),
     stopping: EarlyStopping | None = None,
 ) -> list[dict[str, float]]:
@@ -94,6 +96,7 @@ def train(
     arguments      of TrainingArguments, checked
     objective      what the model minimises
     max_length     tokens of the longest sequence
+    count          takes each step
     callbacks      further callbacks of transformers
     stopping       when to stop before `max_steps`
     """
@@ -119,7 +122,7 @@ def train(
         data_collator=partial(
             collate_parts, pad_id=pad_id, overhead_tokens=PART_OVERHEAD[settings.device.type == "cpu"]
         ),
-        callbacks=[Progress(say), *callbacks],
+        callbacks=[Progress(say, count, folder.parent.name), *callbacks],
     )
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)

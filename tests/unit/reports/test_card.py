@@ -4,13 +4,15 @@ import io
 
 import pytest
 import yaml
+from huggingface_hub.repocard_data import model_index_to_eval_results
 from rich.console import Console
 
 from polydistill.config.load import parse_recipe
 from polydistill.config.shared import Card
 from polydistill.disk import write_json
 from polydistill.errors import RecipeError
-from polydistill.reports.card import export_card, merge_card, metadata, with_results
+from polydistill.reports.card import export_card, merge_card, metadata
+from polydistill.reports.card_results import with_results
 from polydistill.reports.card_sections import front_matter, shown_name
 from polydistill.reports.tables import results_table
 
@@ -86,7 +88,21 @@ def test_results_stand_before_the_licence_and_once() -> None:
     assert again.count("## Results") == 1
     assert "| ko | held_out | own | 0.750 |  | 0.100 |" in again
     assert "0.250" not in again
-    assert front(again) == front(card)
+    stated = front(again)
+    index = stated.pop("model-index")
+    assert stated == front(card)
+    name, (result, accuracy) = model_index_to_eval_results(index)
+    assert name == "x"
+    assert (result.dataset_name, result.metric_type, result.metric_value) == (
+        "ko, held out text",
+        "mrr",
+        0.75,
+    )
+    assert result.metric_name == "mean reciprocal rank of masked tokens, tokenizer of a"
+    assert (accuracy.metric_type, accuracy.metric_value) == ("accuracy", 0.2)
+    # No figure that is no number: the hub refuses the whole card for one.
+    broken = with_results(card, {"ko": [row("student", 0.75, top1=float("nan"))]}, "student")
+    assert len(front(broken)["model-index"][0]["results"][0]["metrics"]) == 1
 
 
 def test_what_a_models_own_card_states_is_read_if_it_can_be(tmp_path) -> None:

@@ -49,6 +49,7 @@ def evaluate_models(state: Balance) -> None:
         lambda measured: summarise(
             {name: _held_out(measures) for name, measures in measured.items()}, recipe.groups
         ),
+        languages=len(recipe.languages),
     )
     # The same place as in every run. evaluation/ itself is no artefact, because probes write there too.
     write_json(run.path / "evaluation" / "mlm.json", read_json(made.path / "mlm.json", dict), sealed=True)

@@ -21,7 +21,7 @@ from polydistill.pipelines.run_folder import Run
 from polydistill.pipelines.stages.corpora import prepare_corpora
 from polydistill.pipelines.stages.evaluation import write_page
 from polydistill.pipelines.stages.training import random_model
-from polydistill.reports.card import with_results
+from polydistill.reports.card_results import with_results
 from polydistill.tasks.tagged import read_tagged_tasks
 from polydistill.training.arguments import check_arguments, training_arguments
 

@@ -22,9 +22,9 @@ from polydistill.pipelines.stages.planning import (
     step_seconds,
 )
 from polydistill.pipelines.stages.training import random_model
+from polydistill.reports.progress import clock
 from polydistill.tokenization.union import Planned
 from polydistill.training.arguments import check_arguments
-from polydistill.training.progress import clock
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -88,6 +88,9 @@ def measure_serving(state: Extract) -> None:
             shapes=recipe.cost.shapes,
             rounds=recipe.cost.rounds,
             calls=recipe.cost.calls,
+            names=names,
+            say=run.say,
+            count=run.count,
             loading={recipe.teacher.model: recipe.teacher.model_dump(include={"revision", "allow_pickle"})},
         )
         # Names instead of paths: the folder is read on other machines too.

@@ -22,7 +22,8 @@ from polydistill.pipelines.stages.corpora import prepare_corpus
 from polydistill.pipelines.stages.evaluation import write_page
 from polydistill.pipelines.stages.scoring import needed_shares, scored_store, scoring_engine
 from polydistill.pipelines.stages.training import check_training
-from polydistill.reports.card import extract_card, with_results
+from polydistill.reports.card import extract_card
+from polydistill.reports.card_results import with_results
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -44,18 +45,22 @@ from polydistill.pipelines.stages.planning import (
     step_seconds,
 )
 from polydistill.pipelines.stages.scoring import estimated_store, needed_shares
+from polydistill.reports.progress import clock
 from polydistill.tokenization.encode import as_text
-from polydistill.tokenization.load import LoadedTokenizer
+from polydistill.tokenization.load import LoadedTokenizer, max_positions
 from polydistill.tokenization.selection import Selection, document_frequency, select
 from polydistill.tokenization.trim import trim_tokenizer
 from polydistill.training.arguments import check_arguments
 from polydistill.training.live_teacher import LiveTeacher, read_model
-from polydistill.training.progress import clock
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 LARGE_UNKNOWN = 0.02
+# Seconds of a fresh process before it measures: it imports PyTorch and loads a model.
+PROCESS_SECONDS = 10
+# A pass of this many tokens tells the speed of all others.
+FORWARD_TOKENS = 512
 
 
 def plan_extract(recipe: ExtractRecipe, console: Console, _: Pipelines) -> list[Conflict]:
@@ -177,6 +182,7 @@ def _print_models(
         f"{clock(seconds * steps)}, without evaluation and corpora",
         markup=False,
     )
+    _print_cost(recipe, (teacher, student), console)
     if text is None:
         return []
     return mask_conflicts(recipe, teacher.to(device()), tokenizer, text.texts, recipe.language)
@@ -200,6 +206,35 @@ def _print_scoring(
         f"{size / 2**20:,.0f} MiB",
         markup=False,
     )
+
+
+def _print_cost(recipe: ExtractRecipe, models: Sequence[PreTrainedModel], console: Console) -> None:
+    """Print the time of the stage that measures latency and memory."""
+    cost = recipe.cost
+    if not cost.rounds:
+        return
+    processes, seconds = 0, 0.0
+    for model in models:
+        speed = _forward_speed(model)
+        for batch, length in cost.shapes:
+            tokens = batch * min(length, max_positions(model.config))
+            # The encoder alone, and with its head.
+            processes += 2 * cost.rounds
+            seconds += 2 * cost.rounds * (PROCESS_SECONDS + (1 + cost.calls) * tokens / speed)
+    console.print(
+        f"cost: {processes} fresh processes, about {clock(seconds)}; `cost: {{rounds: 0}}` leaves it out",
+        markup=False,
+    )
+
+
+@torch.inference_mode()
+def _forward_speed(model: PreTrainedModel) -> float:
+    """Tokens a second of a forward pass."""
+    length = min(FORWARD_TOKENS, max_positions(model.config))
+    where = next(model.parameters()).device
+    ids = torch.full((FORWARD_TOKENS // length, length), 5, device=where)
+    attention = torch.ones_like(ids)
+    return ids.numel() / median_seconds(lambda: model(input_ids=ids, attention_mask=attention))
 
 
 def _live_step_seconds(

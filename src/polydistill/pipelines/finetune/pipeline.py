@@ -9,6 +9,7 @@ from typing import NamedTuple
 from polydistill.config.finetune import FinetuneRecipe
 from polydistill.disk import read_json
 from polydistill.pipelines.finetune.jobs import Job, all_jobs, notes_of, task_arguments
+from polydistill.pipelines.finetune.keeping import missing_models
 from polydistill.pipelines.finetune.plan import plan_finetune
 from polydistill.pipelines.finetune.results import Results
 from polydistill.pipelines.finetune.training import run_job
@@ -49,6 +50,7 @@ def evaluate(state: Finetuning) -> None:
         run.say(note)
     results = Results(state.recipe, len(jobs), notes)
     for number, job in enumerate(jobs, start=1):
+        run.count(job.place, number - 1, len(jobs), "jobs")
         folder = run_job(job, run)
         results.add(job, folder)
         scores = read_json(folder / "scores.json")["scores"]
@@ -59,6 +61,10 @@ def evaluate(state: Finetuning) -> None:
             f"{shown} ({metric})"
         )
         results.write(run.path)
+    if state.recipe.keep == "best":
+        for place in missing_models(jobs, run):
+            run.say(f"{place} is gone; remove {place.replace('models/', 'jobs/', 1)}-* to train it again")
+        run.say(f"fine-tuned models: {run.path / 'models'}")
     with run.stage("intervals"):
         results.write(run.path, summarised=True)
 

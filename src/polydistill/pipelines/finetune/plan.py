@@ -21,12 +21,12 @@ from polydistill.pipelines.finetune.jobs import Job, all_jobs, notes_of, task_ar
 from polydistill.pipelines.pipeline import Pipelines
 from polydistill.pipelines.stages.conflicts import Conflict, collect, refusal, report_conflicts
 from polydistill.pipelines.stages.planning import median_seconds, print_settings
+from polydistill.reports.progress import clock
 from polydistill.tasks.heads import Feature, collate, num_tokens
 from polydistill.tasks.labelled import Example
 from polydistill.tasks.splits import TaskTexts
 from polydistill.tasks.training import steps_of
 from polydistill.tasks.words import LARGE_UNKNOWN
-from polydistill.training.progress import clock
 
 TIMED_STEPS = 2
 TIMED_EXAMPLES = 32

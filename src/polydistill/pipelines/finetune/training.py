@@ -9,6 +9,7 @@ from pathlib import Path
 from polydistill.disk import Json, read_json, read_record, require_space, write_json, write_text
 from polydistill.models.memory import return_freed_memory
 from polydistill.pipelines.finetune.jobs import Job
+from polydistill.pipelines.finetune.keeping import keep_best
 from polydistill.pipelines.run_folder import Run
 from polydistill.tasks.scores import METRICS
 from polydistill.tasks.training import fine_tune
@@ -26,12 +27,17 @@ def run_job(job: Job, run: Run) -> Path:
             _train(job, run, folder)
         if not read_record(folder / "scores.json"):
             _test(job, folder)
+        if job.recipe.keep == "best":
+            keep_best(job, run, folder)
         # Weights take far more space than a job's results.
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
         return_freed_memory()
 
     stage = f"{job.texts.name}/{job.model.name}"
-    return run.make(job.place, job.inputs, write, reuse=True, stage=stage, keep_partial=True).path
+    # A finished job has no weights left to keep, here or in another run.
+    kept = {} if job.recipe.keep == "nothing" else {"keep": job.recipe.keep}
+    made = run.make(job.place, job.inputs | kept, write, reuse=not kept, stage=stage, keep_partial=True)
+    return run.use(job.place, made.path)
 
 
 def _train(job: Job, run: Run, folder: Path) -> None:

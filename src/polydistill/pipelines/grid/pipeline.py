@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +23,7 @@ from polydistill.pipelines.run_folder import Run
 from polydistill.pipelines.stages.conflicts import Conflict, collect, counted, report_conflicts
 from polydistill.pipelines.stages.engine import check_engine
 from polydistill.pipelines.stages.evaluation import write_page
+from polydistill.reports.progress import Position
 
 
 class Grid(NamedTuple):
@@ -54,9 +56,12 @@ def evaluate(state: Grid) -> None:
     run, children = state.run, state.children
     for number, (name, child) in enumerate(children.items(), 1):
         run.say(f"{name} ({number} of {len(children)}, {child.recipe})")
+        run.count(name, number - 1, len(children), "runs")
         with run.stage(name):
             show = partial(_say, run, name)
-            run_pipeline(child, state.command.pipelines, update=run.update, show=show)
+            run_pipeline(
+                child, state.command.pipelines, update=run.update, show=show, watch=partial(_watch, run, name)
+            )
     rows = [row for name in children for row in grid_rows(children[name].folder, name)]
     curves = {name: curve for name, child in children.items() if (curve := loss_curve(child.folder))}
     table = {
@@ -66,6 +71,12 @@ def evaluate(state: Grid) -> None:
         "losses": {name: curve._asdict() for name, curve in curves.items()},
     }
     write_json(run.path / "evaluation" / "grid.json", table, sealed=True)
+
+
+def _watch(run: Run, name: str, position: Position) -> None:
+    """Show a run of the grid in place of the grid itself: its name leads."""
+    if run.watch is not None:
+        run.watch(replace(position, what=f"{name} {position.what}".rstrip()))
 
 
 def _say(run: Run, name: str, line: str) -> None:

@@ -53,6 +53,7 @@ def evaluate_models(merge: Merge) -> None:
         _summary,
         masking=words(recipe),
         max_length=merge.student_length,
+        languages=len(recipe.languages),
     )
 
 

@@ -25,7 +25,8 @@ from polydistill.pipelines.stages.corpora import prepare_corpus
 from polydistill.pipelines.stages.evaluation import write_page
 from polydistill.pipelines.stages.scoring import scored_store, scoring_engine
 from polydistill.pipelines.stages.training import check_training
-from polydistill.reports.card import merge_card, with_results
+from polydistill.reports.card import merge_card
+from polydistill.reports.card_results import with_results
 from polydistill.tokenization.drift import segmentation
 from polydistill.tokenization.load import load_tokenizer, max_positions
 from polydistill.tokenization.student import language_tokenizer, union_tokenizer
@@ -58,7 +59,8 @@ def prepare(recipe: MergeRecipe, run: Run, command: Command) -> Merge:
 def build_corpora(merge: Merge) -> None:
     """Build every language's corpus."""
     recipe = merge.recipe
-    for language, settings in recipe.languages.items():
+    for number, (language, settings) in enumerate(recipe.languages.items()):
+        merge.run.count("corpora", number, len(recipe.languages), "languages")
         merge.corpora[language] = prepare_corpus(
             merge.run,
             language,

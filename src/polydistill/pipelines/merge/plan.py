@@ -27,12 +27,12 @@ from polydistill.pipelines.stages.planning import (
     step_seconds,
 )
 from polydistill.pipelines.stages.scoring import estimated_store
+from polydistill.reports.progress import clock
 from polydistill.tokenization.drift import compare_segmentation, segmentation
 from polydistill.tokenization.load import LoadedTokenizer, load_tokenizer
 from polydistill.tokenization.student import language_tokenizer, union_tokenizer
 from polydistill.tokenization.union import Planned, Union, unite
 from polydistill.training.arguments import check_arguments
-from polydistill.training.progress import clock
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

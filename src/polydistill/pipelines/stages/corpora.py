@@ -77,8 +77,11 @@ def prepare_corpora(
     recipe: PretrainRecipe | BalanceRecipe, run: Run, tokenizer: LoadedTokenizer
 ) -> dict[str, Artefact]:
     """Each language's corpus."""
-    return {
-        language: prepare_corpus(
+    corpora = {}
+    for number, language in enumerate(recipe.languages):
+        settings = recipe.languages[language]
+        run.count("corpora", number, len(recipe.languages), "languages")
+        corpora[language] = prepare_corpus(
             run,
             language,
             text=settings.text,
@@ -86,5 +89,4 @@ def prepare_corpora(
             settings=recipe.corpora,
             tokenizers=[tokenizer],
         )
-        for language, settings in recipe.languages.items()
-    }
+    return corpora

@@ -17,6 +17,9 @@ from polydistill.models.precision import resolve_dtype
 from polydistill.pipelines.run_folder import Artefact, Run
 from polydistill.reports.page import report_run
 
+# Of how shown sentences are chosen.
+SAMPLES_VERSION = 2
+
 
 class Reading(NamedTuple):
     """What a language is evaluated with.
@@ -42,19 +45,21 @@ Measured = dict[str, dict[str, Measures]]
 def evaluate(
     run: Run,
     name: str,
-    inputs: object,
+    inputs: Json,
     recipe: TextRecipe,
     readings: Callable[[], Iterable[Reading]],
     summarise: Callable[[Measured], Json],
     *,
     masking: Masking | None = None,
     max_length: int | None = None,
+    languages: int = 1,
 ) -> Artefact:
     """Evaluate into the folder `name`: mlm.json, ranks.npz and, where guesses are shown, samples.json.
 
     readings   loads models; called only if there is something to evaluate
     summarise  the summary of mlm.json, see `evaluation.summaries.summarise`
     masking, max_length  by default the recipe's
+    languages  how many there are
     """
 
     def write(folder: Path) -> None:
@@ -69,6 +74,7 @@ def evaluate(
         }
         for reading in readings():
             run.say(f"evaluating {reading.language}")
+            run.count(name, len(measured), languages, "languages")
             measured[reading.language] = {}
             rows[reading.language] = evaluate_language(
                 reading.readers,
@@ -94,7 +100,7 @@ def evaluate(
                 ranks[f"{language}/{place.rpartition('/')[0]}/counts"] = measures.counts
         np.savez_compressed(folder / "ranks.npz", **ranks)
 
-    return run.make(name, inputs, write, stage="evaluate")
+    return run.make(name, inputs | {"samples": SAMPLES_VERSION}, write, stage="evaluate")
 
 
 def write_page(run: Run) -> None:

@@ -23,12 +23,12 @@ from polydistill.disk import Json, fingerprint
 from polydistill.masking import masks_identity
 from polydistill.models.precision import resolve_dtype
 from polydistill.pipelines.run_folder import Artefact, Run
+from polydistill.reports.progress import clock
 from polydistill.scoring.local import score
 from polydistill.scoring.shards import HasTexts, Job
 from polydistill.store.reader import Store
 from polydistill.store.schema import store_bytes
 from polydistill.tokenization.load import LoadedTokenizer
-from polydistill.training.progress import clock
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -248,11 +248,13 @@ def _counter(run: Run, name: str, total: int) -> Callable[[int, int], None]:
         state["done"] += examples
         if tokens:
             state["fresh"] += examples
+        seconds = time.perf_counter() - state["started"]
+        left = seconds / max(1, state["fresh"]) * (total - state["done"])
+        known = left if state["fresh"] else None
+        run.count(name.partition("/")[2], round(state["done"]), total, "examples", left=known)
         tenth = state["done"] * 10 // max(1, total)
         if tenth > state["reported"] and state["fresh"]:
             state["reported"] = tenth
-            seconds = time.perf_counter() - state["started"]
-            left = seconds / state["fresh"] * (total - state["done"])
             run.say(f"{name}: {state['done']:,}/{total:,} examples, {clock(left)} left")
 
     return progress

@@ -103,7 +103,9 @@ def train_into(
         )
     wait_for_all()
     with run.stage(stage), explain_disk_errors(checkpoints):
-        log = training.run(checkpoints, seed=seed, say=run.say)
+        # What trackers such as W&B call the training.
+        named = {"run_name": f"{run.path.name}/{target.parent.relative_to(run.path)}"} | training.arguments
+        log = training.run(checkpoints, seed=seed, say=run.say, count=run.count, arguments=named)
     # The optimizer is freed with its trainer; gradients are not.
     training.model.zero_grad(set_to_none=True)
     return_freed_memory()
