@@ -8,6 +8,7 @@ import tomllib
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
+from pkgutil import resolve_name
 from urllib.parse import unquote
 
 import markdown
@@ -107,3 +108,30 @@ def test_every_page_is_in_the_navigation() -> None:
     navigation = str(yaml.load((ROOT / "mkdocs.yml").read_text("utf-8"), Loader)["nav"])
     missing = [page.name for page in SITE if f"'{page.relative_to(ROOT / 'docs')}'" not in navigation]
     assert not missing
+
+
+def code(page: Path) -> list[str]:
+    """What a page has between backticks."""
+    tokens = [child for token in GITHUB.parse(page.read_text("utf-8")) for child in token.children or []]
+    return [token.content for token in tokens if token.type == "code_inline"]
+
+
+# Decisions and logs are of their day: what they name may be gone.
+MAINTAINED = [
+    page for page in PAGES if page.parent.name == "docs" or page.name in ("README.md", "CONTRIBUTING.md")
+]
+FOLDERS = ("src/", "tests/", "recipes/", "scripts/", "docs/", ".ci/")
+
+
+@pytest.mark.parametrize("page", MAINTAINED, ids=lambda page: str(page.relative_to(ROOT)))
+def test_files_that_pages_name_exist(page) -> None:
+    named = [name for name in code(page) if name.startswith(FOLDERS) and re.fullmatch(r"[\w./-]+", name)]
+    assert not [name for name in named if not (ROOT / name).exists()]
+
+
+def test_code_that_the_papers_name_exists() -> None:
+    rows = [line.split("|") for line in (ROOT / "docs" / "papers.md").read_text("utf-8").splitlines()]
+    named = [name for row in rows if len(row) == 5 for name in re.findall(r"`([\w.]+)`", row[2])]
+    assert len(named) > 20
+    for name in named:
+        resolve_name(f"polydistill.{name}")

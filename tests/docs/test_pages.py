@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -92,6 +94,17 @@ def test_commands_that_are_not_run_exist(name) -> None:
     for block in BLOCKS[name]:
         for words in commands_of(block.text) if block.not_run else []:
             check_command(words)
+
+
+def test_the_readme_names_every_command() -> None:
+    listed = (ROOT / "README.md").read_text("utf-8").split("## Commands")[1].split("Exit code")[0]
+    assert set(re.findall(r"[a-z]+", listed)) == set(commands(typer.main.get_command(app)))
+
+
+def commands(group: Any) -> list[str]:
+    """The names of commands and groups, below a group too."""
+    below = getattr(group, "commands", {})
+    return [name for each, command in below.items() for name in (each, *commands(command))]
 
 
 def inline_commands(text: str) -> list[str]:
