@@ -258,3 +258,32 @@ def test_where_losses_are_sent_changes_no_student(tmp_path, recipe_values) -> No
     other = parse_recipe(values | {"training": values["training"] | {"learning_rate": 1e-3}})
     with pytest.raises(RunFolderError, match="learning_rate"):
         run_recipe(other, until="train")
+
+
+def test_further_texts_that_are_not_there_are_told_early(tmp_path, recipe_values) -> None:
+    """By `plan`, with all else that is wrong, and by `run` before anything is read."""
+    values = recipe_values | {"output": str(tmp_path / "run")}
+    values["languages"]["ru"]["evaluation"] = {"wiki": str(tmp_path / "nowhere.txt")}
+    path = tmp_path / "r.yaml"
+    path.write_text(yaml.safe_dump(values), "utf-8")
+    planned = invoke("plan", path)
+    assert planned.exit_code == 2
+    assert "error: languages.ru.evaluation.wiki[0]" in planned.output
+    with pytest.raises(CorpusError, match=r"languages.ru.evaluation.wiki\[0\]"):
+        raise invoke("run", path).exception
+    assert not (tmp_path / "run").exists()
+    extracted = {"recipe": "extract", "name": "x", "teacher": "org/t", "language": "en", "text": "a.txt"}
+    recipe = parse_recipe(extracted | {"evaluation": {"max_examples": 3}})
+    assert recipe.further_texts == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("image.png", bytes(range(256)) * 400), ("m.bin", b"\x01\x02\x9c" * 999)]
+)
+def test_a_binary_file_is_no_text_of_an_unknown_encoding(tmp_path, recipe_values, name, content) -> None:
+    """`iconv` is no remedy for an image."""
+    (tmp_path / name).write_bytes(content)
+    values = recipe_values | {"output": str(tmp_path / "run")}
+    values["languages"]["ru"]["text"] = str(tmp_path / name)
+    with pytest.raises(CorpusError, match="is no text: many of its bytes are control characters"):
+        run_recipe(parse_recipe(values), until="corpora")

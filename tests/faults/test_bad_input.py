@@ -116,7 +116,21 @@ def test_decoder_as_teacher(recipe_values, teachers, tmp_path) -> None:
     write_json(
         folder / "config.json", {"model_type": "gpt2", "vocab_size": config["vocab_size"], "n_positions": 64}
     )
-    expect_refusal(only_russian(recipe_values, folder), "teachers.ru", "masked language model")
+    expect_refusal(only_russian(recipe_values, folder), "teachers.ru", "is a decoder", "gpt2")
+    copied = only_russian(recipe_values, folder)
+    copied["student"] = {"init": "teachers", "encoder_from": "ru"}
+    expect_refusal(copied, "teachers.ru", "is a decoder", "give a masked language model")
+
+
+def test_model_without_a_tokenizer(recipe_values, teachers, tmp_path) -> None:
+    folder = copy_teacher(teachers, tmp_path / "bare")
+    for path in folder.glob("*token*"):
+        path.unlink()
+    for path in folder.glob("vocab*"):
+        path.unlink()
+    expect_refusal(
+        only_russian(recipe_values, folder), "teachers.ru", "holds no tokenizer", "tokenizer: OTHER"
+    )
 
 
 def test_tokenizer_without_a_mask_token(recipe_values, teachers, tmp_path) -> None:

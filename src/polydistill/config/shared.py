@@ -330,6 +330,20 @@ class RunRecipe(Settings):
         return {}
 
     @property
+    def further_texts(self) -> dict[str, list[Source]]:
+        """Field of the recipe → the sources of text that is only evaluated on."""
+        own = {
+            "": self,
+            **{f"languages.{name}.": each for name, each in getattr(self, "languages", {}).items()},
+        }
+        return {
+            f"{place}evaluation.{name}": sources
+            for place, each in own.items()
+            if isinstance(texts := getattr(each, "evaluation", None), dict)
+            for name, sources in texts.items()
+        }
+
+    @property
     def models_read(self) -> list[str]:
         """Names and folders of the models that the run reads."""
         return []

@@ -14,7 +14,7 @@ from typing import IO, cast
 
 import pyarrow as pa
 
-from polydistill.corpora.encodings import SAMPLE_BYTES, conversion
+from polydistill.corpora.encodings import SAMPLE_BYTES, conversion, likely_encoding
 from polydistill.disk import hash_file
 from polydistill.errors import CorpusError
 
@@ -105,8 +105,22 @@ def _check_size(path: Path, field: str, size: int, most: int, *, unended: bool) 
 
 def _not_utf8(path: Path, field: str) -> CorpusError:
     with open_text(path) as handle:
-        seeming, remedy = conversion(handle.read(SAMPLE_BYTES))
+        sample = handle.read(SAMPLE_BYTES)
+    seeming, remedy = conversion(sample)
+    if likely_encoding(sample) is None and _is_binary(sample):
+        return CorpusError(
+            field,
+            str(path),
+            "is no text: many of its bytes are control characters",
+            "name a text file; JSONL, Parquet, .gz, .xz and .zst need these endings",
+        )
     return CorpusError(field, str(path), f"most of its lines are not UTF-8: {seeming}", remedy)
+
+
+def _is_binary(sample: bytes) -> bool:
+    """Whether no encoding gives text: one byte in twenty is a control character other than NUL."""
+    controls = sum(byte < 32 and byte not in b"\t\n\r\f\x1b" and byte != 0 for byte in sample)
+    return controls * 20 > len(sample)
 
 
 @contextmanager

@@ -122,10 +122,15 @@ def list_files(source: Source, field: str) -> list[Path]:
 
 def check_texts(recipe: TextRecipe) -> None:
     """Raise CorpusError for a missing file of a recipe's text."""
-    for place, sources in recipe.texts.items():
-        for index, source in enumerate(sources):
-            if source.path is not None:
-                list_files(source, f"{place}[{index}]")
+    for place, sources in (recipe.texts | recipe.further_texts).items():
+        check_sources(sources, place)
+
+
+def check_sources(sources: Sequence[Source], place: str) -> None:
+    """Raise CorpusError for a missing file of a text; `place` names its field."""
+    for index, source in enumerate(sources):
+        if source.path is not None:
+            list_files(source, f"{place}[{index}]")
 
 
 def _is_folder(path: Path, field: str) -> bool:

@@ -12,6 +12,10 @@ import regex
 import torch
 from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForMaskedLM
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+)
 from transformers.utils import cached_file
 
 from polydistill.config.paths import refuse_missing
@@ -24,6 +28,7 @@ if TYPE_CHECKING:
 
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
 PICKLE_FILES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+_DECODERS = {*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES} - {*MODEL_FOR_MASKED_LM_MAPPING_NAMES}
 # No encoder has more. Without these limits a damaged configuration would be built before it is compared.
 MAX_LAYERS, MAX_POSITIONS = 1000, 1 << 22
 # Integer tensors in files of earlier versions of transformers, beside the weights.
@@ -48,7 +53,7 @@ def load_masked_lm(
     """
     field = field or (f"teachers.{name}" if name else "model")
     refuse_pickle(model, field, revision, allow_pickle)
-    model_config(model, revision=revision, field=field)
+    masked_lm_config(model, revision=revision, field=field)
     _weight_files(model, revision, field)
     loaded, info = read_weights(
         AutoModelForMaskedLM,
@@ -135,6 +140,23 @@ def model_config(
             "give a folder with config.json, or a name on the hub (and unset HF_HUB_OFFLINE)",
         ) from error
     check_sizes(config, field, model)
+    return config
+
+
+def masked_lm_config(
+    model: str, *, name: str = "", revision: str | None = None, field: str | None = None
+) -> PreTrainedConfig:
+    """`model_config` of a masked language model. Raises ModelError for another kind, such as a decoder."""
+    config = model_config(model, name=name, revision=revision, field=field)
+    kind = config.model_type
+    if kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
+        what = "is a decoder, which predicts the next token" if kind in _DECODERS else "has no MLM head"
+        raise ModelError(
+            field or (f"teachers.{name}" if name else "model"),
+            model,
+            f"{what} (model type {kind})",
+            "give a masked language model, such as BERT, RoBERTa, XLM-R or ModernBERT",
+        )
     return config
 
 

@@ -28,6 +28,7 @@ from polydistill.pipelines.stages.corpora import prepare_corpora
 from polydistill.pipelines.stages.evaluation import Measured, Reading, evaluate, write_page
 from polydistill.pipelines.stages.planning import (
     CHARACTERS_OF_A_TOKEN,
+    further_texts,
     measure_text,
     print_settings,
     step_seconds,
@@ -186,7 +187,7 @@ def plan_pretrain(recipe: PretrainRecipe, console: Console, _: Pipelines) -> lis
     arguments = check_arguments(recipe.training)
     print_settings(recipe, console, training=arguments)
     console.print("a pre-training recipe: its vocabulary and model are made from the text, gold labels only")
-    conflicts: list[Conflict] = []
+    conflicts = further_texts(recipe)
     sizes = collect(
         recipe.languages,
         lambda name, s: measure_text(s.text, f"languages.{name}.text", [], recipe.corpora.block_lines),

@@ -40,6 +40,8 @@ PROBE = (
 MAX_SPARE_ROWS = 2048
 # A token between the two special ones.
 SHORTEST = 3
+# What a folder with a tokenizer of any kind has one of.
+TOKENIZER_FILES = ("*token*", "*vocab*", "merges.txt", "*spiece*", "*spm*", "*.model")
 
 
 @dataclass(frozen=True)
@@ -144,6 +146,7 @@ def load_tokenizer(
     field = field or (f"teachers.{name}" if name else "model")
     origin = tokenizer or model
     refuse_missing(model, field)
+    _refuse_bare(origin, field)
     try:
         config = AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=False)
         with _panics_explained(field, origin):
@@ -174,6 +177,19 @@ def load_tokenizer(
             "check the folder for tokenizer.json, or name the right `tokenizer`",
         )
     return result
+
+
+def _refuse_bare(folder: str, field: str) -> None:
+    """Raise ModelError for a local model without any file of a tokenizer."""
+    place = Path(folder)
+    if (place / "config.json").is_file() and not any(any(place.glob(name)) for name in TOKENIZER_FILES):
+        raise ModelError(
+            field,
+            folder,
+            "holds no tokenizer",
+            "save it there (`tokenizer.save_pretrained`), or name its folder beside the model: "
+            "{model: FOLDER, tokenizer: OTHER}",
+        )
 
 
 def load_vocabulary(folder: str, *, field: str) -> LoadedTokenizer:

@@ -37,6 +37,7 @@ from polydistill.pipelines.stages.conflicts import Conflict, collect, report_con
 from polydistill.pipelines.stages.engine import plan_engine
 from polydistill.pipelines.stages.planning import (
     LanguageSize,
+    further_texts,
     mask_conflicts,
     measure_text,
     median_seconds,
@@ -70,7 +71,7 @@ def plan_extract(recipe: ExtractRecipe, console: Console, _: Pipelines) -> list[
     """
     arguments = check_arguments(recipe.training)
     print_settings(recipe, console, training=arguments)
-    conflicts = plan_engine(recipe, console)
+    conflicts = [*plan_engine(recipe, console), *further_texts(recipe)]
     tokenizers = collect({"teacher": recipe}, lambda _, r: teacher_tokenizer(r), conflicts)
     configs = collect({"teacher": recipe}, lambda _, r: teacher_config(r), conflicts)
     sizes = collect(

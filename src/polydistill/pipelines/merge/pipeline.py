@@ -12,7 +12,7 @@ from pathlib import Path
 from polydistill.config.merge import MergeRecipe
 from polydistill.corpora.examples import Examples
 from polydistill.disk import read_json, write_json, write_text
-from polydistill.models.load import weights_fingerprint
+from polydistill.models.load import masked_lm_config, weights_fingerprint
 from polydistill.models.student import build_student
 from polydistill.pipelines.merge.evaluation import evaluate_models
 from polydistill.pipelines.merge.plan import plan_merge
@@ -46,6 +46,8 @@ def prepare(recipe: MergeRecipe, run: Run, command: Command) -> Merge:
     }
     for tokenizer in tokenizers.values():
         check_teacher(recipe, tokenizer)
+    for name, teacher in recipe.teachers.items():
+        masked_lm_config(teacher.model, name=name, revision=teacher.revision)
     merge = Merge(recipe, run, arguments, tokenizers, unite(list(tokenizers.values())))
     vocabulary = planned_vocabulary(merge) if recipe.student.has_own_vocabulary else merge.union
     config, _ = resolve_student(recipe, vocabulary)

@@ -19,6 +19,7 @@ from polydistill.pipelines.stages.conflicts import Conflict, collect, report_con
 from polydistill.pipelines.stages.engine import plan_engine
 from polydistill.pipelines.stages.planning import (
     LanguageSize,
+    further_texts,
     label_coverage,
     mask_conflicts,
     measure_text,
@@ -49,7 +50,7 @@ def plan_merge(recipe: MergeRecipe, console: Console, _: Pipelines) -> list[Conf
     """
     arguments = check_arguments(recipe.training)
     print_settings(recipe, console, training=arguments)
-    problems = plan_engine(recipe, console)
+    problems = [*plan_engine(recipe, console), *further_texts(recipe)]
     tokenizers = collect(
         recipe.teachers,
         lambda name, t: load_tokenizer(t.model, name=name, tokenizer=t.tokenizer, revision=t.revision),

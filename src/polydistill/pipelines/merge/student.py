@@ -16,7 +16,7 @@ from polydistill.corpora.examples import Examples
 from polydistill.corpora.sampling import smoothed_probabilities
 from polydistill.disk import Json, links_in, read_json, write_json, write_text
 from polydistill.models.composed_start import SpellingTeacher, choose_teachers, composed, start_from_spellings
-from polydistill.models.load import model_config, weights_fingerprint
+from polydistill.models.load import masked_lm_config, weights_fingerprint
 from polydistill.models.student import (
     TeacherRows,
     build_student,
@@ -248,7 +248,7 @@ def resolve_student(recipe: MergeRecipe, vocabulary: Vocabulary) -> tuple[PreTra
     first, base, model_type = None, None, settings.model_type or MODEL_TYPE
     if settings.init == "teachers":
         first = settings.encoder_from or next(iter(recipe.teachers))
-        base = model_config(
+        base = masked_lm_config(
             recipe.teachers[first].model, name=first, revision=recipe.teachers[first].revision
         )
         model_type = settings.model_type or base.model_type

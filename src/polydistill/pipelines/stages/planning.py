@@ -19,6 +19,7 @@ from polydistill.config.extract import ExtractRecipe
 from polydistill.config.merge import MergeRecipe
 from polydistill.config.shared import Arguments, Masking, RunRecipe, Source, TextRecipe
 from polydistill.corpora.corpus import sample_texts
+from polydistill.corpora.sources import check_sources
 from polydistill.losses.sparse import sparse_soft_cross_entropy
 from polydistill.masking import Masked, mask_texts
 from polydistill.models.attention import attention_for
@@ -26,7 +27,7 @@ from polydistill.models.features import masked_features, output_layer
 from polydistill.models.inputs import length_batches, pad_batch
 from polydistill.models.memory import keep_freed_memory
 from polydistill.models.precision import device, resolve_dtype
-from polydistill.pipelines.stages.conflicts import Conflict
+from polydistill.pipelines.stages.conflicts import Conflict, collect
 from polydistill.scoring.crossing import UNCUT, Coverage, Crossing, cross
 from polydistill.scoring.predict import Predictions, predict
 from polydistill.store.reader import StoreRow
@@ -227,6 +228,13 @@ def median_seconds(work: Callable[[], object], calls: int = TIMED_BATCHES) -> fl
 
 
 SAMPLE_CHARACTERS = 400_000
+
+
+def further_texts(recipe: TextRecipe) -> list[Conflict]:
+    """Errors of evaluation texts that are not there; `measure_text` finds those of training texts."""
+    conflicts: list[Conflict] = []
+    collect(recipe.further_texts, lambda place, sources: check_sources(sources, place), conflicts)
+    return conflicts
 
 
 @dataclass(frozen=True)
