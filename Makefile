@@ -8,8 +8,10 @@ PIP := .venv/bin/python -m pip install --quiet --disable-pip-version-check --con
 BIN := .venv/bin
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= true
+# mkdocs-material advertises its successor at every build.
+export NO_MKDOCS_2_WARNING ?= 1
 
-.PHONY: demo test test-all test-faults check bench docs clean
+.PHONY: demo test test-all test-faults check bench docs wheel clean
 
 .venv/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -45,6 +47,7 @@ check: .venv/.installed
 	$(BIN)/python scripts/import_graph.py > /dev/null
 	$(BIN)/deptry src
 	$(BIN)/python scripts/recipe_reference.py --check
+	$(BIN)/mkdocs --quiet build
 
 bench: .venv/.installed
 	$(PIP) --editable '.[bench]'
@@ -52,6 +55,17 @@ bench: .venv/.installed
 
 docs: .venv/.installed
 	$(BIN)/python scripts/recipe_reference.py
+	$(BIN)/mkdocs --quiet build
+	@echo site/index.html
+
+# The wheel as users get it: an environment without this repository, and a whole merge there. Leaves dist/.
+wheel: .venv/.installed
+	rm -rf dist
+	$(BIN)/python -m build
+	bare=$$(mktemp -d) && trap "rm -rf $$bare" EXIT && $(PYTHON) -m venv $$bare/.venv && \
+		pip="$$bare/.venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt" && \
+		$$pip $(TORCH_OPTIONS) torch && $$pip dist/*.whl && \
+		cd $$bare && .venv/bin/polydistill --version && .venv/bin/polydistill demo --quick
 
 clean:
-	rm -rf .venv demo-run .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv dist site demo-run .pytest_cache .mypy_cache .ruff_cache .hypothesis

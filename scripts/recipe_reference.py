@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import textwrap
 from pathlib import Path
@@ -42,6 +43,8 @@ MACHINES = {
     "dataloader_pin_memory": "where there is a GPU",
 }
 TARGET = Path(__file__).parent.parent / "docs" / "recipes.md"
+# A whole recipe of each kind. tests/docs parses them, as every recipe on the pages.
+EXAMPLES = TARGET.parent / "examples"
 
 
 def kind(annotation: Any) -> str:
@@ -114,13 +117,27 @@ def is_group(annotation: object) -> TypeGuard[type[BaseModel]]:
     return isinstance(annotation, type) and issubclass(annotation, BaseModel) and annotation is not LossWeight
 
 
-def table(model: type[BaseModel], heading: str) -> list[str]:
+def first_line(model: type[BaseModel]) -> str:
+    """What a group of settings is."""
+    return (model.__doc__ or "").splitlines()[0]
+
+
+def anchor(heading: str) -> str:
+    """A heading's anchor, on GitHub and on the site."""
+    return re.sub(r"[^a-z0-9_ -]", "", heading.lower()).strip().replace(" ", "-")
+
+
+def table(model: type[BaseModel], heading: str, recipe: str = "", example: str = "") -> list[str]:
     """A section for a group of settings, required keys first, and one for each group within that is not
     shared.
+
+    recipe   the kind of recipe that has the group, which makes headings unique; "" for shared groups
+    example  a whole recipe in YAML, shown first
     """
     lines = [
-        f"\n{heading}\n" if heading else "",
-        (model.__doc__ or "").splitlines()[0],
+        f"\n{heading}\n",
+        first_line(model),
+        *([f'\n```yaml title="{recipe}.yaml"\n{example}```'] if example else []),
         "",
         "| key | kind | default | meaning |",
         "|---|---|---|---|",
@@ -132,15 +149,17 @@ def table(model: type[BaseModel], heading: str) -> list[str]:
         meaning = (field.description or "").replace("|", "\\|")
         shown = default(field)
         if is_group(annotation):
-            meaning = meaning or (annotation.__doc__ or "").splitlines()[0]
+            meaning = meaning or first_line(annotation)
             if annotation in SHARED:
                 shown = f"see [{annotation.__name__}](#{annotation.__name__.lower()})"
             else:
                 path = heading.split("`")[1]
-                groups.append((annotation, name if "`recipe:" in heading else f"{path}.{name}"))
+                place = f"`{name if path.startswith('recipe:') else f'{path}.{name}'}` ({recipe})"
+                groups.append((annotation, f"### {place}"))
+                shown = f"see [below](#{anchor(place)})"
         lines.append(f"| `{name}` | {kind(annotation)} | {shown} | {meaning} |")
-    for annotation, place in groups:
-        lines += table(annotation, f"### `{place}`")
+    for annotation, below in groups:
+        lines += table(annotation, below, recipe)
     return lines
 
 
@@ -181,6 +200,22 @@ RECIPES: dict[str, tuple[type[BaseModel], dict[str, type[BaseModel]]]] = {
 }
 
 
+def item(text: str) -> str:
+    """A list's item in lines of the pages' width."""
+    return textwrap.fill(f"- {text}", 118, subsequent_indent="  ", break_on_hyphens=False)
+
+
+def contents() -> list[str]:
+    """Where things are on the page."""
+    shared = ", ".join(f"[{group.__name__}](#{anchor(group.__name__)})" for group in SHARED)
+    return [
+        *(f"[`recipe: {name}`](#recipe-{name}): {first_line(model)}" for name, (model, _) in RECIPES.items()),
+        f"[Shared groups](#shared-groups), described once: {shared}",
+        "[Fine-tuning presets](#fine-tuning-presets)",
+        "[`training`](#training): arguments of `transformers.TrainingArguments`",
+    ]
+
+
 def reference() -> str:
     """The whole page."""
     lines = [
@@ -194,17 +229,18 @@ def reference() -> str:
         "extended one",
         "has, such as a student. `--set a.b=c` overrides one setting. Presets:",
         "",
-        *(
-            textwrap.fill(f"- `{name}`: {line}", 118, subsequent_indent="  ")
-            for name, line in presets().items()
-        ),
+        *(item(f"`{name}`: {line}") for name, line in presets().items()),
         "",
-        "Groups that several kinds share are described once, under [shared groups](#shared-groups).",
+        "## Contents",
+        "",
+        *map(item, contents()),
+        "",
+        "The examples read models, texts and labelled data from folders beside them.",
     ]
     for name, (recipe, entries) in RECIPES.items():
-        lines += table(recipe, f"## `recipe: {name}`")
+        lines += table(recipe, f"## `recipe: {name}`", name, (EXAMPLES / f"{name}.yaml").read_text("utf-8"))
         for place, entry in entries.items():
-            lines += table(entry, f"### `{place}` ({name})")
+            lines += table(entry, f"### `{place}` ({name})", name)
     lines += ["", "## Shared groups"]
     for group in SHARED:
         lines += table(group, f"### {group.__name__}")

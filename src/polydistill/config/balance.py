@@ -172,7 +172,9 @@ class BalanceRecipe(TextRecipe):
     """Monolingual teachers of one vocabulary in, multilingual students out (Limisiewicz et al. 2022)."""
 
     recipe: Literal["balance"] = "balance"
-    languages: dict[Name, BalancedLanguage] = Field(min_length=1)
+    languages: dict[Name, BalancedLanguage] = Field(
+        min_length=1, description="Language → its text, and how much of it to use."
+    )
     groups: dict[Name, list[Name]] = Field(
         default_factory=dict,
         description="Averages over some languages, beside that over all, such as `low: [tr, eu]`.",

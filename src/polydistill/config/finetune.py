@@ -236,7 +236,9 @@ class FinetuneRecipe(RunRecipe):
         le=100,
         description="Trainings per job, each with other initial heads and another order of the examples.",
     )
-    models: dict[Name, Annotated[FinetunedModel, BeforeValidator(as_model)]] = Field(min_length=1)
+    models: dict[Name, Annotated[FinetunedModel, BeforeValidator(as_model)]] = Field(
+        min_length=1, description="Name → a model to fine-tune: a folder or hub name, or its settings."
+    )
     teachers: dict[Name, Name] = Field(
         default_factory=dict,
         description="Language → the model that others are compared with (RDT), such as `{ko: bert-ko}`.",
@@ -246,7 +248,7 @@ class FinetuneRecipe(RunRecipe):
         description="The model that others are compared with in languages without an entry in `teachers`, "
         "and in tasks whose source language is not among their teacher's languages.",
     )
-    tasks: dict[Name, Task] = Field(min_length=1)
+    tasks: dict[Name, Task] = Field(min_length=1, description="Name → a task: its kind and its data.")
     preset: Preset = Field(
         "mergedistill",
         description="Default hyper-parameters: `mergedistill` (its table 7: 3e-5, 10 epochs), `xtreme` (its "

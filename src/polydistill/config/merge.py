@@ -142,8 +142,10 @@ class MergeRecipe(TextRecipe):
     """Several teachers in, one multilingual student out (MergeDistill, Khanuja et al. 2021)."""
 
     recipe: Literal["merge"] = "merge"
-    teachers: dict[Name, Annotated[Teacher, BeforeValidator(as_model)]]
-    languages: dict[Name, Language] = Field(min_length=1)
+    teachers: dict[Name, Annotated[Teacher, BeforeValidator(as_model)]] = Field(
+        description="Name → a teacher: a folder or hub name, or its settings (see Teacher)."
+    )
+    languages: dict[Name, Language] = Field(min_length=1, description="Language → its text and teachers.")
     masking: TaughtMasking = Field(default_factory=TaughtMasking)
     scoring: MergeScoring = Field(default_factory=MergeScoring)
     distillation: Distillation = Field(default_factory=Distillation)

@@ -24,7 +24,7 @@ class PretrainRecipe(TextRecipe):
     """Text in, one masked language model with its own WordPiece out."""
 
     recipe: Literal["pretrain"] = "pretrain"
-    languages: dict[Name, PretrainLanguage] = Field(min_length=1)
+    languages: dict[Name, PretrainLanguage] = Field(min_length=1, description="Language → its text.")
     tokenizer: WordPiece = Field(default_factory=WordPiece)
     model: Model = Field(default_factory=Model)
 

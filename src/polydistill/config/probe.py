@@ -56,7 +56,9 @@ class ProbeRecipe(RunRecipe):
         description="Folders of other probe runs whose features are reused where they match this run: same "
         "name, weights, tokenizer and text.",
     )
-    models: dict[Name, Annotated[ProbedModel, BeforeValidator(as_model)]] = Field(min_length=1)
+    models: dict[Name, Annotated[ProbedModel, BeforeValidator(as_model)]] = Field(
+        min_length=1, description="Name → a model to probe: a folder or hub name, or its settings."
+    )
     tasks: dict[Literal["pos", "ner"], dict[Name, TaggedData]] = Field(
         min_length=1, description="The data of each task's languages."
     )
