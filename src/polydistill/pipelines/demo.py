@@ -20,8 +20,13 @@ LANGUAGES = ("en", "de", "fr", "ru")
 BILINGUAL: Json = {"tokenizer.size": 5000, "training.max_steps": 480}
 # The quick demo: teachers, and what they and the merge have less of.
 QUICK = ("en", "ru")
-QUICK_SETTINGS = ("training.max_steps=160", "evaluation.max_examples=100")
-QUICK_MERGE = ("training.max_steps=80", "evaluation.max_examples=150", "student.encoder_from=en")
+QUICK_SETTINGS = ("training.max_steps=110", "evaluation.max_examples=60")
+QUICK_MERGE = (
+    "training.max_steps=70",
+    "evaluation.max_examples=120",
+    "evaluation.num_samples=2",
+    "student.encoder_from=en",
+)
 
 
 def run_demo(
