@@ -31,8 +31,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     help="Merge, extract and balance multilingual masked language models by distillation.\n\nStart with "
-    "`polydistill demo`. Then write a recipe (docs/quickstart.md), check it with `polydistill plan RECIPE`, "
-    "and run it with `polydistill run RECIPE`. Rerun the command after a crash: it resumes.",
+    "`polydistill demo`. Then write a recipe with `polydistill init`, check it with `polydistill plan "
+    "RECIPE`, and run it with `polydistill run RECIPE`. Rerun the command after a crash: it resumes.",
 )
 app.add_typer(store_app, name="store")
 app.add_typer(vocab_app, name="vocab")

@@ -77,3 +77,14 @@ def test_a_page_shows_how_to_use_the_student(tmp_path) -> None:
     assert use["text"] == repr("'b <mask> c")
     assert use["languages"] == ["ko"]
     assert _use(tmp_path, {"name": "a", "output": "x/y"})["folder"] == "'x/y/student/final'"
+
+
+def test_a_page_shows_training_arguments_that_the_recipe_leaves_out(tmp_path, recipe_values) -> None:
+    """The learning rate's default decides as much as one that was given."""
+    training = {name: value for name, value in recipe_values["training"].items() if name != "learning_rate"}
+    values = recipe_values | {"output": str(tmp_path / "run"), "training": training}
+    run = run_recipe(parse_recipe(values))
+    page = (run / "report" / "index.html").read_text("utf-8")
+    assert "learning_rate: 0.0005" in page
+    assert f"max_steps: {training['max_steps']}" in page
+    assert "use_cpu" not in page

@@ -210,7 +210,7 @@ def _read_yaml(name: str) -> Values:
             "recipe",
             name,
             f"is not a recipe: {error}",
-            "write out the values that it needs; see docs/recipes.md",
+            "write out the values that it needs; the recipe reference of the documentation lists them",
         ) from None
     except yaml.YAMLError as error:
         raise RecipeError(
@@ -218,7 +218,10 @@ def _read_yaml(name: str) -> Values:
         ) from None
     if not isinstance(values, dict):
         raise RecipeError(
-            "recipe", name, "not a mapping of settings", "write `key: value` lines; see docs/recipes.md"
+            "recipe",
+            name,
+            "not a mapping of settings",
+            "write `key: value` lines, as `polydistill init` does",
         )
     return values
 
@@ -311,7 +314,7 @@ def _explain(error: ValidationError, model: type[BaseModel], origin: str) -> Rec
         f"recipe {origin}",
         None,
         "\n  ".join(["cannot be used:", *messages]),
-        "fix this and run the command again; docs/recipes.md lists every key",
+        "fix this and run the command again; the recipe reference of the documentation lists every key",
     )
 
 

@@ -20,7 +20,7 @@ from polydistill.reports.grid_page import gather_grid
 from polydistill.reports.merge_page import gather_merge
 from polydistill.reports.pretrain_page import gather_pretrain
 from polydistill.reports.probe_page import gather_probes
-from polydistill.reports.records import check_recipe, check_records
+from polydistill.reports.records import LOG, check_recipe, check_records
 from polydistill.version import __version__
 
 
@@ -149,6 +149,7 @@ def _common(run: Path) -> Json:
         "timing": read_record(run / "timing.json"),
         "environment": read_json(run / "environment.json"),
         "use": _use(run, recipe),
+        "arguments": read_record(run / "student" / LOG).get("arguments", {}),
     }
 
 

@@ -21,7 +21,7 @@ from polydistill.processes import leads, wait_for_all
 from polydistill.reports.records import LOG
 from polydistill.tokenization.load import LoadedTokenizer, max_positions
 from polydistill.tokenization.union import Planned
-from polydistill.training.arguments import check_arguments
+from polydistill.training.arguments import check_arguments, portable
 from polydistill.training.checkpoints import checkpoints_bytes
 from polydistill.training.data import LanguageData
 from polydistill.training.objectives import Objective
@@ -111,7 +111,12 @@ def train_into(
     return_freed_memory()
     if leads():
         # Written before the model: a complete model always has its log.
-        record = {"log": log, "probabilities": dict(training.probabilities), **training.facts}
+        record = {
+            "log": log,
+            "probabilities": dict(training.probabilities),
+            "arguments": portable(training.arguments),
+            **training.facts,
+        }
         write_json(target.parent / LOG, record, sealed=True)
         with artefact(target, inputs) as folder:
             training.model.save_pretrained(folder)
