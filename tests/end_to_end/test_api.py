@@ -6,15 +6,13 @@ import polydistill as pd
 from polydistill.errors import RecipeError, RunFolderError
 
 
-def test_a_run_is_an_object(recipe_values, tmp_path, monkeypatch) -> None:
+def test_a_run_is_an_object(recipe_values, tmp_path, capsys) -> None:
     values = {
         key: value for key, value in recipe_values.items() if key not in ("name", "teachers", "languages")
     }
-    lines = []
-    monkeypatch.setattr("builtins.print", lambda *said, **_: lines.append(said))
     run = pd.merge("small", recipe_values["teachers"], recipe_values["languages"], **values)
     assert isinstance(run, pd.FinishedRun)
-    assert any("student" in str(line) for line in lines)
+    assert "student: " in capsys.readouterr().out
     model, tokenizer = run.load()
     assert model.config.vocab_size == len(tokenizer)
     assert {(row["language"], row["model"]) for row in run.results} >= {("en", "student"), ("ru", "ru")}

@@ -261,6 +261,7 @@ def test_a_teacher_of_before_is_not_trained_again(finished, texts, tmp_path) -> 
     assert not any(line.startswith("teachers/ru") for line in said)
 
 
+@pytest.mark.slow
 def test_the_same_recipe_twice_gives_the_same_bytes(texts, tmp_path) -> None:
     students = []
     for name in ("one", "two"):

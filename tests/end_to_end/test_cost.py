@@ -37,6 +37,7 @@ def test_sizes_are_counted_by_hand(models) -> None:
     assert facts["file_bytes"] == pytest.approx(4 * facts["parameters"], rel=0.02)
 
 
+@pytest.mark.slow
 def test_the_large_model_is_slower_and_takes_more_memory(models) -> None:
     rows = compare_cost(models, shapes=[(16, 512)], rounds=1, calls=2)
     assert [(row["model"], row["part"], row["length"]) for row in rows] == [

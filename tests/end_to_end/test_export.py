@@ -33,6 +33,7 @@ print(float((own - torch.from_numpy(logits))[attended].abs().max() / own.abs().m
 """
 
 
+@pytest.mark.slow
 def test_export_as_a_command(tmp_path, texts, teachers) -> None:
     output, model = tmp_path / "exported", tmp_path / "teacher"
     shutil.copytree(teachers["en"], model)

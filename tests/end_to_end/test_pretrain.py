@@ -90,6 +90,7 @@ def test_vocabulary_commands(tmp_path, teachers) -> None:
     assert "Traceback" not in missing.stderr
 
 
+@pytest.mark.slow
 def test_profile_says_where_a_step_goes_and_keeps_nothing_of_it(
     tmp_path, texts, recipe_values, extract_values
 ) -> None:

@@ -32,7 +32,13 @@ def content(run: Path) -> dict[str, bytes]:
             "store/**/shard-00001.arrow",
             {"scoring": {"shard_examples": 16, "precision": "float32", "batch_tokens": 256}},
         ),
-        ("training", "student/checkpoints/checkpoint-*/model.safetensors", {}),
+        pytest.param(
+            "training",
+            "student/checkpoints/checkpoint-*/model.safetensors",
+            {},
+            # Kills at random moments of a training are in tests/faults/test_random_kills.py.
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_killed_run_goes_on(tmp_path, recipe_values, moment, pattern, values) -> None:
