@@ -124,27 +124,36 @@ class Reader:
         self.page = page
         self.variables: dict[str, Any] = {"__name__": "__main__"}
 
-    def run(self, block: Block) -> None:
-        """Run a block as its language says; AssertionError with the place for what fails."""
+    def run(self, block: Block) -> list[str]:
+        """Run a block as its language says, up to its first fault; returns that, with its place.
+
+        Python that fails raises: its traceback names the block.
+        """
         place = f"{self.page}:{block.line}"
         if block.title:
             Path(block.title).parent.mkdir(parents=True, exist_ok=True)
             Path(block.title).write_text(block.text, "utf-8")
         if block.language == "sh":
             for words in commands_of(block.text):
-                self._command(words, place)
+                fault = self._command(words)
+                if fault:
+                    return [f"{place}: {shlex.join(words)}\n{fault}"]
         elif block.language == "python":
             exec(compile(block.text, place, "exec"), self.variables)
         elif block.language == "yaml":
-            assert block.title, f'{place}: name the recipe\'s file, as in ```yaml title="mine.yaml"'
+            if not block.title:
+                return [f'{place}: name the recipe\'s file, as in ```yaml title="mine.yaml"']
             load.load_recipe(block.title)
-        else:
-            assert not block.language, f"{place}: no way to run {block.language}"
+        elif block.language:
+            return [f"{place}: no way to run {block.language}"]
+        return []
 
-    def _command(self, words: list[str], place: str) -> None:
+    def _command(self, words: list[str]) -> str:
+        """Run a command; returns what it printed if it failed."""
         if words[0] != "polydistill":
-            subprocess.run(words, check=True, env={"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"})
-            return
+            path = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"}
+            plain = subprocess.run(words, env=path, capture_output=True, text=True, check=False)
+            return f"exit code {plain.returncode}: {plain.stderr}" if plain.returncode else ""
         more = [option for word in words[1:3] for option in MORE.get(word, [])]
         done = CliRunner().invoke(app, [*words[1:], *more])
-        assert done.exit_code == 0, f"{place}: {shlex.join(words)}\n{done.output}\n{done.exception!r}"
+        return f"{done.output}\n{done.exception!r}" if done.exit_code else ""

@@ -97,12 +97,22 @@ def test_a_teacher_without_a_head(extract_values, multilingual_teacher, tmp_path
     assert lacking(values, "teacher", "lacks weights", "cls.predictions") == []
 
 
+def plan_cost(values: dict) -> str:
+    console = Console(record=True, width=400, file=io.StringIO())
+    assert plan_recipe(parse_recipe(values), (), console) == []
+    return console.export_text()
+
+
 def test_plan_of_what_can_run(extract_values) -> None:
     console = Console(record=True, width=400, file=io.StringIO())
     assert plan_recipe(parse_recipe(extract_values), (), console) == []
     shown = console.export_text()
     for wanted in ("student: 2 layers", "teacher: 4 layers, 700 pieces", "train 6 steps", "no conflicts"):
         assert wanted in shown
+    measured = plan_cost(extract_values | {"cost": {"rounds": 3, "shapes": [[1, 8], [2, 8]]}})
+    # Two models, two shapes, with and without the head, three times.
+    assert "cost: 24 fresh processes, about 4:0" in measured
+    assert "cost:" not in plan_cost(extract_values | {"cost": {"rounds": 0}})
     assert not Path(extract_values["output"]).exists()
 
 

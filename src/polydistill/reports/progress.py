@@ -165,7 +165,8 @@ def read_position(folder: Path) -> Position | None:
         position = Position(**record | {"stages": tuple(record["stages"])})
         counts = (position.done, position.total, position.updated, position.left or 0.0)
         whole = all(math.isfinite(float(number)) for number in (*counts, *position.seconds.values()))
-        return position if whole and isinstance(position.stage, str) else None
+        words = (position.stage, position.what, position.unit, position.note, *position.stages)
+        return position if whole and all(isinstance(word, str) for word in words) else None
     except (KeyError, TypeError, ValueError, AttributeError):
         return None
 
@@ -233,8 +234,7 @@ def bars(console: Console | None) -> Iterator[Watch | None]:
     if console is None or not console.is_terminal:
         yield None
         return
-    columns = (TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.fields[counted]}"))
-    with Progress(*columns, console=console, transient=True) as progress:
+    with _drawn(console) as progress:
         whole = progress.add_task("", total=None, counted="")
         part = progress.add_task("", total=None, counted="", visible=False)
 
@@ -270,8 +270,7 @@ def counting(console: Console) -> Iterator[Count]:
     if not console.is_terminal:
         yield uncounted
         return
-    columns = (TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.fields[counted]}"))
-    with Progress(*columns, console=console, transient=True) as progress:
+    with _drawn(console) as progress:
         bar = progress.add_task("", total=None, counted="")
         meter = Meter(
             None,
@@ -284,6 +283,12 @@ def counting(console: Console) -> Iterator[Count]:
             ),
         )
         yield meter.count
+
+
+def _drawn(console: Console) -> Progress:
+    """Bars with a name before and counts behind; they go when they are done."""
+    columns = (TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.fields[counted]}"))
+    return Progress(*columns, console=console, transient=True)
 
 
 def clock(seconds: float) -> str:

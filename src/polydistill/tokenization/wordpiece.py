@@ -109,6 +109,22 @@ def save_tokenizer(
     write_json(path, {**written, "tokenizer_class": "PreTrainedTokenizerFast"})
 
 
+def save_loaded(
+    tokenizer: LoadedTokenizer, folder: Path, *, settings: Mapping[str, object] | None = None
+) -> None:
+    """Write a loaded tokenizer's folder.
+
+    settings  as for `save_tokenizer`; by default its own
+    """
+    save_tokenizer(
+        tokenizer.backend,
+        folder,
+        specials=special_strings(tokenizer),
+        max_length=tokenizer.max_length,
+        settings=tokenizer.settings if settings is None else settings,
+    )
+
+
 def special_strings(teacher: LoadedTokenizer) -> dict[str, str]:
     """Role → the teacher's own string for it."""
     return {role: str(teacher.backend.id_to_token(index)) for role, index in teacher.special_ids.items()}

@@ -28,7 +28,7 @@ from polydistill.models.onnx_runtime import OnnxModel
 from polydistill.reports.card import export_card, metadata
 from polydistill.reports.progress import counting
 from polydistill.tokenization.load import LoadedTokenizer, load_tokenizer, max_positions
-from polydistill.tokenization.wordpiece import save_tokenizer, special_strings
+from polydistill.tokenization.wordpiece import save_loaded
 from polydistill.tools.export_checks import (
     TOLERANCE,
     choose_lines,
@@ -170,13 +170,7 @@ def _write(
     opset: int,
 ) -> Json:
     """Write the tokenizer's files, config.json and the graphs; returns the graphs' inputs and bytes."""
-    save_tokenizer(
-        tokenizer.backend,
-        folder,
-        specials=special_strings(tokenizer),
-        max_length=tokenizer.max_length,
-        settings=tokenizer.settings,
-    )
+    save_loaded(tokenizer, folder)
     # A student's tokenizers per language share its ids.
     if (Path(model) / "tokenizer").is_dir():
         shutil.copytree(Path(model) / "tokenizer", folder / "tokenizer", ignore=links_in)

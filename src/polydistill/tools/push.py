@@ -72,7 +72,7 @@ def push_model(
     if dry_run:
         return None
     try:
-        ModelCard(upload.card).validate()
+        _validate(upload)
         api = HfApi()
         api.create_repo(repository, private=not public, exist_ok=True)
         operations = [
@@ -80,13 +80,6 @@ def push_model(
             for name in upload.files
         ]
         address = str(api.create_commit(repository, operations, commit_message=message).commit_url)
-    except ValueError as error:
-        raise ModelError(
-            "card",
-            str(upload.folder / CARD),
-            f"is refused by the hub ({_line(error)})",
-            "correct its metadata",
-        ) from error
     except LocalTokenNotFoundError as error:
         raise ModelError(
             "repository", repository, "no token is stored here", "run `hf auth login`"
@@ -100,6 +93,19 @@ def push_model(
         ) from error
     console.print(f"uploaded: {address}", markup=False)
     return address
+
+
+def _validate(upload: Upload) -> None:
+    """Let the hub check the card's metadata; ModelError for what it refuses."""
+    try:
+        ModelCard(upload.card).validate()
+    except ValueError as error:
+        raise ModelError(
+            "card",
+            str(upload.folder / CARD),
+            f"is refused by the hub ({_line(error)})",
+            "correct its metadata",
+        ) from error
 
 
 def prepare_upload(folder: Path, repository: str) -> Upload:

@@ -20,7 +20,7 @@ from polydistill.reports.card import trim_card
 from polydistill.tokenization.load import LoadedTokenizer, load_tokenizer
 from polydistill.tokenization.selection import Frequency, Selection, document_frequency, select
 from polydistill.tokenization.trim import Agreement, compare_trimmed, trim_tokenizer
-from polydistill.tokenization.wordpiece import save_tokenizer, special_strings
+from polydistill.tokenization.wordpiece import save_loaded
 from polydistill.version import __version__
 
 if TYPE_CHECKING:
@@ -107,13 +107,7 @@ def _write(
 ) -> Json:
     """Write the trimmed tokenizer and model, read them again and prove them; returns the results."""
     trimmed = trim_tokenizer(tokenizer, selection)
-    save_tokenizer(
-        trimmed.backend,
-        folder,
-        specials=special_strings(trimmed),
-        max_length=trimmed.max_length,
-        settings=tokenizer.settings,
-    )
+    save_loaded(trimmed, folder, settings=tokenizer.settings)
     smaller = trim_model(original, selection.kept)
     smaller.save_pretrained(folder)
     write_json(folder / "kept.json", selection.kept.tolist())

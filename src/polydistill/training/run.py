@@ -131,9 +131,8 @@ def train(
     # All processes see the same checkpoints before one of them writes the next.
     checkpoint = last_checkpoint(folder)
     wait_for_all()
-    patience = stopping.patience if stopping else 0
     # A run killed after it stopped, before its model was written, has nothing left to train.
-    ended = finished_state(checkpoint, total=settings.max_steps, patience=patience) if stopping else None
+    ended = stopping and finished_state(checkpoint, total=settings.max_steps, patience=stopping.patience)
     if ended is not None:
         trainer.state = ended
     else:

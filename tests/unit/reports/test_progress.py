@@ -74,7 +74,19 @@ def test_a_meter_writes_once_a_second(tmp_path, monkeypatch) -> None:
     assert read_position(tmp_path).done == 2
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"stages": 3}', '{"stages": ["a"], "stage": 1}', "\udc00"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"stages": 3}',
+        '{"stages": ["a"], "stage": 1}',
+        '{"stages": ["a"], "stage": "a", "note": 5}',
+        '{"stages": [2]}',
+        "\udc00",
+    ],
+)
 def test_a_damaged_record_is_none(tmp_path, text) -> None:
     """It stops neither a run nor its status."""
     (tmp_path / PROGRESS).write_text(text, "utf-8", errors="surrogatepass")

@@ -111,6 +111,8 @@ def test_a_repository_has_an_owner_and_a_name(model, name) -> None:
 def test_a_failed_upload_says_what_to_check(model, monkeypatch) -> None:
     """No traceback for a network that is not there, or a card that the hub refuses."""
     response = type("Response", (), {"headers": {}, "request": None, "status_code": 403})()
+    with pytest.raises(ValueError, match="a bug of ours"):
+        pushed(monkeypatch, model, Hub(ValueError("a bug of ours")))
     for error in (OfflineModeIsEnabled("offline"), HfHubHTTPError("403 Forbidden", response=response)):
         with pytest.raises(ModelError, match="HF_HUB_OFFLINE"):
             pushed(monkeypatch, model, Hub(error))

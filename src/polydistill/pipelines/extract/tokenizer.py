@@ -13,7 +13,7 @@ from polydistill.pipelines.extract.state import KEPT, TRIM_FIELDS, Extract, teac
 from polydistill.tokenization.load import LoadedTokenizer
 from polydistill.tokenization.selection import Selection, document_frequency, select
 from polydistill.tokenization.trim import compare_trimmed, trim_tokenizer
-from polydistill.tokenization.wordpiece import save_tokenizer, special_strings
+from polydistill.tokenization.wordpiece import save_loaded
 
 # Held-out examples that the trimmed tokenizer is compared on.
 COMPARED_TEXTS = 500
@@ -104,13 +104,7 @@ def _save(tokenizer: LoadedTokenizer, folder: Path) -> None:
         **tokenizer.settings,
         "model_input_names": [name for name in names if name != "token_type_ids"],
     }
-    save_tokenizer(
-        tokenizer.backend,
-        folder,
-        specials=special_strings(tokenizer),
-        max_length=tokenizer.max_length,
-        settings=settings,
-    )
+    save_loaded(tokenizer, folder, settings=settings)
 
 
 def _lines(examples: Examples) -> Iterator[str]:

@@ -11,7 +11,7 @@ from polydistill.pipelines.run_folder import Run
 from polydistill.pipelines.stages.training import fit_tokenizers
 from polydistill.reports.card_tasks import task_card
 from polydistill.tasks.scores import METRICS
-from polydistill.tokenization.wordpiece import save_tokenizer, special_strings
+from polydistill.tokenization.wordpiece import save_loaded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 RECORD = "finetuned.json"
 
 
-def keep_best(job: Job, run: Run, folder: Path) -> None:
-    """Keep a tested job's best checkpoint, if no kept seed has a higher score on dev.
+def keep_best(job: Job, run: Run, folder: Path, checkpoints: Path) -> None:
+    """Keep a tested job's best checkpoint, if no kept seed has as high a score on dev.
 
-    folder  of the job, with its checkpoints and scores.json
+    folder  of the job, with training.json and scores.json
     """
     record = read_json(folder / "training.json", dict)
     seedless = fingerprint({key: value for key, value in job.inputs.items() if key != "seed"})
@@ -33,17 +33,10 @@ def keep_best(job: Job, run: Run, folder: Path) -> None:
         return
 
     def write(out: Path) -> None:
-        model = job.load(str(folder / "checkpoints" / record["best"]))
+        model = job.load(str(checkpoints / record["best"]))
         name_labels(model, job)
         model.save_pretrained(out)
-        tokenizer = job.coder(job.source).tokenizer
-        save_tokenizer(
-            tokenizer.backend,
-            out,
-            specials=special_strings(tokenizer),
-            max_length=tokenizer.max_length,
-            settings=tokenizer.settings,
-        )
+        save_loaded(job.coder(job.source).tokenizer, out)
         fit_tokenizers(out, model)
         facts = _facts(job, record, read_json(folder / "scores.json", dict)) | {"settings": seedless}
         write_json(out / RECORD, facts, sealed=True)

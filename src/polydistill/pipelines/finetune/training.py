@@ -28,7 +28,7 @@ def run_job(job: Job, run: Run) -> Path:
         if not read_record(folder / "scores.json"):
             _test(job, folder)
         if job.recipe.keep == "best":
-            keep_best(job, run, folder)
+            keep_best(job, run, folder, folder / CHECKPOINTS)
         # Weights take far more space than a job's results.
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
         return_freed_memory()
