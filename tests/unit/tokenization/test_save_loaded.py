@@ -12,7 +12,7 @@ from polydistill.tokenization.wordpiece import save_loaded
 @pytest.mark.parametrize("given", [None, {"model_input_names": ["input_ids"]}])
 def test_a_loaded_tokenizer_keeps_its_settings(tmp_path, teachers, given) -> None:
     """Or gets others: a student of one token type takes no segments."""
-    names = ["input_ids", "attention_mask"]
+    names = ["input_ids", "token_type_ids"]
     loaded = replace(load_tokenizer(str(teachers["en"])), settings={"model_input_names": names})
     save_loaded(loaded, tmp_path / "out", settings=given)
     again = AutoTokenizer.from_pretrained(tmp_path / "out")
