@@ -14,11 +14,12 @@ import yaml
 from safetensors.torch import load_file, save_file
 from tests.conftest import half_scored
 
+from polydistill import ray_session
 from polydistill.config.load import parse_recipe
 from polydistill.errors import ClusterError, NumericsError, RecipeError, UserError
 from polydistill.pipelines.plan import plan_recipe
 from polydistill.pipelines.run import run_recipe
-from polydistill.scoring import ray_engine, ray_session, ray_worker
+from polydistill.scoring import ray_engine, ray_worker
 from polydistill.store.writer import StoreWriter
 
 ray = pytest.importorskip("ray", reason="ray is not installed: pip install 'polydistill[ray]'")

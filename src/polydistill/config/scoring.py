@@ -18,7 +18,7 @@ def _as_place(value: str | None) -> str | None:
     return value
 
 
-def _as_address(value: str | None) -> str | None:
+def as_address(value: str | None) -> str | None:
     """`auto` or host:port, as `ray start --head` prints it."""
     if value is None or value == "auto":
         return value
@@ -34,7 +34,7 @@ def _as_address(value: str | None) -> str | None:
 class Ray(Settings):
     """Workers on Ray (`polydistill[ray]`), see `cluster.md`."""
 
-    address: Annotated[str | None, AfterValidator(_as_address)] = Field(
+    address: Annotated[str | None, AfterValidator(as_address)] = Field(
         None,
         description="A running cluster: `auto` on one of its machines, or host:port. Empty: RAY_ADDRESS if "
         "it is set; otherwise Ray starts on this machine.",

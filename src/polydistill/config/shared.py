@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import regex
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
-from polydistill.config.scoring import Scoring
+from polydistill.config.scoring import Scoring, as_address
 from polydistill.config.settings import Line, Name, Settings, Share
 
 # Arguments of `transformers.TrainingArguments`, which Transformers checks.
@@ -98,6 +98,28 @@ class Corpora(Settings):
         0.7,
         description="Languages are sampled with probability proportional to (number of examples) ** alpha.",
     )
+    engine: Literal["local", "ray"] = Field(
+        "local",
+        description="Where parts of the text are prepared. `local`: processes of this machine; `ray`: tasks "
+        "on a cluster. The corpora are identical, and each engine can resume what the other began.",
+    )
+    workers: int | None = Field(
+        None,
+        ge=1,
+        description="Maximum number of processes, or tasks on Ray, of one core each. Empty: one for each "
+        "core; 1 prepares text in the command's own process.",
+    )
+    address: Annotated[str | None, AfterValidator(as_address)] = Field(
+        None,
+        description="`engine: ray`: a running cluster, `auto` on one of its machines, or host:port. Empty: "
+        "RAY_ADDRESS if it is set; otherwise Ray starts on this machine.",
+    )
+
+    def content(self) -> dict[str, object]:
+        """The settings that a language's examples depend on: not how languages are mixed, nor where work is
+        done.
+        """
+        return self.model_dump(mode="json", exclude={"smoothing_alpha", "engine", "workers", "address"})
 
 
 class Masking(Settings):

@@ -12,7 +12,7 @@ from collections import Counter
 _REMOVED = re.compile(
     r"[\x00-\x1F\x7F-\x9F\uD800-\uDFFF\uE000-\uF8FF\U000F0000-\U0010FFFF\uFEFF\uFFFD\u202A-\u202E\u2066-\u2069]"
 )
-_BLANKS = re.compile(r"[\s\u200B]+")
+_ZERO_WIDTH_SPACE, _REPLACEMENT = "\u200b", "\ufffd"
 
 
 def clean_line(line: str, *, min_characters: int, dropped: Counter[str], changed: Counter[str]) -> str | None:
@@ -21,15 +21,17 @@ def clean_line(line: str, *, min_characters: int, dropped: Counter[str], changed
     dropped  counts `empty` and `too_short`
     changed  counts `normalised` and `control_characters`
     """
-    text = _BLANKS.sub(" ", line)
-    removed = _REMOVED.sub("", text)
-    if removed != text:
-        changed["control_characters"] += 1
-        text = _BLANKS.sub(" ", removed)
+    text = _one_blank(line)
+    # Printable characters include no control, surrogate, private or format character: most lines need no
+    # slower look.
+    if not text.isprintable() or _REPLACEMENT in text:
+        removed = _REMOVED.sub("", text)
+        if removed != text:
+            changed["control_characters"] += 1
+            text = _one_blank(removed)
     if not text.isascii() and not unicodedata.is_normalized("NFC", text):
         changed["normalised"] += 1
-        text = unicodedata.normalize("NFC", text)
-    text = text.strip()
+        text = unicodedata.normalize("NFC", text).strip()
     if not text:
         dropped["empty"] += 1
         return None
@@ -37,3 +39,10 @@ def clean_line(line: str, *, min_characters: int, dropped: Counter[str], changed
         dropped["too_short"] += 1
         return None
     return text
+
+
+def _one_blank(text: str) -> str:
+    """Without blanks at the ends, and with one blank for several."""
+    if _ZERO_WIDTH_SPACE in text:
+        text = text.replace(_ZERO_WIDTH_SPACE, " ")
+    return " ".join(text.split())

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from polydistill.config.shared import Corpora, Source
+from polydistill.corpora.build import Build, Progress
 from polydistill.corpora.cleaning import clean_line
-from polydistill.corpora.dedup import EVALUATION, HELD_OUT, TRAIN, Spool
-from polydistill.corpora.examples import Examples, drop_repeated, write_examples
-from polydistill.corpora.packing import CountTokens, pack
+from polydistill.corpora.dedup import EVALUATION
+from polydistill.corpora.packing import CountTokens
+from polydistill.corpora.part_work import Packing
+from polydistill.corpora.parts import Text
+from polydistill.corpora.pool import Alone, Pool
 from polydistill.corpora.sources import list_files, read_documents
 from polydistill.disk import explain_disk_errors, write_json
 from polydistill.errors import CorpusError
@@ -32,26 +32,6 @@ DROPPED = (
     "in_held_out",
     "in_training",
 )
-
-
-@dataclass
-class Counted:
-    """Counts of reading and cleaning: lines dropped by reason, lines changed, and the text of each origin.
-
-    places  the smallest and the largest place (`place_of`) of a document with text, texts that are wholly
-            for evaluation left out
-    """
-
-    dropped: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(DROPPED, 0)))
-    changed: Counter[str] = field(default_factory=Counter)
-    origins: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
-    places: tuple[float, float] = (1.0, 0.0)
-
-
-def place_of(key: int) -> float:
-    """A document's place in [0, 1), by its content hash alone: those below a share are held out."""
-    # The multiplication comes first, because block keys share their remainders by construction.
-    return float((key * 0x9E3779B97F4A7C15 >> 11) % (1 << 53)) / (1 << 53)
 
 
 class CorpusFields(NamedTuple):
@@ -74,55 +54,48 @@ def build_corpus(
     count_tokens: CountTokens,
     max_tokens: int,
     fields: CorpusFields,
+    pool: Pool | None = None,
+    progress: Progress = lambda step, done, total: None,
 ) -> dict[str, Any]:
     """Write train.arrow, held_out.arrow, evaluation/<name>.arrow and statistics.json into a folder.
 
     count_tokens, max_tokens  see `pack`; special tokens are not counted
     fields                    where the recipe has the texts, for messages
-    Memory does not grow with the text: cleaned lines are spooled in the folder, and deduplicated on disk.
+    pool                      where parts are worked on, by default in this process; it changes no byte
+    progress                  called with `cleaned` or `packed`, the parts that are, and all of them (0: not
+                              known yet)
+    Memory does not grow with the text: parts are cleaned and packed alone, and equal lines are found on disk.
+    Finished parts stay in the folder until the end, and are not made again.
     Raises CorpusError if no text is left to train on or to hold out.
     """
-    counted = Counted()
-    names = list(evaluation)
-    groups: list[tuple[Sequence[Source], str, int | None]] = [(sources, fields.text, None)]
-    groups += [
-        (evaluation[name], fields.evaluation_text(name), EVALUATION + i) for i, name in enumerate(names)
-    ]
-    spool = Spool(folder / "spool")
+    build = Build(folder / "parts", settings, pool or Alone(), progress)
     with explain_disk_errors(folder):
-        spool.write(_cleaned_lines(groups, settings, counted, settings.held_out_share))
+        texts = [Text(sources, fields.text)]
+        texts += [
+            Text(evaluation[name], fields.evaluation_text(name), EVALUATION + index)
+            for index, name in enumerate(evaluation)
+        ]
+        lines, counted = build.clean(texts, settings.held_out_share)
         lowest, highest = counted.places
         held_out_by = "share"
         if settings.held_out_share <= lowest < highest:
             # Too few documents for the share: the first of them by its content is held out.
-            counted = Counted()
-            spool = Spool(folder / "spool")
-            spool.write(_cleaned_lines(groups, settings, counted, math.nextafter(lowest, 1.0)))
+            lines, counted = build.clean(texts, math.nextafter(lowest, 1.0))
             held_out_by = "first"
-        keep = spool.keep(counted.dropped)
-        splits: dict[str, dict[str, Any]] = {}
-        targets = [("train", TRAIN), ("held_out", HELD_OUT)]
-        targets += [(f"evaluation/{name}", EVALUATION + index) for index, name in enumerate(names)]
-        kinds = (
-            np.memmap(spool.splits, dtype=np.uint8, mode="r")
-            if spool.num_lines
-            else np.zeros(0, dtype=np.uint8)
-        )
-        for name, split in targets:
-            wanted = keep & (kinds == split)
-            packed = pack(((text, run) for text, _, run in spool.read(wanted)), count_tokens, max_tokens)
-            splits[name] = write_examples(folder / f"{name}.arrow", packed)
-        _drop_repeated(folder, splits)
-        for counts in splits.values():
-            counts["fill"] = counts["tokens"] / max(1, counts["examples"] * max_tokens)
-    del kinds
-    shutil.rmtree(folder / "spool")
-    _refuse_empty(splits, counted.dropped, fields, settings)
+        examples, lost = build.pack(lines, Packing(count_tokens, max_tokens))
+        dropped = {reason: (counted.dropped + lost)[reason] for reason in DROPPED}
+        names = ["train", "held_out", *(f"evaluation/{name}" for name in evaluation)]
+        splits = build.join(examples, [folder / f"{name}.arrow" for name in names])
+    shutil.rmtree(folder / "parts")
+    by_name: dict[str, dict[str, Any]] = dict(zip(names, splits, strict=True))
+    for counts in by_name.values():
+        counts["fill"] = counts["tokens"] / max(1, counts["examples"] * max_tokens)
+    _refuse_empty(by_name, dropped, fields, settings)
     statistics = {
-        "splits": splits,
+        "splits": by_name,
         # `first`: no document is within the share. Added text may then bring this one into training.
         "held_out_by": held_out_by,
-        "dropped": dict(counted.dropped),
+        "dropped": dropped,
         "changed": dict(counted.changed),
         "sources": dict(
             zip(_display(list(counted.origins)), map(dict, counted.origins.values()), strict=True)
@@ -130,45 +103,6 @@ def build_corpus(
     }
     write_json(folder / "statistics.json", statistics)
     return statistics
-
-
-def _cleaned_lines(
-    groups: Sequence[tuple[Sequence[Source], str, int | None]],
-    settings: Corpora,
-    counted: Counted,
-    held_out_share: float,
-) -> Iterator[tuple[str, int, int]]:
-    """(line, split, run) of groups of sources: (sources, their field in the recipe, their split or None).
-
-    Without a split, each document's own content decides between training and held-out. Consecutive documents
-    of one origin and split have the same run number: they may be packed together.
-    """
-    run = 0
-    last: tuple[str, int] | None = None
-    for sources, location, fixed in groups:
-        for document in read_documents(
-            sources, counted.dropped, field=location, block_lines=settings.block_lines
-        ):
-            place = place_of(document.key)
-            split = fixed if fixed is not None else HELD_OUT if place < held_out_share else TRAIN
-            if not (document.joined and last == (document.origin, split)):
-                run += 1
-            last = (document.origin, split)
-            origin = counted.origins[document.origin]
-            origin["documents"] += 1
-            for line in document.lines:
-                cleaned = clean_line(
-                    line,
-                    min_characters=settings.min_characters,
-                    dropped=counted.dropped,
-                    changed=counted.changed,
-                )
-                if cleaned is not None:
-                    if fixed is None:
-                        counted.places = (min(place, counted.places[0]), max(place, counted.places[1]))
-                    origin["lines"] += 1
-                    origin["characters"] += len(cleaned)
-                    yield cleaned, split, run
 
 
 def sample_texts(
@@ -212,7 +146,7 @@ def sample_texts(
 
 
 def _refuse_empty(
-    splits: dict[str, Any], dropped: Counter[str], fields: CorpusFields, settings: Corpora
+    splits: dict[str, Any], dropped: Mapping[str, int], fields: CorpusFields, settings: Corpora
 ) -> None:
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in dropped.items() if count) or "nothing"
     if not splits["train"]["examples"]:
@@ -238,15 +172,6 @@ def _one_document(field: str, block_lines: int) -> CorpusError:
         f"is one document, or one block of about {block_lines} lines: nothing can be held out for evaluation",
         "add text, or lower corpora.block_lines",
     )
-
-
-def _drop_repeated(folder: Path, splits: dict[str, dict[str, Any]]) -> None:
-    """Drop repeats within splits, of held-out text in training text, and of that in evaluation texts."""
-    nothing = np.zeros(0, dtype=np.uint64)
-    for name in ("held_out", "train", *(name for name in splits if name.startswith("evaluation/"))):
-        other = {"held_out": None, "train": "held_out"}.get(name, "train")
-        before = nothing if other is None else Examples(folder / f"{other}.arrow").ids
-        splits[name] = drop_repeated(folder / f"{name}.arrow", before) or splits[name] | {"repeated": 0}
 
 
 def _display(origins: list[str]) -> list[str]:

@@ -7,8 +7,9 @@ import io
 import lzma
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast
 
@@ -32,50 +33,107 @@ BOMB_BYTES, BOMB_RATIO = 1 << 23, 100
 PROBE_LINES = 200
 
 
+@dataclass
+class Tally:
+    """Of a file: lines, lines that are not UTF-8 text; objects of JSONL, lines that are none."""
+
+    lines: int = 0
+    bad: int = 0
+    objects: int = 0
+    bad_objects: int = 0
+
+    def add(self, other: Tally) -> None:
+        """Add the counts of another range of the file."""
+        self.lines += other.lines
+        self.bad += other.bad
+        self.objects += other.objects
+        self.bad_objects += other.bad_objects
+
+
 def read_lines(
-    path: Path, dropped: Counter[str], *, field: str, whole: bool = False, most: int | None = None
+    path: Path,
+    dropped: Counter[str],
+    *,
+    field: str,
+    whole: bool = False,
+    most: int | None = None,
+    tally: Tally | None = None,
 ) -> Iterator[str]:
     """The lines of a file without their ends; lines that are not UTF-8 are counted in `dropped`.
 
     whole  skip a line that is too long and count it as `too_long`, rather than read it in parts
     most   maximum bytes of text in the file; a line that is too long is then an error
+    tally  counts the lines
     Raises CorpusError for a file that cannot be read, is in another encoding, or is larger than `most`.
     """
-    seen = bad = size = 0
+    size = 0
+
+    def check(part: bytes, limit: int) -> None:
+        nonlocal size
+        size += len(part)
+        if most is not None:
+            _check_size(path, field, size, most, unended=len(part) == limit and not part.endswith(b"\n"))
+
+    tally = Tally() if tally is None else tally
+    with explain_damage(path, field), open_text(path) as handle:
+        yield from lines_in(
+            handle, dropped, tally, whole=whole, check=check, refuse=lambda: not_utf8(path, field)
+        )
+    if tally.lines and tally.bad * 2 > tally.lines:
+        raise not_utf8(path, field)
+
+
+def lines_in(
+    handle: IO[bytes],
+    dropped: Counter[str],
+    tally: Tally,
+    *,
+    whole: bool = False,
+    check: Callable[[bytes, int], None] = lambda part, limit: None,
+    refuse: Callable[[], CorpusError] | None = None,
+) -> Iterator[str]:
+    """The lines of a file or of a range of it, see `read_lines`.
+
+    check   called with each part of a line that is read, and the largest size of one
+    refuse  makes the error if most of the first PROBE_LINES are not UTF-8; None for a later range of a file
+    """
     limit = MAX_JSON_BYTES if whole else MAX_LINE_BYTES
+    first = refuse is not None
+    pending = b""
+    while part := handle.readline(limit):
+        check(part, limit)
+        raw, pending = pending + part, b""
+        if not part.endswith(b"\n") and len(part) == limit:
+            if whole:
+                dropped["too_long"] += 1
+                while (part := handle.readline(MAX_LINE_BYTES)) and not part.endswith(b"\n"):
+                    pass
+                continue
+            # Cut after a whole character; the rest goes to the next part.
+            cut = last_boundary(raw)
+            raw, pending = raw[:cut], raw[cut:]
+        tally.lines += 1
+        if first:
+            raw, first = raw.removeprefix(b"\xef\xbb\xbf"), False
+        line = decode_line(raw)
+        # UTF-16 is often valid UTF-8, with many NULs.
+        tally.bad += line is None or "\0" in line
+        if refuse is not None and tally.bad * 2 > PROBE_LINES and tally.lines <= PROBE_LINES:
+            raise refuse()
+        if line is None:
+            dropped["not_utf8"] += 1
+        else:
+            yield line.rstrip("\r\n")
+    if pending:
+        yield pending.decode("utf-8", "replace")
+
+
+@contextmanager
+def explain_damage(path: Path, field: str) -> Iterator[None]:
+    """Raise what reading a damaged or unreadable file raises as a CorpusError."""
     try:
-        with explain_unreadable(path, field), open_text(path) as handle:
-            pending = b""
-            while part := handle.readline(limit):
-                size += len(part)
-                if most is not None:
-                    _check_size(
-                        path, field, size, most, unended=len(part) == limit and not part.endswith(b"\n")
-                    )
-                raw, pending = pending + part, b""
-                if not part.endswith(b"\n") and len(part) == limit:
-                    if whole:
-                        dropped["too_long"] += 1
-                        while (part := handle.readline(MAX_LINE_BYTES)) and not part.endswith(b"\n"):
-                            pass
-                        continue
-                    # Cut after a whole character; the rest goes to the next part.
-                    cut = _last_boundary(raw)
-                    raw, pending = raw[:cut], raw[cut:]
-                seen += 1
-                if seen == 1:
-                    raw = raw.removeprefix(b"\xef\xbb\xbf")
-                line = decode_line(raw)
-                # UTF-16 is often valid UTF-8, with many NULs.
-                bad += line is None or "\0" in line
-                if bad * 2 > PROBE_LINES and seen <= PROBE_LINES:
-                    raise _not_utf8(path, field)
-                if line is None:
-                    dropped["not_utf8"] += 1
-                else:
-                    yield line.rstrip("\r\n")
-            if pending:
-                yield pending.decode("utf-8", "replace")
+        with explain_unreadable(path, field):
+            yield
     except (OSError, EOFError, lzma.LZMAError, zlib.error, pa.ArrowException) as error:
         raise CorpusError(
             field,
@@ -83,8 +141,6 @@ def read_lines(
             f"cannot be read ({error})",
             "check that the file is whole and that its ending matches its compression",
         ) from error
-    if seen and bad * 2 > seen:
-        raise _not_utf8(path, field)
 
 
 def _check_size(path: Path, field: str, size: int, most: int, *, unended: bool) -> None:
@@ -103,7 +159,8 @@ def _check_size(path: Path, field: str, size: int, most: int, *, unended: bool) 
     )
 
 
-def _not_utf8(path: Path, field: str) -> CorpusError:
+def not_utf8(path: Path, field: str) -> CorpusError:
+    """The error for a file that is not UTF-8, with its likely encoding."""
     with open_text(path) as handle:
         sample = handle.read(SAMPLE_BYTES)
     seeming, remedy = conversion(sample)
@@ -172,7 +229,7 @@ def decode_line(raw: bytes) -> str | None:
         return None
 
 
-def _last_boundary(raw: bytes) -> int:
+def last_boundary(raw: bytes) -> int:
     """Where the last whole UTF-8 character of `raw` ends."""
     for back in range(1, min(4, len(raw)) + 1):
         byte = raw[-back]

@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import glob
-import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from polydistill.config.shared import Source, TextRecipe
-from polydistill.corpora.lines import (
-    PROBE_LINES,
-    explain_unreadable,
-    hash_text_file,
-    is_text_file,
-    read_lines,
-)
+from polydistill.corpora.documents import Document, documents_of, no_field, not_json, rows
+from polydistill.corpora.lines import Tally, explain_unreadable, hash_text_file, is_text_file, read_lines
 from polydistill.disk import hash_text
 from polydistill.errors import CorpusError
 
@@ -30,24 +23,6 @@ SUFFIXES = (".txt", ".jsonl", ".parquet")
 COMPRESSIONS = (".gz", ".xz", ".zst")
 # Lower bounds: the compression ratio of a text, and the bytes of a character.
 COMPRESSED, CHARACTER_BYTES = 2, 1
-# A longer block or paragraph is passed on in parts, so that it does not fill the memory.
-MAX_BLOCKS = 16
-MAX_CHARACTERS = 1 << 22
-
-
-class Document(NamedTuple):
-    """A document, or a block of lines of a file without documents.
-
-    key     a hash of its content, which decides whether it is held out
-    lines   raw, in order
-    origin  the file or data set
-    joined  whether it continues the previous document of the same origin
-    """
-
-    key: int
-    lines: list[str]
-    origin: str
-    joined: bool
 
 
 def read_documents(
@@ -60,13 +35,17 @@ def read_documents(
     Raises CorpusError for a source that is missing or cannot be read.
     """
     for index, source in enumerate(sources):
-        location = f"{field}[{index}]"
-        documents = (
-            _data_set(source, dropped, location)
-            if source.dataset
-            else _files(source, dropped, location, block_lines)
-        )
-        yield from _capped(documents, source.max_characters)
+        yield from source_documents(source, dropped, field=f"{field}[{index}]", block_lines=block_lines)
+
+
+def source_documents(
+    source: Source, dropped: Counter[str], *, field: str, block_lines: int
+) -> Iterator[Document]:
+    """The documents of one source, see `read_documents`."""
+    documents = (
+        _data_set(source, dropped, field) if source.dataset else _files(source, dropped, field, block_lines)
+    )
+    yield from _capped(documents, source.max_characters)
 
 
 def source_identity(sources: Sequence[Source], *, field: str) -> list[dict[str, object]]:
@@ -85,13 +64,55 @@ def source_identity(sources: Sequence[Source], *, field: str) -> list[dict[str, 
     return entries
 
 
+def source_states(sources: Sequence[Source], *, field: str) -> dict[Path, tuple[int, int]]:
+    """File → (size, time of the last change in nanoseconds) of every file of sources.
+
+    Raises CorpusError for a file that a text has twice.
+    """
+    states: dict[Path, tuple[int, int]] = {}
+    windows: dict[Path, list[tuple[int, int | None]]] = {}
+    for index, source in enumerate(sources):
+        place = f"{field}[{index}]"
+        if source.path is None:
+            continue
+        end = None if source.num_lines is None else source.first_line + source.num_lines
+        for path in list_files(source, place):
+            real = path.resolve()
+            for first, last in windows.setdefault(real, []):
+                if (last is None or source.first_line < last) and (end is None or first < end):
+                    raise CorpusError(
+                        place,
+                        str(path),
+                        "is read twice: an earlier source of this text has it too",
+                        "name each file once (a folder or a glob may include it)",
+                    )
+            windows[real].append((source.first_line, end))
+            state = path.stat()
+            states[path] = (state.st_size, state.st_mtime_ns)
+    return states
+
+
+def refuse_changed(before: Mapping[Path, tuple[int, int]], *, field: str) -> None:
+    """Raise CorpusError if a file is no longer what `source_states` saw."""
+    for path, (size, time) in before.items():
+        state = path.stat() if path.is_file() else None
+        if state is None or (state.st_size, state.st_mtime_ns) != (size, time):
+            now = "it is gone" if state is None else f"{size:,} bytes then, {state.st_size:,} now"
+            raise CorpusError(
+                field,
+                str(path),
+                f"changed while it was read ({now})",
+                "wait until it is written, then run the same command again",
+            )
+
+
 def source_bytes(sources: Sequence[Source], *, field: str) -> int:
     """A lower bound on the bytes of text: counts text files that are read whole or up to `max_characters`."""
     total = 0
     for index, source in enumerate(sources):
         if source.path is None or source.num_lines is not None or source.first_line > 1:
             continue
-        files = [path for path in list_files(source, f"{field}[{index}]") if _kind(path) == ".txt"]
+        files = [path for path in list_files(source, f"{field}[{index}]") if text_kind(path) == ".txt"]
         size = sum(path.stat().st_size * (COMPRESSED if path.suffix in COMPRESSIONS else 1) for path in files)
         capped = source.max_characters
         total += size if capped is None else min(size, capped * CHARACTER_BYTES)
@@ -103,7 +124,7 @@ def list_files(source: Source, field: str) -> list[Path]:
     name = str(source.path)
     path = Path(name).expanduser()
     if _is_folder(path, field):
-        files = [file for file in _files_below(path, field) if _kind(file) is not None]
+        files = [file for file in _files_below(path, field) if text_kind(file) is not None]
         if not files:
             raise CorpusError(
                 field, name, "a folder without text", f"put files there that end in {', '.join(SUFFIXES)}"
@@ -149,7 +170,8 @@ def _files_below(folder: Path, field: str) -> list[Path]:
     return sorted(path for path in paths if path.is_file())
 
 
-def _kind(path: Path) -> str | None:
+def text_kind(path: Path) -> str | None:
+    """`.txt`, `.jsonl` or `.parquet`, whatever the compression; None for another file."""
     name = path.name
     for compression in COMPRESSIONS:
         name = name.removesuffix(compression)
@@ -158,96 +180,27 @@ def _kind(path: Path) -> str | None:
 
 def _files(source: Source, dropped: Counter[str], field: str, block_lines: int) -> Iterator[Document]:
     for path in list_files(source, field):
-        kind = _kind(path)
+        kind = text_kind(path)
         if kind == ".parquet":
-            yield from _rows(_parquet(path, source, dropped, field), str(path))
-        elif kind == ".jsonl":
-            yield from _rows(_jsonl(path, source, dropped, field), str(path))
-        else:
+            yield from rows(_parquet(path, source, dropped, field), str(path))
+            continue
+        tally = Tally()
+        lines = read_lines(path, dropped, field=field, whole=kind == ".jsonl", tally=tally)
+        if kind == ".txt":
             last = None if source.num_lines is None else source.first_line - 1 + source.num_lines
-            lines = islice(read_lines(path, dropped, field=field), source.first_line - 1, last)
-            if source.documents == "lines":
-                yield from _rows(lines, str(path))
-            elif source.documents == "blank_lines":
-                yield from _rows(_paragraphs(lines), str(path))
-            else:
-                yield from _blocks(lines, str(path), block_lines)
-
-
-def _rows(texts: Iterator[str], origin: str) -> Iterator[Document]:
-    for text in texts:
-        yield Document(hash_text(text), text.splitlines(), origin, False)
-
-
-def _paragraphs(lines: Iterator[str]) -> Iterator[str]:
-    held: list[str] = []
-    size = 0
-    for line in lines:
-        blank = not line.strip()
-        if held and (blank or size > MAX_CHARACTERS):
-            yield "\n".join(held)
-            held, size = [], 0
-        if not blank:
-            held.append(line)
-            size += len(line)
-    if held:
-        yield "\n".join(held)
-
-
-def _blocks(lines: Iterator[str], origin: str, block_lines: int) -> Iterator[Document]:
-    """Blocks with content-defined borders: a line whose hash is divisible by `block_lines` starts a new one.
-
-    A block's key is its first line's hash. So lines that are added anywhere, also within a block, leave the
-    other blocks unchanged; blocks of fixed length would all shift. All parts of a long block have its key,
-    because the places where it is cut would shift too.
-    """
-    held: list[str] = []
-    key, size, first = None, 0, True
-    for line in lines:
-        stripped = line.strip()
-        hashed = hash_text(stripped)
-        # All blank lines have one hash: they neither start a block nor determine its key.
-        border = bool(stripped) and hashed % block_lines == 0
-        if held and (border or len(held) >= MAX_BLOCKS * block_lines or size > MAX_CHARACTERS):
-            yield Document(key or 0, held, origin, not first)
-            held, size, first = [], 0, False
-        if border or (key is None and stripped):
-            key = hashed
-        held.append(line)
-        size += len(line)
-    if held:
-        yield Document(key or 0, held, origin, not first)
-
-
-def _jsonl(path: Path, source: Source, dropped: Counter[str], field: str) -> Iterator[str]:
-    seen = bad = 0
-    refusal = CorpusError(
-        field,
-        str(path),
-        "most of its lines are not JSON",
-        "write one JSON object per line, or rename it to end in .txt",
-    )
-    for line in read_lines(path, dropped, field=field, whole=True):
-        if not line.strip():
-            continue
-        seen += 1
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            bad += 1
-            dropped["not_json"] += 1
-            if bad * 2 > PROBE_LINES and seen <= PROBE_LINES:
-                raise refusal from None
-            continue
-        if not isinstance(row, dict) or source.field not in row:
-            have = sorted(row) if isinstance(row, dict) else [f"a {type(row).__name__} in place of an object"]
-            raise _no_field(source, path, have, field)
-        if isinstance(row[source.field], str):
-            yield row[source.field]
-        else:
-            dropped["not_text"] += 1
-    if bad * 2 > seen:
-        raise refusal
+            lines = islice(lines, source.first_line - 1, last)
+        yield from documents_of(
+            lines,
+            source,
+            str(path),
+            jsonl=kind == ".jsonl",
+            block_lines=block_lines,
+            dropped=dropped,
+            tally=tally,
+            field=field,
+        )
+        if tally.bad_objects * 2 > tally.objects:
+            raise not_json(path, field)
 
 
 def _parquet(path: Path, source: Source, dropped: Counter[str], field: str) -> Iterator[str]:
@@ -256,7 +209,7 @@ def _parquet(path: Path, source: Source, dropped: Counter[str], field: str) -> I
             file = pq.ParquetFile(path)
         names = file.schema_arrow.names
         if source.field not in names:
-            raise _no_field(source, path, names, field)
+            raise no_field(source, path, names, field)
         for batch in file.iter_batches(batch_size=256, columns=[source.field]):
             for text in _strings(batch.column(0)):
                 if isinstance(text, str):
@@ -286,10 +239,10 @@ def _strings(column: pa.Array) -> list[object]:
 def _data_set(source: Source, dropped: Counter[str], field: str) -> Iterator[Document]:
     name = str(source.dataset)
     with dataset_errors(name, field):
-        rows = _load(source, name, field)
-        while (row := next(rows, None)) is not None:
+        loaded = _load(source, name, field)
+        while (row := next(loaded, None)) is not None:
             if source.field not in row:
-                raise _no_field(source, name, list(row), field)
+                raise no_field(source, name, list(row), field)
             text = row[source.field]
             if isinstance(text, str):
                 yield Document(hash_text(text), text.splitlines(), name, False)
@@ -337,17 +290,8 @@ def _load(source: Source, name: str, field: str) -> Iterator[dict[str, object]]:
     if loaded.column_names is None:
         return iter(loaded)
     if source.field not in loaded.column_names:
-        raise _no_field(source, name, loaded.column_names, field)
+        raise no_field(source, name, loaded.column_names, field)
     return iter(loaded.select_columns([source.field]))
-
-
-def _no_field(source: Source, where: Path | str, have: list[str], field: str) -> CorpusError:
-    return CorpusError(
-        f"{field}.field",
-        source.field,
-        f"{where} has no such field (it has {', '.join(have)})",
-        "name the text's field",
-    )
 
 
 def _capped(documents: Iterator[Document], max_characters: int | None) -> Iterator[Document]:

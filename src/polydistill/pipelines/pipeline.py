@@ -114,8 +114,7 @@ def run_pipeline(
             f"this kind runs in one process, and {num_processes()} were started",
             "start it without torchrun or accelerate launch",
         )
-    if until not in BEFORE_SCORING:
-        check_engine(recipe)
+    check_engine(recipe, scores=until not in BEFORE_SCORING)
     pipeline.check(recipe, command)
     run = open_run(recipe, show=show, update=update, watch=watch)
     try:

@@ -39,8 +39,17 @@ from polydistill.reports.progress import PROGRESS, Meter, State, Watch
 from polydistill.reports.records import ENVIRONMENT, TIMING, heal_records, is_environment, is_seconds
 
 LOG_BYTES = 16 << 20
-# Settings of where a store is computed and losses are sent, also within the recipes of a grid.
-WHERE = ("scoring.engine", "scoring.ray", "training.report_to", "training.run_name", "training.project")
+# Settings of where corpora and stores are computed and losses are sent, also within the recipes of a grid.
+WHERE = (
+    "corpora.engine",
+    "corpora.workers",
+    "corpora.address",
+    "scoring.engine",
+    "scoring.ray",
+    "training.report_to",
+    "training.run_name",
+    "training.project",
+)
 
 
 def _print(line: str) -> None:

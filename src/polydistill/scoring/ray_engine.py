@@ -13,12 +13,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from polydistill import ray_session
 from polydistill.config.scoring import Ray
 from polydistill.errors import ClusterError, UserError
-from polydistill.scoring import ray_session
 from polydistill.scoring.local import missing_shards
 from polydistill.scoring.ray_transfer import pack
-from polydistill.scoring.ray_worker import ScoredShard, ShardWorker, versions
+from polydistill.scoring.ray_worker import PACKAGES, ScoredShard, ShardWorker
 from polydistill.scoring.shards import HasTexts, Job
 from polydistill.scoring.storage import ShardStorage, checksum
 from polydistill.store.writer import StoreWriter
@@ -237,7 +237,14 @@ class Workers:
         )
         packed = ray.put(pickle.dumps(plain))
         self._num_jobs += 1
-        given = (versions(), self._num_jobs, packed, self.settings.storage, number, parcel)
+        given = (
+            ray_session.versions(PACKAGES),
+            self._num_jobs,
+            packed,
+            self.settings.storage,
+            number,
+            parcel,
+        )
         return lambda worker: worker.actor.begin.remote(*given)
 
     def _new_worker(self) -> Worker:

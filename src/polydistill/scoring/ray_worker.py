@@ -10,14 +10,13 @@ import os
 import pickle
 import threading
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
-from polydistill.errors import ClusterError
 from polydistill.models.memory import keep_freed_memory
+from polydistill.ray_session import check_versions
 from polydistill.scoring.ray_transfer import Parcel, unpack
 from polydistill.scoring.shards import Job
 from polydistill.scoring.storage import ShardStorage, checksum
@@ -31,12 +30,6 @@ _NOWHERE = Path()
 
 # Packages that a store's numbers depend on.
 PACKAGES = ("polydistill", "torch", "transformers", "tokenizers", "numpy", "pyarrow")
-
-
-def versions() -> dict[str, str]:
-    """The versions of PACKAGES in this process."""
-    # `2.13.0+cpu` and `2.13.0+cu130` are the same code.
-    return {name: version(name).partition("+")[0] for name in PACKAGES}
 
 
 @dataclass(frozen=True)
@@ -83,18 +76,7 @@ class ShardWorker:
         teacher   number of the model in `parcel`, which is unpacked if this worker has another
         Raises ClusterError if versions differ.
         """
-        different = [
-            f"{name} {installed} (here {expected[name]})"
-            for name, installed in versions().items()
-            if installed != expected[name]
-        ]
-        if different:
-            raise ClusterError(
-                "scoring.ray.address",
-                None,
-                f"machine {os.uname().nodename} has {', '.join(different)}",
-                "install the same versions on every machine: other code gives other numbers",
-            )
+        check_versions(expected)
         with self._lock:
             if number > self._number:
                 self._number = number

@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import datasets
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -16,11 +17,12 @@ from tests.conftest import bundled_lines
 from polydistill.config.shared import Corpora, Source
 from polydistill.corpora.cleaning import clean_line
 from polydistill.corpora.corpus import CorpusFields, build_corpus
-from polydistill.corpora.dedup import HELD_OUT, TRAIN, Spool
+from polydistill.corpora.dedup import HELD_OUT, TRAIN, Items, find_repeats, reasons
 from polydistill.corpora.examples import Examples
 from polydistill.corpora.lines import read_lines
 from polydistill.corpora.sampling import smoothed_probabilities
 from polydistill.corpora.sources import read_documents, source_identity
+from polydistill.disk import hash_text
 from polydistill.errors import CorpusError
 
 LINES = ["eins zwei", "drei", "vier fünf"]
@@ -153,22 +155,19 @@ def test_cleaning(raw, clean) -> None:
 
 
 def test_held_out_lines_win_over_training_and_repeats_go(tmp_path) -> None:
-    for partition in (1000, 2):
-        spool, dropped = Spool(tmp_path / str(partition)), Counter()
-        spool.write(
-            [
-                ("a", TRAIN, 1),
-                ("b", TRAIN, 1),
-                ("a", HELD_OUT, 2),
-                ("b", TRAIN, 3),
-                ("c", 2, 4),
-                ("b", 2, 4),
-                ("c", 3, 5),
-            ]
-        )
-        keep = spool.keep(dropped, partition_lines=partition)
+    lines = [("a", TRAIN), ("b", TRAIN), ("a", HELD_OUT), ("b", TRAIN), ("c", 2), ("b", 2), ("c", 3)]
+    hashes = np.array([hash_text(text) for text, _ in lines], dtype=np.uint64)
+    splits = np.array([split for _, split in lines], dtype=np.uint8)
+    for name, partition, sizes in (("one", 1000, [7]), ("small", 2, [7]), ("parts", 3, [3, 0, 4])):
+        starts = [sum(sizes[:index]) for index in range(len(sizes))]
+
+        def load(index: int, sizes=sizes, starts=starts) -> Items:
+            rows = slice(starts[index], starts[index] + sizes[index])
+            return Items(hashes[rows], splits[rows])
+
+        keep, lost = find_repeats(tmp_path / name, sizes, load, partition_items=partition)
         assert keep.tolist() == [False, True, True, False, True, False, False]
-        assert dropped == {"in_held_out": 1, "duplicate": 2, "in_training": 1}
+        assert reasons(lost) == {"in_held_out": 1, "duplicate": 2, "in_training": 1}
 
 
 def build(tmp_path: Path, sources: list[Source], **settings) -> dict:

@@ -14,8 +14,8 @@ import zstandard
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from polydistill.config.shared import Corpora, Source
+from polydistill.corpora import documents as document_reader
 from polydistill.corpora import lines as line_reader
-from polydistill.corpora import sources as source_reader
 from polydistill.corpora.corpus import CorpusFields, build_corpus
 from polydistill.corpora.examples import Examples, drop_repeated, write_examples
 from polydistill.corpora.packing import pack, split_line
@@ -165,7 +165,7 @@ def test_parts_of_a_long_block_keep_its_key(tmp_path, monkeypatch) -> None:
     assert len(documents) > 10
     assert {document.key for document in documents} == {hash_text(ordinary[0])}
     assert [document.joined for document in documents] == [False] + [True] * (len(documents) - 1)
-    monkeypatch.setattr(source_reader, "MAX_CHARACTERS", 100)
+    monkeypatch.setattr(document_reader, "MAX_CHARACTERS", 100)
     assert (
         max(sum(map(len, d.lines)) for d in documents_of(path=str(tmp_path / "a.txt"), block_lines=8)) < 120
     )

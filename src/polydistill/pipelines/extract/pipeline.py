@@ -18,7 +18,7 @@ from polydistill.pipelines.extract.state import Extract, load_teacher, prepare
 from polydistill.pipelines.extract.student import cut, student_training, train_student
 from polydistill.pipelines.extract.tokenizer import build_tokenizer
 from polydistill.pipelines.pipeline import Pipeline, Stage
-from polydistill.pipelines.stages.corpora import prepare_corpus
+from polydistill.pipelines.stages.corpora import corpora_pool, prepare_corpus
 from polydistill.pipelines.stages.evaluation import write_page
 from polydistill.pipelines.stages.scoring import needed_shares, scored_store, scoring_engine
 from polydistill.pipelines.stages.training import check_training
@@ -32,16 +32,18 @@ if TYPE_CHECKING:
 def build_corpus(state: Extract) -> None:
     """Build the language's corpus of examples that fit the teacher."""
     recipe = state.recipe
-    state.made["corpus"] = prepare_corpus(
-        state.run,
-        recipe.language,
-        text=recipe.text,
-        evaluation=recipe.evaluation_texts,
-        settings=recipe.corpora,
-        tokenizers=[state.original],
-        text_field="text",
-        evaluation_field="evaluation_texts",
-    )
+    with corpora_pool(recipe.corpora, state.run) as pool:
+        state.made["corpus"] = prepare_corpus(
+            state.run,
+            recipe.language,
+            text=recipe.text,
+            evaluation=recipe.evaluation_texts,
+            settings=recipe.corpora,
+            tokenizers=[state.original],
+            pool=pool,
+            text_field="text",
+            evaluation_field="evaluation_texts",
+        )
 
 
 def score_teacher(state: Extract) -> None:

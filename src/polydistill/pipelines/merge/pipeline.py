@@ -21,7 +21,7 @@ from polydistill.pipelines.merge.student import resolve_student, student_trainin
 from polydistill.pipelines.merge.vocabulary import build_own, cross_labels, planned_vocabulary
 from polydistill.pipelines.pipeline import Command, Pipeline, Stage
 from polydistill.pipelines.run_folder import Run, fingerprints
-from polydistill.pipelines.stages.corpora import prepare_corpus
+from polydistill.pipelines.stages.corpora import corpora_pool, prepare_corpus
 from polydistill.pipelines.stages.evaluation import write_page
 from polydistill.pipelines.stages.scoring import scored_store, scoring_engine
 from polydistill.pipelines.stages.training import check_training
@@ -61,16 +61,20 @@ def prepare(recipe: MergeRecipe, run: Run, command: Command) -> Merge:
 def build_corpora(merge: Merge) -> None:
     """Build every language's corpus."""
     recipe = merge.recipe
-    for number, (language, settings) in enumerate(recipe.languages.items()):
-        merge.run.count("corpora", number, len(recipe.languages), "languages")
-        merge.corpora[language] = prepare_corpus(
-            merge.run,
-            language,
-            text=settings.text,
-            evaluation=settings.evaluation,
-            settings=recipe.corpora,
-            tokenizers=[merge.tokenizers[name] for name in settings.teachers],
-        )
+    with corpora_pool(recipe.corpora, merge.run) as pool:
+        for number, (language, settings) in enumerate(recipe.languages.items()):
+            place = number, len(recipe.languages)
+            merge.run.count("corpora", *place, "languages")
+            merge.corpora[language] = prepare_corpus(
+                merge.run,
+                language,
+                text=settings.text,
+                evaluation=settings.evaluation,
+                settings=recipe.corpora,
+                tokenizers=[merge.tokenizers[name] for name in settings.teachers],
+                pool=pool,
+                place=place,
+            )
 
 
 def build_tokenizers(merge: Merge) -> None:

@@ -6,35 +6,52 @@ from collections.abc import Callable
 
 from rich.console import Console
 
-from polydistill.config.scoring import Scoring
-from polydistill.config.shared import RunRecipe
+from polydistill.config.scoring import Ray, Scoring
+from polydistill.config.shared import Corpora, RunRecipe, TextRecipe
 from polydistill.errors import RecipeError, UserError
 from polydistill.pipelines.stages.conflicts import Conflict, refusal
-from polydistill.scoring.ray_session import address_of, check_address, require_ray
+from polydistill.ray_session import address_of, check_address, require_ray
 from polydistill.scoring.storage import ShardStorage
 
 
-def check_engine(recipe: RunRecipe) -> None:
-    """Raise UserError if a recipe needs Ray and Ray is missing, or its address or storage is unusable."""
+def check_engine(recipe: RunRecipe, *, scores: bool = True) -> None:
+    """Raise UserError if a recipe needs Ray and Ray is missing, or its address or storage is unusable.
+
+    scores  whether the run comes to its scoring
+    """
+    if isinstance(recipe, TextRecipe):
+        check_corpora_engine(recipe.corpora)
     scoring = recipe.stored_scoring
-    if scoring is not None and scoring.engine == "ray":
+    if scores and scoring is not None and scoring.engine == "ray":
         for check in _checks(scoring):
             check()
 
 
+def check_corpora_engine(corpora: Corpora) -> None:
+    """Raise UserError if corpora need Ray and it is missing, or nothing answers at its address."""
+    if corpora.engine == "ray":
+        require_ray("corpora.engine")
+        check_address(Ray(address=corpora.address), field="corpora.address")
+
+
 def plan_engine(recipe: RunRecipe, console: Console) -> list[Conflict]:
     """Print where a recipe's teachers score; returns its conflicts."""
+    conflicts = []
+    if isinstance(recipe, TextRecipe):
+        try:
+            check_corpora_engine(recipe.corpora)
+        except UserError as error:
+            conflicts.append(refusal(error))
     scoring = recipe.stored_scoring
     if scoring is None:
-        return []
+        return conflicts
     if scoring.engine == "local":
         console.print("scoring: in this process", markup=False)
-        return []
+        return conflicts
     where = scoring.ray.address or "started on this machine, or joined at RAY_ADDRESS"
     console.print(
         f"scoring: workers on Ray ({where}); times below are those of one process here", markup=False
     )
-    conflicts = []
     for check in _checks(scoring):
         try:
             check()

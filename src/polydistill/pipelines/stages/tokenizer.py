@@ -13,7 +13,9 @@ from polydistill.artefacts import unlisted_files
 from polydistill.config.balance import BalanceRecipe
 from polydistill.config.pretrain import PretrainRecipe
 from polydistill.corpora.corpus import CorpusFields, build_corpus
+from polydistill.corpora.counting import count_characters
 from polydistill.corpora.examples import Examples
+from polydistill.corpora.packing import PACKING_VERSION
 from polydistill.corpora.sampling import smoothed_probabilities
 from polydistill.corpora.sources import source_bytes, source_identity
 from polydistill.pipelines.run_folder import Run
@@ -31,7 +33,8 @@ def build_tokenizer(recipe: PretrainRecipe | BalanceRecipe, run: Run) -> LoadedT
         "stage": "wordpiece",
         "settings": recipe.tokenizer.model_dump(mode="json"),
         "smoothing_alpha": recipe.corpora.smoothing_alpha,
-        "corpora": recipe.corpora.model_dump(mode="json"),
+        "packing": PACKING_VERSION,
+        "corpora": recipe.corpora.content() | {"smoothing_alpha": recipe.corpora.smoothing_alpha},
         "text": {
             language: source_identity(settings.text, field=f"languages.{language}.text")
             for language, settings in recipe.languages.items()
@@ -65,7 +68,7 @@ def _train_vocabulary(recipe: PretrainRecipe | BalanceRecipe, raw: Path) -> Toke
             sources=settings.text,
             evaluation={},
             settings=recipe.corpora,
-            count_tokens=lambda texts: [len(text) for text in texts],
+            count_tokens=count_characters,
             max_tokens=4096,
             fields=CorpusFields(f"languages.{language}.text", f"languages.{language}.evaluation"),
         )

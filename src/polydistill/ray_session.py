@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Sequence
+from importlib.metadata import version
 from importlib.util import find_spec
 
 from polydistill.config.scoring import Ray
@@ -22,14 +24,36 @@ _ENVIRONMENT = {
 }
 
 
-def require_ray() -> None:
-    """Raise RecipeError, which says what to install, if Ray is missing."""
+def require_ray(engine: str = "scoring.engine") -> None:
+    """Raise RecipeError, which says what to install, if Ray is missing; `engine` is the field that asks."""
     if find_spec("ray") is None:
         raise RecipeError(
-            "scoring.engine",
+            engine,
             "ray",
             "the package ray is not installed",
-            "pip install 'polydistill[ray]', or set scoring.engine: local",
+            f"pip install 'polydistill[ray]', or set {engine}: local",
+        )
+
+
+def versions(packages: Sequence[str]) -> dict[str, str]:
+    """The versions of packages in this process."""
+    # `2.13.0+cpu` and `2.13.0+cu130` are the same code.
+    return {name: version(name).partition("+")[0] for name in packages}
+
+
+def check_versions(expected: dict[str, str], field: str = FIELD) -> None:
+    """Raise ClusterError if this process has other versions than the driver."""
+    different = [
+        f"{name} {installed} (here {expected[name]})"
+        for name, installed in versions(list(expected)).items()
+        if installed != expected[name]
+    ]
+    if different:
+        raise ClusterError(
+            field,
+            None,
+            f"machine {os.uname().nodename} has {', '.join(different)}",
+            "install the same versions on every machine: other code gives other numbers",
         )
 
 
@@ -38,13 +62,16 @@ def address_of(settings: Ray) -> str | None:
     return settings.address or os.environ.get("RAY_ADDRESS") or None
 
 
-def _field(settings: Ray) -> str:
-    return FIELD if settings.address or not os.environ.get("RAY_ADDRESS") else "RAY_ADDRESS"
+def _field(settings: Ray, field: str) -> str:
+    return field if settings.address or not os.environ.get("RAY_ADDRESS") else "RAY_ADDRESS"
 
 
-def check_address(settings: Ray) -> None:
-    """Raise ClusterError if nothing answers at host:port: Ray tries for a minute, then ends the process."""
-    address, field = address_of(settings), _field(settings)
+def check_address(settings: Ray, *, field: str = FIELD) -> None:
+    """Raise ClusterError if nothing answers at host:port: Ray tries for a minute, then ends the process.
+
+    field  of the address in the recipe
+    """
+    remedy, address, field = _remedy(field), address_of(settings), _field(settings, field)
     if address is None or address in ("auto", "local"):
         return
     if "://" in address:
@@ -58,15 +85,15 @@ def check_address(settings: Ray) -> None:
     try:
         socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
     except (OSError, ValueError, OverflowError) as error:
-        raise ClusterError(field, address, f"cannot be reached ({error})", _REMEDY) from error
+        raise ClusterError(field, address, f"cannot be reached ({error})", remedy) from error
 
 
-def start(settings: Ray) -> bool:
+def start(settings: Ray, *, field: str = FIELD) -> bool:
     """Join the cluster, or start Ray on this machine; False if this process is already connected.
 
     Raises RecipeError if Ray is not installed, ClusterError if the cluster cannot be joined.
     """
-    require_ray()
+    require_ray(f"{field.partition('.')[0]}.engine")
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     import ray
@@ -75,22 +102,23 @@ def start(settings: Ray) -> bool:
         return False
     # By default Ray would also join the cluster that was last started on this machine.
     address = address_of(settings) or "local"
-    check_address(settings)
+    check_address(settings, field=field)
     own: dict[str, bool] = {"include_dashboard": False} if address == "local" else {}
     try:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR", **own)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise ClusterError(
-            _field(settings), address, f"cannot be joined ({lines[0][:200]})", _REMEDY
+            _field(settings, field), address, f"cannot be joined ({lines[0][:200]})", _remedy(field)
         ) from error
     return True
 
 
-_REMEDY = (
-    "check that `ray start --head` runs there and that its port is open, or leave scoring.ray.address out "
-    "and RAY_ADDRESS unset to start Ray on this machine"
-)
+def _remedy(field: str) -> str:
+    return (
+        f"check that `ray start --head` runs there and that its port is open, or leave {field} out and "
+        "RAY_ADDRESS unset to start Ray on this machine"
+    )
 
 
 def resources() -> list[dict[str, float]]:
