@@ -83,7 +83,9 @@ def test_the_documents_of_all_parts_are_those_of_the_text(kind, tmp_path, small_
     assert +(dropped + reading.dropped) == +whole
     if kind != "capped":
         assert len(parts) > 2
-    assert all(piece.size <= 3 * SMALL for part in parts for piece in part.pieces)
+    # A paragraph is never cut.
+    if kind != "paragraphs":
+        assert all(piece.size <= 3 * SMALL for part in parts for piece in part.pieces)
 
 
 def test_a_part_says_where_it_is(tmp_path, small_parts) -> None:
