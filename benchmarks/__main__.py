@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks import cluster, gpu, parts, scale, scoring, sooner, step, trim, vocab
+from benchmarks import cluster, gpu, parts, prepare, scale, scoring, sooner, step, trim, vocab
 from benchmarks.page import RESULTS, write_page
 from polydistill.pipelines.run_folder import environment
 
@@ -23,6 +23,7 @@ BENCHES = {
     "sooner": sooner.run,
     "parts": parts.run,
     "scale": scale.run,
+    "prepare": prepare.run,
     "trim": trim.run,
     "vocab": vocab.run,
 }

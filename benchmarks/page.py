@@ -64,6 +64,13 @@ ABOUT = {
         "size in a fresh process. Compare the peaks of a stage's first and last half to see whether its "
         "memory still grows.",
     ),
+    "prepare": (
+        "Preparing text",
+        "Text is read, cleaned, compared for repeats, split, counted by a WordPiece of 16,000 pieces and "
+        "packed. The bare tokenizer counts the same lines with as many threads, and nothing else. Memory is "
+        "what all processes take beside shared pages, over lines of shuffled words. The model puts the "
+        "measured processor seconds into 104 languages of Zipf sizes, one corpus after the other.",
+    ),
     "vocab": (
         "Vocabulary algebra",
         "Published vocabularies: the union of eight with every map, and a trim of the largest, whole and in "

@@ -50,6 +50,17 @@ def store_verify(folder: Annotated[Path, typer.Argument(help="A store, or a fold
         console.print(line, markup=False)
 
 
+@store_app.command("upload")
+def store_upload(
+    run: Annotated[Path, typer.Argument(help="A run's folder: runs/NAME.")],
+    url: Annotated[str, typer.Argument(help="Where to: a URL that fsspec knows, s3://bucket/runs/NAME.")],
+) -> None:
+    """Put a run's corpora and stores on storage: another machine trains with `reuse: [URL]`."""
+    from polydistill.tools.upload import upload_run
+
+    upload_run(run, url, console)
+
+
 @vocab_app.command("union")
 def vocab_union(
     models: Annotated[

@@ -336,8 +336,8 @@ class RunRecipe(Settings):
     output: str = Field("", description="The run's folder; empty: `runs/<name>`.")
     reuse: list[str] = Field(
         default_factory=list,
-        description="Folders of other runs whose corpora, stores and student are reused where they match "
-        "this run.",
+        description="Folders of other runs, or URLs of uploaded ones (`polydistill store upload`), whose "
+        "corpora, stores and student are reused where they match this run.",
     )
     seed: int = Field(0, ge=0, lt=2**32, description="Seed of all random draws.")
 

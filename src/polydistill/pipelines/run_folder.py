@@ -35,6 +35,7 @@ from polydistill.disk import (
 )
 from polydistill.errors import DiskError, RecipeError, RunFolderError
 from polydistill.processes import leads, wait_for_all
+from polydistill.remote import RemoteRun, is_url
 from polydistill.reports.progress import PROGRESS, Meter, State, Watch
 from polydistill.reports.records import ENVIRONMENT, TIMING, heal_records, is_environment, is_seconds
 
@@ -84,6 +85,7 @@ class Run:
     resolved  every setting of the recipe
     update    whether the recipe of an existing folder may change
     watch     takes each change of the run's position
+    remotes   runs on storage to fetch artefacts from
     """
 
     path: Path
@@ -92,6 +94,7 @@ class Run:
     resolved: Json = field(default_factory=dict)
     update: bool = False
     watch: Watch | None = None
+    remotes: list[RemoteRun] = field(default_factory=list)
 
     @cached_property
     def meter(self) -> Meter:
@@ -208,10 +211,16 @@ class Run:
         return Artefact(self.use(name, existing) if reuse else existing, inputs)
 
     def find(self, relative: str, inputs: object) -> Path | None:
-        """The folder of an artefact made from exactly these inputs, here or in a run of `self.reuse`."""
+        """The folder of an artefact made from exactly these inputs: here, or in a run of `self.reuse`; one
+        on storage is fetched.
+        """
         for root in (self.path, *self.reuse):
             if is_current(root / relative, inputs):
                 return root / relative
+        for remote in self.remotes if leads() else []:
+            if remote.fetch(relative, inputs, self.path / relative):
+                self.say(f"{relative}: fetched from {remote.url}")
+                return self.path / relative
         return None
 
     @contextmanager
@@ -244,8 +253,11 @@ def open_run(
     update  let the recipe of an existing folder change: what depends on the change is redone
     watch   takes each change of the run's position
     """
-    reuse = [Path(folder) for folder in recipe.reuse]
-    return Run(recipe.folder, reuse, show, recipe.model_dump(mode="json"), update, watch)
+    folders = [Path(place) for place in recipe.reuse if not is_url(place)]
+    remotes = [
+        RemoteRun(place, f"reuse[{index}]") for index, place in enumerate(recipe.reuse) if is_url(place)
+    ]
+    return Run(recipe.folder, folders, show, recipe.model_dump(mode="json"), update, watch, remotes)
 
 
 # Files that a run may leave if it stops before it writes its recipe.

@@ -6,15 +6,12 @@ guarantees about renaming.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
-import fsspec
 import xxhash
 
 from polydistill.disk import fingerprint
-from polydistill.errors import ClusterError, RecipeError
+from polydistill.remote import explain_storage, storage_at
 from polydistill.store.schema import shard_name
 
 FIELD = "scoring.ray.storage"
@@ -34,27 +31,19 @@ class ShardStorage:
 
     def __init__(self, url: str, identity: dict[str, Any]) -> None:
         self.url = url
-        try:
-            self._files, root = fsspec.core.url_to_fs(url)
-        except (ImportError, ValueError) as error:
-            raise RecipeError(
-                FIELD,
-                url,
-                f"cannot be used ({error})",
-                "install the package named, or give a URL that fsspec supports, such as s3://bucket/scoring",
-            ) from error
-        self._folder = f"{root.rstrip('/')}/{fingerprint(identity)}"
+        self._files, root = storage_at(url, FIELD)
+        self._folder = f"{root}/{fingerprint(identity)}"
 
     def put(self, index: int, data: bytes) -> None:
         """Write a shard's bytes."""
-        with self._explained("written"):
+        with explain_storage(self.url, FIELD, "written"):
             self._files.makedirs(self._folder, exist_ok=True)
             self._files.pipe_file(f"{self._folder}/{_name(index, checksum(data))}", data)
 
     def indices(self) -> dict[int, list[str]]:
         """Index → file names, of every shard in the storage, checked or not."""
         names: dict[int, list[str]] = {}
-        with self._explained("read"):
+        with explain_storage(self.url, FIELD, "read"):
             self._files.invalidate_cache()
             try:
                 paths = self._files.ls(self._folder, detail=False)
@@ -69,23 +58,11 @@ class ShardStorage:
     def get(self, index: int, names: list[str]) -> bytes | None:
         """A shard's bytes; None if no file matches the checksum in its name."""
         for name in names:
-            with self._explained("read"):
+            with explain_storage(self.url, FIELD, "read"):
                 data: bytes = self._files.cat_file(f"{self._folder}/{name}")
             if name == _name(index, checksum(data)):
                 return data
         return None
-
-    @contextmanager
-    def _explained(self, done: str) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:  # every storage raises its own types
-            raise ClusterError(
-                FIELD,
-                self.url,
-                f"cannot be {done} ({str(error).strip()[:200] or type(error).__name__})",
-                "check the URL and that every machine may read and write there; the same command resumes",
-            ) from error
 
 
 def _name(index: int, digest: str) -> str:
