@@ -94,6 +94,11 @@ class Corpora(Settings):
     block_lines: int = Field(
         64, ge=1, description="Mean number of lines of a block, for files without documents."
     )
+    near_repeats: Annotated[float, Field(ge=0.3, le=0.95)] | None = Field(
+        None,
+        description="Drop documents (or blocks of lines) that share about this much of their sequences of "
+        "five words with an earlier one, by MinHash. Held-out documents stay. Empty: only equal lines go.",
+    )
     smoothing_alpha: Share = Field(
         0.7,
         description="Languages are sampled with probability proportional to (number of examples) ** alpha.",

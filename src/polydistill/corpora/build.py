@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -16,6 +17,7 @@ from polydistill.corpora.dedup import Items, find_repeats, reasons
 from polydistill.corpora.documents import not_json
 from polydistill.corpora.examples import SCHEMA
 from polydistill.corpora.lines import not_utf8
+from polydistill.corpora.near import bands_for
 from polydistill.corpora.part_files import PartFiles
 from polydistill.corpora.part_work import Cleaning, Counted, Packing, clean_part, pack_part
 from polydistill.corpora.parts import Reading, Text
@@ -36,7 +38,9 @@ class Build:
     def clean(self, texts: Sequence[Text], held_out_share: float) -> tuple[PartFiles, Counted]:
         """(the cleaned lines of each part, counts of all)."""
         settings = self.settings
-        cleaning = Cleaning(settings.block_lines, settings.min_characters, held_out_share)
+        cleaning = Cleaning(
+            settings.block_lines, settings.min_characters, held_out_share, settings.near_repeats
+        )
         # A corpus without a document within the share is cleaned twice.
         again = "" if held_out_share == settings.held_out_share else "-first"
         files = PartFiles(self.folder, f"lines{again}")
@@ -62,7 +66,10 @@ class Build:
     def pack(self, lines: PartFiles, packing: Packing) -> tuple[PartFiles, Counter[str]]:
         """(the examples of each part, lines dropped by reason): equal lines are dropped first."""
         sizes = [lines.table(index).num_rows for index in range(len(lines))]
-        keep, lost = find_repeats(self.folder / "keep-lines", sizes, _items(lines, "lines"))
+        among = self._apart(lines, sizes)
+        keep, lost = find_repeats(self.folder / "keep-lines", sizes, _items(lines, "lines"), among=among)
+        dropped = reasons(lost)
+        dropped["near_repeat"] = 0 if among is None else int((~among).sum())
         starts = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
         files = PartFiles(self.folder, "examples")
 
@@ -75,7 +82,30 @@ class Build:
         for index, data in self.pool.map(pack_part, packing, missing()):
             files.write(index, data)
             self.progress("packed", len(files), len(lines))
-        return files, reasons(lost)
+        return files, dropped
+
+    def _apart(self, lines: PartFiles, sizes: Sequence[int]) -> npt.NDArray[np.bool_] | None:
+        """[lines] whether a line's document is no near-repeat; None if near-repeats are kept."""
+        if self.settings.near_repeats is None or not sum(sizes):
+            return None
+        number, _ = bands_for(self.settings.near_repeats)
+
+        def load(index: int) -> Items:
+            table = lines.table(index)
+            first = table.filter(pc.is_valid(table["bands"]))
+            bands = first["bands"].combine_chunks().flatten().to_numpy()
+            return Items(bands, np.repeat(first["split"].to_numpy(), number))
+
+        documents = [int(_begins(lines, index).sum()) for index in range(len(lines))]
+        keep, _ = find_repeats(self.folder / "keep-bands", [number * count for count in documents], load)
+        apart = np.asarray(keep.reshape(-1, number).all(axis=1))
+        among = np.memmap(self.folder / "apart", dtype=bool, mode="w+", shape=(sum(sizes),))
+        start = document = 0
+        for index, size in enumerate(sizes):
+            among[start : start + size] = apart[document + np.cumsum(_begins(lines, index)) - 1]
+            start += size
+            document += documents[index]
+        return among
 
     def join(self, examples: PartFiles, paths: Sequence[Path]) -> list[dict[str, int]]:
         """Write the examples of all parts to one file a split; returns each split's counts.
@@ -106,6 +136,11 @@ class Build:
         for split, each in enumerate(counts):
             each["repeated"] = sum(number for (loser, _), number in lost.items() if loser == split)
         return counts
+
+
+def _begins(lines: PartFiles, index: int) -> npt.NDArray[np.bool_]:
+    """[n] whether each line of a part is its document's first."""
+    return np.asarray(pc.is_valid(lines.table(index)["bands"]).to_numpy())
 
 
 def _items(files: PartFiles, kind: str) -> Callable[[int], Items]:

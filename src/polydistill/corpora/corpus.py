@@ -28,6 +28,7 @@ DROPPED = (
     "not_utf8",
     "not_json",
     "not_text",
+    "near_repeat",
     "duplicate",
     "in_held_out",
     "in_training",

@@ -28,13 +28,19 @@ class Items(NamedTuple):
 
 
 def find_repeats(
-    path: Path, sizes: Sequence[int], load: Callable[[int], Items], *, partition_items: int = PARTITION_ITEMS
+    path: Path,
+    sizes: Sequence[int],
+    load: Callable[[int], Items],
+    *,
+    among: npt.NDArray[np.bool_] | None = None,
+    partition_items: int = PARTITION_ITEMS,
 ) -> tuple[npt.NDArray[np.bool_], Counter[tuple[int, int]]]:
     """([sum of sizes] which items to keep, numbers of the others by (split, split of the one that is kept)).
 
     path   of a new file that holds the first result
     sizes  items of each part
     load   the items of a part by its number
+    among  [sum of sizes] the items that are looked at, by default all; no other is kept
     Of equal items, keeps the first held-out one, else the first of training, else the first of evaluation. So
     added text never removes held-out text. Items are parted by the range of their hashes, and each range is
     sorted alone.
@@ -44,14 +50,17 @@ def find_repeats(
     if not starts[-1]:
         return np.ones(0, dtype=bool), lost
     keep = np.memmap(path, dtype=bool, mode="w+", shape=(int(starts[-1]),))
-    keep[:] = True
+    keep[:] = True if among is None else among
     partitions = max(1, -(-int(starts[-1]) // partition_items))
     width = np.uint64(min(2**64 - 1, 2**64 // partitions))
     for partition in range(partitions):
         found = []
         for part, start in enumerate(starts[:-1]):
             items = load(part)
-            rows = np.flatnonzero(np.minimum(items.hashes // width, np.uint64(partitions - 1)) == partition)
+            chosen = np.minimum(items.hashes // width, np.uint64(partitions - 1)) == partition
+            if among is not None:
+                chosen &= among[start : start + len(chosen)]
+            rows = np.flatnonzero(chosen)
             found.append((start + rows, items.hashes[rows], items.splits[rows]))
         places, hashes, splits = (np.concatenate(column) for column in zip(*found, strict=True))
         rank = np.where(splits == HELD_OUT, 0, np.where(splits == TRAIN, 1, 2))

@@ -9,9 +9,11 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -20,11 +22,21 @@ from polydistill.corpora.counting import TokenCounter
 from polydistill.corpora.dedup import HELD_OUT, TRAIN
 from polydistill.corpora.examples import SCHEMA
 from polydistill.corpora.lines import Tally
+from polydistill.corpora.near import band_hashes, bands_for
 from polydistill.corpora.packing import pack
 from polydistill.corpora.parts import Part
 from polydistill.disk import hash_text
 
-LINES = pa.schema([("text", pa.string()), ("split", pa.uint8()), ("run", pa.uint32()), ("hash", pa.uint64())])
+# `bands` are those of a document (see `near`), at its first line.
+LINES = pa.schema(
+    [
+        ("text", pa.string()),
+        ("split", pa.uint8()),
+        ("run", pa.uint32()),
+        ("hash", pa.uint64()),
+        ("bands", pa.list_(pa.uint64())),
+    ]
+)
 EXAMPLES = SCHEMA.append(pa.field("split", pa.uint8()))
 _COUNTS = b"counts"
 
@@ -86,6 +98,7 @@ class Cleaning:
     block_lines: int
     min_characters: int
     held_out_share: float
+    near_repeats: float | None = None
 
 
 def clean_part(cleaning: Cleaning, part: Part) -> bytes:
@@ -97,21 +110,30 @@ def clean_part(cleaning: Cleaning, part: Part) -> bytes:
     texts: list[str] = []
     splits: list[int] = []
     runs: list[int] = []
-    for text, split, run in _cleaned(cleaning, part, counted):
-        texts.append(text)
-        splits.append(split)
-        runs.append(run)
+    starts: list[int] = []
+    for lines, split, run in _cleaned(cleaning, part, counted):
+        starts.append(len(texts))
+        texts += lines
+        splits += [split] * len(lines)
+        runs += [run] * len(lines)
+    bands: list[npt.NDArray[np.uint64] | None] = [None] * len(texts)
+    if cleaning.near_repeats is not None:
+        shape = bands_for(cleaning.near_repeats)
+        for start, end in pairwise([*starts, len(texts)]):
+            bands[start] = band_hashes(texts[start:end], *shape)
     hashes = np.array([hash_text(text) for text in texts], dtype=np.uint64)
     columns = [
         pa.array(texts, pa.string()),
         pa.array(splits, pa.uint8()),
         pa.array(runs, pa.uint32()),
         pa.array(hashes, pa.uint64()),
+        pa.array(bands, pa.list_(pa.uint64())),
     ]
     return _stream(columns, LINES.with_metadata(counted.metadata()))
 
 
-def _cleaned(cleaning: Cleaning, part: Part, counted: Counted) -> Iterator[tuple[str, int, int]]:
+def _cleaned(cleaning: Cleaning, part: Part, counted: Counted) -> Iterator[tuple[list[str], int, int]]:
+    """(cleaned lines, split, run) of each document with text."""
     run = 0
     last: tuple[str, int] | None = None
     for piece in part.pieces:
@@ -125,6 +147,7 @@ def _cleaned(cleaning: Cleaning, part: Part, counted: Counted) -> Iterator[tuple
             last = (document.origin, split)
             origin = counted.origins[document.origin]
             origin["documents"] += 1
+            kept = []
             for line in document.lines:
                 cleaned = clean_line(
                     line,
@@ -133,11 +156,13 @@ def _cleaned(cleaning: Cleaning, part: Part, counted: Counted) -> Iterator[tuple
                     changed=counted.changed,
                 )
                 if cleaned is not None:
-                    if piece.split is None:
-                        counted.places = (min(place, counted.places[0]), max(place, counted.places[1]))
-                    origin["lines"] += 1
-                    origin["characters"] += len(cleaned)
-                    yield cleaned, split, run
+                    kept.append(cleaned)
+            if kept:
+                if piece.split is None:
+                    counted.places = (min(place, counted.places[0]), max(place, counted.places[1]))
+                origin["lines"] += len(kept)
+                origin["characters"] += sum(map(len, kept))
+                yield kept, split, run
 
 
 @dataclass(frozen=True)

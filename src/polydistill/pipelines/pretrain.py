@@ -26,6 +26,7 @@ from polydistill.pipelines.run_folder import Artefact, Run, fingerprints
 from polydistill.pipelines.stages.conflicts import Conflict, collect, report_conflicts
 from polydistill.pipelines.stages.corpora import prepare_corpora
 from polydistill.pipelines.stages.evaluation import Measured, Reading, evaluate, write_page
+from polydistill.pipelines.stages.languages import wrong_languages
 from polydistill.pipelines.stages.planning import (
     CHARACTERS_OF_A_TOKEN,
     further_texts,
@@ -187,7 +188,7 @@ def plan_pretrain(recipe: PretrainRecipe, console: Console, _: Pipelines) -> lis
     arguments = check_arguments(recipe.training)
     print_settings(recipe, console, training=arguments)
     console.print("a pre-training recipe: its vocabulary and model are made from the text, gold labels only")
-    conflicts = further_texts(recipe)
+    conflicts = [*further_texts(recipe), *wrong_languages(recipe)]
     sizes = collect(
         recipe.languages,
         lambda name, s: measure_text(s.text, f"languages.{name}.text", [], recipe.corpora.block_lines),

@@ -15,6 +15,7 @@ from polydistill.pipelines.pipeline import Pipelines
 from polydistill.pipelines.probe.plan import plan_tasks
 from polydistill.pipelines.stages.conflicts import Conflict, collect, report_conflicts
 from polydistill.pipelines.stages.engine import plan_engine
+from polydistill.pipelines.stages.languages import wrong_languages
 from polydistill.pipelines.stages.planning import (
     CHARACTERS_OF_A_TOKEN,
     further_texts,
@@ -37,7 +38,7 @@ LIVE_TEACHER = 4 / 3
 def plan_balance(recipe: BalanceRecipe, console: Console, _: Pipelines) -> list[Conflict]:
     """Print settings, sizes and times of a balance run; returns its conflicts."""
     print_settings(recipe, console, training=check_arguments(recipe.training))
-    conflicts = [*plan_engine(recipe, console), *further_texts(recipe)]
+    conflicts = [*plan_engine(recipe, console), *further_texts(recipe), *wrong_languages(recipe)]
     sizes = collect(
         recipe.languages,
         lambda name, s: measure_text(s.text, f"languages.{name}.text", [], recipe.corpora.block_lines),

@@ -35,6 +35,7 @@ from polydistill.pipelines.pipeline import Pipelines
 from polydistill.pipelines.run_folder import open_run
 from polydistill.pipelines.stages.conflicts import Conflict, collect, report_conflicts
 from polydistill.pipelines.stages.engine import plan_engine
+from polydistill.pipelines.stages.languages import wrong_languages
 from polydistill.pipelines.stages.planning import (
     LanguageSize,
     further_texts,
@@ -71,7 +72,7 @@ def plan_extract(recipe: ExtractRecipe, console: Console, _: Pipelines) -> list[
     """
     arguments = check_arguments(recipe.training)
     print_settings(recipe, console, training=arguments)
-    conflicts = [*plan_engine(recipe, console), *further_texts(recipe)]
+    conflicts = [*plan_engine(recipe, console), *further_texts(recipe), *wrong_languages(recipe)]
     tokenizers = collect({"teacher": recipe}, lambda _, r: teacher_tokenizer(r), conflicts)
     configs = collect({"teacher": recipe}, lambda _, r: teacher_config(r), conflicts)
     sizes = collect(

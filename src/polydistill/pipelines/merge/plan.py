@@ -17,6 +17,7 @@ from polydistill.pipelines.merge.vocabulary import check_spelling, describe, sam
 from polydistill.pipelines.pipeline import Pipelines
 from polydistill.pipelines.stages.conflicts import Conflict, collect, report_conflicts
 from polydistill.pipelines.stages.engine import plan_engine
+from polydistill.pipelines.stages.languages import wrong_languages
 from polydistill.pipelines.stages.planning import (
     LanguageSize,
     further_texts,
@@ -50,7 +51,7 @@ def plan_merge(recipe: MergeRecipe, console: Console, _: Pipelines) -> list[Conf
     """
     arguments = check_arguments(recipe.training)
     print_settings(recipe, console, training=arguments)
-    problems = [*plan_engine(recipe, console), *further_texts(recipe)]
+    problems = [*plan_engine(recipe, console), *further_texts(recipe), *wrong_languages(recipe)]
     tokenizers = collect(
         recipe.teachers,
         lambda name, t: load_tokenizer(t.model, name=name, tokenizer=t.tokenizer, revision=t.revision),
