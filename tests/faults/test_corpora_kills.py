@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -75,8 +76,10 @@ def test_random_kills_of_the_driver_or_a_worker_change_no_byte(text, whole, tmp_
             for path in sorted(folder.rglob("*"), reverse=True):
                 path.unlink()
             folder.rmdir()
-        else:
-            assert process.returncode == -signal.SIGKILL, process.stderr.read()
+        elif process.returncode != -signal.SIGKILL:
+            # Its workers were killed three times on one part: the same command resumes.
+            said = process.stderr.read()
+            assert re.search(r"a worker was lost 3 times on .*a\.txt, lines [\d,]+ to [\d,]+", said), said
     process = start(text, folder, "2")
     assert process.wait() == 0, process.stderr.read()
     assert content(folder) == whole

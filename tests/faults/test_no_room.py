@@ -44,7 +44,8 @@ def test_a_stage_that_would_not_find_room_is_not_begun(recipe_values, monkeypatc
         )
     }
     # The message rounds to a tenth.
-    assert missing["corpora/en"] == pytest.approx(taken["corpora/en"], abs=0.06)
+    # A corpus' lines and examples lie in parts beside it, until it is whole.
+    assert missing["corpora/en"] == pytest.approx(3 * taken["corpora/en"], abs=0.1)
     assert missing["score/en/en"] == pytest.approx(taken["score/en/en"], rel=0.25)
     assert 0.7 * taken["train"] < missing["train"] < 1.6 * taken["train"]
 

@@ -77,7 +77,8 @@ class Build:
             for index in range(len(lines)):
                 if not files.has(index):
                     kept = keep[starts[index] : starts[index + 1]].tobytes()
-                    yield Task(index, f"part {index}", (lines.read(index), kept))
+                    place = Counted.of(lines.table(index).schema).part
+                    yield Task(index, place, (lines.read(index), kept))
 
         for index, data in self.pool.map(pack_part, packing, missing()):
             files.write(index, data)

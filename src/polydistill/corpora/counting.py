@@ -19,7 +19,7 @@ from polydistill.corpora.packing import Units
 # Words that a process remembers: the first ones of its text, for the frequent ones are among them, and the
 # last ones, for a line is counted again where it is cut. Longer ones are not words (Chinese has no blanks),
 # and only the last few are remembered.
-FIRST_WORDS, LAST_WORDS, LAST_LONG_WORDS = 1 << 18, 1 << 14, 1 << 10
+FIRST_WORDS, LAST_WORDS, LAST_LONG_WORDS = 1 << 17, 1 << 14, 1 << 10
 WORD_CHARACTERS = 24
 _JOINED_WORDS = 512
 # Normalizers that act on single characters, or within words: what they make of a word depends on no other
@@ -46,6 +46,7 @@ _AT_BLANKS = {"BertPreTokenizer", "Whitespace", "WhitespaceSplit"}
 class TokenCounter:
     """For each text, the largest number of tokens by any of the tokenizers, without special tokens.
 
+    Texts are cleaned lines (`cleaning.clean_line`), joined by line ends: a tokenizer may delete other blanks.
     exact_by_words  whether counts come from remembered words: exact for WordPiece that splits at blanks
     Picklable; a copy in another process remembers words of its own.
     """
@@ -91,9 +92,11 @@ class TokenCounter:
             self.backends, self._blanks, self._han, self._known, strict=True
         ):
             words = apart if han else plain
+            if blank:
+                words = [each[:1] + [blank + word for word in each[1:]] for each in plain]
             new = sorted(known.unknown(set[str]().union(*words)))
             if new:
-                known.learn(new, self._count_words(backend, [blank + word for word in new]))
+                known.learn(new, self._count_words(backend, new))
             size = known.__getitem__
             counts = [max(count, sum(map(size, each))) for count, each in zip(counts, words, strict=True)]
         return counts

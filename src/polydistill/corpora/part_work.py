@@ -48,6 +48,7 @@ class Counted:
     tallies  of each file that was read as lines
     places   the smallest and the largest place (`place_of`) of a document with text, texts that are wholly
              for evaluation left out
+    part     its place in words, see `Part.place`
     """
 
     dropped: Counter[str] = field(default_factory=Counter)
@@ -55,6 +56,7 @@ class Counted:
     origins: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     tallies: dict[str, Tally] = field(default_factory=lambda: defaultdict(Tally))
     places: tuple[float, float] = (1.0, 0.0)
+    part: str = ""
 
     def add(self, other: Counted) -> None:
         """Add the counts of another part."""
@@ -82,6 +84,7 @@ class Counted:
             {origin: Counter(counts) for origin, counts in found["origins"].items()},
             {origin: Tally(**counts) for origin, counts in found["tallies"].items()},
             tuple(found["places"]),
+            found["part"],
         )
 
 
@@ -106,7 +109,7 @@ def clean_part(cleaning: Cleaning, part: Part) -> bytes:
 
     Consecutive documents of one origin and split have the same run number: they may be packed together.
     """
-    counted = Counted()
+    counted = Counted(part=part.place)
     texts: list[str] = []
     splits: list[int] = []
     runs: list[int] = []

@@ -103,7 +103,7 @@ def prepare_corpus(
 
     def needs_bytes() -> float:
         # Cleaned lines and examples of the parts lie beside the corpus until it is whole.
-        return 2.5 * sum(source_bytes(sources, field=field) for field, sources in texts.items())
+        return 3 * sum(source_bytes(sources, field=field) for field, sources in texts.items())
 
     return run.make(
         f"corpora/{language}", inputs, write, reuse=True, needs_bytes=needs_bytes, keep_partial=True
