@@ -9,7 +9,6 @@ from polydistill.config.balance import BalanceRecipe
 from polydistill.config.extract import ExtractRecipe
 from polydistill.config.merge import MergeRecipe
 from polydistill.config.pretrain import PretrainRecipe
-from polydistill.config.shared import Card
 from polydistill.disk import Json
 from polydistill.reports.card_sections import (
     READS_ALL,
@@ -158,49 +157,6 @@ def balance_card(
         "",
         *loading_section(),
         *licence_section(recipe.card, "A model inherits the terms of its training text."),
-    ]
-    return "\n".join(lines)
-
-
-def trim_card(record: Json) -> str:
-    """Markdown of a trimmed model's card, with the hub's metadata block.
-
-    record  the contents of trim.json
-    """
-    languages = record["languages"]
-    logits = record["logits"]
-    lines = front_matter(list(languages), Card(), [record["model"]])
-    name = shown_name(record["model"])
-    lines += [
-        f"# {name}, trimmed to {', '.join(languages)}",
-        "",
-        f"The weights of {name} with {record['pieces']:,} of its {record['original_pieces']:,} pieces, "
-        f"chosen on text by polydistill {record['polydistill']}: {record['parameters']:,} of "
-        f"{record['original_parameters']:,} parameters. Nothing was trained.",
-        "",
-        "Text whose pieces are all kept is split as before, with the same predictions among kept pieces. On "
-        "lines that the selection did not see:",
-        "",
-        "| language | lines | all pieces kept | of these split the same | unknown tokens before | after | "
-        "tokens per word before | after |",
-        "|---|---|---|---|---|---|---|---|",
-        *(
-            f"| {language} | {counts['num_texts']} | {counts['kept_texts']} + {counts['shortened_texts']} "
-            f"shortened | {counts['identical_texts']} | {counts['unknown_share']:.4%} | "
-            f"{counts['trimmed_unknown_share']:.4%} | {counts['fertility']:.3f} | "
-            f"{counts['trimmed_fertility']:.3f} |"
-            for language, counts in languages.items()
-        ),
-        "",
-        f"Largest difference between the logits of kept pieces: {logits['max_difference']:.2g} on "
-        f"{logits['tokens']} tokens (float32, largest logit {logits['max_logit']:.1f}). `trim.json` has all "
-        "figures, `kept.json` the old id of each new id.",
-        "",
-        *loading_section(),
-        "## Licence",
-        "",
-        f"The terms of {name} apply to this part of it. State them here before you publish it.",
-        "",
     ]
     return "\n".join(lines)
 
