@@ -49,6 +49,11 @@ class Kind:
     task: str
     pooled: bool = False
 
+    @property
+    def exported(self) -> tuple[str, ...]:
+        """The outputs of an exported graph: a pooler is the head of a task that the encoder no longer has."""
+        return tuple(name for name in self.outputs if name != "pooler_output")
+
 
 MASKED_LM = Kind("masked language model", "ForMaskedLM", AutoModelForMaskedLM, ("logits",), "fill-mask")
 ENCODER = Kind(

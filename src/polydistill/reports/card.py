@@ -22,6 +22,7 @@ from polydistill.reports.card_sections import (
     split_card,
     training_section,
 )
+from polydistill.reports.trim_card import CLASSES
 from polydistill.version import __version__
 
 
@@ -171,14 +172,31 @@ def metadata(model: str) -> Json:
     return {key: front[key] for key in kept if key in front}
 
 
+JS_DTYPE = ', { dtype: "int8" }'
+JS_POOLING = ', { pooling: "mean", normalize: true }'
+SENTENCES = [
+    "```python",
+    "from sentence_transformers import SentenceTransformer",
+    "",
+    'model = SentenceTransformer("FOLDER")  # or backend="onnx"',
+    "```",
+    "",
+]
+
+
 def export_card(record: Json) -> str:
     """Markdown of an exported model's card, with the hub's metadata block.
 
     record  the contents of export.json
     """
     name = record["model"]
-    metadata_of = record["metadata"] | {"library_name": "onnx", "pipeline_tag": "fill-mask"}
-    metadata_of |= {"tags": ["polydistill", "masked-lm", "onnx"]}
+    task, _ = CLASSES[record["task"]]
+    sentences = record["sentences"]
+    metadata_of = record["metadata"] | {
+        "library_name": "sentence-transformers" if sentences else "transformers.js",
+        "pipeline_tag": "sentence-similarity" if sentences else task,
+        "tags": ["polydistill", *(["masked-lm"] if task == "fill-mask" else []), "onnx"],
+    }
     metadata_of |= {} if is_local(name) else {"base_model": [name]}
     worst = max(row["onnx"]["relative_difference"] for row in record["logits"])
     lines = [
@@ -188,18 +206,18 @@ def export_card(record: Json) -> str:
         "",
         f"The weights of {name} ({record['architecture']}, {record['parameters']:,} parameters) as an ONNX "
         f"graph of opset {record['opset']}, exported by polydistill {record['versions']['polydistill']}. "
-        f"It takes {', '.join(record['inputs'])} (int64, batch x tokens) and returns logits (float32, batch "
-        "x tokens x pieces).",
+        f"It takes {', '.join(record['inputs'])} (int64, batch x tokens) and returns "
+        f"{', '.join(record['outputs'])} (float32).",
         "",
-        f"Logits differ from PyTorch's by at most {worst:.1g} of the largest logit. `export.json` has all "
+        f"Outputs differ from PyTorch's by at most {worst:.1g} of the largest. `export.json` has all "
         "figures.",
         "",
     ]
     if "int8" in record["files"]:
         lines += [
-            f"`model.int8.onnx` has int8 weights of {record['int8']['weight_bits']} bits. Activations are "
-            "quantised dynamically, with one scale per batch: a text's logits change slightly with the other "
-            "texts of its batch.",
+            f"`onnx/model_int8.onnx` has int8 weights of {record['int8']['weight_bits']} bits. Activations "
+            "are quantised dynamically, with one scale per batch: a text's outputs change slightly with the "
+            "other texts of its batch.",
             "",
         ]
     if record["mrr"]:
@@ -210,14 +228,22 @@ def export_card(record: Json) -> str:
         ]
         lines += [""]
     lines += [
+        *(SENTENCES if sentences else []),
         "```python",
         "import onnxruntime",
         "from transformers import AutoTokenizer",
         "",
         'tokenizer = AutoTokenizer.from_pretrained("FOLDER")',
-        'session = onnxruntime.InferenceSession("FOLDER/model.onnx")',
+        'session = onnxruntime.InferenceSession("FOLDER/onnx/model.onnx")',
         'batch = dict(tokenizer(["TEXT"], return_tensors="np", padding=True))',
-        'logits = session.run(["logits"], {i.name: batch[i.name] for i in session.get_inputs()})[0]',
+        "outputs = session.run(None, {i.name: batch[i.name] for i in session.get_inputs()})",
+        "```",
+        "",
+        "```js",
+        'import { pipeline } from "@huggingface/transformers";',
+        "",
+        f'const run = await pipeline("{task}", "FOLDER"{JS_DTYPE if "int8" in record["files"] else ""});',
+        f'console.log(await run("TEXT"{JS_POOLING if task == "feature-extraction" else ""}));',
         "```",
         "",
         "## Licence",

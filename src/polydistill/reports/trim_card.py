@@ -80,9 +80,9 @@ def script_lines(record: Json) -> list[str]:
     more = f", {len(scripts) - SHOWN} more" if len(scripts) > SHOWN else ""
     share = max(each["share"] for each in scripts.values())
     return [
-        f"{number:,} single characters of {_count(len(scripts), 'script')} were given up ({', '.join(largest)}"
-        f"{more}), each at most {share:.3%} of the text's letters; {unknown:,} of them are unknown now, "
-        "and so is text in these scripts"
+        f"{number:,} single characters of {_count(len(scripts), 'script')} were given up "
+        f"({', '.join(largest)}{more}), each at most {share:.3%} of the text's letters; {unknown:,} of them "
+        "are unknown now, and so is text in these scripts"
     ]
 
 

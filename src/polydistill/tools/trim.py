@@ -23,7 +23,7 @@ from polydistill.tokenization.load import LoadedTokenizer
 from polydistill.tokenization.scripts import check_scripts, count_characters, script_shares, written_scripts
 from polydistill.tokenization.selection import Frequency, Selection, document_frequency, select
 from polydistill.tokenization.trim import Agreement, compare_trimmed, trim_tokenizer
-from polydistill.tools.trim_folders import ModelFolder, open_folder
+from polydistill.tools.folders import ModelFolder, open_folder
 from polydistill.version import __version__
 
 if TYPE_CHECKING:

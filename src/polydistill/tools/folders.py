@@ -1,4 +1,4 @@
-"""What is trimmed: a model's folder, a sentence-transformers folder, or GLiNER's."""
+"""What is trimmed or exported: a model's folder, a sentence-transformers folder, or GLiNER's."""
 
 from __future__ import annotations
 
@@ -60,9 +60,10 @@ class ModelFolder:
         )
         self.unused: list[str] = []
 
-    def load(self) -> PreTrainedModel:
-        """The model in the precision of its file: float32 holds every number of a file of several."""
-        dtype: torch.dtype | Literal["auto"] = "auto"
+    def load(self, *, dtype: torch.dtype | Literal["auto"] = "auto") -> PreTrainedModel:
+        """The model, by default in the precision of its file: float32 holds every number of a file of
+        several.
+        """
         if len(weight_types(self.model, revision=self.revision)) > 1:
             dtype = torch.float32
         loaded, _, self.unused = load_kind(
@@ -123,10 +124,14 @@ class SentenceFolder(ModelFolder):
         self, folder: Path, tokenizer: LoadedTokenizer, smaller: PreTrainedModel, selection: Selection
     ) -> None:
         """As a model's, with the other modules and settings copied."""
+        self.copy_modules(folder)
+        super().write(folder / self.inside, tokenizer, smaller, selection)
+
+    def copy_modules(self, folder: Path) -> None:
+        """Copy the other modules and all settings, as they are."""
         for name in self._copied():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(self.root / name, folder / name)
-        super().write(folder / self.inside, tokenizer, smaller, selection)
 
     def read(self, folder: Path) -> tuple[LoadedTokenizer, PreTrainedModel]:
         """As a model's."""
@@ -179,8 +184,8 @@ class GlinerFolder(ModelFolder):
                 "load and save it with GLiNER once, which adds the rows of its own tokens",
             )
 
-    def load(self) -> PreTrainedModel:
-        """The encoder."""
+    def load(self, *, dtype: torch.dtype | Literal["auto"] = "auto") -> PreTrainedModel:
+        """The encoder in the precision of its file, whatever is asked."""
         return self.gliner.encoder
 
     def identity(self) -> str:
@@ -219,14 +224,20 @@ class GlinerFolder(ModelFolder):
         return {"weights": outside}
 
 
-def open_folder(model: str, *, revision: str | None = None, allow_pickle: bool = False) -> ModelFolder:
-    """What a folder or a hub name holds, told by its files. Raises ModelError for what cannot be trimmed."""
+def open_folder(
+    model: str, *, revision: str | None = None, allow_pickle: bool = False, kind: Kind | None = None
+) -> ModelFolder:
+    """What a folder or a hub name holds, told by its files.
+
+    kind  how a model's folder is to be read; None: as its `architectures` says
+    Raises ModelError for what cannot be trimmed.
+    """
     refuse_missing(model, "model")
     if find_file(model, CONFIG, revision):
         return GlinerFolder(model, revision=revision, allow_pickle=allow_pickle)
     if find_file(model, MODULES, revision):
         return SentenceFolder(model, revision=revision, allow_pickle=allow_pickle)
-    return ModelFolder(model, revision=revision, allow_pickle=allow_pickle)
+    return ModelFolder(model, revision=revision, allow_pickle=allow_pickle, kind=kind)
 
 
 def _whole_folder(model: str, revision: str | None) -> Path:
