@@ -1,7 +1,7 @@
 """What an extracted student costs beside mBERT: Eliquare's table 3, at mBERT's own sizes.
 
-Random weights: cost does not depend on them. `python -m benchmarks.extract_cost [ROUNDS]` prints JSON. It takes
-most of an hour in one thread, so `make bench` leaves it out.
+Random weights: cost does not depend on them. `python -m benchmarks.extract_cost [ROUNDS]` prints JSON. It
+takes most of an hour in one thread, so `make bench` leaves it out.
 """
 
 from __future__ import annotations

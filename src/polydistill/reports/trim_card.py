@@ -105,7 +105,7 @@ def weight_lines(record: Json) -> list[str]:
     ]
     if left_out:
         shown = ", ".join(left_out[:SHOWN]) + (" …" if len(left_out) > SHOWN else "")
-        lines.append(f"left out, because {what_it_is(record)}s do not use them: {len(left_out)} ({shown})")
+        lines.append(f"left out, because its class does not use them: {len(left_out)} weights ({shown})")
     return lines
 
 
