@@ -36,7 +36,7 @@ from polydistill.tools.export_checks import (
     prove_logits,
 )
 from polydistill.tools.export_layout import FILES, write_beside, write_browser_settings
-from polydistill.tools.folders import ModelFolder, open_folder
+from polydistill.tools.folders import ModelFolder, SentenceFolder, open_folder
 from polydistill.version import __version__
 
 if TYPE_CHECKING:
@@ -95,13 +95,7 @@ def export_model(
     output = free_folder(output)
     sources = [Source(path=path, documents="lines") for path in texts]
     identity = source_identity(sources, field="text") if sources else None
-    source = open_folder(
-        model, revision=revision, allow_pickle=allow_pickle, kind=ENCODER if sentence_transformers else None
-    )
-    if source.layout == "GLiNER":
-        raise ModelError(
-            "model", model, "is a GLiNER model, whose export its own package writes", "use GLiNER's to_onnx"
-        )
+    source = _open(model, revision, allow_pickle, sentences=sentence_transformers)
     tokenizer, original = source.tokenizer, source.load(dtype=torch.float32)
     chosen = choose_lines(texts, lines) if texts else []
     sentences = sentence_transformers or source.layout == "sentence-transformers"
@@ -139,6 +133,25 @@ def export_model(
     _print(record, console)
     console.print(f"written to {output}", markup=False)
     return record
+
+
+def _open(model: str, revision: str | None, allow_pickle: bool, *, sentences: bool) -> ModelFolder:
+    """What is exported; ModelError for what cannot be."""
+    source = open_folder(
+        model, revision=revision, allow_pickle=allow_pickle, kind=ENCODER if sentences else None
+    )
+    if source.layout == "GLiNER":
+        raise ModelError(
+            "model", model, "is a GLiNER model, whose export its own package writes", "use GLiNER's to_onnx"
+        )
+    if isinstance(source, SentenceFolder) and source.inside:
+        raise ModelError(
+            "model",
+            model,
+            f"keeps its encoder in {source.inside}, where transformers.js does not look",
+            "load and save it with sentence-transformers 5 or later, which writes it beside modules.json",
+        )
+    return source
 
 
 def _step(console: Console, what: str) -> None:
