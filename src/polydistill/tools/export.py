@@ -99,17 +99,10 @@ def export_model(
     tokenizer, original = source.tokenizer, source.load(dtype=torch.float32)
     chosen = choose_lines(texts, lines) if texts else []
     sentences = sentence_transformers or source.layout == "sentence-transformers"
-    facts = _facts(model, revision, original, source, sentences=sentences, opset=opset) | {
-        "lines": len(chosen)
-    }
-    inputs = {
-        **facts,
-        "weights": source.identity(),
-        "tokenizer": tokenizer.fingerprint,
-        "text": identity,
-        "int8": int8,
-        "int8_bits": int8_bits,
-    }
+    facts = _facts(model, revision, original, source, sentences=sentences, opset=opset)
+    facts |= {"lines": len(chosen)}
+    inputs = facts | {"weights": source.identity(), "tokenizer": tokenizer.fingerprint, "text": identity}
+    inputs |= {"int8": int8, "int8_bits": int8_bits}
     with artefact_or_nothing(output, inputs) as folder:
         _step(console, "writing the graphs")
         write_beside(folder, source, tokenizer, original, sentences=sentences)

@@ -63,21 +63,8 @@ def trim_vocabulary(
     if the proof fails, nothing is written.
     """
     output = free_folder(output)
-    if verify_lines < 1:
-        raise RecipeError(
-            "verify_lines", verify_lines, "leaves nothing to prove the trim on", "give 1 or more"
-        )
-    sources = {
-        language: [Source(path=path, documents="lines") for path in paths]
-        for language, paths in texts.items()
-    }
-    if not sources:
-        raise CorpusError("text", None, "no text is given", "pass --text LANGUAGE=PATH")
-    # Missing files and too small a size are refused before the text is read.
-    identity = {
-        language: source_identity(files, field=f"text.{language}") for language, files in sources.items()
-    }
-    check_scripts(keep_scripts, "keep_scripts")
+    _check(verify_lines, drop_scripts, keep_scripts)
+    sources, identity = _sources(texts)
     source = open_folder(model, revision=revision, allow_pickle=allow_pickle)
     tokenizer = source.tokenizer
     choice: Json = {"min_document_share": min_document_share, "size": size}
@@ -115,6 +102,31 @@ def trim_vocabulary(
         console.print(line, markup=False)
     console.print(f"written to {output}", markup=False)
     return record
+
+
+def _check(verify_lines: int, drop_scripts: bool, keep_scripts: Sequence[str]) -> None:
+    if verify_lines < 1:
+        raise RecipeError(
+            "verify_lines", verify_lines, "leaves nothing to prove the trim on", "give 1 or more"
+        )
+    check_scripts(keep_scripts, "keep_scripts")
+    if keep_scripts and not drop_scripts:
+        raise RecipeError(
+            "keep_scripts", list(keep_scripts), "all scripts are kept", "set drop_scripts, or leave it out"
+        )
+
+
+def _sources(texts: Mapping[str, Sequence[str]]) -> tuple[dict[str, list[Source]], Json]:
+    """(language → its files, what identifies them). Missing files are refused before any text is read."""
+    sources = {
+        language: [Source(path=path, documents="lines") for path in paths]
+        for language, paths in texts.items()
+    }
+    if not sources:
+        raise CorpusError("text", None, "no text is given", "pass --text LANGUAGE=PATH")
+    return sources, {
+        language: source_identity(files, field=f"text.{language}") for language, files in sources.items()
+    }
 
 
 def _write(

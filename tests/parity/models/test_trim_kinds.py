@@ -282,3 +282,5 @@ def test_scripts_that_the_text_does_not_write(tmp_path, multilingual_teacher, te
     assert same["scripts"] == {}
     with pytest.raises(RecipeError, match="keep_scripts 'Klingon'"):
         trim(multilingual_teacher, texts, tmp_path / "no", drop_scripts=True, keep_scripts=["Klingon"])
+    with pytest.raises(RecipeError, match=r"keep_scripts .*all scripts are kept"):
+        trim(multilingual_teacher, texts, tmp_path / "no", keep_scripts=["Greek"])
