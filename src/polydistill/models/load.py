@@ -256,7 +256,9 @@ def _dtypes(model: str, revision: str | None) -> Iterator[tuple[str, str]]:
 
 
 def weight_types(model: str, *, revision: str | None = None) -> set[str]:
-    """Names of the floating-point types in a model's weight files."""
+    """Names of the floating-point types in a model's safetensors files; of a pickle none, unopened."""
+    if not any(find_file(model, file, revision) for file in WEIGHT_FILES):
+        return set()
     types = {dtype for _, dtype in _dtypes(model, revision)}
     return {dtype for dtype in types if dtype.startswith(("F", "BF", "float", "bfloat"))}
 
