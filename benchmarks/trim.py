@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import lzma
 import os
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,15 @@ from transformers import BertTokenizer
 
 from polydistill.tokenization.load import LoadedTokenizer
 from polydistill.tokenization.pieces import STUDENT_SPECIALS
+from polydistill.tokenization.scripts import script_shares, written_scripts
 from polydistill.tokenization.selection import Entries, document_frequency, select
 from polydistill.tokenization.trim import compare_trimmed, trim_tokenizer
 
 SHARED = Path(os.environ.get("POLYDISTILL_SHARED", "../shared"))
 # Vocabulary → width of its model's embeddings.
 WIDTHS = {"mbert-cased": 768, "labse-cased-501k": 768, "multilingual-e5-small": 384}
-SHARES = (None, 0.001)
+# (least share of lines, whether characters of scripts that the text does not write go)
+CHOICES = ((None, False), (None, True), (0.001, False))
 # One line in APART is held out.
 APART = 20
 
@@ -39,7 +42,7 @@ def run(languages: str = "fr,hi,ko,sw,zh", num_lines: str = "20000") -> dict[str
             rows += [
                 {"vocabulary": name, "language": language} | row for row in measure(tokenizer, lines, width)
             ]
-            print(*rows[-len(SHARES) :], sep="\n", flush=True)
+            print(*rows[-len(CHOICES) :], sep="\n", flush=True)
     return {"lines": int(num_lines), "rows": rows}
 
 
@@ -67,20 +70,27 @@ def spread(path: Path, number: int) -> list[str]:
 
 
 def measure(tokenizer: LoadedTokenizer, lines: list[str], width: int) -> list[dict[str, Any]]:
-    """One row of figures for each share."""
+    """One row of figures for each choice."""
     apart = lines[::APART]
     known = [line for index, line in enumerate(lines) if index % APART]
     frequency = document_frequency(tokenizer.backend, known, tokenizer.size)
     idle = sum(int(frequency.counts[index]) == 0 for index in Entries(tokenizer).characters)
     rows = []
-    for share in SHARES:
-        selection = select(tokenizer, {"x": frequency}, min_document_share=share)
+    characters: Counter[str] = Counter()
+    for line in known:
+        characters.update(line)
+    written = written_scripts([script_shares(characters)])
+    for share, dropped in CHOICES:
+        scripts = written if dropped else None
+        selection = select(tokenizer, {"x": frequency}, min_document_share=share, scripts=scripts)
         measured, _, differing = compare_trimmed(
             tokenizer, trim_tokenizer(tokenizer, selection).backend, selection, apart
         )
         rows.append(
             {
                 "min_document_share": share,
+                "drop_scripts": dropped,
+                "dropped": {script: len(ids) for script, ids in selection.dropped.items()},
                 "pieces": tokenizer.size,
                 "kept": len(selection.kept),
                 **selection.reasons,

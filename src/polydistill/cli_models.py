@@ -56,12 +56,25 @@ def cost(
 
 
 def export(
-    model: Annotated[str, typer.Argument(help="A folder or hub name of a masked language model.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="A folder or hub name: a masked language model, an encoder, a classifier of texts or "
+            "tokens, a question answerer or a sentence-transformers folder."
+        ),
+    ],
     output: Annotated[Path, typer.Option(help="Folder for the exported model and its tokenizer.")],
     int8: Annotated[bool, typer.Option("--int8", help="Also write a model with int8 weights.")] = False,
     int8_bits: Annotated[
         int, typer.Option(help="Bits of int8 weights: 7 is correct on every CPU, 8 needs VNNI (x86) or ARM.")
     ] = 7,
+    sentence_transformers: Annotated[
+        bool,
+        typer.Option(
+            "--sentence-transformers",
+            help="Write the encoder alone, with mean pooling, as a folder that SentenceTransformer loads.",
+        ),
+    ] = False,
     text: Annotated[
         list[str],
         typer.Option(
@@ -79,7 +92,7 @@ def export(
     ] = None,
     allow_pickle: Annotated[bool, typer.Option(help="Accept weights that exist only as a pickle.")] = False,
 ) -> None:
-    """Export a model to ONNX, check that its logits are the same, and measure the savings."""
+    """Export a model to ONNX, check that it computes the same, and measure the savings."""
     from polydistill.tools.export import Latency, export_model
 
     export_model(
@@ -88,6 +101,7 @@ def export(
         console,
         int8=int8,
         int8_bits=int8_bits,
+        sentence_transformers=sentence_transformers,
         texts=text,
         lines=lines,
         opset=opset,

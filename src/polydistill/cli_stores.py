@@ -86,7 +86,13 @@ def vocab_inspect(model: Annotated[str, typer.Argument(help="A folder or hub nam
 
 @vocab_app.command("trim")
 def vocab_trim(
-    model: Annotated[str, typer.Argument(help="A folder or hub name of a masked language model.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="A folder or hub name: a masked language model, an encoder, a classifier of texts or "
+            "tokens, a question answerer, a sentence-transformers folder or GLiNER's."
+        ),
+    ],
     text: Annotated[
         list[str],
         typer.Option(
@@ -99,6 +105,18 @@ def vocab_trim(
         typer.Option(help="Keep pieces in at least this share of a language's lines; default: in one line."),
     ] = None,
     size: Annotated[int | None, typer.Option(help="Keep at most N pieces, the most frequent.")] = None,
+    drop_scripts: Annotated[
+        bool,
+        typer.Option(
+            "--drop-scripts",
+            help="Give up single characters of scripts that the text does not write: text in them becomes "
+            "unknown.",
+        ),
+    ] = False,
+    keep_script: Annotated[
+        list[str],
+        typer.Option(help="With --drop-scripts: a script that stays all the same, such as Greek. Repeat it."),
+    ] = [],  # noqa: B006
     verify_lines: Annotated[
         int, typer.Option(help="Lines per language, left out of the selection, to verify the trim on.")
     ] = 500,
@@ -118,6 +136,8 @@ def vocab_trim(
         min_document_share=min_document_share,
         size=size,
         verify_lines=verify_lines,
+        drop_scripts=drop_scripts,
+        keep_scripts=keep_script,
         revision=revision,
         allow_pickle=allow_pickle,
     )

@@ -19,14 +19,15 @@ import psutil
 import torch
 
 from polydistill.errors import ModelError
-from polydistill.models.load import load_masked_lm, model_config, weights_size
+from polydistill.models.kinds import kind_of_model, load_kind
+from polydistill.models.load import model_config, weights_size
 from polydistill.models.onnx_runtime import OnnxModel
 from polydistill.models.precision import device
-from polydistill.models.student import build_student
 from polydistill.reports.progress import Count, uncounted
 from polydistill.tokenization.load import max_positions
 
 Part = Literal["encoder", "model"]
+Clock = Literal["wall", "processor"]
 # What is known of a model, or the options of its measurement.
 Facts = Mapping[str, Any]
 # (texts, tokens): that of Eliquare's table 3, and that of a service.
@@ -125,7 +126,7 @@ def _in_words(row: Facts, name: str) -> str:
 
 def describe(model: str, *, revision: str | None = None, allow_pickle: bool = False) -> dict[str, Any]:
     """Parameters, those in tables with a row per piece, bytes of weight files, pieces, largest length."""
-    loaded = load_masked_lm(model, revision=revision, allow_pickle=allow_pickle)
+    loaded, _, _ = load_kind(model, revision=revision, allow_pickle=allow_pickle)
     rows = loaded.config.vocab_size
     tables = [weight.numel() for weight in loaded.parameters() if weight.dim() == 2 and rows in weight.shape]
     return {
@@ -168,21 +169,26 @@ def measure_cost(
     calls: int,
     *,
     threads: int = 0,
+    clock: Clock = "wall",
     revision: str | None = None,
     allow_pickle: bool = False,
 ) -> dict[str, float]:
-    """Median seconds of a forward pass in this process, and peak memory for the model."""
+    """Median seconds of a forward pass in this process, and peak memory for the model.
+
+    clock  `processor` counts the seconds of all threads together, on a machine with other jobs
+    """
     if threads:
         torch.set_num_threads(threads)
     if model.endswith(".onnx"):
-        return _measure_onnx(Path(model), batch, length, calls, threads)
+        return _measure_onnx(Path(model), batch, length, calls, threads, clock)
     config = model_config(model, revision=revision)
     # Without weights: loads the architecture's code, larger than a small model, before memory counts.
-    build_student(config, seed=0, field="model", device="meta")
+    with torch.device("meta"):
+        kind_of_model(config, model).auto.from_config(config)
     before = psutil.Process().memory_info().rss
     where = torch.device("cpu") if threads else device()
     on_gpu = where.type == "cuda"
-    loaded = load_masked_lm(model, revision=revision, allow_pickle=allow_pickle).to(where)
+    loaded = load_kind(model, revision=revision, allow_pickle=allow_pickle)[0].to(where)
     runs = loaded.base_model if part == "encoder" else loaded
     ids = _random_ids(loaded.config.vocab_size, batch, min(length, max_positions(config))).to(where)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
@@ -192,20 +198,23 @@ def measure_cost(
         if on_gpu:
             torch.cuda.synchronize()
 
-    seconds = _median_seconds(call, calls)
+    seconds = _median_seconds(call, calls, clock)
     peak = torch.cuda.max_memory_allocated() if on_gpu else max(0, _high_water() - before)
     return {"seconds": seconds, "peak_bytes": float(peak)}
 
 
-def _measure_onnx(path: Path, batch: int, length: int, calls: int, threads: int) -> dict[str, float]:
+def _measure_onnx(
+    path: Path, batch: int, length: int, calls: int, threads: int, clock: Clock
+) -> dict[str, float]:
     import onnxruntime  # noqa: F401 - loads its code before memory counts
 
-    config = model_config(str(path.parent))
+    folder = path.parent if (path.parent / "config.json").is_file() else path.parent.parent
+    config = model_config(str(folder))
     before = psutil.Process().memory_info().rss
     loaded = OnnxModel(path, threads=threads)
     ids = _random_ids(config.vocab_size, batch, min(length, max_positions(config)))
     attention = torch.ones_like(ids)
-    seconds = _median_seconds(lambda: loaded.logits(ids, attention), calls)
+    seconds = _median_seconds(lambda: loaded.outputs(ids, attention), calls, clock)
     return {"seconds": seconds, "peak_bytes": float(max(0, _high_water() - before))}
 
 
@@ -213,13 +222,14 @@ def _random_ids(rows: int, batch: int, length: int) -> torch.Tensor:
     return torch.randint(0, rows, (batch, length), generator=torch.Generator().manual_seed(0))
 
 
-def _median_seconds(call: Callable[[], object], calls: int) -> float:
+def _median_seconds(call: Callable[[], object], calls: int, clock: Clock) -> float:
     """Over `calls` calls, after one that warms up."""
+    now = time.perf_counter if clock == "wall" else time.process_time
     seconds = []
     for _ in range(1 + calls):
-        started = time.perf_counter()
+        started = now()
         call()
-        seconds.append(time.perf_counter() - started)
+        seconds.append(now() - started)
     return statistics.median(seconds[1:])
 
 

@@ -43,11 +43,13 @@ def load_masked_lm(
     allow_pickle: bool = False,
     dtype: torch.dtype | Literal["auto"] = torch.float32,
     field: str | None = None,
+    unused: list[str] | None = None,
 ) -> PreTrainedModel:
     """A masked language model in evaluation mode, its weights from safetensors.
 
     dtype  of the loaded weights; `auto` for the file's own (a float16 file then stays float16, even on a CPU)
     field  the recipe's field of the model, for messages; by default under `teachers`, or `model`
+    unused takes the names of weights in the file that the model does not have
     Raises ModelError if there is no model, if its weights exist only as a pickle, if the architecture has no
     MLM head, or if the file lacks weights; NumericsError if a weight is not finite.
     """
@@ -75,6 +77,8 @@ def load_masked_lm(
         )
     check_weights(loaded, info, model, field, revision)
     check_finite(loaded, model, field)
+    if unused is not None:
+        unused += sorted(info["unexpected_keys"])
     return loaded.eval()
 
 
@@ -150,7 +154,7 @@ def masked_lm_config(
     config = model_config(model, name=name, revision=revision, field=field)
     kind = config.model_type
     if kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
-        what = "is a decoder, which predicts the next token" if kind in _DECODERS else "has no MLM head"
+        what = "is a decoder, which predicts the next token" if is_decoder(config) else "has no MLM head"
         raise ModelError(
             field or (f"teachers.{name}" if name else "model"),
             model,
@@ -158,6 +162,11 @@ def masked_lm_config(
             "give a masked language model, such as BERT, RoBERTa, XLM-R or ModernBERT",
         )
     return config
+
+
+def is_decoder(config: PreTrainedConfig) -> bool:
+    """Whether a configuration is of an architecture that only predicts the next token."""
+    return config.model_type in _DECODERS
 
 
 def check_sizes(config: PreTrainedConfig, field: str, value: object = None) -> None:
@@ -246,10 +255,18 @@ def _dtypes(model: str, revision: str | None) -> Iterator[tuple[str, str]]:
                 yield key, str(tensor.dtype).removeprefix("torch.")
 
 
+def weight_types(model: str, *, revision: str | None = None) -> set[str]:
+    """Names of the floating-point types in a model's safetensors files; of a pickle none, unopened."""
+    if not any(find_file(model, file, revision) for file in WEIGHT_FILES):
+        return set()
+    types = {dtype for _, dtype in _dtypes(model, revision)}
+    return {dtype for dtype in types if dtype.startswith(("F", "BF", "float", "bfloat"))}
+
+
 def weights_fingerprint(model: str, *, revision: str | None = None) -> str:
     """A model's identity by content: the hash of its weight files and configuration."""
     files = _weight_files(model, revision)
-    config = _find(model, "config.json", revision)
+    config = find_file(model, "config.json", revision)
     hashes = {} if config is None else {"config.json": hash_file(config)}
     return fingerprint(
         hashes | {name: hash_file(path) if path else "missing" for name, path in files.items()}
@@ -267,13 +284,13 @@ def _weight_files(model: str, revision: str | None, field: str = "model") -> dic
     """File name → path, for every weight file, shards included."""
     paths: dict[str, Path | None] = {}
     for file in (*WEIGHT_FILES, *PICKLE_FILES):
-        path = _find(model, file, revision)
+        path = find_file(model, file, revision)
         if path is None:
             continue
         paths[file] = path
         if file.endswith(".index.json"):
             for shard in _shards(path, field):
-                paths[shard] = _find(model, shard, revision)
+                paths[shard] = find_file(model, shard, revision)
     return paths
 
 
@@ -301,9 +318,9 @@ def _no_index(field: str, index: Path, reason: str) -> ModelError:
 
 def refuse_pickle(model: str, field: str, revision: str | None, allow_pickle: bool) -> None:
     """Raise ModelError if a model's weights exist only as a pickle, unless the recipe allows pickles."""
-    if any(_find(model, file, revision) for file in WEIGHT_FILES):
+    if any(find_file(model, file, revision) for file in WEIGHT_FILES):
         return
-    pickles = [file for file in PICKLE_FILES if _find(model, file, revision)]
+    pickles = [file for file in PICKLE_FILES if find_file(model, file, revision)]
     if pickles and not allow_pickle:
         raise ModelError(
             field,
@@ -313,7 +330,8 @@ def refuse_pickle(model: str, field: str, revision: str | None, allow_pickle: bo
         )
 
 
-def _find(model: str, file: str, revision: str | None) -> Path | None:
+def find_file(model: str, file: str, revision: str | None = None) -> Path | None:
+    """A file of a model's folder, or of its repository on the hub if that can be reached; else None."""
     if Path(model).is_dir():
         path = Path(model) / file
         return path if path.is_file() else None

@@ -1,8 +1,9 @@
-"""Export of a masked language model as an ONNX graph, and the difference of its logits."""
+"""Export of a model as an ONNX graph, and the difference of what the two compute."""
 
 from __future__ import annotations
 
 import inspect
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,8 +21,9 @@ if TYPE_CHECKING:
 
 # torch's exporter writes it without conversion; every onnxruntime since 1.14 reads it.
 OPSET = 18
-# A protobuf message is at most 2 GiB; larger weights go to a separate file.
+# A protobuf message is at most 2 GiB; larger weights go to a separate file, whose name ends so.
 INLINE_BYTES = 1_800_000_000
+DATA = "_data"
 
 
 class Inputs(NamedTuple):
@@ -33,10 +35,11 @@ class Inputs(NamedTuple):
 
 
 class Agreement(NamedTuple):
-    """Two models' logits at attended positions.
+    """Two models' outputs at attended positions.
 
-    difference, largest  the largest absolute difference; the first model's largest absolute logit
-    same                 share of positions with the same most likely piece
+    difference, largest  the largest absolute difference; the first model's largest absolute value
+    same                 share of positions with the same most likely piece; of outputs that are no pieces,
+                         the mean cosine of a text's outputs
     """
 
     difference: float
@@ -45,7 +48,7 @@ class Agreement(NamedTuple):
 
     @property
     def relative(self) -> float:
-        """The difference over the largest logit; NaN if either is not a number."""
+        """The difference over the largest value; NaN if either is not a number."""
         return self.difference / self.largest
 
 
@@ -74,11 +77,19 @@ def check_opset(opset: int) -> None:
         )
 
 
-def export_onnx(model: PreTrainedModel, path: Path, *, token_types: bool, opset: int = OPSET) -> None:
-    """Write a masked language model's graph: input_ids, attention_mask (and token_type_ids) [batch, tokens]
-    int64 → logits [batch, tokens, V] float32, any batch and length.
+def export_onnx(
+    model: PreTrainedModel,
+    path: Path,
+    *,
+    token_types: bool,
+    outputs: Sequence[str] = ("logits",),
+    opset: int = OPSET,
+) -> None:
+    """Write a model's graph: input_ids, attention_mask (and token_type_ids) [batch, tokens] int64 → outputs
+    [batch, ...] float32, any batch and length.
 
-    path   of the graph; a tied table is stored once, and weights beyond 1.8 GB go to `<path>.data`
+    path   of the graph; a tied table is stored once, and weights beyond 1.8 GB go to `<path>_data`
+    outputs  fields of the model's output
     opset  of ONNX's own operators, at least 18
     Raises RecipeError for an opset that cannot be written, ModelError if the architecture cannot be traced.
     """
@@ -93,11 +104,11 @@ def export_onnx(model: PreTrainedModel, path: Path, *, token_types: bool, opset:
     try:
         with quiet(), torch.no_grad():
             program: Any = torch.onnx.export(
-                _Logits(model).eval(),
+                _Outputs(model, outputs).eval(),
                 tuple(arguments),
                 dynamo=True,
                 input_names=names,
-                output_names=["logits"],
+                output_names=list(outputs),
                 dynamic_shapes=tuple(axes for _ in names),
                 opset_version=opset,
                 verbose=False,
@@ -114,7 +125,7 @@ def export_onnx(model: PreTrainedModel, path: Path, *, token_types: bool, opset:
         raise RecipeError("opset", opset, f"the graph came out in opset {exported}", f"give {OPSET}")
     _forget_sources(program.model)
     with quiet():
-        program.save(path, external_data=_bytes(model) > INLINE_BYTES)
+        _save(program, path, big=_bytes(model) > INLINE_BYTES)
     for written in path.parent.glob(path.name + "*"):
         sync(written)
 
@@ -129,25 +140,74 @@ def agreement(one: Tensor, other: Tensor, attention: Tensor) -> Agreement:
 
 @torch.no_grad()
 def compare_onnx(model: PreTrainedModel, exported: Sequence[OnnxModel], inputs: Inputs) -> list[Agreement]:
-    """The agreement of each exported model with the model itself on one batch."""
-    types = {} if inputs.token_types is None else {"token_type_ids": inputs.token_types}
-    own = model(input_ids=inputs.ids, attention_mask=inputs.attention, **types).logits.float()
+    """The agreement of each exported masked language model with the model itself on one batch."""
+    (own,) = _own_outputs(model, inputs, ("logits",))
     return [agreement(own, graph.logits(*inputs), inputs.attention) for graph in exported]
 
 
-class _Logits(nn.Module):
-    """The model with tensors as inputs and output."""
+@torch.no_grad()
+def compare_outputs(
+    model: PreTrainedModel,
+    exported: Sequence[OnnxModel],
+    inputs: Inputs,
+    outputs: Sequence[str],
+    *,
+    pooled: bool,
+) -> list[Agreement]:
+    """As `compare_onnx` for any outputs, each [B, L, ...], or [B, ...] if `pooled`: the worst of them."""
+    own = _own_outputs(model, inputs, outputs)
+    attention = inputs.attention[:, :1] if pooled else inputs.attention
+    agreed = []
+    for graph in exported:
+        pairs = list(zip(own, graph.outputs(*inputs), strict=True))
+        if pooled:
+            pairs = [(one[:, None], other[:, None]) for one, other in pairs]
+        each = [_output_agreement(one, other, attention) for one, other in pairs]
+        worst = max(each, key=lambda one: (one.relative != one.relative, one.relative))
+        agreed.append(worst._replace(same=min(one.same for one in each)))
+    return agreed
 
-    def __init__(self, model: PreTrainedModel) -> None:
+
+def _output_agreement(one: Tensor, other: Tensor, attention: Tensor) -> Agreement:
+    """Compare outputs [B, L] or [B, L, n] where attention [B, L] is 1."""
+    mask = attention.bool().reshape(*attention.shape, *[1] * (one.dim() - 2))
+    one, other = torch.where(mask, one, 0.0).flatten(1), torch.where(mask, other, 0.0).flatten(1)
+    cosine = nn.functional.cosine_similarity(one, other).mean()
+    return Agreement(float((one - other).abs().max()), float(one.abs().max()), float(cosine))
+
+
+def _own_outputs(model: PreTrainedModel, inputs: Inputs, outputs: Sequence[str]) -> list[Tensor]:
+    types = {} if inputs.token_types is None else {"token_type_ids": inputs.token_types}
+    made = model(input_ids=inputs.ids, attention_mask=inputs.attention, **types)
+    return [getattr(made, name).float() for name in outputs]
+
+
+class _Outputs(nn.Module):
+    """The model with tensors as inputs and outputs."""
+
+    def __init__(self, model: PreTrainedModel, outputs: Sequence[str]) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.outputs = model, tuple(outputs)
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
-    ) -> Tensor:
+    ) -> tuple[Tensor, ...]:
         types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
-        logits: Tensor = self.model(input_ids=input_ids, attention_mask=attention_mask, **types).logits
-        return logits
+        made = self.model(input_ids=input_ids, attention_mask=attention_mask, **types)
+        return tuple(getattr(made, name) for name in self.outputs)
+
+
+def _save(program: Any, path: Path, *, big: bool) -> None:
+    if not big:
+        program.save(path, external_data=False)
+        return
+    import onnx
+
+    # torch names the separate file otherwise than its readers do.
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        program.save(Path(folder) / path.name, external_data=True)
+        written = onnx.load(Path(folder) / path.name)
+    onnx.save_model(written, path, save_as_external_data=True, location=path.name + DATA)
 
 
 def _bytes(model: PreTrainedModel) -> int:

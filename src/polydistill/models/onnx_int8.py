@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from polydistill.disk import sync
-from polydistill.models.onnx_export import INLINE_BYTES
+from polydistill.models.onnx_export import DATA, INLINE_BYTES
 from polydistill.models.onnx_runtime import quiet, require_onnx
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def quantise_onnx(
             for name in _tables(model.graph, rows):
                 _quantise_table(model.graph, name, folded.get(name, ""))
         big = _weight_bytes(model.graph) > INLINE_BYTES
-        onnx.save_model(model, target, save_as_external_data=big, location=target.name + ".data")
+        onnx.save_model(model, target, save_as_external_data=big, location=target.name + DATA)
     for written in target.parent.glob(target.name + "*"):
         sync(written)
 
@@ -73,16 +73,23 @@ def _fold_transposes(graph: onnx.GraphProto) -> dict[str, str]:
 
     weights = {weight.name: weight for weight in graph.initializer}
     folded: dict[str, str] = {}
-    for node in [node for node in graph.node if node.op_type == "Transpose" and node.input[0] in weights]:
-        name = node.input[0]
-        if len(weights[name].dims) != 2:
-            continue
+
+    def fold(name: str) -> str:
         if name not in folded:
             folded[name] = name + FOLDED
             columns = np.ascontiguousarray(numpy_helper.to_array(weights[name]).T)
             graph.initializer.append(numpy_helper.from_array(columns, folded[name]))
-        _rename(graph, node.output[0], folded[name])
-        graph.node.remove(node)
+        return folded[name]
+
+    for node in [node for node in graph.node if node.op_type == "Transpose" and node.input[0] in weights]:
+        if len(weights[node.input[0]].dims) == 2:
+            _rename(graph, node.output[0], fold(node.input[0]))
+            graph.node.remove(node)
+    for node in [node for node in graph.node if node.op_type == "Gemm" and node.input[1] in weights]:
+        for attribute in node.attribute:
+            # The quantiser would transpose it, and leave its shape in the graph as it was.
+            if attribute.name == "transB" and attribute.i:
+                node.input[1], attribute.i = fold(node.input[1]), 0
     used = {name for node in graph.node for name in node.input}
     for name in folded:
         if name not in used:

@@ -28,7 +28,7 @@ def require_onnx() -> None:
 
 
 class OnnxModel:
-    """An exported masked language model, run on the CPU.
+    """An exported model, run on the CPU.
 
     path     its .onnx file, with external data beside it
     threads  within an operator; 0: as many as PyTorch uses, which respects OMP_NUM_THREADS
@@ -54,14 +54,23 @@ class OnnxModel:
                 "check that the file is complete, or export it with another opset",
             ) from error
         self.inputs = [node.name for node in self._session.get_inputs()]
+        self.names = [node.name for node in self._session.get_outputs()]
 
-    def logits(self, input_ids: Tensor, attention: Tensor, token_types: Tensor | None = None) -> Tensor:
-        """[B, L, V] float32 logits of [B, L] ids, attention mask and token types (zeros by default)."""
+    def outputs(
+        self, input_ids: Tensor, attention: Tensor, token_types: Tensor | None = None
+    ) -> list[Tensor]:
+        """Each of the graph's outputs, float32, of [B, L] ids, attention mask and token types (zeros by
+        default).
+        """
         feed = {"input_ids": input_ids.numpy(), "attention_mask": attention.numpy()}
         if "token_type_ids" in self.inputs:
             types = torch.zeros_like(input_ids) if token_types is None else token_types
             feed["token_type_ids"] = types.numpy()
-        return torch.from_numpy(self._session.run(["logits"], feed)[0])
+        return [torch.from_numpy(values) for values in self._session.run(self.names, feed)]
+
+    def logits(self, input_ids: Tensor, attention: Tensor, token_types: Tensor | None = None) -> Tensor:
+        """[B, L, V] logits of a masked language model, of inputs as for `outputs`."""
+        return self.outputs(input_ids, attention, token_types)[0]
 
     def logits_at(self, input_ids: Tensor, attention: Tensor, positions: Tensor) -> Iterator[Tensor]:
         """Logits [N, V] at positions [N] of the flattened batch, for `evaluation.measure_logits`."""

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from polydistill.errors import ModelError
 from polydistill.models.inputs import pad_batch
-from polydistill.models.student import build_student
 from polydistill.tokenization.encode import encode
 from polydistill.tokenization.load import LoadedTokenizer, first_position
 from polydistill.tokenization.selection import Selection
@@ -52,8 +51,8 @@ def trim_model(model: PreTrainedModel, kept: npt.NDArray[np.int64]) -> PreTraine
             f"{config.pad_token_id}",
             "keep more pieces than the old padding id",
         )
-    trimmed = build_student(config, seed=0, field="model").to(model.dtype)
-    vocabulary = _vocabulary_dimensions(model)
+    trimmed = _build_like(model, config).to(model.dtype)
+    vocabulary = vocabulary_dimensions(model)
     index = torch.from_numpy(kept)
     state = {
         name: tensor.index_select(vocabulary[name], index.to(tensor.device)) if name in vocabulary else tensor
@@ -61,6 +60,19 @@ def trim_model(model: PreTrainedModel, kept: npt.NDArray[np.int64]) -> PreTraine
     }
     trimmed.load_state_dict(state)
     return trimmed.eval()
+
+
+def _build_like(model: PreTrainedModel, config: PreTrainedConfig, device: str = "cpu") -> PreTrainedModel:
+    """A model of the same class with another configuration, its weights not yet those that it needs."""
+    state = torch.random.get_rng_state()
+    try:
+        with torch.device(device):
+            built = type(model)(copy.deepcopy(config))
+    finally:
+        torch.random.set_rng_state(state)
+    if getattr(model, "pooler", built) is None:
+        built.pooler = None
+    return built
 
 
 def logits_difference(
@@ -119,11 +131,11 @@ def _trim_config(config: PreTrainedConfig, kept: npt.NDArray[np.int64]) -> PreTr
     return trimmed
 
 
-def _vocabulary_dimensions(model: PreTrainedModel) -> dict[str, int]:
+def vocabulary_dimensions(model: PreTrainedModel) -> dict[str, int]:
     """Name of each tensor that depends on the vocabulary → its dimension of pieces."""
     larger = copy.deepcopy(model.config)
     larger.vocab_size += 1
-    shapes = build_student(larger, seed=0, field="model", device="meta").state_dict()
+    shapes = _build_like(model, larger, "meta").state_dict()
     dimensions = {}
     for name, tensor in model.state_dict().items():
         other = shapes[name].shape
@@ -154,12 +166,7 @@ def prove_logits(
     held: Mapping[str, Sequence[str]],
 ) -> dict[str, Any]:
     """Check in float32 that logits of kept pieces did not change; returns the record."""
-    share = max(1, LOGIT_TEXTS // len(held))
-    texts = [text for language_texts in held.values() for text in language_texts[:share]]
-    length = min(tokenizer.max_length, LOGIT_TOKENS)
-    encoded = [encoding.cut(length) for encoding in encode(tokenizer, texts)]
-    mask_id = tokenizer.special_ids["mask"]
-    sequences = [_masked(encoding.ids, encoding.starts, mask_id) for encoding in encoded]
+    sequences = proof_sequences(tokenizer, held, mask_id=tokenizer.special_ids["mask"])
     # The original is not needed in its own precision afterwards.
     difference, largest = logits_difference(original.float(), trimmed, selection.kept, sequences)
     tolerance = LOGIT_TOLERANCE * max(1.0, largest)
@@ -171,7 +178,7 @@ def prove_logits(
             "please report this architecture; nothing was written",
         )
     return {
-        "texts": len(texts),
+        "texts": len(sequences),
         "tokens": sum(map(len, sequences)),
         "max_difference": difference,
         "max_logit": largest,
@@ -183,3 +190,16 @@ def _masked(ids: npt.NDArray[np.int64], starts: npt.NDArray[np.int64], mask_id: 
     """[L] ids with every seventh token masked; special tokens (start -1) stay."""
     hidden = (starts >= 0) & (np.arange(len(ids)) % MASKED_ONE_IN == MASKED_ONE_IN // 2)
     return np.where(hidden, mask_id, ids)
+
+
+def proof_sequences(
+    tokenizer: LoadedTokenizer, held: Mapping[str, Sequence[str]], *, mask_id: int | None
+) -> list[npt.NDArray[np.int64]]:
+    """Ids of the texts to compare on, the same number of each language; masked if there is a mask."""
+    share = max(1, LOGIT_TEXTS // len(held))
+    texts = [text for language_texts in held.values() for text in language_texts[:share]]
+    length = min(tokenizer.max_length, LOGIT_TOKENS)
+    encoded = [encoding.cut(length) for encoding in encode(tokenizer, texts)]
+    if mask_id is None:
+        return [encoding.ids for encoding in encoded]
+    return [_masked(encoding.ids, encoding.starts, mask_id) for encoding in encoded]

@@ -9,7 +9,6 @@ from polydistill.config.balance import BalanceRecipe
 from polydistill.config.extract import ExtractRecipe
 from polydistill.config.merge import MergeRecipe
 from polydistill.config.pretrain import PretrainRecipe
-from polydistill.config.shared import Card
 from polydistill.disk import Json
 from polydistill.reports.card_sections import (
     READS_ALL,
@@ -23,6 +22,7 @@ from polydistill.reports.card_sections import (
     split_card,
     training_section,
 )
+from polydistill.reports.trim_card import CLASSES
 from polydistill.version import __version__
 
 
@@ -162,49 +162,6 @@ def balance_card(
     return "\n".join(lines)
 
 
-def trim_card(record: Json) -> str:
-    """Markdown of a trimmed model's card, with the hub's metadata block.
-
-    record  the contents of trim.json
-    """
-    languages = record["languages"]
-    logits = record["logits"]
-    lines = front_matter(list(languages), Card(), [record["model"]])
-    name = shown_name(record["model"])
-    lines += [
-        f"# {name}, trimmed to {', '.join(languages)}",
-        "",
-        f"The weights of {name} with {record['pieces']:,} of its {record['original_pieces']:,} pieces, "
-        f"chosen on text by polydistill {record['polydistill']}: {record['parameters']:,} of "
-        f"{record['original_parameters']:,} parameters. Nothing was trained.",
-        "",
-        "Text whose pieces are all kept is split as before, with the same predictions among kept pieces. On "
-        "lines that the selection did not see:",
-        "",
-        "| language | lines | all pieces kept | of these split the same | unknown tokens before | after | "
-        "tokens per word before | after |",
-        "|---|---|---|---|---|---|---|---|",
-        *(
-            f"| {language} | {counts['num_texts']} | {counts['kept_texts']} + {counts['shortened_texts']} "
-            f"shortened | {counts['identical_texts']} | {counts['unknown_share']:.4%} | "
-            f"{counts['trimmed_unknown_share']:.4%} | {counts['fertility']:.3f} | "
-            f"{counts['trimmed_fertility']:.3f} |"
-            for language, counts in languages.items()
-        ),
-        "",
-        f"Largest difference between the logits of kept pieces: {logits['max_difference']:.2g} on "
-        f"{logits['tokens']} tokens (float32, largest logit {logits['max_logit']:.1f}). `trim.json` has all "
-        "figures, `kept.json` the old id of each new id.",
-        "",
-        *loading_section(),
-        "## Licence",
-        "",
-        f"The terms of {name} apply to this part of it. State them here before you publish it.",
-        "",
-    ]
-    return "\n".join(lines)
-
-
 def metadata(model: str) -> Json:
     """Languages, licence and data stated on the card in a model's folder; {} if it has no card."""
     path = Path(model) / "README.md"
@@ -215,14 +172,31 @@ def metadata(model: str) -> Json:
     return {key: front[key] for key in kept if key in front}
 
 
+JS_DTYPE = ', { dtype: "int8" }'
+JS_POOLING = ', { pooling: "mean", normalize: true }'
+SENTENCES = [
+    "```python",
+    "from sentence_transformers import SentenceTransformer",
+    "",
+    'model = SentenceTransformer("FOLDER")  # or backend="onnx"',
+    "```",
+    "",
+]
+
+
 def export_card(record: Json) -> str:
     """Markdown of an exported model's card, with the hub's metadata block.
 
     record  the contents of export.json
     """
     name = record["model"]
-    metadata_of = record["metadata"] | {"library_name": "onnx", "pipeline_tag": "fill-mask"}
-    metadata_of |= {"tags": ["polydistill", "masked-lm", "onnx"]}
+    task, _ = CLASSES[record["task"]]
+    sentences = record["sentences"]
+    metadata_of = record["metadata"] | {
+        "library_name": "sentence-transformers" if sentences else "transformers.js",
+        "pipeline_tag": "sentence-similarity" if sentences else task,
+        "tags": ["polydistill", *(["masked-lm"] if task == "fill-mask" else []), "onnx"],
+    }
     metadata_of |= {} if is_local(name) else {"base_model": [name]}
     worst = max(row["onnx"]["relative_difference"] for row in record["logits"])
     lines = [
@@ -232,18 +206,18 @@ def export_card(record: Json) -> str:
         "",
         f"The weights of {name} ({record['architecture']}, {record['parameters']:,} parameters) as an ONNX "
         f"graph of opset {record['opset']}, exported by polydistill {record['versions']['polydistill']}. "
-        f"It takes {', '.join(record['inputs'])} (int64, batch x tokens) and returns logits (float32, batch "
-        "x tokens x pieces).",
+        f"It takes {', '.join(record['inputs'])} (int64, batch x tokens) and returns "
+        f"{', '.join(record['outputs'])} (float32).",
         "",
-        f"Logits differ from PyTorch's by at most {worst:.1g} of the largest logit. `export.json` has all "
+        f"Outputs differ from PyTorch's by at most {worst:.1g} of the largest. `export.json` has all "
         "figures.",
         "",
     ]
     if "int8" in record["files"]:
         lines += [
-            f"`model.int8.onnx` has int8 weights of {record['int8']['weight_bits']} bits. Activations are "
-            "quantised dynamically, with one scale per batch: a text's logits change slightly with the other "
-            "texts of its batch.",
+            f"`onnx/model_int8.onnx` has int8 weights of {record['int8']['weight_bits']} bits. Activations "
+            "are quantised dynamically, with one scale per batch: a text's outputs change slightly with the "
+            "other texts of its batch.",
             "",
         ]
     if record["mrr"]:
@@ -254,14 +228,22 @@ def export_card(record: Json) -> str:
         ]
         lines += [""]
     lines += [
+        *(SENTENCES if sentences else []),
         "```python",
         "import onnxruntime",
         "from transformers import AutoTokenizer",
         "",
         'tokenizer = AutoTokenizer.from_pretrained("FOLDER")',
-        'session = onnxruntime.InferenceSession("FOLDER/model.onnx")',
+        'session = onnxruntime.InferenceSession("FOLDER/onnx/model.onnx")',
         'batch = dict(tokenizer(["TEXT"], return_tensors="np", padding=True))',
-        'logits = session.run(["logits"], {i.name: batch[i.name] for i in session.get_inputs()})[0]',
+        "outputs = session.run(None, {i.name: batch[i.name] for i in session.get_inputs()})",
+        "```",
+        "",
+        "```js",
+        'import { pipeline } from "@huggingface/transformers";',
+        "",
+        f'const run = await pipeline("{task}", "FOLDER"{JS_DTYPE if "int8" in record["files"] else ""});',
+        f'console.log(await run("TEXT"{JS_POOLING if task == "feature-extraction" else ""}));',
         "```",
         "",
         "## Licence",

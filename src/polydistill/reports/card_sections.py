@@ -55,17 +55,18 @@ def front_matter(
     *,
     relation: str | None = None,
     pipeline: str = "fill-mask",
+    library: str = "transformers",
 ) -> list[str]:
     """The hub's metadata block.
 
     relation  to the teachers, in the hub's words: `merge`, `finetune`, `quantized`
-    pipeline  the hub's name of the task
+    pipeline  the hub's name of the task; library  of what loads the model
     """
     public = [teacher for teacher in teachers if not is_local(teacher)]
     metadata_of: Json = {"language": list(languages)}
     metadata_of |= {} if card.license is None else {"license": card.license}
     metadata_of |= {
-        "library_name": "transformers",
+        "library_name": library.lower(),
         "pipeline_tag": pipeline,
         "tags": ["polydistill", *(["masked-lm"] if pipeline == "fill-mask" else [])],
     }

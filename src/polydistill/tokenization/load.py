@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -134,14 +134,16 @@ def load_tokenizer(
     tokenizer: str | None = None,
     revision: str | None = None,
     field: str | None = None,
+    roles: Sequence[str] = ROLES,
 ) -> LoadedTokenizer:
     """Load the tokenizer of a model from a folder or the hub, and check that it is the model's.
 
     name       the teacher's name in the recipe, for messages
     tokenizer  folder or hub name of the tokenizer, if not the model's
     field      the recipe's field of the model, for messages; by default `teachers.NAME`, or `model`
-    Raises ModelError if nothing can be read there, TokenizerError for a slow tokenizer, one that lacks a mask
-    token or another special token, or one whose size does not match the model's.
+    roles      the special tokens that it must have; others are found if they are there
+    Raises ModelError if nothing can be read there, TokenizerError for a slow tokenizer, one that lacks one of
+    `roles`, or one whose size does not match the model's.
     """
     field = field or (f"teachers.{name}" if name else "model")
     origin = tokenizer or model
@@ -165,7 +167,7 @@ def load_tokenizer(
             "name a folder with config.json and a tokenizer, or a model on the hub (and unset "
             "HF_HUB_OFFLINE)",
         ) from error
-    backend, special_ids = _checked(loaded, field, origin)
+    backend, special_ids = _checked(loaded, field, origin, roles)
     limit, rows = _limits(config, loaded, field, origin)
     result = LoadedTokenizer(name or Path(model).name, backend, special_ids, limit, _settings(loaded))
     if rows is not None and not result.size <= rows <= max(result.size + MAX_SPARE_ROWS, result.size * 1.02):
@@ -192,12 +194,13 @@ def _refuse_bare(folder: str, field: str) -> None:
         )
 
 
-def load_vocabulary(folder: str, *, field: str) -> LoadedTokenizer:
+def load_vocabulary(folder: str, *, field: str, roles: Sequence[str] = ROLES) -> LoadedTokenizer:
     """Load a tokenizer alone, from a folder that needs no model in it, or from the hub.
 
     field  what named it, for messages
-    Raises TokenizerError if nothing can be read there, for a slow tokenizer, and for one that lacks a mask
-    token or another special token; ModelError if the folder does not exist.
+    roles  the special tokens that it must have
+    Raises TokenizerError if nothing can be read there, for a slow tokenizer, and for one that lacks one of
+    `roles`; ModelError if the folder does not exist.
     """
     refuse_missing(folder, field)
     try:
@@ -218,15 +221,17 @@ def load_vocabulary(folder: str, *, field: str) -> LoadedTokenizer:
             "name a folder with tokenizer.json and tokenizer_config.json, such as `polydistill vocab learn` "
             "writes",
         ) from error
-    backend, special_ids = _checked(loaded, field, folder)
+    backend, special_ids = _checked(loaded, field, folder, roles)
     length = int(getattr(loaded, "model_max_length", None) or 10**9)
     return LoadedTokenizer(Path(folder).name, backend, special_ids, length, _settings(loaded))
 
 
-def _checked(loaded: PreTrainedTokenizerFast, field: str, origin: str) -> tuple[Tokenizer, dict[str, int]]:
+def _checked(
+    loaded: PreTrainedTokenizerFast, field: str, origin: str, roles: Sequence[str]
+) -> tuple[Tokenizer, dict[str, int]]:
     """(the backend, set to read whole texts, role → id of the special tokens) of a wrapper.
 
-    Raises TokenizerError for a slow tokenizer, one that lacks a special token, and one that cannot read a
+    Raises TokenizerError for a slow tokenizer, one that lacks one of `roles`, and one that cannot read a
     text.
     """
     if not getattr(loaded, "is_fast", False):
@@ -236,7 +241,7 @@ def _checked(loaded: PreTrainedTokenizerFast, field: str, origin: str) -> tuple[
             "has only a slow tokenizer",
             "save it as tokenizer.json (a `tokenizers` file) first",
         )
-    special_ids = _special_ids(loaded, field, origin)
+    special_ids = _special_ids(loaded, field, origin, roles)
     backend = loaded.backend_tokenizer
     backend.no_truncation()
     backend.no_padding()
@@ -255,8 +260,12 @@ def _checked(loaded: PreTrainedTokenizerFast, field: str, origin: str) -> tuple[
     return backend, special_ids
 
 
-def _special_ids(loaded: PreTrainedTokenizerFast, field: str, origin: str) -> dict[str, int]:
-    """Role → id of a wrapper's special tokens; TokenizerError if one is missing or not in the vocabulary."""
+def _special_ids(
+    loaded: PreTrainedTokenizerFast, field: str, origin: str, roles: Sequence[str]
+) -> dict[str, int]:
+    """Role → id of a wrapper's special tokens; TokenizerError if one of `roles` is missing or not in the
+    vocabulary.
+    """
     special_ids: dict[str, int] = {}
     for role in ROLES:
         # Tokenizers like RoBERTa's may define the first and last token only as bos and eos.
@@ -275,6 +284,8 @@ def _special_ids(loaded: PreTrainedTokenizerFast, field: str, origin: str) -> di
                 f"its unknown token {unknown!r} is not in its vocabulary",
                 "set unk_token in tokenizer_config.json to the unknown token of tokenizer.json",
             ) from None
+        if index is None and role not in roles:
+            continue
         if index is None:
             raise TokenizerError(
                 field,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice, pairwise
@@ -17,6 +18,7 @@ from polydistill.errors import RecipeError, TokenizerError
 from polydistill.tokenization.encode import as_text
 from polydistill.tokenization.load import LoadedTokenizer
 from polydistill.tokenization.pieces import CONTINUING, Spec, is_unused
+from polydistill.tokenization.scripts import script_of
 
 TRIMMABLE = ("wordpiece", "unigram", "byte_level", "bpe")
 # Documents that are tokenised at once: the encodings of a whole batch are in memory.
@@ -49,10 +51,12 @@ class Selection:
     reasons  reason → number of pieces: `special` (roles and added tokens), `characters` (without which a
              character would become unknown), `used` (by the text), `merges` (parts that kept pieces are
              merged from)
+    dropped  script → ids of the characters that were given up because the text does not write it
     """
 
     kept: npt.NDArray[np.int64]
     reasons: dict[str, int]
+    dropped: dict[str, list[int]] = dataclasses.field(default_factory=dict)
 
     def mapping(self, size: int) -> npt.NDArray[np.int64]:
         """[size] int64: old id → new id, -1 for dropped pieces."""
@@ -92,6 +96,7 @@ def select(
     min_document_share: float | None = None,
     size: int | None = None,
     fixed_id: int | None = None,
+    scripts: Collection[str] | None = None,
     fields: TrimFields = TrimFields(),
 ) -> Selection:
     """Choose the pieces to keep; their new ids follow the order of the old ones.
@@ -104,11 +109,12 @@ def select(
     size                maximum number of pieces: the most frequent, of equal ones those with the lower id
     fields              the fields of the caller's settings, for messages
     fixed_id            an old id that must not change: some architectures count positions from pad's
+    scripts             characters of other scripts are kept only where text uses them; None: all are kept
     Raises TokenizerError for a kind of tokenizer that cannot be trimmed, RecipeError for an impossible share
     or size.
     """
     _check(tokenizer, min_document_share, size, fields)
-    entries = Entries(tokenizer)
+    entries = Entries(tokenizer, scripts)
     kept = entries.special | entries.characters
     reasons = {"special": len(entries.special), "characters": len(kept) - len(entries.special)}
     if size is not None and size < len(kept):
@@ -116,7 +122,8 @@ def select(
             fields.size,
             size,
             f"{tokenizer.name} keeps at least {len(kept):,} pieces ({reasons['special']:,} special tokens "
-            f"and {reasons['characters']:,} characters, so that no text becomes unknown)",
+            f"and {reasons['characters']:,} characters, so that no text "
+            f"{'' if scripts is None else 'of the kept scripts '}becomes unknown)",
             f"use {len(kept):,} or more",
         )
     none = np.zeros(tokenizer.size)
@@ -133,13 +140,18 @@ def select(
             continue
         kept |= parts | {int(index)}
         used, merges = used + 1, merges + len(parts)
-    return Selection(entries.order(kept, fixed_id), reasons | {"used": used, "merges": merges})
+    dropped = {script: sorted(ids - kept) for script, ids in entries.foreign.items() if ids - kept}
+    return Selection(entries.order(kept, fixed_id), reasons | {"used": used, "merges": merges}, dropped)
 
 
 class Entries:
-    """A vocabulary's entries as strings, and the dependencies between them."""
+    """A vocabulary's entries as strings, and the dependencies between them.
 
-    def __init__(self, tokenizer: LoadedTokenizer) -> None:
+    scripts  the scripts whose characters have to stay; None: of all
+    """
+
+    def __init__(self, tokenizer: LoadedTokenizer, scripts: Collection[str] | None = None) -> None:
+        self.scripts = scripts
         self.kind = tokenizer.kind
         self.model: Spec = tokenizer.spec["model"]
         self.ids = model_ids(self.model)
@@ -151,11 +163,41 @@ class Entries:
 
     @cached_property
     def characters(self) -> set[int]:
-        """Ids without which a known character would become unknown.
+        """Ids without which a known character would become unknown, `foreign` ones aside.
 
-        Entries of one character or byte, in each form that the model uses, and entries with a character that
-        has no entry of its own. A Unigram also keeps an entry with its lowest score, from which the score of
-        an unknown character is computed.
+        A Unigram also keeps an entry with its lowest score, from which the score of an unknown character is
+        computed.
+        """
+        kept = self._characters - {index for ids in self.foreign.values() for index in ids}
+        if self.kind == "unigram":
+            scores = [score for _, score in self.model["vocab"]]
+            lowest = min(scores)
+            if all(scores[index] > lowest for index in kept | self.special if index < len(scores)):
+                kept.add(scores.index(lowest))
+        return kept
+
+    @cached_property
+    def foreign(self) -> dict[str, set[int]]:
+        """Script that need not stay → ids of `_characters` that only it needs; an entry of several such
+        scripts counts for the first.
+        """
+        foreign: dict[str, set[int]] = {}
+        # The entries of a byte-level model are bytes, which belong to no script.
+        if self.scripts is None or self.kind == "byte_level":
+            return foreign
+        for index in self._characters:
+            found = [script for script in map(script_of, self.strings[index]) if script]
+            if found and not self._is_byte(index) and not any(script in self.scripts for script in found):
+                foreign.setdefault(found[0], set()).add(index)
+        return foreign
+
+    def _is_byte(self, index: int) -> bool:
+        return _BYTE.fullmatch(self.strings[index]) is not None
+
+    @cached_property
+    def _characters(self) -> set[int]:
+        """Ids of entries of one character or byte, in each form that the model uses, and of entries with a
+        character that has no entry of its own.
         """
         kept = set()
         for string, index in self.ids.items():
@@ -168,11 +210,6 @@ class Entries:
                 or (self.kind in ("wordpiece", "unigram") and not all(atom in self.ids for atom in atoms))
             ):
                 kept.add(index)
-        if self.kind == "unigram":
-            scores = [score for _, score in self.model["vocab"]]
-            lowest = min(scores)
-            if all(scores[index] > lowest for index in kept | self.special if index < len(scores)):
-                kept.add(scores.index(lowest))
         return kept
 
     def atoms(self, string: str) -> list[str]:

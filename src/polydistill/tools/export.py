@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,17 +17,16 @@ from rich.table import Table
 from polydistill.artefacts import artefact_or_nothing
 from polydistill.config.shared import Source
 from polydistill.corpora.sources import source_identity
-from polydistill.disk import Json, free_folder, links_in, write_json, write_text
-from polydistill.errors import RecipeError
+from polydistill.disk import Json, free_folder, write_json, write_text
+from polydistill.errors import ModelError, RecipeError
 from polydistill.evaluation.cost import measure_in_turns
-from polydistill.models.load import load_masked_lm, weights_fingerprint, weights_size
+from polydistill.models.kinds import ENCODER, MASKED_LM
 from polydistill.models.onnx_export import OPSET, check_opset, export_onnx, takes_token_types
 from polydistill.models.onnx_int8 import WEIGHT_BITS, quantise_onnx
 from polydistill.models.onnx_runtime import OnnxModel
 from polydistill.reports.card import export_card, metadata
 from polydistill.reports.progress import counting
-from polydistill.tokenization.load import LoadedTokenizer, load_tokenizer, max_positions
-from polydistill.tokenization.wordpiece import save_loaded
+from polydistill.tokenization.load import max_positions
 from polydistill.tools.export_checks import (
     TOLERANCE,
     choose_lines,
@@ -37,12 +35,13 @@ from polydistill.tools.export_checks import (
     prove_int8,
     prove_logits,
 )
+from polydistill.tools.export_layout import FILES, write_beside, write_browser_settings
+from polydistill.tools.folders import ModelFolder, SentenceFolder, open_folder
 from polydistill.version import __version__
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-FILES = {"onnx": "model.onnx", "int8": "model.int8.onnx"}
 # (texts, tokens): what a service sees, and what `cost` measures.
 LATENCY_SHAPES = ((1, 128), (32, 512))
 
@@ -68,6 +67,7 @@ def export_model(
     *,
     int8: bool = False,
     int8_bits: int = WEIGHT_BITS,
+    sentence_transformers: bool = False,
     texts: Sequence[str] = (),
     lines: int = 400,
     opset: int = OPSET,
@@ -75,46 +75,45 @@ def export_model(
     revision: str | None = None,
     allow_pickle: bool = False,
 ) -> Json:
-    """Write a masked language model as ONNX with its tokenizer, prove that it computes what the model does,
-    and print the proof.
+    """Write a model as ONNX with its tokenizer, prove that it computes what the model does, and print the
+    proof.
 
-    model    a folder or a hub name of a masked language model; its weights are taken in float32
+    model    a folder or a hub name of a masked language model, an encoder without a head, a classifier of
+             texts or tokens, a question answerer, or a sentence-transformers folder; in float32
     output   a new or empty folder
     int8     write a dynamically quantised model too
     int8_bits  of its matrices' weights, 7 or 8, see `quantise_onnx`
-    texts    files, folders or globs; on `lines` of their lines logits and MRR are compared, else logits
-             alone, on random pieces
+    sentence_transformers  write the encoder alone, as a folder that SentenceTransformer loads; a
+             sentence-transformers folder stays one without it
+    texts    files, folders or globs; on `lines` of their lines outputs and (of a masked language model) MRR
+             are compared, else outputs alone, on random pieces
     latency  how to time; None: not at all
     Returns the record that export.json holds. Raises UserError for what cannot be read or exported, for
-    missing packages and for logits that differ; then nothing is written.
+    missing packages and for outputs that differ; then nothing is written.
     """
     _check(opset, int8_bits, lines)
     output = free_folder(output)
     sources = [Source(path=path, documents="lines") for path in texts]
     identity = source_identity(sources, field="text") if sources else None
-    tokenizer = load_tokenizer(model, revision=revision)
-    original = load_masked_lm(model, revision=revision, allow_pickle=allow_pickle)
+    source = _open(model, revision, allow_pickle, sentences=sentence_transformers)
+    tokenizer, original = source.tokenizer, source.load(dtype=torch.float32)
     chosen = choose_lines(texts, lines) if texts else []
-    facts = _facts(model, revision, original, opset=opset) | {"lines": len(chosen)}
-    inputs = {
-        **facts,
-        "weights": weights_fingerprint(model, revision=revision),
-        "tokenizer": tokenizer.fingerprint,
-        "text": identity,
-        "int8": int8,
-        "int8_bits": int8_bits,
-    }
+    sentences = sentence_transformers or source.layout == "sentence-transformers"
+    facts = _facts(model, revision, original, source, sentences=sentences, opset=opset)
+    facts |= {"lines": len(chosen)}
+    inputs = facts | {"weights": source.identity(), "tokenizer": tokenizer.fingerprint, "text": identity}
+    inputs |= {"int8": int8, "int8_bits": int8_bits}
     with artefact_or_nothing(output, inputs) as folder:
         _step(console, "writing the graphs")
-        record = facts | _write(
-            folder, model, tokenizer, original, int8_bits=int8_bits if int8 else None, opset=opset
-        )
+        write_beside(folder, source, tokenizer, original, sentences=sentences)
+        record = facts | _write(folder, source, original, int8_bits=int8_bits if int8 else None, opset=opset)
         exported = {name: OnnxModel(folder / FILES[name]) for name in record["files"]}
         record["tolerance"] = TOLERANCE
-        _step(console, "comparing logits and guesses")
+        masked = source.kind == MASKED_LM
+        _step(console, "comparing logits and guesses" if masked else "comparing outputs")
         batches = proof_batches(tokenizer, chosen, token_types="token_type_ids" in record["inputs"])
-        record["logits"] = prove_logits(original, record["model"], exported, batches)
-        record["mrr"] = compare_mrr(original, exported, tokenizer, chosen) if chosen else None
+        record["logits"] = prove_logits(original, record["model"], exported, batches, source.kind)
+        record["mrr"] = compare_mrr(original, exported, tokenizer, chosen) if chosen and masked else None
         if int8:
             record["int8"] = prove_int8(record["model"], record["logits"], record["mrr"], bits=int8_bits)
         del exported
@@ -127,6 +126,25 @@ def export_model(
     _print(record, console)
     console.print(f"written to {output}", markup=False)
     return record
+
+
+def _open(model: str, revision: str | None, allow_pickle: bool, *, sentences: bool) -> ModelFolder:
+    """What is exported; ModelError for what cannot be."""
+    source = open_folder(
+        model, revision=revision, allow_pickle=allow_pickle, kind=ENCODER if sentences else None
+    )
+    if source.layout == "GLiNER":
+        raise ModelError(
+            "model", model, "is a GLiNER model, whose export its own package writes", "use GLiNER's to_onnx"
+        )
+    if isinstance(source, SentenceFolder) and source.inside:
+        raise ModelError(
+            "model",
+            model,
+            f"keeps its encoder in {source.inside}, where transformers.js does not look",
+            "load and save it with sentence-transformers 5 or later, which writes it beside modules.json",
+        )
+    return source
 
 
 def _step(console: Console, what: str) -> None:
@@ -146,7 +164,15 @@ def _check(opset: int, int8_bits: int, lines: int) -> None:
         raise RecipeError("lines", lines, "leaves no text to compare on", "give 1 or more")
 
 
-def _facts(model: str, revision: str | None, original: PreTrainedModel, *, opset: int) -> Json:
+def _facts(
+    model: str,
+    revision: str | None,
+    original: PreTrainedModel,
+    source: ModelFolder,
+    *,
+    sentences: bool,
+    opset: int,
+) -> Json:
     """What the record says of the model and of the packages that wrote it."""
     packages = ("torch", "transformers", "onnx", "onnxruntime", "onnxscript")
     return {
@@ -154,35 +180,32 @@ def _facts(model: str, revision: str | None, original: PreTrainedModel, *, opset
         "revision": revision,
         "opset": opset,
         "architecture": original.config.model_type,
+        "task": source.kind.name,
+        "outputs": list(source.kind.exported),
+        "layout": source.layout,
+        "sentences": sentences,
         "parameters": original.num_parameters(),
-        "original_weight_bytes": weights_size(model, revision=revision),
+        "original_weight_bytes": source.size(),
         "versions": {"polydistill": __version__} | {name: version(name) for name in packages},
     }
 
 
 def _write(
-    folder: Path,
-    model: str,
-    tokenizer: LoadedTokenizer,
-    original: PreTrainedModel,
-    *,
-    int8_bits: int | None,
-    opset: int,
+    folder: Path, source: ModelFolder, original: PreTrainedModel, *, int8_bits: int | None, opset: int
 ) -> Json:
-    """Write the tokenizer's files, config.json and the graphs; returns the graphs' inputs and bytes."""
-    save_loaded(tokenizer, folder)
-    # A student's tokenizers per language share its ids.
-    if (Path(model) / "tokenizer").is_dir():
-        shutil.copytree(Path(model) / "tokenizer", folder / "tokenizer", ignore=links_in)
-    original.config.save_pretrained(folder)
-    token_types = takes_token_types(original, tokenizer.settings["model_input_names"])
-    export_onnx(original, folder / FILES["onnx"], token_types=token_types, opset=opset)
+    """Write the graphs; returns their inputs and bytes."""
+    token_types = takes_token_types(original, source.tokenizer.settings["model_input_names"])
+    (folder / FILES["onnx"]).parent.mkdir()
+    export_onnx(
+        original, folder / FILES["onnx"], token_types=token_types, outputs=source.kind.exported, opset=opset
+    )
     names = ["onnx"]
     if int8_bits is not None:
         quantise_onnx(
             folder / FILES["onnx"], folder / FILES["int8"], rows=original.config.vocab_size, bits=int8_bits
         )
         names.append("int8")
+    write_browser_settings(folder, int8=int8_bits is not None)
     sizes = {name: sum(path.stat().st_size for path in folder.glob(FILES[name] + "*")) for name in names}
     return {
         "inputs": ["input_ids", "attention_mask", *(["token_type_ids"] if token_types else [])],
@@ -193,7 +216,7 @@ def _write(
 def _time(
     folder: Path, original: PreTrainedModel, names: Sequence[str], latency: Latency, console: Console
 ) -> Json:
-    """Seconds and memory of a pass with the MLM head: PyTorch and exported models in turns, each in its own
+    """Seconds and memory of a pass with its head: PyTorch and exported models in turns, each in its own
     process.
     """
     threads = latency.threads or torch.get_num_threads()
@@ -232,22 +255,26 @@ def _print(record: Json, console: Console) -> None:
     )
     for name, size in record["files"].items():
         console.print(f"{FILES[name]}: {size / 2**20:,.1f} MiB", markup=False)
+    masked = record["task"] == MASKED_LM.name
     table = _table(
-        "logits: texts x tokens",
+        f"{'logits' if masked else 'outputs'}: texts x tokens",
         "attended",
         *(f"{name} differs" for name in names),
-        *(f"{name} same top 1" for name in names),
+        *(f"{name} {'same top 1' if masked else 'cosine'}" for name in names),
     )
     for row in record["logits"]:
         table.add_row(
             f"{row['batch']} x {row['tokens']}",
             str(row["attended"]),
             *(f"{row[name]['relative_difference']:.1e}" for name in names),
-            *(f"{row[name]['same_argmax']:.2%}" for name in names),
+            *(
+                f"{row[name]['same_argmax']:.2%}" if masked else f"{row[name]['cosine']:.4f}"
+                for name in names
+            ),
         )
     console.print(table)
     console.print(
-        "largest difference over largest logit, at attended positions; allowed for onnx: "
+        "largest difference over largest value, at attended positions; allowed for onnx: "
         f"{record['tolerance']:g}; "
         + (
             f"{record['lines']} lines of text"
@@ -258,18 +285,21 @@ def _print(record: Json, console: Console) -> None:
     )
     if "int8" in record:
         kept = record["int8"]
-        console.print(
-            f"int8: weights of {kept['weight_bits']} bits; the float model's likeliest piece at "
-            f"{kept['same_argmax']:.1%} of positions (at least {kept['least_same_argmax']:.0%})",
-            markup=False,
-        )
+        if masked:
+            same = f"the float model's likeliest piece at {kept['same_argmax']:.1%} of positions (at least "
+            same += f"{kept['least_same_argmax']:.0%})"
+        else:
+            same = f"mean cosine with the float model's outputs {kept['cosine']:.4f} (at least "
+            same += f"{kept['least_cosine']:g})"
+        console.print(f"int8: weights of {kept['weight_bits']} bits; {same}", markup=False)
     if record["mrr"]:
         console.print(_mrr_table(record["mrr"]))
     if record["latency"]:
         console.print(_latency_table(record["latency"]))
         timed = record["latency"]
         console.print(
-            f"with the MLM head at all positions; medians of {timed['rounds']} fresh processes, in turns, "
+            f"with {'the MLM head' if masked else 'its head'} at all positions; medians of "
+            f"{timed['rounds']} fresh processes, in turns, "
             f"{timed['calls']} passes each; on the processor, threads for all: {timed['threads']}",
             markup=False,
         )

@@ -19,7 +19,8 @@ from polydistill.evaluation.readers import EVALUATION_SEED, hidden
 from polydistill.evaluation.uncertainty import paired_difference
 from polydistill.masking import mask_texts
 from polydistill.models.inputs import length_batches
-from polydistill.models.onnx_export import Inputs, compare_onnx
+from polydistill.models.kinds import MASKED_LM, Kind
+from polydistill.models.onnx_export import Inputs, compare_onnx, compare_outputs
 from polydistill.models.onnx_runtime import OnnxModel
 from polydistill.tokenization.encode import encode
 from polydistill.tokenization.load import LoadedTokenizer
@@ -34,6 +35,8 @@ TOLERANCE = 1e-4
 # What an int8 model may lose. Real models keep 0.85 to 0.98 of the likeliest pieces and at least 97 % of MRR;
 # a model whose products saturate keeps 0.1 and half.
 INT8_SAME, INT8_MRR_LOSS = 0.6, 0.05
+# Least mean cosine of a text's outputs with the float model's, where outputs are no pieces.
+INT8_COSINE = 0.9
 MASKED_ONE_IN = 7
 # Tokens of a line for MRR, and of a batch: an exported model makes logits for all of them.
 MRR_TOKENS, BATCH_TOKENS = 128, 1024
@@ -64,23 +67,35 @@ def proof_batches(
 
 
 def prove_logits(
-    model: PreTrainedModel, name: str, exported: Mapping[str, OnnxModel], batches: Sequence[Inputs]
+    model: PreTrainedModel,
+    name: str,
+    exported: Mapping[str, OnnxModel],
+    batches: Sequence[Inputs],
+    kind: Kind = MASKED_LM,
 ) -> list[Json]:
-    """How far exported models' logits are from the model's own, a row for each batch.
+    """How far exported models' outputs are from the model's own, a row for each batch.
 
+    kind      of the model: its logits, or other outputs
     exported  by name; the one called `onnx` must be within the tolerance
     Raises ModelError where it is not.
     """
     rows = []
     for inputs in batches:
-        comparisons = dict(zip(exported, compare_onnx(model, list(exported.values()), inputs), strict=True))
+        graphs = list(exported.values())
+        agreed = (
+            compare_onnx(model, graphs, inputs)
+            if kind == MASKED_LM
+            else compare_outputs(model, graphs, inputs, kind.exported, pooled=kind.pooled)
+        )
+        comparisons = dict(zip(exported, agreed, strict=True))
         own = comparisons["onnx"]
         shape = " x ".join(map(str, inputs.ids.shape))
         if not own.relative <= TOLERANCE:
             raise ModelError(
                 "model",
                 name,
-                f"the exported model's logits differ by {own.relative:.2g} of the largest one at {shape} "
+                f"the exported model's {' and '.join(kind.exported)} differ by {own.relative:.2g} of the "
+                f"largest one at {shape} "
                 f"tokens (allowed: {TOLERANCE:g})",
                 "please report this architecture; nothing was written",
             )
@@ -95,7 +110,7 @@ def prove_logits(
             row[key] = {
                 "max_difference": comparison.difference,
                 "relative_difference": comparison.relative,
-                "same_argmax": comparison.same,
+                "same_argmax" if kind == MASKED_LM else "cosine": comparison.same,
             }
         rows.append(row)
     return rows
@@ -109,6 +124,8 @@ def prove_int8(name: str, logits: Sequence[Json], mrr: Mapping[str, Json] | None
     A loss of MRR is refused only if its whole 95 % interval is beyond the tolerance.
     """
     attended = sum(row["attended"] for row in logits)
+    if "cosine" in logits[0]["int8"]:
+        return _prove_cosine(name, logits, bits=bits)
     same = sum(row["int8"]["same_argmax"] * row["attended"] for row in logits) / attended
     remedy = "leave --int8 out; nothing was written"
     if bits > 7:
@@ -137,6 +154,26 @@ def prove_int8(name: str, logits: Sequence[Json], mrr: Mapping[str, Json] | None
         "same_argmax": same,
         "least_same_argmax": INT8_SAME,
         "allowed_mrr_loss": INT8_MRR_LOSS,
+        "processor": torch.backends.cpu.get_cpu_capability(),
+    }
+
+
+def _prove_cosine(name: str, rows: Sequence[Json], *, bits: int) -> Json:
+    """`prove_int8` for outputs that are no pieces: the texts' mean cosine with the float model's."""
+    texts = sum(row["batch"] for row in rows)
+    cosine = sum(row["int8"]["cosine"] * row["batch"] for row in rows) / texts
+    if not cosine >= INT8_COSINE:
+        raise ModelError(
+            "int8",
+            name,
+            f"on this processor its outputs have a mean cosine of {cosine:.3f} with the float model's on "
+            f"{texts} texts (at least: {INT8_COSINE:g})",
+            "leave --int8 out; nothing was written",
+        )
+    return {
+        "weight_bits": bits,
+        "cosine": cosine,
+        "least_cosine": INT8_COSINE,
         "processor": torch.backends.cpu.get_cpu_capability(),
     }
 
@@ -200,7 +237,8 @@ def _batch(
         # From the whole length down to about half, so that each row has another padding.
         taken = max(3, length - row * length // (2 * rows))
         inner = stream[row * length : row * length + taken - 2].copy()
-        inner[MASKED_ONE_IN // 2 :: MASKED_ONE_IN] = roles["mask"]
+        if "mask" in roles:
+            inner[MASKED_ONE_IN // 2 :: MASKED_ONE_IN] = roles["mask"]
         ids[row, :taken] = [roles["cls"], *inner, roles["sep"]]
         attention[row, :taken] = 1
         types[row, taken // 2 : taken] = 1

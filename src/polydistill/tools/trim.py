@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from rich.console import Console
 
@@ -14,13 +15,15 @@ from polydistill.config.shared import Source
 from polydistill.corpora.sources import read_texts, source_identity
 from polydistill.disk import Json, free_folder, hash_text, write_json, write_text
 from polydistill.errors import CorpusError, RecipeError, TokenizerError
-from polydistill.models.load import load_masked_lm, weights_fingerprint, weights_size
+from polydistill.models.kinds import MASKED_LM
 from polydistill.models.trim import prove_logits, trim_model
-from polydistill.reports.card import trim_card
-from polydistill.tokenization.load import LoadedTokenizer, load_tokenizer
+from polydistill.models.trim_proof import prove_outputs, prove_weights
+from polydistill.reports.trim_card import trim_card, trim_lines
+from polydistill.tokenization.load import LoadedTokenizer
+from polydistill.tokenization.scripts import check_scripts, count_characters, script_shares, written_scripts
 from polydistill.tokenization.selection import Frequency, Selection, document_frequency, select
 from polydistill.tokenization.trim import Agreement, compare_trimmed, trim_tokenizer
-from polydistill.tokenization.wordpiece import save_loaded
+from polydistill.tools.folders import ModelFolder, open_folder
 from polydistill.version import __version__
 
 if TYPE_CHECKING:
@@ -39,103 +42,174 @@ def trim_vocabulary(
     min_document_share: float | None = None,
     size: int | None = None,
     verify_lines: int = 500,
+    drop_scripts: bool = False,
+    keep_scripts: Sequence[str] = (),
     revision: str | None = None,
     allow_pickle: bool = False,
 ) -> Json:
     """Write a model with only the pieces that texts use, prove that it computes what the original does, and
     print the proof.
 
-    model         a folder or a hub name of a masked language model
+    model         a folder or a hub name: a masked language model, an encoder without a head, a token or
+                  sequence classifier, a question answerer, a sentence-transformers folder, or GLiNER's
     texts         language → files, folders or globs; a line of a text file is a document
-    output        a new or empty folder; it loads with AutoModelForMaskedLM and AutoTokenizer
+    output        a new or empty folder; it loads as the original does
     min_document_share, size  see `polydistill.tokenization.select`
+    drop_scripts  give up single characters of scripts that the text does not write (see
+                  `polydistill.tokenization.scripts`); text in them becomes unknown
+    keep_scripts  with drop_scripts: names of scripts that stay all the same
     verify_lines  how many lines per language to prove it on; they are held apart from the selection
     Returns the record that trim.json holds. Raises UserError for what cannot be read or trimmed; then, and
     if the proof fails, nothing is written.
     """
     output = free_folder(output)
+    _check(verify_lines, drop_scripts, keep_scripts)
+    sources, identity = _sources(texts)
+    source = open_folder(model, revision=revision, allow_pickle=allow_pickle)
+    tokenizer = source.tokenizer
+    choice: Json = {"min_document_share": min_document_share, "size": size}
+    # How many characters stay is known only after the text is read, if scripts may go.
+    select(tokenizer, {}, **(choice | {"size": None} if drop_scripts else choice))
+    original = source.load()
+    read = _read(sources, tokenizer, verify_lines, drop_scripts)
+    scripts = written_scripts(read.scripts.values(), keep_scripts) if drop_scripts else None
+    selection = select(
+        tokenizer, read.frequencies, **choice, fixed_id=original.config.pad_token_id, scripts=scripts
+    )
+    facts = {
+        "model": Path(model).name if Path(model).exists() else model,
+        "revision": revision,
+        "layout": source.layout,
+        "task": source.kind.name,
+        **choice,
+        "documents": {language: each.num_documents for language, each in read.frequencies.items()},
+        "original_weight_bytes": source.size(),
+        "polydistill": __version__,
+    }
+    inputs = {
+        **facts,
+        "weights": source.identity(),
+        "tokenizer": tokenizer.fingerprint,
+        "text": identity,
+        "verify_lines": verify_lines,
+        "scripts": sorted(scripts) if scripts is not None else None,
+    }
+    with artefact_or_nothing(output, inputs) as folder:
+        record = facts | _write(folder, source, original, selection, read)
+        write_json(folder / "trim.json", record)
+        write_text(folder / "README.md", trim_card(record))
+    for line in trim_lines(record):
+        console.print(line, markup=False)
+    console.print(f"written to {output}", markup=False)
+    return record
+
+
+def _check(verify_lines: int, drop_scripts: bool, keep_scripts: Sequence[str]) -> None:
     if verify_lines < 1:
         raise RecipeError(
             "verify_lines", verify_lines, "leaves nothing to prove the trim on", "give 1 or more"
         )
+    check_scripts(keep_scripts, "keep_scripts")
+    if keep_scripts and not drop_scripts:
+        raise RecipeError(
+            "keep_scripts", list(keep_scripts), "all scripts are kept", "set drop_scripts, or leave it out"
+        )
+
+
+def _sources(texts: Mapping[str, Sequence[str]]) -> tuple[dict[str, list[Source]], Json]:
+    """(language → its files, what identifies them). Missing files are refused before any text is read."""
     sources = {
         language: [Source(path=path, documents="lines") for path in paths]
         for language, paths in texts.items()
     }
     if not sources:
         raise CorpusError("text", None, "no text is given", "pass --text LANGUAGE=PATH")
-    # Missing files and too small a size are refused before the text is read.
-    identity = {
+    return sources, {
         language: source_identity(files, field=f"text.{language}") for language, files in sources.items()
     }
-    tokenizer = load_tokenizer(model, revision=revision)
-    choice: Json = {"min_document_share": min_document_share, "size": size}
-    select(tokenizer, {}, **choice)
-    original = load_masked_lm(model, revision=revision, allow_pickle=allow_pickle, dtype="auto")
-    frequencies, apart = _read(sources, tokenizer, verify_lines)
-    selection = select(tokenizer, frequencies, **choice, fixed_id=original.config.pad_token_id)
-    facts = {
-        "model": Path(model).name if Path(model).exists() else model,
-        "revision": revision,
-        **choice,
-        "documents": {language: frequency.num_documents for language, frequency in frequencies.items()},
-        "original_weight_bytes": weights_size(model, revision=revision),
-        "polydistill": __version__,
-    }
-    inputs = {
-        **facts,
-        "weights": weights_fingerprint(model, revision=revision),
-        "tokenizer": tokenizer.fingerprint,
-        "text": identity,
-        "verify_lines": verify_lines,
-    }
-    with artefact_or_nothing(output, inputs) as folder:
-        record = facts | _write(folder, tokenizer, original, selection, apart)
-        write_json(folder / "trim.json", record)
-        write_text(folder / "README.md", trim_card(record))
-    _print(record, console)
-    console.print(f"written to {output}", markup=False)
-    return record
 
 
 def _write(
-    folder: Path,
-    tokenizer: LoadedTokenizer,
-    original: PreTrainedModel,
-    selection: Selection,
-    apart: Mapping[str, Sequence[str]],
+    folder: Path, source: ModelFolder, original: PreTrainedModel, selection: Selection, read: Read
 ) -> Json:
     """Write the trimmed tokenizer and model, read them again and prove them; returns the results."""
-    trimmed = trim_tokenizer(tokenizer, selection)
-    save_loaded(trimmed, folder, settings=tokenizer.settings)
+    tokenizer = source.tokenizer
     smaller = trim_model(original, selection.kept)
-    smaller.save_pretrained(folder)
+    sizes = {"parameters": smaller.num_parameters(), "original_parameters": original.num_parameters()}
+    source.write(folder, trim_tokenizer(tokenizer, selection), smaller, selection)
+    del smaller
     write_json(folder / "kept.json", selection.kept.tolist())
-    agreements, held = _prove_pieces(tokenizer, load_tokenizer(str(folder)), selection, apart)
-    return {
+    trimmed, written = source.read(folder)
+    agreements, held = _prove_pieces(tokenizer, trimmed, selection, read.apart)
+    record = {
         "kind": tokenizer.kind,
         "pieces": len(selection.kept),
         "reasons": selection.reasons,
         "original_pieces": tokenizer.size,
         "original_rows": original.config.vocab_size,
-        "parameters": smaller.num_parameters(),
-        "original_parameters": original.num_parameters(),
-        "weight_bytes": weights_size(str(folder)),
+        **sizes,
+        "weight_bytes": source.written_size(folder),
         "languages": {language: agreement.as_dict() for language, agreement in agreements.items()},
-        "logits": prove_logits(original, load_masked_lm(str(folder)), tokenizer, selection, held),
+        "weights": prove_weights(original, written, selection.kept, tokenizer.name),
+        "elsewhere": source.elsewhere(folder),
+        "left_out": source.unused,
     }
+    if read.scripts:
+        record["scripts"] = _scripts(tokenizer, trimmed, selection, read.scripts)
+    written = written.float()
+    if source.kind == MASKED_LM:
+        return record | {"logits": prove_logits(original, written, tokenizer, selection, held)}
+    return record | {"outputs": prove_outputs(original, written, source.kind, tokenizer, selection, held)}
+
+
+def _scripts(
+    original: LoadedTokenizer,
+    trimmed: LoadedTokenizer,
+    selection: Selection,
+    shares: Mapping[str, Mapping[str, float]],
+) -> Json:
+    """Script that was given up → its share of the text's letters (the largest of a language), the number of
+    its pieces, and how many of their strings are unknown now.
+    """
+    unknown, backend = trimmed.special_ids["unk"], trimmed.backend
+    found: Json = {}
+    for script, ids in sorted(selection.dropped.items(), key=lambda item: -len(item[1])):
+        strings = [surface.surface for surface in (original.pieces[index] for index in ids) if surface]
+        encodings = backend.encode_batch(strings, add_special_tokens=False)
+        found[script] = {
+            "share": max(share.get(script, 0.0) for share in shares.values()),
+            "pieces": len(ids),
+            "unknown": sum(unknown in encoding.ids for encoding in encodings),
+        }
+    return found
+
+
+class Read(NamedTuple):
+    """What the texts say, by language.
+
+    frequencies  of pieces; apart  lines that are held apart from them
+    scripts      shares of scripts, if they are asked for
+    """
+
+    frequencies: dict[str, Frequency]
+    apart: dict[str, list[str]]
+    scripts: dict[str, dict[str, float]]
 
 
 def _read(
-    sources: Mapping[str, Sequence[Source]], tokenizer: LoadedTokenizer, verify_lines: int
-) -> tuple[dict[str, Frequency], dict[str, list[str]]]:
-    """Per language, document frequencies and the lines that are held apart from them."""
-    frequencies, apart = {}, {}
+    sources: Mapping[str, Sequence[Source]], tokenizer: LoadedTokenizer, verify_lines: int, scripts: bool
+) -> Read:
+    frequencies, apart, shares = {}, {}, {}
     for language, files in sources.items():
         held: list[tuple[int, str]] = []
+        characters: Counter[str] = Counter()
         documents = hold_apart(read_texts(files, f"text.{language}"), held, verify_lines)
+        if scripts:
+            documents = count_characters(documents, characters)
         frequencies[language] = document_frequency(tokenizer.backend, documents, tokenizer.size)
         apart[language] = sorted({text for _, text in held})
+        if scripts:
+            shares[language] = script_shares(characters)
         if not frequencies[language].num_documents or not apart[language]:
             raise CorpusError(
                 f"text.{language}",
@@ -144,7 +218,7 @@ def _read(
                 "prove it on are too few",
                 f"give some hundred lines: about one in {HELD_APART_ONE_IN} is held apart",
             )
-    return frequencies, apart
+    return Read(frequencies, apart, shares)
 
 
 def hold_apart(texts: Iterable[str], held: list[tuple[int, str]], limit: int) -> Iterator[str]:
@@ -191,31 +265,3 @@ def _prove_pieces(
                 "keep more pieces (a larger size, a lower min_document_share) or give more text",
             )
     return agreements, held
-
-
-def _print(record: Json, console: Console) -> None:
-    reasons, logits = record["reasons"], record["logits"]
-    lines = [
-        f"{record['original_pieces']:,} pieces → {record['pieces']:,}: "
-        + ", ".join(f"{count:,} {reason}" for reason, count in reasons.items()),
-        f"parameters {record['original_parameters']:,} → {record['parameters']:,}; weights "
-        f"{record['original_weight_bytes']:,} → {record['weight_bytes']:,} bytes",
-    ]
-    for language, counts in record["languages"].items():
-        proven = counts["kept_texts"] + counts["shortened_texts"]
-        lines += [
-            f"{language}: chosen on {record['documents'][language]:,} lines; of {counts['num_texts']:,} "
-            f"others {counts['kept_texts']:,} have kept pieces alone, {counts['shortened_texts']:,} more "
-            f"with some words left out: {counts['identical_texts']:,} of these {proven:,} get the same "
-            "pieces",
-            f"    tokens kept {counts['kept_tokens']:.2%}; tokens a word {counts['fertility']:.3f} → "
-            f"{counts['trimmed_fertility']:.3f}; unknown tokens {counts['unknown_share']:.4%} → "
-            f"{counts['trimmed_unknown_share']:.4%}; characters under them "
-            f"{counts['unknown_characters']:.4%} → {counts['trimmed_unknown_characters']:.4%}",
-        ]
-    lines.append(
-        f"logits of kept pieces: {logits['texts']} texts, {logits['tokens']:,} tokens, largest difference "
-        f"{logits['max_difference']:.2g} (largest logit {logits['max_logit']:.1f}, float32)"
-    )
-    for line in lines:
-        console.print(line, markup=False)

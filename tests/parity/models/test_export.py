@@ -53,9 +53,9 @@ def bert(tmp_path_factory):
     model, folder = make("bert"), tmp_path_factory.mktemp("bert")
     assert takes_token_types(model, ["input_ids", "token_type_ids"])
     export_onnx(model, folder / "model.onnx", token_types=True)
-    quantise_onnx(folder / "model.onnx", folder / "model.int8.onnx", rows=ROWS)
+    quantise_onnx(folder / "model.onnx", folder / "model_int8.onnx", rows=ROWS)
     model.config.save_pretrained(folder)
-    return model, folder / "model.onnx", folder / "model.int8.onnx"
+    return model, folder / "model.onnx", folder / "model_int8.onnx"
 
 
 def check_against_rows_alone(model, path) -> None:
@@ -275,10 +275,10 @@ def test_two_tables_and_weights_beyond_the_limit(tmp_path, monkeypatch) -> None:
     quantise_onnx(tmp_path / "model.onnx", tmp_path / "int8.onnx", rows=ROWS)
     sizes = {path.name: path.stat().st_size for path in tmp_path.iterdir()}
     assert sorted(sizes) == [
-        f"{name}.onnx{end}" for name in ("floats", "int8", "model") for end in ("", ".data")
+        f"{name}.onnx{end}" for name in ("floats", "int8", "model") for end in ("", "_data")
     ]
-    assert sizes["model.onnx.data"] > 2 * 4 * 32 * ROWS > 2 * sizes["model.onnx"]
-    assert sizes["floats.onnx.data"] > 5 * 32 * ROWS > sizes["int8.onnx.data"]
+    assert sizes["model.onnx_data"] > 2 * 4 * 32 * ROWS > 2 * sizes["model.onnx"]
+    assert sizes["floats.onnx_data"] > 5 * 32 * ROWS > sizes["int8.onnx_data"]
     ids, attention = padded([17, 9])
     exact, *near = compare_onnx(
         model,

@@ -189,6 +189,9 @@ def test_a_trim_that_fails_its_proof_leaves_nothing(tmp_path, texts, teachers, m
 
     right = recipe.trim_model
     monkeypatch.setattr(recipe, "trim_model", lambda model, kept: right(model, np.roll(kept, 1)))
+    with pytest.raises(ModelError, match=r"4 of its weights are not what they were.* nothing was written"):
+        trim()
+    monkeypatch.setattr(recipe, "prove_weights", lambda *_: {})
     with pytest.raises(ModelError, match=r"logits differ by .* nothing was written"):
         trim()
     assert list(tmp_path.iterdir()) == []
@@ -281,12 +284,16 @@ def test_bad_input(tmp_path, texts, teachers, monkeypatch, change, wanted) -> No
     assert [path.name for path in tmp_path.iterdir()] == ["full"]
 
 
-def test_a_model_without_its_head(tmp_path, texts, teachers) -> None:
+def test_a_model_that_is_not_what_it_says(tmp_path, texts, teachers) -> None:
+    """Without `architectures` it is taken for a masked language model, as it always was."""
     from transformers import AutoModel
 
     AutoModel.from_pretrained(teachers["en"]).save_pretrained(tmp_path / "body")
     for file in ("tokenizer.json", "tokenizer_config.json"):
         (tmp_path / "body" / file).write_bytes((teachers["en"] / file).read_bytes())
+    config = json.loads((tmp_path / "body/config.json").read_text("utf-8"))
+    del config["architectures"]
+    (tmp_path / "body/config.json").write_text(json.dumps(config), "utf-8")
     with pytest.raises(ModelError, match="lacks weights that a masked language model needs"):
         trim_vocabulary(
             str(tmp_path / "body"), {"en": [str(texts["en"])]}, tmp_path / "out", Console(quiet=True)
