@@ -69,7 +69,7 @@ def measure(bench: str, arguments: list[str], *, variant: str = "", keep: bool =
         "where": where,
         "measured": measured,
     }
-    names = [variant] if variant else [a for a in shown if a and a[0].isalpha()]
+    names = [variant] if variant else [a.partition(".")[0] for a in shown if a and a[0].isalpha()]
     target = RESULTS / f"{'-'.join([bench, *names])}.json"
     target.parent.mkdir(exist_ok=True)
     target.write_text(json.dumps(record, indent=2) + "\n", "utf-8")

@@ -130,7 +130,9 @@ def _simulate(worker: float, driver: float) -> dict[str, dict[str, float]]:
             rounds = -(-parts // cores)
             busy = size * worker * rounds * cores / parts
             alone = cores == 1 or parts == 1
-            seconds += size * (worker + driver) if alone else max(size * driver, busy / cores)
+            # The driver needs a core too.
+            shared = (busy + size * driver) / cores
+            seconds += size * (worker + driver) if alone else max(size * driver, shared)
         figures[f"{cores} cores"] = {"hours": seconds / 3600, "efficiency": work / seconds / cores}
     return figures
 

@@ -19,7 +19,7 @@ from polydistill.corpora.packing import Units
 # Words that a process remembers: the first ones of its text, for the frequent ones are among them, and the
 # last ones, for a line is counted again where it is cut. Longer ones are not words (Chinese has no blanks),
 # and only the last few are remembered.
-FIRST_WORDS, LAST_WORDS, LAST_LONG_WORDS = 1 << 17, 1 << 14, 1 << 10
+FIRST_WORDS, LAST_WORDS, LAST_LONG_WORDS = 1 << 17, 1 << 16, 1 << 10
 WORD_CHARACTERS = 24
 _JOINED_WORDS = 512
 # Normalizers that act on single characters, or within words: what they make of a word depends on no other
@@ -94,7 +94,7 @@ class TokenCounter:
             words = apart if han else plain
             if blank:
                 words = [each[:1] + [blank + word for word in each[1:]] for each in plain]
-            new = sorted(known.unknown(set[str]().union(*words)))
+            new = known.unknown(set[str]().union(*words))
             if new:
                 known.learn(new, self._count_words(backend, new))
             size = known.__getitem__
@@ -109,7 +109,7 @@ class TokenCounter:
         ends = [start + len(word) for start, word in zip(starts, words, strict=True)]
         totals = []
         for backend, known in zip(self.backends, self._known, strict=True):
-            new = sorted(known.unknown(set(words)))
+            new = known.unknown(set(words))
             if new:
                 known.learn(new, self._count_words(backend, new))
             totals.append(list(accumulate(map(known.__getitem__, words), initial=0)))
@@ -130,22 +130,36 @@ class TokenCounter:
 
 
 class _Words(dict[str, int]):
-    """Word → tokens, for the first words; others are looked up among the last ones."""
+    """Word → tokens, for the first words; others are looked up among the last ones.
+
+    The last words are two generations: when the younger one is full, the older one is forgotten, but for what
+    was used since.
+    """
 
     def __init__(self) -> None:
         super().__init__()
+        # The same words, for set differences: those look at a plain dictionary by hash, at others one by one.
+        self._first: dict[str, int] = {}
         self._last: dict[str, int] = {}
+        self._older: dict[str, int] = {}
         self._long = 0
 
     def __missing__(self, word: str) -> int:
         return self._last[word]
 
-    def unknown(self, words: set[str]) -> set[str]:
-        """Those that are not remembered; afterwards the others are, until the next call."""
+    def unknown(self, words: set[str]) -> list[str]:
+        """Those that are not remembered, in order; the others are, until the next call."""
         if len(self._last) > LAST_WORDS or self._long > LAST_LONG_WORDS:
-            self._last, self._long = {}, 0
-        last = self._last
-        return {word for word in words if word not in self and word not in last}
+            self._last, self._older, self._long = {}, self._last, 0
+        last, older = self._last, self._older
+        new = []
+        for word in words.difference(self._first):
+            if word not in last:
+                if word in older:
+                    last[word] = older[word]
+                else:
+                    new.append(word)
+        return sorted(new)
 
     def learn(self, words: Sequence[str], counts: Sequence[int]) -> None:
         """Remember words."""
@@ -155,6 +169,7 @@ class _Words(dict[str, int]):
                 self._last[word] = count
             elif len(self) < FIRST_WORDS:
                 self[word] = count
+                self._first[word] = count
             else:
                 self._last[word] = count
 
