@@ -74,7 +74,7 @@ def run(text: str = "", rounds: str = "3", growth: str = "10,100") -> dict[str, 
     equal = {measured.get("bytes") for mode in speeds for measured in speeds[mode]} - {None}
     million = one["characters"] / 1e6
     costs = {"worker": many["worker_seconds"] / million, "driver": many["driver_seconds"] / million}
-    return {
+    found: dict[str, Any] = {
         "text": {"characters (M)": million, "bytes equal, for 1 process, all and Ray": len(equal) == 1},
         "million characters a second": {
             "bare tokenizer, 1 thread": million / bare_one["seconds"],
@@ -92,6 +92,21 @@ def run(text: str = "", rounds: str = "3", growth: str = "10,100") -> dict[str, 
         "processor seconds a million characters": costs,
         "peak MiB, all processes": {size: measured["peak_mebibytes"] for size, measured in memory.items()},
         "model: Wikipedia in 104 languages": _simulate(costs["worker"], costs["driver"]),
+    }
+    if not memory:
+        del found["peak MiB, all processes"]
+    return rounded(found)
+
+
+def rounded(values: dict[str, Any]) -> dict[str, Any]:
+    """The values with three significant digits."""
+    return {
+        name: rounded(value)
+        if isinstance(value, dict)
+        else float(f"{value:.3g}")
+        if isinstance(value, float)
+        else value
+        for name, value in values.items()
     }
 
 
