@@ -128,7 +128,9 @@ class Processes:
             while True:
                 self._fill(running, waiting, iterator, work, blob)
                 if not running:
-                    return
+                    if not waiting:
+                        return
+                    continue
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in done:
                     if future not in running:
@@ -181,7 +183,15 @@ class Processes:
                 task = waiting.popleft()
                 sent = None if worker.shared == self._number else blob
                 worker.shared = self._number
-                future = worker.executor.submit(call, work, self._number, sent, task.arguments)
+                try:
+                    future = worker.executor.submit(call, work, self._number, sent, task.arguments)
+                except BrokenProcessPool:
+                    # It died since its last task. What it still has fails by itself, and is counted there.
+                    waiting.appendleft(task)
+                    if not worker.tasks:
+                        self._pool.remove(worker)
+                        worker.executor.shutdown(wait=False, kill_workers=True)
+                    continue
                 worker.tasks.append(task)
                 running[future] = (worker, task)
 

@@ -5,6 +5,7 @@ import json
 import lzma
 import os
 import shutil
+import signal
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -237,6 +238,20 @@ def test_a_worker_that_dies_is_replaced(tmp_path) -> None:
         pool.close()
     assert found == {index: b"once" if index == 3 else str(index).encode() for index in range(8)}
     assert said == ["corpora: a worker was lost, place 3 is worked on again"]
+
+
+def test_workers_that_died_between_two_texts_are_replaced() -> None:
+    pool = Processes(2)
+    tasks = [Task(index, "a", (str(index),)) for index in range(4)]
+    try:
+        assert len(dict(pool.map(ends, "", tasks))) == 4
+        processes = [process for worker in pool._pool for process in worker.executor._processes.values()]
+        for process in processes:
+            os.kill(process.pid, signal.SIGKILL)
+            process.join()
+        assert dict(pool.map(ends, "", tasks)) == {index: str(index).encode() for index in range(4)}
+    finally:
+        pool.close()
 
 
 def test_a_part_that_ends_three_workers_is_named(tmp_path) -> None:
