@@ -62,14 +62,20 @@ def measure(bench: str, arguments: list[str], *, variant: str = "", keep: bool =
     known = environment()
     where = {key: known[key] for key in ("cores", "processor", "gpu")} | {"torch": known["packages"]["torch"]}
     # A model's folder is private to this machine: record its name alone.
-    shown = [Path(argument).name if "/" in argument else argument or "''" for argument in arguments]
+    shown = [",".join(Path(part).name for part in argument.split(",")) or "''" for argument in arguments]
     record = {
         "command": " ".join([bench, *shown]),
         "date": time.strftime("%Y-%m-%d"),
         "where": where,
         "measured": measured,
     }
-    names = [variant] if variant else [a.partition(".")[0] for a in shown if a and a[0].isalpha()]
+    names = (
+        [variant]
+        if variant
+        else [
+            "-".join(part.partition(".")[0] for part in a.split(",")) for a in shown if a and a[0].isalpha()
+        ]
+    )
     target = RESULTS / f"{'-'.join([bench, *names])}.json"
     target.parent.mkdir(exist_ok=True)
     target.write_text(json.dumps(record, indent=2) + "\n", "utf-8")

@@ -25,6 +25,7 @@ from statistics import median
 from typing import Any
 
 import psutil
+from loky import cpu_count
 from tokenizers import Tokenizer
 
 from polydistill.config.shared import Corpora, Source
@@ -47,7 +48,7 @@ def run(text: str = "", rounds: str = "3", growth: str = "10,100") -> dict[str, 
     text    files or folders, separated by commas; by default the demo's four languages
     growth  millions of characters
     """
-    cores = len(os.sched_getaffinity(0))
+    cores = cpu_count()
     with tempfile.TemporaryDirectory() as folder:
         tokenizer = Path(folder) / "tokenizer.json"
         paths = text.split(",") if text else [str(files("polydistill") / "demo_data" / "*.txt.xz")]

@@ -106,18 +106,17 @@ def watched(figures: dict[str, Any], stage: str) -> Iterator[None]:
 
 def stages(text: str, folder: str) -> None:
     """Build one corpus, score it and train on it in this process; print each stage's speed and memory."""
-    from functools import partial
 
     from transformers import AutoConfig, AutoModelForMaskedLM
 
     from polydistill.config.scoring import Scoring
     from polydistill.config.shared import Corpora, Masking, Source
     from polydistill.corpora.corpus import CorpusFields, build_corpus
+    from polydistill.corpora.counting import TokenCounter
     from polydistill.corpora.examples import Examples
     from polydistill.models.precision import resolve_dtype
     from polydistill.scoring.local import score
     from polydistill.scoring.shards import Job
-    from polydistill.tokenization.encode import count_tokens
     from polydistill.tokenization.load import LoadedTokenizer
     from polydistill.tokenization.pieces import STUDENT_SPECIALS
     from polydistill.tokenization.wordpiece import train_wordpiece
@@ -149,7 +148,7 @@ def stages(text: str, folder: str) -> None:
             sources=[Source(path=text)],
             evaluation={},
             settings=Corpora(max_length=64),
-            count_tokens=partial(count_tokens, [backend]),
+            count_tokens=TokenCounter([backend]),
             max_tokens=62,
             fields=CorpusFields("languages.xx.text", "languages.xx.evaluation"),
         )

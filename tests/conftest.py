@@ -9,6 +9,7 @@ from importlib import resources
 from pathlib import Path
 
 import hypothesis
+import pyarrow as pa
 import pytest
 import torch
 from transformers import BertConfig, BertForMaskedLM
@@ -16,6 +17,7 @@ from transformers import BertConfig, BertForMaskedLM
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
+from polydistill.disk import hash_text
 from polydistill.tokenization.pieces import STUDENT_SPECIALS
 from polydistill.tokenization.wordpiece import save_tokenizer, train_wordpiece
 
@@ -42,6 +44,17 @@ def bundled_lines(language: str, number: int) -> list[str]:
     """The first lines of a language's bundled text."""
     with lzma.open(DATA / f"{language}.txt.xz", "rt", encoding="utf-8") as handle:
         return [next(handle).strip() for _ in range(number)]
+
+
+def write_examples(path: Path, examples: list[tuple[str, int]]) -> None:
+    """Write (text, number of tokens) examples as a corpus has them."""
+    from polydistill.corpora.examples import SCHEMA
+
+    texts, tokens = zip(*examples, strict=True)
+    columns = [list(map(hash_text, texts)), list(texts), list(tokens)]
+    arrays = [pa.array(column, kind.type) for column, kind in zip(columns, SCHEMA, strict=True)]
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, SCHEMA) as writer:
+        writer.write_table(pa.Table.from_arrays(arrays, schema=SCHEMA), max_chunksize=1024)
 
 
 def make_teacher(

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import accumulate
 from typing import Any
 
@@ -19,7 +20,7 @@ from polydistill.corpora.packing import Units
 # Words that a process remembers: the first ones of its text, for the frequent ones are among them, and the
 # last ones, for a line is counted again where it is cut. Longer ones are not words (Chinese has no blanks),
 # and only the last few are remembered.
-FIRST_WORDS, LAST_WORDS, LAST_LONG_WORDS = 1 << 17, 1 << 16, 1 << 10
+FIRST_WORDS, LAST_WORDS, LAST_LONG_WORDS = 1 << 17, 1 << 14, 1 << 10
 WORD_CHARACTERS = 24
 _JOINED_WORDS = 512
 # Normalizers that act on single characters, or within words: what they make of a word depends on no other
@@ -55,8 +56,8 @@ class TokenCounter:
         self.backends = list(backends)
         specs = [json.loads(backend.to_str()) for backend in self.backends]
         self.exact_by_words = all(map(_splits_at_blanks, specs))
-        # Byte-level tokens begin with the blank before the word.
         self._han = [_parts_han(spec) for spec in specs]
+        # Byte-level tokens begin with the blank before the word.
         self._blanks = [" " if _is_byte_level(spec) else "" for spec in specs]
         self._known = [_Words() for _ in self.backends]
 
@@ -94,11 +95,11 @@ class TokenCounter:
             words = apart if han else plain
             if blank:
                 words = [each[:1] + [blank + word for word in each[1:]] for each in plain]
-            new = known.unknown(set[str]().union(*words))
-            if new:
-                known.learn(new, self._count_words(backend, new))
-            size = known.__getitem__
-            counts = [max(count, sum(map(size, each))) for count, each in zip(counts, words, strict=True)]
+            sizes = known.sizes(set[str]().union(*words), partial(self._count_words, backend))
+            counts = [
+                max(count, sum(map(sizes.__getitem__, each)))
+                for count, each in zip(counts, words, strict=True)
+            ]
         return counts
 
     def units(self, text: str) -> Units:
@@ -109,10 +110,8 @@ class TokenCounter:
         ends = [start + len(word) for start, word in zip(starts, words, strict=True)]
         totals = []
         for backend, known in zip(self.backends, self._known, strict=True):
-            new = known.unknown(set(words))
-            if new:
-                known.learn(new, self._count_words(backend, new))
-            totals.append(list(accumulate(map(known.__getitem__, words), initial=0)))
+            sizes = known.sizes(set(words), partial(self._count_words, backend))
+            totals.append(list(accumulate(map(sizes.__getitem__, words), initial=0)))
         return Units(starts, ends, totals)
 
     def _count_words(self, backend: Tokenizer, words: list[str]) -> list[int]:
@@ -129,49 +128,48 @@ class TokenCounter:
         return counts
 
 
-class _Words(dict[str, int]):
-    """Word → tokens, for the first words; others are looked up among the last ones.
+class _Words:
+    """The tokens of words that a process has seen: of the first ones, and of the last ones.
 
     The last words are two generations: when the younger one is full, the older one is forgotten, but for what
     was used since.
     """
 
     def __init__(self) -> None:
-        super().__init__()
-        # The same words, for set differences: those look at a plain dictionary by hash, at others one by one.
-        self._first: dict[str, int] = {}
-        self._last: dict[str, int] = {}
-        self._older: dict[str, int] = {}
-        self._long = 0
+        self.first: dict[str, int] = {}
+        self.last: dict[str, int] = {}
+        self.older: dict[str, int] = {}
+        self.num_long = 0
 
-    def __missing__(self, word: str) -> int:
-        return self._last[word]
-
-    def unknown(self, words: set[str]) -> list[str]:
-        """Those that are not remembered, in order; the others are, until the next call."""
-        if len(self._last) > LAST_WORDS or self._long > LAST_LONG_WORDS:
-            self._last, self._older, self._long = {}, self._last, 0
-        last, older = self._last, self._older
+    def sizes(self, words: set[str], count: Callable[[list[str]], list[int]]) -> dict[str, int]:
+        """Word → tokens; `count` is asked for the words that are not remembered, in order."""
+        first, last, older = self.first, self.last, self.older
+        sizes = {word: first[word] for word in words if word in first}
         new = []
-        for word in words.difference(self._first):
-            if word not in last:
-                if word in older:
-                    last[word] = older[word]
-                else:
-                    new.append(word)
-        return sorted(new)
-
-    def learn(self, words: Sequence[str], counts: Sequence[int]) -> None:
-        """Remember words."""
-        for word, count in zip(words, counts, strict=True):
-            if len(word) > WORD_CHARACTERS:
-                self._long += 1
-                self._last[word] = count
-            elif len(self) < FIRST_WORDS:
-                self[word] = count
-                self._first[word] = count
+        for word in words.difference(sizes):
+            if word in last:
+                sizes[word] = last[word]
+            elif word in older:
+                sizes[word] = last[word] = older[word]
             else:
-                self._last[word] = count
+                new.append(word)
+        if new:
+            new.sort()
+            counts = count(new)
+            sizes.update(zip(new, counts, strict=True))
+            self._learn(new, counts)
+        return sizes
+
+    def _learn(self, words: list[str], counts: list[int]) -> None:
+        if len(self.last) > LAST_WORDS or self.num_long > LAST_LONG_WORDS:
+            self.last, self.older, self.num_long = {}, self.last, 0
+        for word, count in zip(words, counts, strict=True):
+            is_long = len(word) > WORD_CHARACTERS
+            self.num_long += is_long
+            if is_long or len(self.first) >= FIRST_WORDS:
+                self.last[word] = count
+            else:
+                self.first[word] = count
 
 
 def _places(text: str, words: list[str]) -> list[int]:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 # Evaluation texts are numbered from EVALUATION on.
 TRAIN, HELD_OUT, EVALUATION = range(3)
 # Items whose hashes are sorted at once, about 30 bytes each.
-PARTITION_ITEMS = 1 << 19
+PARTITION_ITEMS = 1 << 18
 
 
 class Items(NamedTuple):

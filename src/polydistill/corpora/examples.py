@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -11,11 +11,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from polydistill.disk import hash_text
 from polydistill.errors import CorpusError
 
 SCHEMA = pa.schema([("id", pa.uint64()), ("text", pa.string()), ("num_tokens", pa.uint32())])
-_BATCH = 1024
 
 
 class Examples:
@@ -84,53 +82,3 @@ class Examples:
     def first(self, number: int) -> npt.NDArray[np.int64]:
         """Rows of the examples with the smallest ids: a sample that hardly changes when text is added."""
         return self._by_id[:number]
-
-
-def write_examples(path: Path, examples: Iterable[tuple[str, int]]) -> dict[str, int]:
-    """Write (text, number of tokens) examples; return the numbers of examples, characters and tokens."""
-    counts = {"examples": 0, "characters": 0, "tokens": 0}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    held: list[tuple[int, str, int]] = []
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, SCHEMA) as writer:
-
-        def flush() -> None:
-            columns = list(zip(*held, strict=True))
-            arrays = [pa.array(column, kind.type) for column, kind in zip(columns, SCHEMA, strict=True)]
-            writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=SCHEMA))
-            held.clear()
-
-        for text, tokens in examples:
-            held.append((hash_text(text), text, tokens))
-            counts["examples"] += 1
-            counts["characters"] += len(text)
-            counts["tokens"] += tokens
-            if len(held) == _BATCH:
-                flush()
-        if held:
-            flush()
-    return counts
-
-
-def drop_repeated(path: Path, before: npt.NDArray[np.uint64]) -> dict[str, int] | None:
-    """Drop examples from a file whose id is in `before`, or occurs earlier in the file.
-
-    Lines are unique, but parts of split lines need not be. Returns the file's new counts with `repeated`, the
-    number dropped; None if there were none.
-    """
-    examples = Examples(path)
-    keep = np.zeros(len(examples), dtype=bool)
-    keep[np.unique(examples.ids, return_index=True)[1]] = True
-    keep &= ~np.isin(examples.ids, before)
-    if keep.all():
-        return None
-    rows = np.flatnonzero(keep)
-    kept = (
-        pair
-        for start in range(0, len(rows), _BATCH)
-        for batch in [rows[start : start + _BATCH]]
-        for pair in zip(examples.texts(batch), examples.num_tokens[batch].tolist(), strict=True)
-    )
-    partial = path.with_name(path.name + ".tmp")
-    counts = write_examples(partial, kept)
-    partial.replace(path)
-    return counts | {"repeated": int((~keep).sum())}

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from polydistill.disk import hash_text
 
-# Part of a corpus' identity: another number or order of values finds other repeats.
+# Other values find other repeats: a change of these is a new `packing.PACKING_VERSION`.
 NUM_HASHES, SEED = 112, 0x5EED
 # Words, or characters where words are long: Chinese has no blanks.
 WORDS, CHARACTERS, LONGEST_WORD = 5, 10, 16

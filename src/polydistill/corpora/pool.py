@@ -15,13 +15,13 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import Any, Protocol
 
 import psutil
-from loky import ProcessPoolExecutor
+from loky import ProcessPoolExecutor, cpu_count
 
 from polydistill.errors import CorpusError
 
@@ -77,7 +77,7 @@ class Alone:
     def map(self, work: Work, shared: object, tasks: Iterable[Task]) -> Iterator[tuple[int, bytes]]:
         """See `Pool.map`."""
         for task in tasks:
-            with _one_core() if self.one_core else _as_it_is():
+            with _one_core() if self.one_core else nullcontext():
                 result = work(shared, *task.arguments)
             yield task.index, result
 
@@ -88,7 +88,7 @@ class Alone:
 def default_workers() -> int:
     """As many as this process may use cores, and as memory has room for."""
     room = psutil.virtual_memory().available // WORKER_BYTES
-    return max(1, min(len(os.sched_getaffinity(0)), room))
+    return max(1, min(int(cpu_count()), room))
 
 
 @dataclass(eq=False)
@@ -262,11 +262,6 @@ def _end_with(parent: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-@contextmanager
-def _as_it_is() -> Iterator[None]:
-    yield
 
 
 @contextmanager

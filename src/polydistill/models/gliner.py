@@ -175,11 +175,6 @@ def _read_state(folder: Path, allow_pickle: bool, field: str) -> tuple[dict[str,
     return {name: tensor.clone() for name, tensor in loaded.items()}, {}
 
 
-def is_gliner(folder: Path) -> bool:
-    """Whether a folder holds a GLiNER model."""
-    return (folder / CONFIG).is_file()
-
-
 def same_bytes_elsewhere(one: Gliner, other: Gliner) -> list[str]:
     """Names of weights outside the encoder that are not the same to the byte in both files."""
     names = {name for name in one.state.keys() | other.state.keys() if not name.startswith(PREFIX)}

@@ -21,6 +21,7 @@ from polydistill.models.load import (
     check_weights,
     is_decoder,
     load_masked_lm,
+    missing_weights,
     model_config,
     read_weights,
     refuse_pickle,
@@ -158,7 +159,7 @@ def load_kind(
         allow_pickle=allow_pickle,
         dtype=dtype,
     )
-    missing = sorted(info["missing_keys"]) + sorted(str(key) for key in info.get("mismatched_keys", []))
+    missing = missing_weights(info)
     if kind == ENCODER and missing and all(key.startswith("pooler.") for key in missing):
         # Weights that were saved without a pooler; a random one must not be written.
         loaded.pooler = None

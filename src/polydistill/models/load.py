@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -67,7 +67,7 @@ def load_masked_lm(
         allow_pickle=allow_pickle,
         dtype=dtype,
     )
-    missing = sorted(info["missing_keys"]) + sorted(str(key) for key in info.get("mismatched_keys", []))
+    missing = missing_weights(info)
     if missing:
         raise ModelError(
             field,
@@ -80,6 +80,11 @@ def load_masked_lm(
     if unused is not None:
         unused += sorted(info["unexpected_keys"])
     return loaded.eval()
+
+
+def missing_weights(info: Mapping[str, Any]) -> list[str]:
+    """Names of weights that a file lacks, or has in another shape, of transformers' loading info."""
+    return sorted(info["missing_keys"]) + sorted(str(key) for key in info.get("mismatched_keys", []))
 
 
 def read_weights(

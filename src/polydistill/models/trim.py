@@ -169,14 +169,7 @@ def prove_logits(
     sequences = proof_sequences(tokenizer, held, mask_id=tokenizer.special_ids["mask"])
     # The original is not needed in its own precision afterwards.
     difference, largest = logits_difference(original.float(), trimmed, selection.kept, sequences)
-    tolerance = LOGIT_TOLERANCE * max(1.0, largest)
-    if not difference <= tolerance:
-        raise ModelError(
-            "model",
-            tokenizer.name,
-            f"the trimmed model's logits differ by {difference:.2g} (allowed: {tolerance:.2g})",
-            "please report this architecture; nothing was written",
-        )
+    tolerance = refuse_difference(tokenizer.name, "logits", difference, largest)
     return {
         "texts": len(sequences),
         "tokens": sum(map(len, sequences)),
@@ -184,6 +177,19 @@ def prove_logits(
         "max_logit": largest,
         "tolerance": tolerance,
     }
+
+
+def refuse_difference(model: str, output: str, difference: float, largest: float) -> float:
+    """The allowed difference of an output whose largest value is `largest`; ModelError if it is exceeded."""
+    tolerance = LOGIT_TOLERANCE * max(1.0, largest)
+    if not difference <= tolerance:
+        raise ModelError(
+            "model",
+            model,
+            f"the trimmed model's {output} differ by {difference:.2g} (allowed: {tolerance:.2g})",
+            "please report this architecture; nothing was written",
+        )
+    return tolerance
 
 
 def _masked(ids: npt.NDArray[np.int64], starts: npt.NDArray[np.int64], mask_id: int) -> npt.NDArray[np.int64]:

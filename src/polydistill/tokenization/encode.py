@@ -93,15 +93,6 @@ def _encoded(text: str, encoding: Encoding, is_control: npt.NDArray[np.bool_], u
     return Encoded(ids, np.where(frame, -1, starts), ends, ~frame & (ids != unk_id))
 
 
-def count_tokens(backends: Sequence[Tokenizer], texts: Sequence[str]) -> list[int]:
-    """For each text, the largest number of tokens by any of the tokenizers, without special tokens."""
-    counts = np.zeros(len(texts), dtype=np.int64)
-    for backend in backends:
-        encodings = as_text(backend).encode_batch_fast(list(texts), add_special_tokens=False)
-        counts = np.maximum(counts, np.array([len(encoding) for encoding in encodings], dtype=np.int64))
-    return [int(count) for count in counts]
-
-
 def word_starts(text: str) -> npt.NDArray[np.int64]:
     """[W] the characters where the text's words start (see `_WORD`), ascending."""
     return np.array([match.start() for match in _WORD.finditer(text)], dtype=np.int64)

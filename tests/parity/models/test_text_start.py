@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 from scipy import sparse
+from tests.conftest import write_examples
 from torch.nn import functional
 from transformers import AutoConfig, AutoModelForMaskedLM
 
-from polydistill.corpora.examples import Examples, write_examples
+from polydistill.corpora.examples import Examples
 from polydistill.models.features import masked_features, output_layer
 from polydistill.models.text_start import (
     MIN_OCCURRENCES,

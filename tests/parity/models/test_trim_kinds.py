@@ -184,7 +184,7 @@ def test_outputs_that_differ_are_refused(tmp_path, teachers, texts, monkeypatch,
     right = tool.trim_model
     monkeypatch.setattr(tool, "prove_weights", lambda *_: {"cut": {}, "unchanged": 0, "unchanged_bytes": 0})
     monkeypatch.setattr(tool, "trim_model", lambda model, kept: right(model, kept[::-1].copy()))
-    with pytest.raises(ModelError, match=rf"{name} differs by .*nothing was written"):
+    with pytest.raises(ModelError, match=rf"{name} differ by .*nothing was written"):
         trim(source, texts, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

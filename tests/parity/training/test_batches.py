@@ -10,12 +10,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from tests.conftest import bundled_lines
+from tests.conftest import bundled_lines, write_examples
 from tests.training import Rows, difference, make_model
 from torch.utils.data import DataLoader
 
 from polydistill.config.shared import Distillation, Masking
-from polydistill.corpora.examples import Examples, write_examples
+from polydistill.corpora.examples import Examples
 from polydistill.losses.sparse import SparseLoss
 from polydistill.models.inputs import length_parts
 from polydistill.tokenization.load import load_tokenizer

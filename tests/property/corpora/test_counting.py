@@ -170,8 +170,8 @@ def test_few_words_are_remembered_and_counts_stay_right(monkeypatch) -> None:
     for start in range(0, len(lines), 7):
         chunk = lines[start : start + 7]
         assert counter(chunk) == [by_the_tokenizer(made("wordpiece"), line) for line in chunk]
-    assert len(counter._known[0]) == 50
-    assert len(counter._known[0]._last) < 150
+    assert len(counter._known[0].first) == 50
+    assert len(counter._known[0].last) < 150
 
 
 def test_added_tokens_that_text_may_have_are_not_counted_by_words() -> None:

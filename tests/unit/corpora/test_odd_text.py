@@ -2,7 +2,6 @@
 
 import json
 from collections import Counter
-from functools import partial
 from pathlib import Path
 
 import datasets
@@ -11,18 +10,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
+from tests.conftest import write_examples
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from polydistill.config.shared import Corpora, Source
 from polydistill.corpora import documents as document_reader
 from polydistill.corpora import lines as line_reader
 from polydistill.corpora.corpus import CorpusFields, build_corpus
-from polydistill.corpora.examples import Examples, drop_repeated, write_examples
+from polydistill.corpora.counting import TokenCounter
+from polydistill.corpora.examples import Examples
 from polydistill.corpora.packing import pack, split_line
 from polydistill.corpora.sources import Document, read_documents, source_identity
 from polydistill.disk import hash_text
 from polydistill.errors import CorpusError
-from polydistill.tokenization.encode import count_tokens
 
 FIELD = "languages.sw.text"
 
@@ -186,7 +186,7 @@ def byte_level() -> Tokenizer:
 
 
 def test_byte_level_tokenizers_get_no_example_that_is_too_long() -> None:
-    count = partial(count_tokens, [byte_level()])
+    count = TokenCounter([byte_level()])
     lines = [f"the cat {n} sat on a mat" for n in range(500)]
     examples = list(pack([(line, 0) for line in lines], count, 64))
     assert [tokens for _, tokens in examples] == count([text for text, _ in examples])
@@ -205,14 +205,6 @@ def test_marks_stay_with_their_letters() -> None:
             assert len(head) >= 4
     # A text of nothing but marks must end all the same.
     assert split_line("\u0308" * 50, 50, characters, 20)[1] > 10
-
-
-def test_repeated_examples_go(tmp_path) -> None:
-    write_examples(tmp_path / "a.arrow", [("one", 1), ("two", 1), ("one", 1), ("three", 1)])
-    counts = drop_repeated(tmp_path / "a.arrow", np.array([hash_text("three")], dtype=np.uint64))
-    assert counts == {"examples": 2, "characters": 6, "tokens": 2, "repeated": 2}
-    assert Examples(tmp_path / "a.arrow").texts(slice(None)) == ["one", "two"]
-    assert drop_repeated(tmp_path / "a.arrow", np.zeros(0, dtype=np.uint64)) is None
 
 
 def build(

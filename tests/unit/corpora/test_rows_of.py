@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from tests.conftest import write_examples
 
-from polydistill.corpora.examples import Examples, write_examples
+from polydistill.corpora.examples import Examples
 
 
 def test_rows_of_ids_in_any_order(tmp_path) -> None:

@@ -4,9 +4,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from tests.conftest import write_examples
 
 from polydistill.config.load import parse_recipe
-from polydistill.corpora.examples import Examples, write_examples
+from polydistill.corpora.examples import Examples
 from polydistill.pipelines.run import run_recipe
 from polydistill.pipelines.stages import planning, scoring
 from polydistill.pipelines.stages.scoring import MIN_SCORED, needed_rows, needed_shares

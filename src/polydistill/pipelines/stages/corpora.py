@@ -95,11 +95,7 @@ def prepare_corpus(
         )
         for field, before in states.items():
             refuse_changed(before, field=field)
-        train, held_out = statistics["splits"]["train"], statistics["splits"]["held_out"]
-        run.say(
-            f"corpora/{language}: {train['examples']:,} examples, {train['characters']:,} characters, "
-            f"{held_out['examples']:,} held out, {train['fill']:.0%} full"
-        )
+        run.say(f"corpora/{language}: {_summary(statistics['splits'])}")
 
     def needs_bytes() -> float:
         # Cleaned lines and examples of the parts lie beside the corpus until it is whole.
@@ -107,6 +103,14 @@ def prepare_corpus(
 
     return run.make(
         f"corpora/{language}", inputs, write, reuse=True, needs_bytes=needs_bytes, keep_partial=True
+    )
+
+
+def _summary(splits: Mapping[str, Mapping[str, float]]) -> str:
+    train, held_out = splits["train"], splits["held_out"]
+    return (
+        f"{train['examples']:,} examples, {train['characters']:,} characters, {held_out['examples']:,} held "
+        f"out, {train['fill']:.0%} full"
     )
 
 

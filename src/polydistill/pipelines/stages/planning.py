@@ -19,6 +19,7 @@ from polydistill.config.extract import ExtractRecipe
 from polydistill.config.merge import MergeRecipe
 from polydistill.config.shared import Arguments, Masking, RunRecipe, Source, TextRecipe
 from polydistill.corpora.corpus import sample_texts
+from polydistill.corpora.counting import TokenCounter
 from polydistill.corpora.sources import check_sources
 from polydistill.losses.sparse import sparse_soft_cross_entropy
 from polydistill.masking import Masked, mask_texts
@@ -31,7 +32,6 @@ from polydistill.pipelines.stages.conflicts import Conflict, collect
 from polydistill.scoring.crossing import UNCUT, Coverage, Crossing, cross
 from polydistill.scoring.predict import Predictions, predict
 from polydistill.store.reader import StoreRow
-from polydistill.tokenization.encode import count_tokens
 from polydistill.tokenization.load import LoadedTokenizer
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def _masked_pieces(
     """A small batch of pieces of text about as long as an example: (the pieces, masked)."""
     length = recipe.corpora.max_length
     joined = "\n".join(texts)
-    step = max(1, round(len(joined) / max(1, sum(count_tokens([tokenizer.backend], texts))) * length))
+    step = max(1, round(len(joined) / max(1, sum(TokenCounter([tokenizer.backend])(texts))) * length))
     pieces = [joined[place : place + step] for place in range(0, min(len(joined), 200 * step), step)]
     masked = mask_texts(
         pieces, range(len(pieces)), tokenizer, max_length=length, masking=masking, seed=recipe.seed
@@ -254,7 +254,7 @@ def measure_text(
         sources, field=field, max_characters=SAMPLE_CHARACTERS, block_lines=block_lines
     )
     backends = [tokenizer.backend for tokenizer in tokenizers]
-    counted = sum(count_tokens(backends, texts)) if backends else 0
+    counted = sum(TokenCounter(backends)(texts)) if backends else 0
     sampled = max(1, sum(map(len, texts)))
     return LanguageSize(characters, round(counted * characters / sampled), texts)
 
