@@ -19,6 +19,7 @@ from polydistill.errors import PolydistillError, RunFolderError, TokenizerError
 from polydistill.masking import mask_texts
 from polydistill.pipelines.merge import student
 from polydistill.pipelines.run import run_recipe
+from polydistill.reports.merge_page import gather_merge
 from polydistill.reports.tables import results_table
 from polydistill.store.reader import Store
 from polydistill.tokenization.load import load_tokenizer
@@ -32,6 +33,27 @@ def run(values, output, *changes, until="report"):
 
 
 LEARNED = ("student.vocabulary=learned", "student.tokenizer.size=500")
+
+
+def test_a_vocabulary_and_its_labels_are_made_once_for_related_runs(recipe_values, tmp_path) -> None:
+    """Seeds and kinds of labels change neither: the tokenizer is copied, the labels are named."""
+    first, _ = run(recipe_values, tmp_path / "first", *LEARNED, "seed=3", until="train")
+    values = recipe_values | {"reuse": [str(first)]}
+    gold, lines = run(values, tmp_path / "gold", *LEARNED, "seed=3", "distillation.labels=gold")
+    timing = json.loads((gold / "timing.json").read_text("utf-8"))
+    assert "train" in timing
+    assert not {"tokenizer", "labels/en"} & timing.keys()
+    assert not any(line.startswith(("tokenizer:", "labels/")) for line in lines)
+    for name in ("tokenizer.json", "tokenizer_config.json", "vocabulary.json"):
+        assert (gold / "tokenizer" / name).read_bytes() == (first / "tokenizer" / name).read_bytes()
+    assert not (gold / "labels").exists()
+    assert gather_merge(gold)["labels"] == gather_merge(first)["labels"] != {}
+    # It is the run's own copy: another vocabulary is not taken for it.
+    other, _ = run(values, tmp_path / "other", LEARNED[0], "student.tokenizer.size=450", until="tokenizer")
+    assert "tokenizer" in json.loads((other / "timing.json").read_text("utf-8"))
+    assert (other / "tokenizer" / "tokenizer.json").read_bytes() != (
+        first / "tokenizer" / "tokenizer.json"
+    ).read_bytes()
 
 
 def test_one_store_serves_every_vocabulary(tmp_path, recipe_values, monkeypatch) -> None:

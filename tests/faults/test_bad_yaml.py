@@ -265,7 +265,11 @@ def test_growing_lists_end_at_once(tmp_path) -> None:
     path = tmp_path / "r.yaml"
     path.write_text(grown(9) + BASE + "student: {config: {x: *a8}}\n", "utf-8")
     done = subprocess.run(
-        [sys.executable, "-c", f"from polydistill.config.load import load_recipe; load_recipe({str(path)!r})"],
+        [
+            sys.executable,
+            "-c",
+            f"from polydistill.config.load import load_recipe; load_recipe({str(path)!r})",
+        ],
         capture_output=True,
         text=True,
         check=False,

@@ -12,12 +12,21 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
+from typing import Literal
 
 import psutil
 import torch
 import yaml
 
-from polydistill.artefacts import ARTEFACTS, PARTIAL, STAMP, artefact, is_current, partial_folder
+from polydistill.artefacts import (
+    ARTEFACTS,
+    PARTIAL,
+    STAMP,
+    artefact,
+    copy_artefact,
+    is_current,
+    partial_folder,
+)
 from polydistill.config.load import parse_recipe
 from polydistill.config.shared import MODEL_TYPE, RunRecipe
 from polydistill.config.yaml_text import read_resolved
@@ -185,7 +194,7 @@ class Run:
         inputs: object,
         write: Callable[[Path], None],
         *,
-        reuse: bool = False,
+        reuse: bool | Literal["copy"] = False,
         stage: str | None = None,
         needs_bytes: Callable[[], float] | None = None,
         keep_partial: bool = False,
@@ -194,7 +203,8 @@ class Run:
 
         name          its folder within the run's
         write         writes its content into a folder
-        reuse         look in the runs of `self.reuse` too, and record where it is
+        reuse         look in the runs of `self.reuse` too, and record where it is, or copy it (what others
+                      look for in the run's own folder)
         stage         its name in timing.json and in messages; by default `name`
         needs_bytes   estimates its size on disk; called only if it has to be made
         keep_partial  `write` continues what an interrupted run left
@@ -202,13 +212,17 @@ class Run:
         """
         own = self.path / name
         existing = self.find(name, inputs) if reuse else own if is_current(own, inputs) else None
+        if existing is not None and existing != own and reuse == "copy":
+            with artefact(own, inputs) as folder:
+                copy_artefact(existing, folder)
+            existing = own
         if existing is None:
             existing, stage = own, stage or name
             if needs_bytes is not None:
                 require_space(partial_folder(own), needs_bytes(), stage=stage)
             with self.stage(stage), artefact(own, inputs, keep_partial=keep_partial) as folder:
                 write(folder)
-        return Artefact(self.use(name, existing) if reuse else existing, inputs)
+        return Artefact(self.use(name, existing) if reuse is True else existing, inputs)
 
     def find(self, relative: str, inputs: object) -> Path | None:
         """The folder of an artefact made from exactly these inputs: here, or in a run of `self.reuse`; one

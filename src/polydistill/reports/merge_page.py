@@ -153,8 +153,9 @@ def _stores(run: Path, recipe: Json) -> list[Json]:
 def _labels(run: Path) -> Json:
     """`language/teacher` → what became of the stored labels in the student's own vocabulary."""
     return {
-        f"{path.parent.parent.name}/{path.parent.name}": read_json(path)["record"]["coverage"]
-        for path in sorted(run.glob("labels/*/*/manifest.json"))
+        name.removeprefix("labels/"): read_json(place / "manifest.json")["record"]["coverage"]
+        for name, place in sorted(artefact_places(run).items())
+        if name.startswith("labels/")
     }
 
 

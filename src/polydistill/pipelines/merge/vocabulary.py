@@ -73,7 +73,7 @@ def build_own(merge: Merge) -> None:
         "smoothing_alpha": recipe.corpora.smoothing_alpha,
         "max_length": merge.student_length,
     }
-    made = run.make("tokenizer", inputs, partial(_write_own, merge))
+    made = run.make("tokenizer", inputs, partial(_write_own, merge), reuse="copy")
     merge.own = load_vocabulary(str(made.path), field="tokenizer")
 
 
@@ -257,7 +257,7 @@ def _crossed(merge: Merge, place: str, store: Artefact, crossing: Crossing, lang
             masked_share=recipe.masking.probability,
         )
 
-    return run.make(place, identity, write, stage=f"labels/{language}", needs_bytes=needs_bytes)
+    return run.make(place, identity, write, reuse=True, stage=f"labels/{language}", needs_bytes=needs_bytes)
 
 
 def describe(coverage: Coverage) -> str:

@@ -50,7 +50,8 @@ def build_tokenizer(recipe: PretrainRecipe | BalanceRecipe, run: Run) -> LoadedT
         save_tokenizer(trained, folder, specials=STUDENT_SPECIALS, max_length=recipe.corpora.max_length)
         run.say(f"tokenizer: WordPiece of {trained.get_vocab_size():,} pieces")
 
-    return shared_tokenizer(recipe, run.make("tokenizer", inputs, write, needs_bytes=needs_bytes).path)
+    made = run.make("tokenizer", inputs, write, reuse="copy", needs_bytes=needs_bytes)
+    return shared_tokenizer(recipe, made.path)
 
 
 def _train_vocabulary(recipe: PretrainRecipe | BalanceRecipe, raw: Path) -> Tokenizer:
