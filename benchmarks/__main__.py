@@ -62,7 +62,7 @@ def measure(bench: str, arguments: list[str], *, variant: str = "", keep: bool =
     known = environment()
     where = {key: known[key] for key in ("cores", "processor", "gpu")} | {"torch": known["packages"]["torch"]}
     # A model's folder is private to this machine: record its name alone.
-    shown = [",".join(Path(part).name for part in argument.split(",")) or "''" for argument in arguments]
+    shown = [_short([Path(part).name for part in argument.split(",")]) or "''" for argument in arguments]
     record = {
         "command": " ".join([bench, *shown]),
         "date": time.strftime("%Y-%m-%d"),
@@ -73,12 +73,18 @@ def measure(bench: str, arguments: list[str], *, variant: str = "", keep: bool =
         [variant]
         if variant
         else [
-            "-".join(part.partition(".")[0] for part in a.split(",")) for a in shown if a and a[0].isalpha()
+            "-".join(part.partition(".")[0] for part in a.split(","))
+            for a in shown
+            if any(c.isalpha() for c in a)
         ]
     )
     target = RESULTS / f"{'-'.join([bench, *names])}.json"
     target.parent.mkdir(exist_ok=True)
     target.write_text(json.dumps(record, indent=2) + "\n", "utf-8")
+
+
+def _short(parts: list[str]) -> str:
+    return ",".join(parts) if len(parts) < 5 else f"{len(parts)}-texts"
 
 
 main()

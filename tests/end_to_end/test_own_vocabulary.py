@@ -37,7 +37,7 @@ LEARNED = ("student.vocabulary=learned", "student.tokenizer.size=500")
 
 def test_a_vocabulary_and_its_labels_are_made_once_for_related_runs(recipe_values, tmp_path) -> None:
     """Seeds and kinds of labels change neither: the tokenizer is copied, the labels are named."""
-    first, _ = run(recipe_values, tmp_path / "first", *LEARNED, "seed=3", until="train")
+    first, _ = run(recipe_values, tmp_path / "first", *LEARNED, "seed=3")
     values = recipe_values | {"reuse": [str(first)]}
     gold, lines = run(values, tmp_path / "gold", *LEARNED, "seed=3", "distillation.labels=gold")
     timing = json.loads((gold / "timing.json").read_text("utf-8"))

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import os
 import pickle
+import sys
 import threading
 import time
 import warnings
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from importlib.abc import MetaPathFinder
 from itertools import chain, islice
+from types import ModuleType
 from typing import Any, Protocol
 
 import psutil
@@ -250,11 +253,12 @@ def call(work: Work, number: int, blob: bytes | None, arguments: tuple[Any, ...]
 
 
 def _start() -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(max_workers=1, initializer=_end_with, initargs=(os.getpid(),))
+    return ProcessPoolExecutor(max_workers=1, initializer=_begin, initargs=(os.getpid(),))
 
 
-def _end_with(parent: int) -> None:
-    """End this process when the one that started it has ended, however."""
+def _begin(parent: int) -> None:
+    """Prepare a worker: it ends when the process that started it has ended, however."""
+    sys.meta_path.insert(0, _NoPandas())
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -262,6 +266,16 @@ def _end_with(parent: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+class _NoPandas(MetaPathFinder):
+    """pyarrow imports pandas at its first array, to know its types. No worker has any, and the import takes
+    as long as all others together, and 40 MB.
+    """
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> None:
+        if name == "pandas":
+            raise ImportError("not needed in a worker")
 
 
 @contextmanager

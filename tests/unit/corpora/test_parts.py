@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from tests.conftest import bundled_lines
-from tests.part_tasks import ends, fails, words
+from tests.part_tasks import ends, fails, modules, words
 
 from polydistill.config.shared import Corpora, Source
 from polydistill.corpora import parts as part_reader
@@ -278,6 +278,16 @@ def test_one_worker_and_one_part_start_no_process(tmp_path) -> None:
         (0, str(os.getpid()).encode())
     ]
     assert pool._pool == []
+
+
+def test_a_worker_imports_what_it_needs() -> None:
+    """Each of these takes as long as a second of text."""
+    pool = Processes(1)
+    try:
+        tasks = [Task(index, "a", ("a",)) for index in range(2)]
+        assert [imported for _, imported in pool.map(modules, None, tasks)] == [b"", b""]
+    finally:
+        pool.close()
 
 
 def test_a_worker_ends_with_its_parent() -> None:
