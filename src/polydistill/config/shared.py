@@ -381,6 +381,11 @@ class RunRecipe(Settings):
         return []
 
     @property
+    def seeds_each(self) -> int:
+        """How many seeds the run itself takes, from `seed` on."""
+        return 1
+
+    @property
     def stored_scoring(self) -> Scoring | None:
         """How teachers' predictions are stored; None if the recipe stores none."""
         return None

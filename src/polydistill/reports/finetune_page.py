@@ -143,8 +143,8 @@ def group_tables(results: Json) -> list[Json]:
 def _average(column: Json, model: str) -> Json:
     """A model's cell; `first` is the RDT that colours it, from the first teacher."""
     rdt = {teacher: models[model] for teacher, models in column["rdt"].items() if model in models}
-    first = next(iter(rdt.values()), {}).get("value")
-    return {"score": column["scores"].get(model), "rdt": rdt, "first": first}
+    colour = [cell["value"] for cell in rdt.values()]
+    return {"score": column["scores"].get(model), "rdt": rdt, "first": colour[0] if colour else None}
 
 
 def joined(models: Mapping[str, Json], teachers: Mapping[str, str | list[str]]) -> dict[str, Json]:

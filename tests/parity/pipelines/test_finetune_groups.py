@@ -11,7 +11,7 @@ from tests.finetuning import task
 from tests.parity.pipelines.test_finetune_results import ITEMS, summary
 
 from polydistill.reports.finetune_page import group_tables
-from polydistill.reports.tables import finetune_tables
+from polydistill.reports.finetune_tables import finetune_tables
 
 # `narrow` is stronger and reads two of the three languages, as MuRIL beside mBERT.
 SCORES = {

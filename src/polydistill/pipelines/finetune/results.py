@@ -13,7 +13,7 @@ from polydistill.disk import Json, hash_text, read_json, write_json
 from polydistill.evaluation.verdicts import verdict
 from polydistill.pipelines.finetune.groups import Score, group_averages
 from polydistill.pipelines.finetune.jobs import Job
-from polydistill.pipelines.finetune.training import stored_rows
+from polydistill.tasks.predictions import predicted_items
 from polydistill.tasks.scores import (
     LEARNED,
     METRICS,
@@ -22,13 +22,11 @@ from polydistill.tasks.scores import (
     chance_of_seeds,
     deviation,
     interval,
-    items_of,
     relative_deviation,
     resample,
     sampled_deviation,
     seed_noise,
 )
-from polydistill.tasks.squad import uses_mlqa
 
 FILE = "finetune.json"
 Samples = npt.NDArray[np.float64]
@@ -134,8 +132,7 @@ class Results:
             if job.texts.name != name:
                 continue
             for target in job.targets:
-                mlqa = uses_mlqa(target, task.normalisation)
-                of_job = items_of(task.kind, stored_rows(folder, target), target, mlqa=mlqa)
+                of_job = predicted_items(folder, task, target)
                 items.setdefault(job.model.name, {}).setdefault(target, []).append(of_job)
         return items
 

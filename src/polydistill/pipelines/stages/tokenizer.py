@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from polydistill.artefacts import unlisted_files
+from polydistill.artefacts import copy_artefact, is_current, unlisted_files
 from polydistill.config.balance import BalanceRecipe
 from polydistill.config.pretrain import PretrainRecipe
 from polydistill.corpora.corpus import CorpusFields, build_corpus
@@ -45,6 +45,12 @@ def build_tokenizer(recipe: PretrainRecipe | BalanceRecipe, run: Run) -> LoadedT
         return sum(source_bytes(sources, field=field) for field, sources in recipe.texts.items())
 
     def write(folder: Path) -> None:
+        # It does not depend on the seed, say, by which two runs of a grid differ.
+        for other in run.reuse:
+            if is_current(other / "tokenizer", inputs):
+                copy_artefact(other / "tokenizer", folder)
+                run.say(f"tokenizer: taken from {other / 'tokenizer'}")
+                return
         trained = _train_vocabulary(recipe, folder / "raw")
         shutil.rmtree(folder / "raw")
         save_tokenizer(trained, folder, specials=STUDENT_SPECIALS, max_length=recipe.corpora.max_length)
