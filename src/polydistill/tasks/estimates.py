@@ -3,13 +3,12 @@
 Two levels: a mean over seeds of scores on the same items varies because other seeds would have been drawn,
 and because other items would. Items are resampled (bootstrap, the same draw for all variants and seeds).
 Seeds enter by Student's t with a deviation that is pooled over variants, because resampling two or three of
-them covers too little (decision 23). Both variances are added, with the degrees of freedom of Welch and
-Satterthwaite.
+them covers too little. The two half-intervals add like the sides of a right angle (decision 23).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -19,6 +18,9 @@ from polydistill.tasks.scores import SeedNoise, seed_noise
 
 Floats = npt.NDArray[np.float64]
 Knows = Literal["nothing", "items", "seeds", "seeds and items"]
+
+# p-values below twice this are not told apart.
+SMALLEST_TAIL = 1e-12
 
 
 class Estimate(NamedTuple):
@@ -99,21 +101,35 @@ def _estimate(variant: Variant, noise: SeedNoise, level: float) -> Estimate:
     from scipy import stats
 
     value, seeds = float(variant.scores.mean()), len(variant.scores)
-    parts = []
+    # (Standard error, degrees of freedom.)
+    parts: list[tuple[float, int]] = []
     if variant.samples is not None and variant.items > 1:
         # Not the same items: their errors may still go together, as where only masks differ.
         deviation = variant.samples.mean(1).std() if variant.joint else variant.samples.std(0).mean()
-        parts.append((float(deviation) ** 2, variant.items - 1))
+        parts.append((float(deviation), variant.items - 1))
     if seeds > 1 and noise.freedom:
-        parts.append((noise.deviation**2 / seeds, noise.freedom))
+        parts.append((noise.deviation / seeds**0.5, noise.freedom))
     known: tuple[Knows, Knows, Knows, Knows] = ("nothing", "items", "seeds", "seeds and items")
     knows = known[(variant.samples is not None and variant.items > 1) + 2 * (seeds > 1)]
-    total = sum(variance for variance, _ in parts)
-    if total == 0.0:
+    if not any(error for error, _ in parts):
         # No variation: certain where something was known, else unknown.
         return Estimate(value, value, value, 0.0 if parts and value else 1.0, knows)
-    freedom = total**2 / sum(variance**2 / of_part for variance, of_part in parts)
-    error = float(np.sqrt(total))
-    half = float(stats.t.ppf((1 + level) / 2, freedom)) * error
-    p = 2 * float(stats.t.sf(abs(value) / error, freedom))
-    return Estimate(value, value - half, value + half, p, knows)
+
+    def half(tail: float) -> float:
+        """Half of the interval that leaves `tail` on each side."""
+        sides = [float(stats.t.isf(tail, freedom)) * error for error, freedom in parts]
+        return float(np.hypot.reduce(sides))
+
+    width = half((1 - level) / 2)
+    return Estimate(value, value - width, value + width, _p_value(abs(value), half), knows)
+
+
+def _p_value(distance: float, half: Callable[[float], float]) -> float:
+    """Two-sided p-value: 1 minus the level of the interval that just reaches 0."""
+    from scipy.optimize import brentq
+
+    if distance == 0.0:
+        return 1.0
+    if half(SMALLEST_TAIL) < distance:
+        return 2 * SMALLEST_TAIL
+    return 2 * float(brentq(lambda tail: half(tail) - distance, SMALLEST_TAIL, 0.5, xtol=1e-15))

@@ -54,17 +54,18 @@ def test_one_seed_knows_items_alone() -> None:
     assert (nothing.knows, nothing.p, nothing.low) == ("nothing", 1.0, 0.5)
 
 
-def test_both_variances_are_added_by_welch_and_satterthwaite() -> None:
-    """As Welch's test does for two samples, whose variances are those of items and of seeds here."""
+def test_half_intervals_add_like_the_sides_of_a_right_angle() -> None:
+    """And the p-value is 1 minus the level of the interval that ends at 0."""
     seeds = np.array([0.1, 0.3, 0.2])
     items = np.random.default_rng(1).normal(0, 0.05, 1000)
-    samples = seeds + items[:, None]
-    found = level_estimates({"a": Variant(seeds, samples, 40)}, level=0.95)["a"]
-    parts = [(items.var(), 39), (seeds.var(ddof=1) / 3, 2)]
-    total = sum(variance for variance, _ in parts)
-    freedom = total**2 / sum(variance**2 / of for variance, of in parts)
-    assert found.high - 0.2 == pytest.approx(stats.t.ppf(0.975, freedom) * np.sqrt(total))
+    variant = {"a": Variant(seeds, seeds + items[:, None], 40)}
+    found = level_estimates(variant, level=0.95)["a"]
+    sides = stats.t.ppf(0.975, 39) * items.std(), stats.t.ppf(0.975, 2) * stats.sem(seeds)
+    assert found.high - 0.2 == pytest.approx(np.hypot(*sides))
+    assert found.value - found.low == pytest.approx(np.hypot(*sides))
     assert found.knows == "seeds and items"
+    again = level_estimates(variant, level=1 - found.p)["a"]
+    assert again.low == pytest.approx(0, abs=1e-9)
 
 
 def test_seeds_on_other_items_are_not_taken_for_independent() -> None:
