@@ -19,12 +19,18 @@ NAMES = ("name", "output", "reuse")
 
 
 def write_comparison(
-    path: Path, folders: Sequence[Path], names: Sequence[str], rows: Sequence[Json], text: str
+    path: Path,
+    folders: Sequence[Path],
+    names: Sequence[str],
+    rows: Sequence[Json],
+    text: str,
+    compute: Mapping[str, Json] | None = None,
 ) -> Path:
     """Write an HTML page that compares runs; returns its path.
 
-    rows  of `compare_merges`; empty for runs of other kinds, whose table is in `text`
-    text  what the command printed
+    rows     of `compare_merges`; empty for runs of other kinds, whose table is in `text`
+    text     what the command printed
+    compute  what each student cost, see `pipelines.stages.compute.run_compute`
     """
     values = {
         "name": " · ".join(names),
@@ -32,6 +38,7 @@ def write_comparison(
         "pages": {name: _page(path, folder) for name, folder in zip(names, folders, strict=True)},
         "rows": [_shown(row, names) for row in rows],
         "text": text,
+        "compute": compute or {},
         "figure": Markup(_bars(rows, names)) if rows else None,
         "loss_figure": _losses(folders, names),
         "changes": changes([read_resolved(folder / "recipe.yaml") for folder in folders]),

@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from polydistill.disk import Json
+from polydistill.reports.compute_table import FINE_TUNED, compute_table
 from polydistill.reports.finetune_page import group_tables, joined
 from polydistill.reports.records import check_evaluation
 
@@ -46,6 +47,8 @@ def finetune_tables(folder: Path) -> list[Table]:
             "seeds and each of several teachers' RDTs are in the report."
         )
         tables[-1].caption_justify = "left"
+    if results.get("compute"):
+        tables.append(compute_table(results["compute"], FINE_TUNED))
     return tables
 
 

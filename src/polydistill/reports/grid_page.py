@@ -43,6 +43,7 @@ def gather_grid(run: Path) -> Json:
         "runs": table["runs"],
         "seeds": table.get("seeds", []),
         "summary": summary,
+        "compute": table.get("compute", {}),
         "columns": [name for name in variants if any(name in cells for cells in places.values())],
         "pages": {name for name in table["runs"] if (run / name / "report" / "index.html").is_file()},
         "places": [

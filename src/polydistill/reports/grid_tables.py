@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from polydistill.disk import Json
+from polydistill.reports.compute_table import compute_table
 from polydistill.reports.finetune_tables import finetune_tables
 from polydistill.reports.records import check_evaluation
 
@@ -33,7 +34,8 @@ def grid_tables(folder: Path) -> list[Table]:
     of_tuned = (
         [] if grid.get("seeds") else [table for name in tuned for table in finetune_tables(folder / name)]
     )
-    return [*tables, *of_tuned, *difference_tables(grid)]
+    compute = [compute_table(grid["compute"])] if grid.get("compute") else []
+    return [*tables, *of_tuned, *difference_tables(grid), *compute]
 
 
 def over_seeds(rows: Sequence[Json]) -> list[Json]:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from polydistill.config.finetune import FinetuneRecipe, Task
 from polydistill.disk import Json, hash_text, read_json, write_json
 from polydistill.evaluation.verdicts import verdict
+from polydistill.pipelines.finetune.cost import finetuning_compute
 from polydistill.pipelines.finetune.groups import Score, group_averages
 from polydistill.pipelines.finetune.jobs import Job
 from polydistill.tasks.predictions import predicted_items
@@ -57,7 +58,7 @@ class Results:
             "scores": self._scores(),
         }
         if summarised:
-            results |= self._summary()
+            results |= self._summary() | {"compute": finetuning_compute(self.recipe, self.jobs, run)}
         write_json(run / "evaluation" / FILE, results, sealed=True)
 
     def _scores(self) -> Json:

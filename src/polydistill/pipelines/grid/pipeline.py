@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 from rich.console import Console
@@ -21,6 +22,7 @@ from polydistill.pipelines.grid.rows import grid_rows
 from polydistill.pipelines.grid.summary import summary
 from polydistill.pipelines.pipeline import Command, Pipeline, Pipelines, Stage, run_pipeline
 from polydistill.pipelines.run_folder import Run
+from polydistill.pipelines.stages.compute import over_seeds, run_compute
 from polydistill.pipelines.stages.conflicts import Conflict, collect, counted, report_conflicts
 from polydistill.pipelines.stages.engine import check_engine
 from polydistill.pipelines.stages.evaluation import write_page
@@ -76,10 +78,26 @@ def evaluate(state: Grid) -> None:
         "variants": list(dict.fromkeys(place.variant for place in places.values())),
         "seeds": state.recipe.seeds,
         "summary": summary(state.recipe, children, rows),
+        "compute": compute_rows(state.run.path, children, places),
         "sooner": sooner(children, curves, places),
         "losses": {name: curve._asdict() for name, curve in curves.items()},
     }
     write_json(run.path / "evaluation" / "grid.json", table, sealed=True)
+
+
+def compute_rows(
+    grid: Path, children: Mapping[str, RunRecipe], places: Mapping[str, Place]
+) -> dict[str, Json]:
+    """Variant, or `variant: model` where a run trains several → what it cost, means over seeds."""
+    each: dict[str, list[dict[str, Json]]] = {}
+    for name, child in children.items():
+        each.setdefault(places[name].variant, []).append(run_compute(child.folder, grid))
+    means = {variant: over_seeds(rows) for variant, rows in each.items()}
+    return {
+        variant if model == "student" else f"{variant}: {model}": row
+        for variant, rows in means.items()
+        for model, row in rows.items()
+    }
 
 
 def _watch(run: Run, name: str, position: Position) -> None:
