@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Literal
+
+# A 95 % interval's width in standard deviations of a normal distribution.
+WIDTH_95 = 2 * 1.959964
 
 Verdict = Literal["level", "better", "worse", "not settled"]
 
@@ -36,3 +40,21 @@ def holm(values: Sequence[float]) -> list[float]:
         highest = max(highest, min(1.0, (len(values) - place) * values[index]))
         adjusted[index] = highest
     return adjusted
+
+
+def starred(differences: Sequence[Mapping[str, float]]) -> list[bool]:
+    """Which differences of one table differ from 0 at 5 % after Holm's correction for all of them.
+
+    differences  `value`, and `low` and `high` of its 95 % interval, whose width gives the p-value (normal)
+    One that its own interval does not tell from 0 is never starred.
+    """
+    values = []
+    for cell in differences:
+        error = (cell["high"] - cell["low"]) / WIDTH_95
+        distance = abs(cell["value"])
+        values.append(math.erfc(distance / error / math.sqrt(2)) if error else float(distance == 0.0))
+    alone = len(values) == 1
+    return [
+        (cell["low"] > 0 or cell["high"] < 0) and (alone or adjusted <= 0.05)
+        for cell, adjusted in zip(differences, holm(values), strict=True)
+    ]

@@ -79,9 +79,15 @@ def _shown(row: Json, names: Sequence[str]) -> Json:
     for name in ("teacher", *names):
         if name in row:
             difference = row.get(f"{name} - {names[0]}")
-            settled = difference is not None and not difference["low"] <= 0 <= difference["high"]
+            settled = difference is not None and _starred(difference)
             cells.append({"name": name, "value": row[name], "difference": difference, "settled": settled})
     return {key: row[key] for key in ("language", "text", "tokenizer", "masked")} | {"cells": cells}
+
+
+def _starred(difference: Json) -> bool:
+    """Whether it differs from 0: after a correction for the whole table, where that was made."""
+    alone = not difference["low"] <= 0 <= difference["high"]
+    return bool(difference.get("starred", alone))
 
 
 def _bars(rows: Sequence[Json], names: Sequence[str]) -> str:

@@ -3,7 +3,7 @@
 import pytest
 from scipy import stats
 
-from polydistill.evaluation.verdicts import holm, verdict
+from polydistill.evaluation.verdicts import holm, starred, verdict
 
 
 @pytest.mark.parametrize(
@@ -43,3 +43,18 @@ def test_holm_by_hand() -> None:
     # Never below the raw values, nor above Bonferroni's.
     raw = stats.uniform.rvs(size=20, random_state=0).tolist()
     assert all(p <= q <= min(1.0, 20 * p) for p, q in zip(raw, holm(raw), strict=True))
+
+
+def test_stars_of_a_table_are_corrected_together() -> None:
+    """p of 2.2 standard errors is 0.028: a star alone, none beside another."""
+    close = {"value": 2.2, "low": 2.2 - 1.96, "high": 2.2 + 1.96}
+    far = {"value": -4.0, "low": -5.96, "high": -2.04}
+    none = {"value": 1.0, "low": -0.96, "high": 2.96}
+    assert 0.025 < 2 * stats.norm.sf(2.2) < 0.05
+    assert starred([close]) == [True]
+    assert starred([close, close]) == [False, False]
+    # The far one leaves the correction first, and then one is left.
+    assert starred([close, far]) == [True, True]
+    assert starred([none, far, close]) == [False, True, False]
+    assert starred([{"value": 0.0, "low": 0.0, "high": 0.0}, far]) == [False, True]
+    assert starred([]) == []
