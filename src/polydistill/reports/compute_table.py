@@ -14,8 +14,8 @@ TRAINED = ("training", "scoring", "teachers", "total")
 FINE_TUNED = ("fine_tuning", "pretraining", "total")
 NOTE = (
     "Seconds of the machine that ran it, and floating-point operations: matrix products, 6 N D for training "
-    "and 2 N D for\nscoring, with attention's, the output layer at predicted positions alone. Empty: none "
-    "was made here, so it is not\ncounted; '?': its weights or tokens are not known."
+    "and 2 N D for scoring, with attention's, the output layer at predicted positions alone. Empty: none "
+    "was made here, so it is not counted; '?': its weights or tokens are not known."
 )
 
 

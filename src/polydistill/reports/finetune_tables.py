@@ -41,10 +41,8 @@ def finetune_tables(folder: Path) -> list[Table]:
     if tables:
         tables[-1].caption = (
             "RDT: mean over languages of 100 (student - teacher) / teacher, positive where the student is "
-            "better, with its\n"
-            "interval over test items and seeds; under averages, RDT of the two averages. Other metrics, "
-            "deviations over\n"
-            "seeds and each of several teachers' RDTs are in the report."
+            "better, with its interval over test items and seeds; under averages, RDT of the two averages. "
+            "Other metrics, deviations over seeds and each of several teachers' RDTs are in the report."
         )
         tables[-1].caption_justify = "left"
     if results.get("compute"):

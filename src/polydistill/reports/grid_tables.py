@@ -101,7 +101,7 @@ def _caption(grid: Json) -> str:
         "" if margin is None else f"; level: the interval is within {margin:g} % of {summary['baseline']}'s"
     )
     return (
-        f"Intervals of {100 * summary['level']:g} % reflect {knows}. * after Holm's correction for all\n"
+        f"Intervals of {100 * summary['level']:g} % reflect {knows}. * after Holm's correction for all "
         f"differences of the measure{level}."
     )
 

@@ -83,6 +83,19 @@ def test_rdt_of_a_group_is_that_of_its_averages_from_each_teacher(tmp_path, teac
     }
 
 
+def test_a_group_s_teacher_teaches_all_of_its_languages(tmp_path, teachers) -> None:
+    """`wide` has scores in English, but is no teacher there."""
+    found = summary(
+        tmp_path,
+        teachers,
+        SCORES,
+        teachers={"en": "narrow", "fr": ["narrow", "wide"], "ru": "wide"},
+        groups=GROUPS,
+    )["groups"]
+    assert list(found["covered"]["average"]["rdt"]) == ["narrow"]
+    assert found["all"]["average"]["rdt"] == {}
+
+
 def test_one_teacher_a_language_has_no_second_list(tmp_path, teachers) -> None:
     evaluation = summary(tmp_path, teachers, {"a": {"en": (0.5,)}, "b": {"en": (0.6,)}}, teachers={"en": "b"})
     assert evaluation["rdt_by_teacher"] == {"topic": {"accuracy": {}, "macro_f1": {}}}

@@ -144,3 +144,20 @@ def test_seeds_are_paired(tmp_path) -> None:
     # Paired: differences 0.020, 0.021, 0.022 of three seeds, and none of items.
     assert cell["high"] - 0.021 == pytest.approx(4.303 * 0.001 / np.sqrt(3), rel=0.01)
     assert (cell["verdict"], cell["knows"]) == ("better", "seeds and items")
+
+
+def test_seeds_whose_examples_cannot_be_aligned_count_as_one_text(tmp_path) -> None:
+    """Fewer rows than examples: some had no masked token, and which is not kept. Intervals are wider."""
+    widths = []
+    for examples in (len(COUNTS), len(COUNTS) + 3):
+        arrays, rows = {}, []
+        for seed in (0, 1):
+            for name, values in (("one", reciprocal(10 * seed)), ("two", reciprocal(10 * seed + 1))):
+                arrays[f"{name}-seed{seed}"] = ranks(values)
+                rows.append(row(f"{name}-seed{seed}", "student", 0.3, examples=examples))
+        folder = tmp_path / str(examples)
+        cell = summarised(folder, arrays, rows, runs={"one": {}, "two": {}}, seeds=[0, 1])[0]
+        difference = cell["differences"]["two"]
+        widths.append(difference["high"] - difference["low"])
+    # Independent ranks: aligned, their mean varies by the square root of two less.
+    assert widths[1] == pytest.approx(np.sqrt(2) * widths[0], rel=0.1)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from polydistill.config.finetune import FinetuneRecipe
-from polydistill.disk import Json, read_json, read_record
+from polydistill.disk import Json, read_record
 from polydistill.evaluation.compute import sizes_of, training_operations
 from polydistill.pipelines.finetune.jobs import Job
 from polydistill.pipelines.stages.compute import run_compute, total
@@ -45,15 +45,16 @@ def finetuning_compute(
 
 
 def _job(job: Job, folder: Path, model: str) -> Json:
-    record = read_json(folder / "training.json", dict)
-    steps, tokens = int(record["steps"]), record.get("tokens")
+    # Jobs of earlier versions have no tokens.
+    record = read_record(folder / "training.json")
+    steps, tokens = int(record.get("steps", 0)), record.get("tokens")
     sizes = sizes_of(Path(model)) if Path(model).is_dir() else None
     if sizes is None or tokens is None:
         return {"steps": steps, "flops": None}
     arguments = job.recipe_arguments
     batch = arguments["per_device_train_batch_size"] * arguments["gradient_accumulation_steps"]
     # A head is small beside the encoder: no position is predicted by the language model's.
-    return {"steps": steps, "flops": training_operations(sizes, tokens, tokens / (steps * batch), 0)}
+    return {"steps": steps, "flops": training_operations(sizes, tokens, tokens / max(1, steps * batch), 0)}
 
 
 def pretraining(model: Path) -> Json | None:
