@@ -133,14 +133,14 @@ def task(folder: Path, kind: str, languages: tuple[str, ...] = ("en",), **more) 
     return {"kind": kind, "data": data, "max_length": 32, **more}
 
 
-def recipe_values(folder: Path, models: dict[str, Path], tasks: dict, **more) -> dict:
+def recipe_values(folder: Path, models: dict[str, Path | dict], tasks: dict, **more) -> dict:
     """A recipe of one seed that runs in seconds."""
     return {
         "recipe": "finetune",
         "name": "small",
         "output": str(folder / "run"),
         "num_seeds": 1,
-        "models": {name: str(path) for name, path in models.items()},
+        "models": {name: path if isinstance(path, dict) else str(path) for name, path in models.items()},
         "tasks": tasks,
         "training": dict(SMALL),
         "bootstrap_samples": 100,

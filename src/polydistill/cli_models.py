@@ -29,14 +29,16 @@ def compare(
     from rich.console import Console
 
     from polydistill.tools.compare import Comparison, compare_runs
+    from polydistill.tools.compare_compute import compare_compute
     from polydistill.tools.compare_words import compare_words
 
     shown = Console(record=True, highlight=False, soft_wrap=True) if html else console
     compared = Comparison(compare_words(folders, shown), []) if words else compare_runs(folders, shown)
+    compute = compare_compute(folders, compared.names, shown)
     if html:
         from polydistill.reports.compare_page import write_comparison
 
-        page = write_comparison(html, folders, *compared, shown.export_text())
+        page = write_comparison(html, folders, *compared, shown.export_text(), compute)
         console.print(f"page: {page.resolve()}", markup=False)
 
 

@@ -79,6 +79,7 @@ def test_as_a_process_in_both_settings_and_a_second_run_does_nothing(
         num_seeds=2,
         training=SMALL | {"num_train_epochs": 3},
         teachers={"ru": "russian"},
+        groups={"other": ["ru"]},
     )
     # A model of one language takes no part in training from another.
     values["models"]["russian"] = {"model": str(teachers["ru"]), "languages": ["ru"]}
@@ -110,6 +111,8 @@ def test_as_a_process_in_both_settings_and_a_second_run_does_nothing(
     assert evaluation["rdt"]["far"]["entity_f1"] == {}
     page = (run / "report" / "index.html").read_text("utf-8")
     assert "positive is better" in page
+    assert "<h2>Group “other”</h2>" in page
+    assert f"from russian: {cell['value']:+.1f}" in page.split("Group “other”")[1].split("<h2>")[0]
     # In the heading of the language that has a teacher, and in no other.
     assert '<th class="n">ru<br><small>RDT from russian</small></th>' in page
     assert '<th class="n">en</th>' in page

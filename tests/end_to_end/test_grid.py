@@ -14,12 +14,13 @@ from polydistill.config.load import load_recipe, parse_recipe
 from polydistill.disk import write_json
 from polydistill.errors import RecipeError, UserError
 from polydistill.evaluation.convergence import loss_curve
-from polydistill.pipelines.grid.children import awaited, children_of
-from polydistill.pipelines.grid.pipeline import grid_rows, sooner
+from polydistill.pipelines.grid.children import awaited, children_of, places_of
+from polydistill.pipelines.grid.pipeline import sooner
+from polydistill.pipelines.grid.rows import grid_rows
 from polydistill.pipelines.kinds import PIPELINES
 from polydistill.pipelines.pipeline import Command
 from polydistill.pipelines.run import run_recipe
-from polydistill.reports.tables import grid_lines
+from polydistill.reports.grid_tables import grid_lines
 
 MERGE = {"teachers": {"a": "x"}, "languages": {"ko": {"text": "a.txt", "teachers": "a"}}}
 
@@ -51,6 +52,48 @@ def test_runs_and_variants_multiply_and_later_changes_win() -> None:
     assert last.reuse == ["runs/g/soft-short", "runs/g/soft-long", "runs/g/gold-short", "other"]
 
 
+def test_every_run_is_made_with_every_seed_and_reads_runs_of_its_own_seed() -> None:
+    tasks = {"t": {"kind": "pos", "data": {"ko": {"train": "a.conllu", "test": "b.conllu"}}}}
+    tuned = {
+        "recipe": "finetune",
+        "num_seeds": 3,
+        "models": {"one": "$grid/one/student/final", "other": "$grid/two-seed9/x", "far": "runs/far"},
+        "tasks": tasks,
+    }
+    later = {"extends": None, "teachers": {"a": "$grid/one/student/final"}}
+    recipe = grid(
+        runs={"one": {}, "two": {"teachers": later["teachers"]}}, seeds=[0, 4], after={"tasks": tuned}
+    )
+    # An unknown folder of the grid is refused by its own name, whatever the seed.
+    with pytest.raises(RecipeError, match="two-seed9"):
+        children_of(recipe)
+    del tuned["models"]["other"]
+    recipe = grid(
+        runs={"one": {}, "two": {"teachers": later["teachers"]}}, seeds=[0, 4], after={"tasks": tuned}
+    )
+    children = children_of(recipe)
+    # All runs of a seed, then those of the next: an early table is whole.
+    assert {name: child.seed for name, child in children.items()} == {
+        "one-seed0": 0,
+        "two-seed0": 0,
+        "tasks-seed0": 0,
+        "one-seed4": 4,
+        "two-seed4": 4,
+        # Three seeds each, so that no training serves two seeds: 0 1 2, and 12 13 14.
+        "tasks-seed4": 12,
+    }
+    assert children["two-seed4"].teachers["a"].model == "runs/g/one-seed4/student/final"
+    assert [model.model for model in children["tasks-seed4"].models.values()] == [
+        "runs/g/one-seed4/student/final",
+        "runs/far",
+    ]
+    assert children["one-seed4"].reuse == ["runs/g/one-seed0", "runs/g/two-seed0", "runs/g/tasks-seed0"]
+    assert list(places_of(recipe).values())[:2] == [("one", 0), ("two", 0)]
+    # Without seeds nothing changes.
+    assert list(children_of(grid())) == ["one"]
+    assert places_of(grid()) == {"one": ("one", None)}
+
+
 def test_runs_may_extend_files_and_be_of_other_kinds(tmp_path) -> None:
     (tmp_path / "merge.yaml").write_text(
         yaml.safe_dump(MERGE | {"name": "m", "output": "elsewhere"}), "utf-8"
@@ -74,6 +117,12 @@ def test_runs_may_extend_files_and_be_of_other_kinds(tmp_path) -> None:
         ({"runs": {"a": {"output": "x"}}}, ["runs.a.output 'x'", "the grid names its runs"]),
         ({"variants": {"a": {"extends": "x"}}}, ["variants.a.extends", "only base, runs and after"]),
         ({"after": {"one": {}}}, ["after.one: a run has this name already"]),
+        ({"seeds": [0, 1, 0]}, ["seeds[2] 0: is named twice; leave one out"]),
+        ({"seeds": [-1]}, ["seeds[0]"]),
+        ({"seeds": [0], "runs": {"one": {"seed": 5}}}, ["runs.one.seed 5: the grid's `seeds` set it"]),
+        ({"seeds": [0], "base": MERGE | {"seed": 5}}, ["base.seed 5"]),
+        ({"baseline": "two"}, ["baseline 'two': no run of that name; the grid makes one"]),
+        ({"equivalence_margin": -1}, ["equivalence_margin -1"]),
         ({"runs": {"a": {}, "a-b": {}}, "variants": {"b-c": {}, "c": {}}}, ["two runs get the same name"]),
         ({"after": {"x": {"recipe": "probe"}}}, ["after.x", "models"]),
         ({"runs": {"a": {"trainin": {}}}}, ["runs.a", "trainin", "did you mean 'training'"]),
@@ -178,7 +227,8 @@ def test_only_losses_on_the_same_text_and_pieces_are_compared(tmp_path) -> None:
     log("other-pieces", [4, 2], "y")
     curves = {run: loss_curve(tmp_path / run) for run in children_of(recipe)}
     assert curves["none-yet"] is None
-    assert sooner(children_of(recipe), {run: curve for run, curve in curves.items() if curve}) == [
+    known = {run: curve for run, curve in curves.items() if curve}
+    assert sooner(children_of(recipe), known, places_of(recipe)) == [
         {"run": "one", "other": "two", "step": None, "factor": None},
         {"run": "two", "other": "one", "step": 10, "factor": 1},
     ]

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from polydistill.config.groups import MARGIN, Margin, check_groups
 from polydistill.config.probe import ProbedModel
 from polydistill.config.settings import Name, Settings, Share, check_names
-from polydistill.config.shared import Arguments, RunRecipe, as_model, as_path
+from polydistill.config.shared import Arguments, RunRecipe, as_list, as_model, as_path
 
 Kind = Literal["ner", "pos", "classification", "pairs", "choice", "qa"]
 Preset = Literal["mergedistill", "xtreme", "eliquare"]
@@ -148,6 +149,11 @@ class Task(Settings):
     dev_share: Annotated[float, Field(gt=0, lt=0.5)] = Field(
         0.1, description="Share of the training examples that become the dev set of a language without `dev`."
     )
+    parallel: bool = Field(
+        False,
+        description="The test files are translations of each other, item by item (XQuAD, PAWS-X, SIB-200): "
+        "intervals of averages over languages draw the same items in all of them.",
+    )
     unseen_labels: Literal["refuse", "count"] = Field(
         "refuse",
         description="Test labels that the training set lacks: an error (`refuse`), or counted as wrong and "
@@ -239,9 +245,15 @@ class FinetuneRecipe(RunRecipe):
     models: dict[Name, Annotated[FinetunedModel, BeforeValidator(as_model)]] = Field(
         min_length=1, description="Name → a model to fine-tune: a folder or hub name, or its settings."
     )
-    teachers: dict[Name, Name] = Field(
+    teachers: dict[Name, Annotated[list[Name], Field(min_length=1), BeforeValidator(as_list)]] = Field(
         default_factory=dict,
-        description="Language → the model that others are compared with (RDT), such as `{ko: bert-ko}`.",
+        description="Language → the model that others are compared with (RDT), such as `{ko: bert-ko}`, or "
+        "several, each of which gets an RDT of its own: `{hi: [muril, mbert]}`.",
+    )
+    groups: dict[Name, list[Name]] = Field(
+        default_factory=dict,
+        description="Name → languages, such as `{covered: [hi, en], other: [de]}`: averages over each "
+        "group's languages and over tasks, and their RDT from each teacher.",
     )
     baseline: Name | None = Field(
         None,
@@ -282,6 +294,7 @@ class FinetuneRecipe(RunRecipe):
     within_percent: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
         5.0, description="A model counts as close to its teacher if it is at most this many percent below it."
     )
+    equivalence_margin: Margin = Field(None, description=MARGIN)
     level: Share = Field(0.95, description="Confidence level of the intervals.")
 
     @model_validator(mode="after")
@@ -290,21 +303,14 @@ class FinetuneRecipe(RunRecipe):
         languages = {language for task in self.tasks.values() for language in task.data}
         for name, task in self.tasks.items():
             check_names(task.data, {"all": "all languages in the results"}, f"tasks.{name}.data")
-        for language, model in self.teachers.items():
+        for language, teachers in self.teachers.items():
             if language not in languages:
                 raise ValueError(
                     f"teachers.{language}: no task has this language; they have "
                     f"{', '.join(sorted(languages))}"
                 )
-            if model not in self.models:
-                raise ValueError(
-                    f"teachers.{language} {model!r}: no model of that name; the recipe defines {known}"
-                )
-            if language not in (self.models[model].languages or [language]):
-                raise ValueError(
-                    f"teachers.{language} {model!r}: models.{model}.languages lacks {language}, so it has no "
-                    "scores there; add it, or name another"
-                )
+            for model in teachers:
+                self._check_teacher(language, model)
         if self.baseline is not None and self.baseline not in self.models:
             raise ValueError(f"baseline {self.baseline!r}: no model of that name; the recipe defines {known}")
         for name, settings in self.models.items():
@@ -314,19 +320,36 @@ class FinetuneRecipe(RunRecipe):
                         f"models.{name}.languages[{index}] {language!r}: no task has this language; they "
                         f"have {', '.join(sorted(languages))}"
                     )
+        check_groups(self.groups, languages)
         return self
 
-    def teacher_of(self, language: str, scored: Mapping[str, Container[str]] | None = None) -> str | None:
-        """The model that others are compared with in a language.
+    def _check_teacher(self, language: str, model: str) -> None:
+        if model not in self.models:
+            raise ValueError(
+                f"teachers.{language} {model!r}: no model of that name; the recipe defines "
+                f"{', '.join(self.models)}"
+            )
+        if self.teachers[language].count(model) > 1:
+            raise ValueError(f"teachers.{language} {model!r}: is named twice; leave one out")
+        if language not in (self.models[model].languages or [language]):
+            raise ValueError(
+                f"teachers.{language} {model!r}: models.{model}.languages lacks {language}, so it has no "
+                "scores there; add it, or name another"
+            )
 
-        scored  model → the languages of a task in which it has scores: if a language's teacher has none there
-                (it is not trained on the task's source), `baseline` replaces it; None: every model has scores
-                in all languages
+    def teachers_of(self, language: str, scored: Mapping[str, Container[str]] | None = None) -> list[str]:
+        """The models that others are compared with in a language.
+
+        scored  model → the languages of a task in which it has scores: if none of a language's teachers has
+                any there (they are not trained on the task's source), `baseline` replaces them; None: every
+                model has scores in all languages
         """
-        for model in (self.teachers.get(language), self.baseline):
-            if model is not None and (scored is None or language in scored.get(model, ())):
-                return model
-        return None
+
+        def usable(models: Iterable[str]) -> list[str]:
+            return [model for model in models if scored is None or language in scored.get(model, ())]
+
+        own = usable(self.teachers.get(language, ()))
+        return own or usable([] if self.baseline is None else [self.baseline])
 
     def max_length(self, task: Task) -> int:
         """Maximum tokens of a task's sequences."""
@@ -339,6 +362,11 @@ class FinetuneRecipe(RunRecipe):
             k: v for k, v in PRESETS[task.preset or self.preset][task.kind].items() if k != "max_length"
         }
         return preset | self.training | task.training
+
+    @property
+    def seeds_each(self) -> int:
+        """How many seeds the run itself takes, from `seed` on."""
+        return self.num_seeds
 
     @property
     def models_read(self) -> list[str]:

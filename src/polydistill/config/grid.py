@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from polydistill.config.groups import MARGIN, Margin
 from polydistill.config.settings import Name, check_names
 from polydistill.config.shared import RunRecipe
 
@@ -21,6 +22,8 @@ RUNS_RESERVED = {
     "run.log.1": "the grid's earlier log",
     "teacher": "the teachers in the grid's table",
 }
+# A grid's seeds are multiplied by a recipe's own number of seeds (`RunRecipe.seeds_each`).
+MAX_SEED = 1 << 24
 Changes = Annotated[dict[str, Any], BeforeValidator(_as_changes)]
 
 
@@ -54,6 +57,27 @@ class GridRecipe(RunRecipe):
         "example a probe or a fine-tuning of their models, by their folders: `$grid/RUN/student/final`.",
     )
 
+    seeds: list[Annotated[int, Field(ge=0, lt=MAX_SEED)]] = Field(
+        default_factory=list,
+        description="Every run, and every recipe of `after`, is made with each of these seeds, as "
+        "NAME-seed0: `$grid/RUN` is then the run of the same seed. A fine-tuning or probe takes its own "
+        "seeds from seed × `num_seeds` on. Tables show means and intervals that reflect seeds. Empty: each "
+        "recipe's own seed.",
+    )
+    baseline: Name | None = Field(
+        None, description="The run (RUN or RUN-VARIANT) that the others are compared with; empty: the first."
+    )
+    equivalence_margin: Margin = Field(None, description=MARGIN)
+
+    @property
+    def makes(self) -> list[str]:
+        """The names of the runs, in each variant, without seeds."""
+        return [
+            run if variant is None else f"{run}-{variant}"
+            for run in self.runs
+            for variant in (self.variants or [None])
+        ]
+
     @model_validator(mode="after")
     def _reserved(self) -> GridRecipe:
         for place, changes in {
@@ -65,11 +89,13 @@ class GridRecipe(RunRecipe):
             for key in ("name", "output"):
                 if key in changes:
                     raise ValueError(f"{place}.{key} {changes[key]!r}: the grid names its runs; leave it out")
+            if self.seeds and "seed" in changes:
+                raise ValueError(
+                    f"{place}.seed {changes['seed']!r}: the grid's `seeds` set it; leave one of the two out"
+                )
             if place.startswith("variants.") and "extends" in changes:
                 raise ValueError(f"{place}.extends: only base, runs and after can extend; leave it out")
-        made = {
-            f"{run}-{variant}" if variant else run for run in self.runs for variant in (self.variants or [""])
-        }
+        made = set(self.makes)
         if len(made) < len(self.runs) * max(1, len(self.variants)):
             raise ValueError("runs, variants: two runs get the same name RUN-VARIANT; rename one of them")
         check_names(self.runs, RUNS_RESERVED, "runs")
@@ -77,4 +103,11 @@ class GridRecipe(RunRecipe):
         for name in self.after:
             if name in made:
                 raise ValueError(f"after.{name}: a run has this name already; choose another")
+        for index, seed in enumerate(self.seeds):
+            if seed in self.seeds[:index]:
+                raise ValueError(f"seeds[{index}] {seed}: is named twice; leave one out")
+        if self.baseline is not None and self.baseline not in made:
+            raise ValueError(
+                f"baseline {self.baseline!r}: no run of that name; the grid makes {', '.join(self.makes)}"
+            )
         return self

@@ -85,6 +85,11 @@ class ProbeRecipe(RunRecipe):
         return self
 
     @property
+    def seeds_each(self) -> int:
+        """How many seeds the run itself takes, from `seed` on."""
+        return self.probing.num_seeds
+
+    @property
     def models_read(self) -> list[str]:
         """Names and folders of the models."""
         return list(dict.fromkeys(settings.model for settings in self.models.values()))

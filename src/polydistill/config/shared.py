@@ -121,9 +121,7 @@ class Corpora(Settings):
     )
 
     def content(self) -> dict[str, object]:
-        """The settings that a language's examples depend on: not how languages are mixed, nor where work is
-        done.
-        """
+        """What a language's examples depend on: not the mix of languages, nor where work is done."""
         return self.model_dump(mode="json", exclude={"smoothing_alpha", "engine", "workers", "address"})
 
 
@@ -272,9 +270,7 @@ class Model(Settings):
     """The model that is pre-trained."""
 
     model_type: str = Field("bert", description="An architecture that `AutoModelForMaskedLM` knows.")
-    config: dict[str, Any] = Field(
-        default_factory=dict, description="Configuration fields of the architecture."
-    )
+    config: dict[str, Any] = Field(default_factory=dict, description="Fields of its configuration.")
     start: Start = Field(default_factory=Start)
 
 
@@ -379,6 +375,11 @@ class RunRecipe(Settings):
     def models_made(self) -> list[Path]:
         """Folders of the models that the run makes."""
         return []
+
+    @property
+    def seeds_each(self) -> int:
+        """How many seeds the run itself takes, from `seed` on."""
+        return 1
 
     @property
     def stored_scoring(self) -> Scoring | None:

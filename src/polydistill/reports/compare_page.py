@@ -19,12 +19,18 @@ NAMES = ("name", "output", "reuse")
 
 
 def write_comparison(
-    path: Path, folders: Sequence[Path], names: Sequence[str], rows: Sequence[Json], text: str
+    path: Path,
+    folders: Sequence[Path],
+    names: Sequence[str],
+    rows: Sequence[Json],
+    text: str,
+    compute: Mapping[str, Json] | None = None,
 ) -> Path:
     """Write an HTML page that compares runs; returns its path.
 
-    rows  of `compare_merges`; empty for runs of other kinds, whose table is in `text`
-    text  what the command printed
+    rows     of `compare_merges`; empty for runs of other kinds, whose table is in `text`
+    text     what the command printed
+    compute  what each student cost, see `pipelines.stages.compute.run_compute`
     """
     values = {
         "name": " · ".join(names),
@@ -32,6 +38,7 @@ def write_comparison(
         "pages": {name: _page(path, folder) for name, folder in zip(names, folders, strict=True)},
         "rows": [_shown(row, names) for row in rows],
         "text": text,
+        "compute": compute or {},
         "figure": Markup(_bars(rows, names)) if rows else None,
         "loss_figure": _losses(folders, names),
         "changes": changes([read_resolved(folder / "recipe.yaml") for folder in folders]),
@@ -72,9 +79,15 @@ def _shown(row: Json, names: Sequence[str]) -> Json:
     for name in ("teacher", *names):
         if name in row:
             difference = row.get(f"{name} - {names[0]}")
-            settled = difference is not None and not difference["low"] <= 0 <= difference["high"]
+            settled = difference is not None and _starred(difference)
             cells.append({"name": name, "value": row[name], "difference": difference, "settled": settled})
     return {key: row[key] for key in ("language", "text", "tokenizer", "masked")} | {"cells": cells}
+
+
+def _starred(difference: Json) -> bool:
+    """Whether it differs from 0: after a correction for the whole table, where that was made."""
+    alone = not difference["low"] <= 0 <= difference["high"]
+    return bool(difference.get("starred", alone))
 
 
 def _bars(rows: Sequence[Json], names: Sequence[str]) -> str:

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 
+from polydistill.config.groups import ALL
+from polydistill.config.yaml_text import read_resolved
 from polydistill.disk import Json, read_json
 from polydistill.errors import RunFolderError
 
@@ -27,6 +29,8 @@ METRICS = {
 }
 # No model has this name: names have no brackets.
 OWN_TEACHERS = "(teachers)"
+# The kind of a published column that averages a table's tasks.
+AVERAGE = "average"
 VERDICTS = {"within": "yes", "below": "no", "open": "open"}
 
 
@@ -40,54 +44,118 @@ def gather_finetune(run: Path) -> Json:
             f"has done {results['done']} of {results['jobs']} jobs",
             "run the recipe to its end",
         )
-    tasks = []
-    for task, metrics in results["summary"].items():
-        about = results["tasks"][task]
-        for metric, models in metrics.items():
-            languages = list(dict.fromkeys(language for cells in models.values() for language in cells))
-            rdt = results["rdt"][task][metric]
-            rows = joined(models, results.get("teachers", {}))
-            tasks.append(
-                {
-                    "name": f"{task}: {METRICS[metric][0]}",
-                    "meaning": f"{KINDS[about['kind']]}, {about['setting'].replace('_', ' ')}. "
-                    f"{METRICS[metric][1]}",
-                    "languages": languages,
-                    # A language has the same teacher for all models.
-                    "teachers": {
-                        language: next(
-                            (
-                                of_model[language]["teacher"]
-                                for of_model in rdt.values()
-                                if language in of_model
-                            ),
-                            None,
-                        )
-                        for language in languages
-                    },
-                    "rows": {
-                        model: _row(cells, rdt.get(model, {}), languages) for model, cells in rows.items()
-                    },
-                    "has_rdt": bool(rdt),
-                }
-            )
+    tasks = [
+        _task(results, task, metric) for task, metrics in results["summary"].items() for metric in metrics
+    ]
     kinds = {about["kind"] for about in results["tasks"].values()}
     return {
         "results": results,
         "tasks": tasks,
+        "groups": group_tables(results),
         "averages": results["rdt_average"],
         "verdicts": VERDICTS,
         "published": published_tables(kinds),
         "shade": shade,
+        "margin": _margin(run),
     }
 
 
-def joined(models: Mapping[str, Json], teachers: Mapping[str, str]) -> dict[str, Json]:
-    """Model → language → cell. Monolingual teachers share a row, as in papers."""
+def _margin(run: Path) -> float | None:
+    """The margin of equivalence that the recipe states, in percent."""
+    margin: float | None = read_resolved(run / "recipe.yaml").get("equivalence_margin")
+    return margin
+
+
+def _task(results: Json, task: str, metric: str) -> Json:
+    """A task's table of one metric."""
+    about, models = results["tasks"][task], results["summary"][task][metric]
+    languages = list(dict.fromkeys(language for cells in models.values() for language in cells))
+    rdt = results["rdt"][task][metric]
+    # {} unless a language has several teachers; results of earlier versions have none.
+    by_teacher = results.get("rdt_by_teacher", {}).get(task, {}).get(metric) or {"": rdt}
+    # A language has the same teachers for all models.
+    teachers = {
+        language: list(
+            dict.fromkeys(
+                of_model[language]["teacher"]
+                for of_models in by_teacher.values()
+                for of_model in of_models.values()
+                if language in of_model
+            )
+        )
+        for language in languages
+    }
+    return {
+        "name": f"{task}: {METRICS[metric][0]}",
+        "meaning": f"{KINDS[about['kind']]}, {about['setting'].replace('_', ' ')}. {METRICS[metric][1]}",
+        "languages": languages,
+        "teachers": teachers,
+        "averaged": [name for name, models in by_teacher.items() if models],
+        "rows": {
+            model: {
+                "cells": [
+                    {
+                        "score": cells.get(language),
+                        "rdt": [
+                            cell
+                            for of_models in by_teacher.values()
+                            if (cell := of_models.get(model, {}).get(language))
+                        ],
+                    }
+                    for language in languages
+                ],
+                "all": {
+                    name: cell
+                    for name, of_models in by_teacher.items()
+                    if (cell := of_models.get(model, {}).get("all"))
+                },
+            }
+            for model, cells in joined(models, results.get("teachers", {})).items()
+        },
+    }
+
+
+def group_tables(results: Json) -> list[Json]:
+    """A table for each group of languages: averages in each task and over tasks, with RDT from each teacher.
+
+    Tasks show their first metric, questions their exact matches too, as in MergeDistill's table 4. [] for
+    results of earlier versions.
+    """
+    tables = []
+    for group, averages in results.get("groups", {}).items():
+        columns = []
+        for task, of_task in averages["tasks"].items():
+            first, *others = of_task["metrics"]
+            for metric in (first, *(other for other in others if other == "exact")):
+                name = f"{task}, {METRICS[metric][0]}"
+                columns.append({"name": name, "of": of_task["languages"], **of_task["metrics"][metric]})
+        # The average over tasks takes each task's first metric.
+        columns.append({"name": "average over tasks", "of": [], **averages["average"]})
+        # One language and task: the task's own table says it all.
+        if len(columns) > 2 or len(columns[0]["of"]) > 1 or group != ALL:
+            models = dict.fromkeys(model for column in columns for model in column["scores"])
+            rows = {model: [_average(column, model) for column in columns] for model in models}
+            heads = [{"name": column["name"], "of": column["of"]} for column in columns]
+            tables.append({"name": group, "languages": averages["languages"], "columns": heads, "rows": rows})
+    return [table for table in tables if table["rows"]]
+
+
+def _average(column: Json, model: str) -> Json:
+    """A model's cell; `first` is the RDT that colours it, from the first teacher."""
+    rdt = {teacher: models[model] for teacher, models in column["rdt"].items() if model in models}
+    colour = [cell["value"] for cell in rdt.values()]
+    return {"score": column["scores"].get(model), "rdt": rdt, "first": colour[0] if colour else None}
+
+
+def joined(models: Mapping[str, Json], teachers: Mapping[str, str | list[str]]) -> dict[str, Json]:
+    """Model → language → cell. Monolingual teachers share a row, as in papers.
+
+    teachers  language → its teachers; results of earlier versions name one
+    """
     own = {
         model: cells
         for model, cells in models.items()
-        if len(cells) == 1 and all(teachers.get(language) == model for language in cells)
+        if len(cells) == 1 and all(teachers.get(language) in (model, [model]) for language in cells)
     }
     if len(own) < 2:
         return dict(models)
@@ -98,31 +166,37 @@ def joined(models: Mapping[str, Json], teachers: Mapping[str, str]) -> dict[str,
     }
 
 
-def _row(scores: Json, rdt: Json, languages: list[str]) -> Json:
-    return {
-        "cells": [{"score": scores.get(language), "rdt": rdt.get(language)} for language in languages],
-        "all": rdt.get("all"),
-    }
-
-
 def published_tables(kinds: set[str]) -> list[Json]:
-    """Published tables, cut to these kinds of tasks, with RDT of scores whose teacher's is known."""
+    """Published tables, cut to these kinds of tasks, with RDT of scores whose teachers' are known.
+
+    A paper's own average over its tasks stays beside them.
+    """
     text = (resources.files("polydistill.reports") / "published.json").read_text("utf-8")
     tables = []
     for table in json.loads(text):
-        kept = [place for place, column in enumerate(table["columns"]) if column["kind"] in kinds]
+        kept = [
+            place
+            for place, column in enumerate(table["columns"])
+            if column["kind"] in kinds or column["kind"] == AVERAGE
+        ]
+        # Of a table without these kinds only its average would be left.
+        if all(table["columns"][place]["kind"] == AVERAGE for place in kept):
+            continue
         groups = []
         for group in table["groups"]:
             scores = {row["model"]: row["scores"] for row in group["rows"]}
             rows = []
             for row in group["rows"]:
-                base = scores.get(row.get("teacher"))
+                teachers = row.get("teachers", [])
                 cells = [
-                    {"score": row["scores"][place], "rdt": _rdt(row["scores"][place], base and base[place])}
+                    {
+                        "score": row["scores"][place],
+                        "rdt": [_rdt(row["scores"][place], scores[name][place]) for name in teachers],
+                    }
                     for place in kept
                 ]
                 if any(cell["score"] is not None for cell in cells):
-                    rows.append({"model": row["model"], "teacher": row.get("teacher"), "cells": cells})
+                    rows.append({"model": row["model"], "teachers": teachers, "cells": cells})
             if rows:
                 groups.append({"name": group["name"], "rows": rows})
         if groups:

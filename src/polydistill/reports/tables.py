@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,8 @@ from rich.table import Table
 
 from polydistill.disk import Json, read_json
 from polydistill.reports.card_results import FEW_MASKED, with_error
-from polydistill.reports.finetune_page import joined
+from polydistill.reports.finetune_tables import finetune_tables
+from polydistill.reports.grid_tables import grid_tables
 from polydistill.reports.records import check_evaluation, summary_of
 
 CAPTION = """MRR: mean of 1/rank of the masked token ± its standard error over examples.
@@ -153,39 +154,6 @@ def _shown(cell: dict[str, float]) -> str:
     return f"{cell['mean']:.3f} ± {cell['deviation']:.3f}" if cell else ""
 
 
-def finetune_tables(folder: Path) -> list[Table]:
-    """A table of each task's first metric, with RDT. The report has the other metrics."""
-    results = check_evaluation(folder / "evaluation" / "finetune.json")
-    tables = []
-    for task, metrics in results.get("summary", {}).items():
-        kind, metric = results["tasks"][task], next(iter(metrics))
-        languages = list(dict.fromkeys(name for scores in metrics[metric].values() for name in scores))
-        table = Table(
-            title=f"{task} ({kind['setting'].replace('_', ' ')}): {metric.replace('_', ' ')}, x 100",
-            box=box.SIMPLE,
-        )
-        table.add_column("", overflow="fold")
-        for heading in (*languages, "RDT, %", "from", "to"):
-            table.add_column(heading, justify="right", no_wrap=True)
-        for model, scores in joined(metrics[metric], results.get("teachers", {})).items():
-            cells = [
-                f"{100 * scores[language]['mean']:.1f}" if language in scores else ""
-                for language in languages
-            ]
-            whole = results["rdt"][task][metric].get(model, {}).get("all") or {}
-            bounds = [f"{whole[key]:+.1f}" if key in whole else "" for key in ("value", "low", "high")]
-            table.add_row(escape(model), *cells, *bounds)
-        tables.append(table)
-    if tables:
-        tables[-1].caption = (
-            "RDT: mean over languages of 100 (student - teacher) / teacher, positive where the student is "
-            "better, with its\n"
-            "interval over test items and seeds. Other metrics and deviations over seeds are in the report."
-        )
-        tables[-1].caption_justify = "left"
-    return tables
-
-
 def cost_tables(rows: Sequence[Json]) -> Group:
     """Sizes, then times and memory. `rows` come from `compare_cost`; speed-ups are over the first model."""
     return Group(_sizes(rows), _times(rows))
@@ -228,78 +196,4 @@ def _times(rows: Sequence[Json]) -> Table:
             "" if seconds is None or base is None else f"{base / seconds:.2f}",
             "" if seconds is None else f"{row['peak_bytes'] / 2**20:,.0f} MiB",
         )
-    return table
-
-
-def grid_tables(folder: Path) -> list[Table]:
-    """MRR of each text (a line for each run, a column for each language), then probes, then fine-tuning."""
-    grid = check_evaluation(folder / "evaluation" / "grid.json")
-    tuned = [name for name in grid["runs"] if (folder / name / "evaluation" / "finetune.json").is_file()]
-    rows = [row for row in grid["rows"] if row["run"] not in tuned]
-    ranked = [row for row in rows if "language" in row]
-    probed = [row for row in rows if "language" not in row]
-    tables = [
-        _mrr_table(
-            f"{escape(str(folder))}: MRR on {text.replace('_', ' ')} text",
-            [row for row in ranked if row["text"] == text],
-        )
-        for text in dict.fromkeys(row["text"] for row in ranked)
-    ]
-    tables += [_probe_table(escape(str(folder)), probed)] if probed else []
-    return tables + [table for name in tuned for table in finetune_tables(folder / name)]
-
-
-def _mrr_table(title: str, rows: list[Json]) -> Table:
-    table = Table(box=box.SIMPLE, title=title, padding=(0, 1, 0, 0))
-    languages = list(dict.fromkeys(row["language"] for row in rows))
-    lines = grid_lines(rows)
-    if any(", " in line for line in lines):
-        table.caption = (
-            "Where no tokenizer is named, the language's teacher's reads it; other tokenizers guess other "
-            "tokens."
-        )
-        table.caption_justify = "left"
-    table.add_column("", overflow="fold")
-    for language in languages:
-        table.add_column(escape(language), justify="right")
-    # Teachers last: they are the same in all runs that have them.
-    for line, cells in sorted(lines.items(), key=lambda pair: pair[0].startswith("teacher")):
-        table.add_row(
-            escape(line), *(f"{cells[language]:.3f}" if language in cells else "" for language in languages)
-        )
-    return table
-
-
-def grid_lines(rows: Iterable[Json]) -> dict[str, dict[str, float]]:
-    """Line → language → MRR. A line has its run's name, made longer only where lines would clash."""
-    lines: dict[str, dict[str, float]] = {}
-    for row in rows:
-        own = row["teacher"] is not None
-        if row["model"] == "student":
-            name = row["run"] if own else f"{row['run']}, {row['tokenizer']} tokenizer"
-        else:
-            name = "teacher" if row["model"] == row["teacher"] else f"{row['run']}: {row['model']}"
-        further = [
-            name,
-            f"{name}, {row['teacher']}'s tokenizer",
-            f"{row['run']}: {name}, {row['teacher']}'s tokenizer",
-        ]
-        for line in further:
-            if lines.setdefault(line, {}).setdefault(row["language"], row["value"]) == row["value"]:
-                break
-    return lines
-
-
-def _probe_table(title: str, rows: list[Json]) -> Table:
-    table = Table(box=box.SIMPLE, title=title, padding=(0, 1, 0, 0))
-    runs = list(dict.fromkeys(row["run"] for row in rows))
-    table.add_column("", overflow="fold")
-    for run in runs:
-        table.add_column(escape(run), justify="right", overflow="fold")
-    places: dict[str, dict[str, float]] = {}
-    for row in rows:
-        place = f"{row['place']}: {row['measure']} of {row['model']}"
-        places.setdefault(place, {})[row["run"]] = row["value"]
-    for place, cells in places.items():
-        table.add_row(escape(place), *(f"{cells[run]:.3f}" if run in cells else "" for run in runs))
     return table

@@ -77,7 +77,8 @@ class TaskTexts:
         if limit is None or len(examples) <= limit:
             return examples
         # A random draw, not the first: some files are sorted by label (SIB-200's test files).
-        drawn = self._generator(language, split).choice(len(examples), limit, replace=False)
+        names = (split,) if self.task.parallel and split == "test" else (language, split)
+        drawn = self._generator(*names).choice(len(examples), limit, replace=False)
         return [examples[index] for index in sorted(drawn)]
 
     def _generator(self, *names: str) -> np.random.Generator:
@@ -157,6 +158,7 @@ class TaskTexts:
 
     def check(self) -> None:
         """Raise CorpusError for data that cannot be learned or scored; `notes` lists lesser problems."""
+        self._check_parallel()
         for source in self.task.sources:
             field = self.field(source, "train")
             train = self.splits[source]["train"]
@@ -189,6 +191,20 @@ class TaskTexts:
                         f"correct the files, or score them as wrong with tasks.{self.name}.unseen_labels: "
                         "count",
                     )
+
+    def _check_parallel(self) -> None:
+        """Raise CorpusError for test sets that cannot be translations of each other, item by item."""
+        first, *others = self.splits if self.task.parallel else [""]
+        for other in others:
+            sizes = [len(self.splits[language]["test"]) for language in (first, other)]
+            if sizes[0] != sizes[1]:
+                raise CorpusError(
+                    f"tasks.{self.name}.parallel",
+                    "true",
+                    f"the test sets of {first} and {other} have {sizes[0]} and {sizes[1]} items, so they are "
+                    "no translations of each other, item by item",
+                    "remove `parallel`, or give files whose items correspond",
+                )
 
     def _check_entities(self, source: str) -> None:
         """Raise CorpusError for tags that seqeval would misread as entities (NOUN as one of kind OUN)."""

@@ -26,6 +26,7 @@ from polydistill.tasks.heads import Feature, collate
 from polydistill.training.arguments import Arguments, training_arguments
 from polydistill.training.checkpoints import explain_pickles, finished_state, last_checkpoint
 from polydistill.training.nonfinite import WatchedTrainer
+from polydistill.training.run import read_tokens
 
 # Kept keys of log entries; the others are times, which differ between runs.
 KEPT = ("step", "epoch", "loss", "learning_rate", "grad_norm", "eval_score")
@@ -128,8 +129,8 @@ def fine_tune(
     say: Callable[[str], None],
     evidence: Path | None = None,
 ) -> dict[str, Any]:
-    """Train `model` in place; returns `best` (the best checkpoint's name), its dev `score` and `step`, and
-    the `log`.
+    """Train `model` in place; returns `best` (the best checkpoint's name), its dev `score` and `step`, the
+    `log`, and the `tokens` that it read.
 
     features   with targets (see `heads.collate`)
     folder     of the checkpoints; the same call with the same folder resumes from the last complete one
@@ -165,7 +166,7 @@ def fine_tune(
         with attention_for(settings.device, max_length), explain_pickles(checkpoint):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         state = trainer.state
-    return _record(state, total)
+    return _record(state, total) | {"tokens": read_tokens(model, state.total_flos)}
 
 
 def _settings(

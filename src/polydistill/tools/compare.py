@@ -18,7 +18,8 @@ from polydistill.config.yaml_text import read_resolved
 from polydistill.disk import Json
 from polydistill.errors import RunFolderError
 from polydistill.evaluation.mlm import mean_reciprocal_rank
-from polydistill.evaluation.uncertainty import Difference, paired_difference
+from polydistill.evaluation.uncertainty import paired_difference
+from polydistill.evaluation.verdicts import starred
 from polydistill.reports.records import check_evaluation
 from polydistill.tools.compare_balance import Evaluated, compare_balance
 
@@ -106,14 +107,22 @@ def compare_merges(
                     1.0 / own.astype(np.float64), first, counts
                 )._asdict()
         rows.append(row)
+    _star(rows)
     console.print(_table(rows, names))
     console.print(
         f"MRR, the difference from that of {names[0]}, and its 95 % interval by a paired bootstrap over "
-        "examples, * where it excludes zero. The interval reflects sampling of the text, not variation "
-        "between seeds.",
+        "examples, * where it differs from zero after Holm's correction for all that are shown. The interval "
+        "reflects sampling of the text, not variation between seeds.",
         markup=False,
     )
     return rows
+
+
+def _star(rows: Sequence[Json]) -> None:
+    """Set `starred` of all differences."""
+    cells = [cell for row in rows for key, cell in row.items() if " - " in key and isinstance(cell, dict)]
+    for cell, star in zip(cells, starred(cells), strict=True):
+        cell["starred"] = star
 
 
 def _recipe(folder: Path) -> Json:
@@ -196,8 +205,7 @@ def _table(rows: Sequence[Json], names: Sequence[str]) -> Table:
             cells = [f"  {escape(name)}", f"{row[name]:.3f}"]
             difference = row.get(f"{name} - {names[0]}")
             if difference is not None:
-                value = Difference(**difference)
-                cells.append(f"{value.value:+.3f}" + ("*" if value.settled else " "))
-                cells += [f"{value.low:+.3f}", f"{value.high:+.3f}"]
+                cells.append(f"{difference['value']:+.3f}" + ("*" if difference["starred"] else " "))
+                cells += [f"{difference['low']:+.3f}", f"{difference['high']:+.3f}"]
             table.add_row(*cells)
     return table

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from polydistill.errors import RunFolderError
 from polydistill.evaluation.summaries import TEACHER, HeldOut, summarise
-from polydistill.evaluation.uncertainty import Difference
+from polydistill.evaluation.verdicts import starred
 from polydistill.tasks.probes import METRICS
 from polydistill.tasks.probes import summarise as summarise_probes
 
@@ -73,20 +73,22 @@ def compare_balance(runs: Sequence[Evaluated], console: Console) -> None:
         groups,
         {student: [_plus_minus(cells[group]) for group in groups] for student, cells in summary["D"].items()},
     )
+    differences = summary["differences"]
+    stars = iter(starred([cells[group] for cells in differences.values() for group in groups]))
     _print(
         console,
         f"MRR of {summary['first']} minus that of the others, in hundredths",
         groups,
         {
-            student: [_plus_minus(cells[group], star=True) for group in groups]
-            for student, cells in summary["differences"].items()
+            student: [_plus_minus(cells[group], star=next(stars)) for group in groups]
+            for student, cells in differences.items()
         },
     )
     _print_probes(runs, students, groups, console)
     console.print(
         "Means over the group's languages; ± is half of a 95 % interval by a paired bootstrap over examples, "
-        "* where it excludes zero. The interval reflects sampling of the text, not variation between "
-        "seeds.",
+        "* where it differs from zero after Holm's correction for all that are shown. The interval reflects "
+        "sampling of the text, not variation between seeds.",
         markup=False,
     )
 
@@ -155,8 +157,7 @@ def _print(console: Console, title: str, groups: Sequence[str], rows: Mapping[st
 
 
 def _plus_minus(cell: Mapping[str, float], *, star: bool = False) -> str:
-    settled = "*" if star and Difference(**cell).settled else ""
-    return f"{100 * cell['value']:+.1f}{settled} ± {50 * (cell['high'] - cell['low']):.1f}"
+    return f"{100 * cell['value']:+.1f}{'*' if star else ''} ± {50 * (cell['high'] - cell['low']):.1f}"
 
 
 def _both(kinds: Mapping[str, Mapping[str, float]]) -> str:

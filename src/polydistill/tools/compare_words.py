@@ -21,6 +21,7 @@ from polydistill.errors import RunFolderError
 from polydistill.evaluation.mlm import measure
 from polydistill.evaluation.readers import EVALUATION_SEED, covered, hidden, text_files
 from polydistill.evaluation.uncertainty import Difference, paired_ratio
+from polydistill.evaluation.verdicts import starred
 from polydistill.masking import mask_texts
 from polydistill.models.inputs import length_batches
 from polydistill.models.load import load_masked_lm
@@ -62,23 +63,30 @@ def compare_words(
     table.add_column("", overflow="fold")
     for heading in ("nats/char", "difference", "from", "to"):
         table.add_column(heading, no_wrap=True, justify="right")
-    for language, corpus in corpora.items():
-        for text, examples in text_files(corpus).items():
-            words = measure_words(folders, language, examples, settings)
-            characters = int(words[0].characters.sum())
-            table.add_row(f"[bold]{escape(f'{language}, {text}: {characters:,} characters')}[/bold]")
-            for name, each in zip(names, words, strict=True):
-                cells = [f"  {escape(name)}", f"{each.per_character:.3f}"]
-                if each is not words[0]:
-                    value = difference(each, words[0])
-                    cells.append(f"{value.value:+.3f}" + ("*" if value.settled else " "))
-                    cells += [f"{value.low:+.3f}", f"{value.high:+.3f}"]
-                table.add_row(*cells)
+    measured = [
+        (language, text, measure_words(folders, language, examples, settings))
+        for language, corpus in corpora.items()
+        for text, examples in text_files(corpus).items()
+    ]
+    differences = [[difference(each, words[0]) for each in words[1:]] for _, _, words in measured]
+    stars = iter(starred([value._asdict() for each in differences for value in each]))
+    for (language, text, words), of_text in zip(measured, differences, strict=True):
+        characters = int(words[0].characters.sum())
+        table.add_row(f"[bold]{escape(f'{language}, {text}: {characters:,} characters')}[/bold]")
+        table.add_row(f"  {escape(names[0])}", f"{words[0].per_character:.3f}")
+        for name, each, value in zip(names[1:], words[1:], of_text, strict=True):
+            table.add_row(
+                f"  {escape(name)}",
+                f"{each.per_character:.3f}",
+                f"{value.value:+.3f}" + ("*" if next(stars) else " "),
+                f"{value.low:+.3f}",
+                f"{value.high:+.3f}",
+            )
     console.print(table)
     console.print(
         f"Nats per character of hidden words (less is better), the difference from {names[0]}, and its 95 % "
-        "interval by a paired bootstrap over examples, * where it excludes zero. The interval reflects "
-        "sampling of the text, not variation between seeds.",
+        "interval by a paired bootstrap over examples, * where it differs from zero after Holm's correction "
+        "for all that are shown. The interval reflects sampling of the text, not variation between seeds.",
         markup=False,
     )
     return names

@@ -145,6 +145,14 @@ def train(
     return [dict(entry) for entry in trainer.state.log_history]
 
 
+def read_tokens(model: PreTrainedModel, operations: float) -> int:
+    """Tokens that a training read, padding included, from Trainer's count of operations (`total_flos`).
+
+    That is 6 x parameters without embeddings x tokens.
+    """
+    return int(operations / (6 * model.num_parameters(exclude_embeddings=True)) + 0.5)
+
+
 def _sampler(
     languages: Mapping[str, LanguageData], probabilities: Sequence[float], settings: TrainingArguments
 ) -> LanguageSampler:

@@ -15,18 +15,32 @@ from polydistill.tasks.splits import read_tasks
 ITEMS = 200
 
 
-def summary(tmp_path, folders, accuracy: dict[str, dict[str, tuple[float, ...]]], **more) -> dict:
+def summary(
+    tmp_path, folders, accuracy: dict[str, dict[str, tuple[float, ...]]], *, tasks=None, second=None, **more
+) -> dict:
     """A queue's results. model → language → accuracy with each seed; wrong predictions are spread over the
     items.
+
+    tasks   by default one, `topic`, whose languages all have one test set
+    second  accuracies of a second task, `also`, with the same files
     """
     tmp_path.mkdir(exist_ok=True)
     languages = tuple(next(iter(accuracy.values())))
-    tasks = {"topic": task(tmp_path, "classification", languages[:1])}
-    for language in languages[1:]:
-        tasks["topic"]["data"][language] = tasks["topic"]["data"][languages[0]]
+    if tasks is None:
+        tasks = {"topic": task(tmp_path, "classification", languages[:1])}
+        for language in languages[1:]:
+            tasks["topic"]["data"][language] = tasks["topic"]["data"][languages[0]]
+    if second is not None:
+        tasks["also"] = tasks["topic"]
     values = recipe_values(
         tmp_path,
-        dict.fromkeys(accuracy, folders["en"]),
+        {
+            name: {
+                "model": str(folders["en"]),
+                "languages": [language for language in languages if language in cells],
+            }
+            for name, cells in accuracy.items()
+        },
         tasks,
         num_seeds=len(accuracy[next(iter(accuracy))][languages[0]]),
         bootstrap_samples=2000,
@@ -40,7 +54,8 @@ def summary(tmp_path, folders, accuracy: dict[str, dict[str, tuple[float, ...]]]
         (folder / "predictions").mkdir(parents=True)
         scores = {}
         for language in job.targets:
-            right = round(ITEMS * accuracy[job.model.name][language][job.seed])
+            wanted = accuracy if job.texts.name == "topic" else second
+            right = round(ITEMS * wanted[job.model.name][language][job.seed])
             order = np.random.default_rng(0).permutation(ITEMS)
             rows = [{"gold": "A", "predicted": "A" if place < right else "B"} for place in order]
             (folder / "predictions" / f"{language}.jsonl").write_text(
@@ -67,11 +82,12 @@ def test_rdt_is_negative_where_the_student_is_worse_and_averaged_over_languages(
     assert rdt["all"]["languages"] == 2
     assert rdt["en"]["high"] < 0 < rdt["ru"]["low"]
     assert (rdt["en"]["verdict"], rdt["ru"]["verdict"]) == ("below", "within")
-    assert evaluation["rdt_average"]["student"] | {"low": 0, "high": 0, "verdict": ""} == {
+    assert evaluation["rdt_average"]["student"] | {"low": 0, "high": 0, "verdict": "", "judgement": ""} == {
         "value": pytest.approx(-2.5),
         "low": 0,
         "high": 0,
         "verdict": "",
+        "judgement": "",
         "tasks": 1,
     }
     assert "teacher" not in evaluation["rdt"]["topic"]["accuracy"]

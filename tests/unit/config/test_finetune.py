@@ -66,11 +66,16 @@ def test_sources_targets_and_teachers(tmp_path) -> None:
     assert parsed.tasks["tags"].targets("ru") == ["ru"]
     assert parsed.tasks["far"].sources == ["en"]
     assert parsed.tasks["far"].targets("en") == ["en", "ru"]
-    assert [parsed.teacher_of(language) for language in ("en", "ru")] == ["one", "two"]
+    assert [parsed.teachers_of(language) for language in ("en", "ru")] == [["one"], ["two"]]
     # If a language's teacher has no scores, the baseline replaces it, if it has some.
-    assert parsed.teacher_of("ru", {"one": {"en", "ru"}, "two": {"en"}}) == "one"
-    assert parsed.teacher_of("ru", {"one": {"ru"}, "two": {"ru"}}) == "two"
-    assert parsed.teacher_of("ru", {"one": {"en"}}) is None
+    assert parsed.teachers_of("ru", {"one": {"en", "ru"}, "two": {"en"}}) == ["one"]
+    assert parsed.teachers_of("ru", {"one": {"ru"}, "two": {"ru"}}) == ["two"]
+    assert parsed.teachers_of("ru", {"one": {"en"}}) == []
+    # Of several teachers those with scores stay, and the baseline joins none of them.
+    several = recipe(tmp_path, teachers={"ru": ["two", "one"]}, baseline="one")
+    assert several.teachers_of("ru") == ["two", "one"]
+    assert several.teachers_of("ru", {"one": {"ru"}, "two": {"en"}}) == ["one"]
+    assert several.teachers_of("en") == ["one"]
 
 
 @pytest.mark.parametrize(
@@ -101,7 +106,28 @@ def test_sources_targets_and_teachers(tmp_path) -> None:
             lambda v: v.update(teachers={"fr": "one"}),
             "teachers.fr: no task has this language; they have en, ru",
         ),
+        (
+            lambda v: v.update(teachers={"ru": ["one", "three"]}),
+            "teachers.ru 'three': no model of that name; the recipe defines one, two",
+        ),
+        (lambda v: v.update(teachers={"ru": ["one", "one"]}), "teachers.ru 'one': is named twice"),
+        (lambda v: v.update(teachers={"ru": []}), "teachers.ru"),
         (lambda v: v.update(baseline="three"), "baseline 'three': no model of that name"),
+        (
+            lambda v: v.update(groups={"covered": ["en", "fr"]}),
+            "groups.covered[1] 'fr': no task has this language; they have en, ru",
+        ),
+        (
+            lambda v: v.update(groups={"covered": ["en"], "other": ["ru", "en"]}),
+            "groups.other[1] 'en': is in groups.covered too; leave it in one place",
+        ),
+        (
+            lambda v: v.update(groups={"covered": ["en", "en"]}),
+            "groups.covered[1] 'en': is in groups.covered",
+        ),
+        (lambda v: v.update(groups={"none": []}), "groups.none []: has no languages; name some, or remove"),
+        (lambda v: v.update(groups={"all": ["en"]}), "groups.all: the name is reserved for all languages"),
+        (lambda v: v.update(equivalence_margin=0), "equivalence_margin 0"),
         (
             lambda v: v["models"].update(two={"model": "x", "languages": ["fr"]}),
             "models.two.languages[0] 'fr': no task has",

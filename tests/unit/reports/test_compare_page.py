@@ -58,6 +58,32 @@ def test_a_difference_is_bold_where_its_interval_excludes_zero(runs, tmp_path) -
     assert page.count("<svg") == 2
 
 
+def test_what_students_cost_is_beside_and_tables_can_be_ordered(runs, tmp_path) -> None:
+    known = {"seconds": 12.0, "flops": 3.5e12}
+    compute = {
+        "a": {"steps": 1500, "training": known, "scoring": None, "teachers": None, "total": known},
+        "b": {
+            "steps": 9,
+            "training": {"seconds": 4.0, "flops": None},
+            "scoring": None,
+            "teachers": None,
+            "total": {"seconds": 4.0, "flops": None},
+        },
+    }
+    page = write_comparison(tmp_path / "c.html", runs, ["a", "b"], ROWS, "", compute).read_text("utf-8")
+    row = page.split("<h2>Compute</h2>")[1].split("<tr><td>a</td>")[1].split("</tr>")[0]
+    assert row.startswith('<td class="n">1,500</td><td class="n">12.0</td><td class="n">3.50e+12</td>')
+    # None was made here: not counted. Not known: said so.
+    assert row.count('<td class="n">') == 1 + 2 * 2
+    assert "No scoring was made there, so none is counted. No teachers was made there" in page
+    assert '<td class="n">4.0</td><td class="n">?</td>' in page
+    assert page.count('<table class="sortable">') == 2
+    assert page.count("<script>") == 1
+    # The page stays whole by itself.
+    assert "src=" not in page
+    assert "<link" not in page
+
+
 def test_runs_of_other_kinds_show_what_was_printed(runs, tmp_path) -> None:
     """Escaped: names come from folders."""
     page = write_comparison(tmp_path / "c.html", runs, ["a", "<b>"], [], "D <of> groups").read_text("utf-8")

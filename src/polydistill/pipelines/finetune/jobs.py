@@ -304,9 +304,11 @@ def notes_of(jobs: Sequence[Job]) -> list[str]:
             if job.texts is texts:
                 scored.setdefault(job.model.name, set()).update(job.targets)
         for target in texts.task.data:
-            teacher, stand_in = recipe.teacher_of(target), recipe.teacher_of(target, scored)
-            if teacher is not None and teacher != stand_in:
-                instead = "there is no RDT" if stand_in is None else f"RDT is from {stand_in}"
+            left = recipe.teachers_of(target, scored)
+            for teacher in recipe.teachers_of(target):
+                if teacher in left:
+                    continue
+                instead = f"RDT is from {' and '.join(left)}" if left else "there is no RDT"
                 notes.append(
                     f"{texts.field(target, 'test')}: its teacher {teacher} is not trained for it, so "
                     f"{instead}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,11 @@ import numpy.typing as npt
 
 from polydistill.config.finetune import FinetuneRecipe, Task
 from polydistill.disk import Json, hash_text, read_json, write_json
+from polydistill.evaluation.verdicts import verdict
+from polydistill.pipelines.finetune.cost import finetuning_compute
+from polydistill.pipelines.finetune.groups import Score, group_averages
 from polydistill.pipelines.finetune.jobs import Job
-from polydistill.pipelines.finetune.training import stored_rows
+from polydistill.tasks.predictions import predicted_items
 from polydistill.tasks.scores import (
     LEARNED,
     METRICS,
@@ -19,13 +23,11 @@ from polydistill.tasks.scores import (
     chance_of_seeds,
     deviation,
     interval,
-    items_of,
     relative_deviation,
     resample,
     sampled_deviation,
     seed_noise,
 )
-from polydistill.tasks.squad import uses_mlqa
 
 FILE = "finetune.json"
 Samples = npt.NDArray[np.float64]
@@ -56,7 +58,7 @@ class Results:
             "scores": self._scores(),
         }
         if summarised:
-            results |= self._summary()
+            results |= self._summary() | {"compute": finetuning_compute(self.recipe, self.jobs, run)}
         write_json(run / "evaluation" / FILE, results, sealed=True)
 
     def _scores(self) -> Json:
@@ -75,37 +77,44 @@ class Results:
     def _summary(self) -> Json:
         summary: Json = {}
         rdt: Json = {}
+        by_teacher: Json = {}
+        scores: dict[str, dict[str, dict[str, dict[str, Score]]]] = {}
         # model → bootstrap samples of each task's average RDT by its first metric.
         averages: dict[str, list[tuple[float, Samples]]] = {}
         for name, task in self.recipe.tasks.items():
             items = self._items(name, task)
             for metric in METRICS[task.kind]:
                 samples = self._samples(name, task, items, metric)
-                means = {
+                of_metric = {
                     model: {
-                        target: float(np.mean([sample.scores()[metric] for sample in items[model][target]]))
-                        for target in targets
-                    }
-                    for model, targets in items.items()
-                }
-                summary.setdefault(name, {})[metric] = {
-                    model: {
-                        target: self._cell(
-                            means[model][target], items[model][target], metric, samples[model][target]
+                        target: Score(
+                            float(np.mean([sample.scores()[metric] for sample in items[model][target]])),
+                            samples[model][target],
                         )
                         for target in targets
                     }
                     for model, targets in items.items()
                 }
-                deviations, averaged = self._deviations(means, samples)
+                scores.setdefault(name, {})[metric] = of_metric
+                summary.setdefault(name, {})[metric] = {
+                    model: {
+                        target: self._cell(of_metric[model][target], items[model][target], metric)
+                        for target in targets
+                    }
+                    for model, targets in items.items()
+                }
+                deviations, averaged = self._deviations(of_metric)
                 rdt.setdefault(name, {})[metric] = deviations
+                by_teacher.setdefault(name, {})[metric] = self._by_teacher(of_metric)
                 if metric == METRICS[task.kind][0]:
                     for model, pair in averaged.items():
                         averages.setdefault(model, []).append(pair)
         return {
             "summary": summary,
             "learned": LEARNED,
+            "knows": "seeds and items" if self.recipe.num_seeds > 1 else "items",
             "rdt": rdt,
+            "rdt_by_teacher": by_teacher,
             "rdt_average": {
                 model: self._deviation(
                     float(np.mean([value for value, _ in pairs])),
@@ -114,6 +123,7 @@ class Results:
                 | {"tasks": len(pairs)}
                 for model, pairs in averages.items()
             },
+            "groups": group_averages(self.recipe, scores, self._deviation),
         }
 
     def _items(self, name: str, task: Task) -> dict[str, dict[str, list[Items]]]:
@@ -123,8 +133,7 @@ class Results:
             if job.texts.name != name:
                 continue
             for target in job.targets:
-                mlqa = uses_mlqa(target, task.normalisation)
-                of_job = items_of(task.kind, stored_rows(folder, target), target, mlqa=mlqa)
+                of_job = predicted_items(folder, task, target)
                 items.setdefault(job.model.name, {}).setdefault(target, []).append(of_job)
         return items
 
@@ -133,7 +142,7 @@ class Results:
     ) -> dict[str, dict[str, Sampled]]:
         """model → target → bootstrap samples of the mean over seeds, with the variation between seeds.
 
-        The sampled test items are the same for all models.
+        The sampled test items are the same for all models, and for all tasks that have this test set.
         """
         samples: dict[str, dict[str, Sampled]] = {model: {} for model in items}
         noise = seed_noise(
@@ -152,7 +161,7 @@ class Results:
                 [item for _, item in owners],
                 metric,
                 samples=self.recipe.bootstrap_samples,
-                generator=self._generator(name, target),
+                generator=self._generator(self._drawn_items(name, task, target)),
             )
             for model in items:
                 columns = [index for index, (owner, _) in enumerate(owners) if owner == model]
@@ -169,14 +178,21 @@ class Results:
                     samples[model][target] = Sampled(drawn[:, columns].mean(1), chance)
         return samples
 
+    def _drawn_items(self, name: str, task: Task, target: str) -> str:
+        """A key of which test items are drawn: test sets with one key are drawn together."""
+        if task.parallel:
+            return f"parallel {name}"
+        texts = next(job.texts for job, _ in self.jobs if job.texts.name == name)
+        return texts.identity(target, "test")
+
     def _generator(self, *names: str) -> np.random.Generator:
         return np.random.default_rng([self.recipe.seed, *(hash_text(name) for name in names)])
 
-    def _cell(self, mean: float, items: list[Items], metric: str, samples: Sampled) -> Json:
+    def _cell(self, score: Score, items: list[Items], metric: str) -> Json:
         each = [item.scores()[metric] for item in items]
-        low, high = interval(samples.scores, self.recipe.level)
+        low, high = interval(score.samples.scores, self.recipe.level)
         return {
-            "mean": mean,
+            "mean": score.value,
             "deviation": float(np.std(each, ddof=1)) if len(each) > 1 else 0.0,
             "low": low,
             "high": high,
@@ -185,29 +201,31 @@ class Results:
         }
 
     def _deviations(
-        self, means: dict[str, dict[str, float]], samples: dict[str, dict[str, Sampled]]
+        self, scores: Mapping[str, Mapping[str, Score]], from_teacher: str | None = None
     ) -> tuple[Json, dict[str, tuple[float, Samples]]]:
-        """(model → language, and `all`, → RDT; model → its average and that average's samples)."""
+        """(model → language, and `all`, → RDT; model → its average and that average's samples).
+
+        from_teacher  only in its languages; None: from each language's first teacher
+        """
         deviations: Json = {}
         averages: dict[str, tuple[float, Samples]] = {}
-        for model, targets in means.items():
+        for model, targets in scores.items():
             values, drawn = [], []
-            for target, mean in targets.items():
-                teacher = self.recipe.teacher_of(target, means)
-                if teacher is None or teacher == model:
+            for target, score in targets.items():
+                teachers = self.recipe.teachers_of(target, scores)
+                teacher = from_teacher if from_teacher in teachers else next(iter(teachers), None)
+                if teacher in (None, model) or from_teacher not in (None, teacher):
                     continue
-                base = means[teacher][target]
-                if base < LEARNED:
+                base = scores[teacher][target]
+                if base.value < LEARNED:
                     deviations.setdefault(model, {})[target] = {
                         "teacher": teacher,
                         "value": None,
-                        "base": base,
+                        "base": base.value,
                     }
                     continue
-                ratio = sampled_deviation(
-                    samples[model][target], samples[teacher][target], mean=mean, base=base
-                )
-                value = relative_deviation(mean, base)
+                ratio = sampled_deviation(score.samples, base.samples, mean=score.value, base=base.value)
+                value = relative_deviation(score.value, base.value)
                 deviations.setdefault(model, {})[target] = {
                     "teacher": teacher,
                     **self._deviation(value, ratio),
@@ -219,6 +237,18 @@ class Results:
                 deviations[model]["all"] = {"languages": len(values), **self._deviation(*averages[model])}
         return deviations, averages
 
+    def _by_teacher(self, scores: Mapping[str, Mapping[str, Score]]) -> Json:
+        """Teacher → model → language, and `all`, → RDT; {} unless a language has several teachers."""
+        targets = dict.fromkeys(target for cells in scores.values() for target in cells)
+        each = [self.recipe.teachers_of(target, scores) for target in targets]
+        if all(len(teachers) < 2 for teachers in each):
+            return {}
+        names = dict.fromkeys(teacher for teachers in each for teacher in teachers)
+        return {name: self._deviations(scores, name)[0] for name in names}
+
     def _deviation(self, value: float, samples: Samples) -> Json:
         result = deviation(value, samples, level=self.recipe.level, within=self.recipe.within_percent)
-        return {"value": value} if result is None else result._asdict()
+        if result is None:
+            return {"value": value}
+        margin = self.recipe.equivalence_margin
+        return {**result._asdict(), "judgement": verdict(result.low, result.high, margin)}

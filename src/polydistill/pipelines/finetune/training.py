@@ -96,10 +96,3 @@ def _test(job: Job, folder: Path) -> None:
         },
         sealed=True,
     )
-
-
-def stored_rows(folder: Path, language: str) -> list[Json]:
-    """A finished job's predictions for a language."""
-    text = (folder / "predictions" / f"{language}.jsonl").read_text("utf-8")
-    # Not splitlines: an answer may hold a Unicode line separator.
-    return [json.loads(line) for line in text.split("\n") if line]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from polydistill.config.grid import GridRecipe
 from polydistill.config.load import grid_values, parse_recipe
@@ -13,6 +14,21 @@ from polydistill.errors import RecipeError, within
 
 # At the beginning of a path: the grid's own folder.
 GRID = "$grid"
+
+
+class Place(NamedTuple):
+    """Where a run stands in a grid: its name without a seed, and its seed."""
+
+    variant: str
+    seed: int | None
+
+
+def places_of(recipe: GridRecipe) -> dict[str, Place]:
+    """Folder → place of every run, in order: all runs of a seed, then those of the next."""
+    names = [*recipe.makes, *recipe.after]
+    if not recipe.seeds:
+        return {name: Place(name, None) for name in names}
+    return {f"{name}-seed{seed}": Place(name, seed) for seed in recipe.seeds for name in names}
 
 
 def children_of(recipe: GridRecipe) -> dict[str, RunRecipe]:
@@ -28,9 +44,11 @@ def children_of(recipe: GridRecipe) -> dict[str, RunRecipe]:
     }
     whole = {name: grid_values(recipe.base, *of_run) for name, of_run in changes.items()} | recipe.after
     children: dict[str, RunRecipe] = {}
-    for name, raw in whole.items():
-        values: Json = {key: _placed(value, folder) for key, value in raw.items()}
-        place = f"{'after' if name in recipe.after else 'runs'}.{name}"
+    for name, (variant, seed) in places_of(recipe).items():
+        seeded = {} if seed is None else {other: f"{other}-seed{seed}" for other in whole}
+        raw = whole[variant]
+        values: Json = {key: _placed(value, folder, seeded) for key, value in raw.items()}
+        place = f"{'after' if variant in recipe.after else 'runs'}.{variant}"
         earlier = [str(folder / other) for other in children]
         values = values | {
             "name": name,
@@ -39,6 +57,8 @@ def children_of(recipe: GridRecipe) -> dict[str, RunRecipe]:
         }
         with within(place):
             child = parse_recipe(values, origin="of this run")
+        if seed is not None:
+            child = child.model_copy(update={"seed": seed * child.seeds_each})
         if child.recipe == recipe.recipe:
             raise RecipeError(f"{place}.recipe", "grid", "a grid cannot hold a grid", "write its runs here")
         _check_models(place, child, recipe, folder, children)
@@ -46,15 +66,19 @@ def children_of(recipe: GridRecipe) -> dict[str, RunRecipe]:
     return children
 
 
-def _placed(values: object, folder: Path) -> object:
-    """Values with GRID replaced by the grid's folder in their paths."""
-    if isinstance(values, dict):
-        return {key: _placed(value, folder) for key, value in values.items()}
-    if isinstance(values, list):
-        return [_placed(value, folder) for value in values]
-    if isinstance(values, str) and (values == GRID or values.startswith(f"{GRID}/")):
-        return str(folder) + values.removeprefix(GRID)
-    return values
+def _placed(value: object, folder: Path, seeded: Mapping[str, str]) -> object:
+    """Values with GRID replaced by the grid's folder in their paths.
+
+    seeded  a run's name → its folder with the same seed
+    """
+    if isinstance(value, dict):
+        return {key: _placed(inner, folder, seeded) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_placed(inner, folder, seeded) for inner in value]
+    if isinstance(value, str) and (value == GRID or value.startswith(f"{GRID}/")):
+        run, slash, rest = value.removeprefix(GRID).removeprefix("/").partition("/")
+        return str(folder) + (f"/{seeded.get(run, run)}" if run else "") + slash + rest
+    return value
 
 
 def _check_models(

@@ -14,12 +14,15 @@ from rich.markup import escape
 
 from polydistill.config.grid import GridRecipe
 from polydistill.config.shared import RunRecipe
-from polydistill.disk import Json, hash_file, read_json, write_json
+from polydistill.disk import Json, hash_file, write_json
 from polydistill.errors import within
 from polydistill.evaluation.convergence import Curve, compared, loss_curve
-from polydistill.pipelines.grid.children import awaited, children_of
+from polydistill.pipelines.grid.children import Place, awaited, children_of, places_of
+from polydistill.pipelines.grid.rows import grid_rows
+from polydistill.pipelines.grid.summary import summary
 from polydistill.pipelines.pipeline import Command, Pipeline, Pipelines, Stage, run_pipeline
 from polydistill.pipelines.run_folder import Run
+from polydistill.pipelines.stages.compute import over_seeds, run_compute
 from polydistill.pipelines.stages.conflicts import Conflict, collect, counted, report_conflicts
 from polydistill.pipelines.stages.engine import check_engine
 from polydistill.pipelines.stages.evaluation import write_page
@@ -62,15 +65,39 @@ def evaluate(state: Grid) -> None:
             run_pipeline(
                 child, state.command.pipelines, update=run.update, show=show, watch=partial(_watch, run, name)
             )
-    rows = [row for name in children for row in grid_rows(children[name].folder, name)]
+    places = places_of(state.recipe)
+    rows = [
+        {**row, **places[name]._asdict()}
+        for name in children
+        for row in grid_rows(children[name].folder, name)
+    ]
     curves = {name: curve for name, child in children.items() if (curve := loss_curve(child.folder))}
     table = {
         "rows": rows,
         "runs": list(children),
-        "sooner": sooner(children, curves),
+        "variants": list(dict.fromkeys(place.variant for place in places.values())),
+        "seeds": state.recipe.seeds,
+        "summary": summary(state.recipe, children, rows),
+        "compute": compute_rows(state.run.path, children, places),
+        "sooner": sooner(children, curves, places),
         "losses": {name: curve._asdict() for name, curve in curves.items()},
     }
     write_json(run.path / "evaluation" / "grid.json", table, sealed=True)
+
+
+def compute_rows(
+    grid: Path, children: Mapping[str, RunRecipe], places: Mapping[str, Place]
+) -> dict[str, Json]:
+    """Variant, or `variant: model` where a run trains several → what it cost, means over seeds."""
+    each: dict[str, list[dict[str, Json]]] = {}
+    for name, child in children.items():
+        each.setdefault(places[name].variant, []).append(run_compute(child.folder, grid))
+    means = {variant: over_seeds(rows) for variant, rows in each.items()}
+    return {
+        variant if model == "student" else f"{variant}: {model}": row
+        for variant, rows in means.items()
+        for model, row in rows.items()
+    }
 
 
 def _watch(run: Run, name: str, position: Position) -> None:
@@ -89,79 +116,19 @@ def write_report(state: Grid) -> None:
         write_page(state.run)
 
 
-def grid_rows(folder: Path, name: str) -> list[Json]:
-    """One row for each language, text, model and tokenizer of a run, and each task of its probes and
-    fine-tuning.
-    """
-    mlm, probes, tuned = (folder / "evaluation" / f"{kind}.json" for kind in ("mlm", "probes", "finetune"))
-    rows: list[Json] = []
-    if mlm.is_file():
-        rows += [
-            {
-                "run": name,
-                "place": f"{language}, {row['text']}",
-                "language": language,
-                "text": row["text"],
-                "model": row["model"],
-                "tokenizer": row["tokenizer"],
-                "teacher": row["teacher"],
-                "measure": "MRR",
-                "value": row["mrr"],
-                "error": row["mrr_error"],
-                "masked": row["num_masked"],
-            }
-            for language, rows_of in read_json(mlm)["languages"].items()
-            for row in rows_of
-        ]
-    if probes.is_file():
-        rows += [
-            {
-                "run": name,
-                "place": f"{task}, {group}, {kind.replace('_', ' ')}",
-                "model": model,
-                "tokenizer": None,
-                "teacher": None,
-                "measure": metric.replace("_", " "),
-                "value": cell["mean"],
-                "error": cell["deviation"],
-            }
-            for task, metrics in read_json(probes)["summary"].items()
-            for metric, models in metrics.items()
-            for model, groups in models.items()
-            for group, kinds in groups.items()
-            for kind, cell in kinds.items()
-            if cell
-        ]
-    if tuned.is_file():
-        rows += [
-            {
-                "run": name,
-                "place": f"{task}, {target}",
-                "model": model,
-                "tokenizer": None,
-                "teacher": None,
-                "measure": metric.replace("_", " "),
-                "value": cell["mean"],
-                "error": cell["deviation"],
-            }
-            for task, metrics in read_json(tuned).get("summary", {}).items()
-            for metric, models in metrics.items()
-            for model, targets in models.items()
-            for target, cell in targets.items()
-        ]
-    return rows
-
-
-def sooner(children: Mapping[str, RunRecipe], curves: Mapping[str, Curve]) -> list[Json]:
+def sooner(
+    children: Mapping[str, RunRecipe], curves: Mapping[str, Curve], places: Mapping[str, Place]
+) -> list[Json]:
     """Where each run's student reaches the loss at which another's ends: see
     `evaluation.convergence.reached`.
 
     curves  of the runs that trained a student
-    Compares only runs that guess the same pieces of the same text.
+    places  of the runs in the grid
+    Compares only runs of one seed that guess the same pieces of the same text.
     """
-    alike: dict[str, dict[str, Curve]] = {}
+    alike: dict[tuple[int | None, str], dict[str, Curve]] = {}
     for name, curve in curves.items():
-        alike.setdefault(_what_is_guessed(children[name]), {})[name] = curve
+        alike.setdefault((places[name].seed, _what_is_guessed(children[name])), {})[name] = curve
     return [
         {"run": name, "other": other, "step": reached and reached.step, "factor": reached and reached.factor}
         for group in alike.values()
@@ -194,8 +161,11 @@ def _check_run(pipelines: Pipelines, name: str, child: RunRecipe) -> None:
 
 
 def plan_grid(recipe: GridRecipe, console: Console, pipelines: Pipelines) -> list[Conflict]:
-    """Plan each run; a run that reads models that earlier runs have yet to make is only checked."""
-    children = children_of(recipe)
+    """Plan each run; a run that reads models that earlier runs have yet to make is only checked, and so is
+    one of another seed than the first.
+    """
+    children, places = children_of(recipe), places_of(recipe)
+    first = recipe.seeds[0] if recipe.seeds else None
     own: dict[str, list[Conflict]] = {}
     for number, (name, child) in enumerate(children.items()):
         console.rule(escape(name))
@@ -205,6 +175,10 @@ def plan_grid(recipe: GridRecipe, console: Console, pipelines: Pipelines) -> lis
         collect({name: child}, partial(_check_run, pipelines), refused)
         if refused:
             own[name] = report_conflicts(refused, console)
+        elif places[name].seed not in (None, first):
+            # The same sizes and times: a grid of ten seeds is planned as fast as one.
+            own[name] = []
+            console.print(f"as {places[name].variant}-seed{first}", markup=False)
         elif waits := awaited(child, earlier):
             own[name] = []
             console.print(f"can be planned once these exist: {', '.join(waits)}", markup=False)

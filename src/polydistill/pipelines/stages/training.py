@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,7 +25,7 @@ from polydistill.training.arguments import check_arguments, portable
 from polydistill.training.checkpoints import checkpoints_bytes
 from polydistill.training.data import LanguageData
 from polydistill.training.objectives import Objective
-from polydistill.training.run import train
+from polydistill.training.run import read_tokens, train
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -115,6 +115,7 @@ def train_into(
             "log": log,
             "probabilities": dict(training.probabilities),
             "arguments": portable(training.arguments),
+            "tokens": tokens_of(training.model, log),
             **training.facts,
         }
         write_json(target.parent / LOG, record, sealed=True)
@@ -124,6 +125,15 @@ def train_into(
             fit_tokenizers(folder, training.model)
     wait_for_all()
     return Artefact(target, inputs)
+
+
+def tokens_of(model: PreTrainedModel, log: Sequence[Mapping[str, float]]) -> int | None:
+    """Tokens that a training read, padding included; None if its log lacks its end.
+
+    Trainer's own count of operations is 6 x parameters without embeddings x tokens.
+    """
+    operations = next((entry["total_flos"] for entry in reversed(log) if "total_flos" in entry), None)
+    return None if operations is None else read_tokens(model, operations)
 
 
 def equal_model(run: Run, target: Path, inputs: object) -> Path | None:

@@ -1,0 +1,74 @@
+"""The rows of a grid's table: every measure of every run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from polydistill.disk import Json, read_json
+
+
+def grid_rows(folder: Path, name: str) -> list[Json]:
+    """One row for each language, text, model and tokenizer of a run, and each task of its probes and
+    fine-tuning.
+    """
+    mlm, probes, tuned = (folder / "evaluation" / f"{kind}.json" for kind in ("mlm", "probes", "finetune"))
+    rows: list[Json] = []
+    if mlm.is_file():
+        rows += [
+            {
+                "run": name,
+                "place": f"{language}, {row['text']}",
+                "language": language,
+                "text": row["text"],
+                "model": row["model"],
+                "tokenizer": row["tokenizer"],
+                "teacher": row["teacher"],
+                "measure": "MRR",
+                "value": row["mrr"],
+                "error": row["mrr_error"],
+                "masked": row["num_masked"],
+                "examples": row["num_examples"],
+            }
+            for language, rows_of in read_json(mlm)["languages"].items()
+            for row in rows_of
+        ]
+    if probes.is_file():
+        rows += [
+            {
+                "run": name,
+                "place": f"{task}, {group}, {kind.replace('_', ' ')}",
+                "model": model,
+                "tokenizer": None,
+                "teacher": None,
+                "measure": metric.replace("_", " "),
+                "value": cell["mean"],
+                "error": cell["deviation"],
+            }
+            for task, metrics in read_json(probes)["summary"].items()
+            for metric, models in metrics.items()
+            for model, groups in models.items()
+            for group, kinds in groups.items()
+            for kind, cell in kinds.items()
+            if cell
+        ]
+    if tuned.is_file():
+        rows += [
+            {
+                "run": name,
+                "place": f"{task}, {target}",
+                "task": task,
+                "target": target,
+                "metric": metric,
+                "model": model,
+                "tokenizer": None,
+                "teacher": None,
+                "measure": metric.replace("_", " "),
+                "value": cell["mean"],
+                "error": cell["deviation"],
+            }
+            for task, metrics in read_json(tuned).get("summary", {}).items()
+            for metric, models in metrics.items()
+            for model, targets in models.items()
+            for target, cell in targets.items()
+        ]
+    return rows
