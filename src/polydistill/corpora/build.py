@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +19,10 @@ from polydistill.corpora.documents import not_json
 from polydistill.corpora.examples import SCHEMA
 from polydistill.corpora.lines import not_utf8
 from polydistill.corpora.near import bands_for
-from polydistill.corpora.part_files import PartFiles
+from polydistill.corpora.part_files import Into, PartFiles, work_into
 from polydistill.corpora.part_work import Cleaning, Counted, Packing, clean_part, pack_part
 from polydistill.corpora.parts import Reading, Text
-from polydistill.corpora.pool import Pool, Task
+from polydistill.corpora.pool import Pool, Task, Work
 
 # (`cleaned` or `packed`, parts, all parts; 0: not known yet)
 Progress = Callable[[str, int, int], None]
@@ -54,8 +55,7 @@ class Build:
                 if not files.has(index):
                     yield Task(index, part.place, (part,))
 
-        for index, data in self.pool.map(clean_part, cleaning, missing()):
-            files.write(index, data)
+        for _ in self._finished(files, clean_part, cleaning, missing()):
             self.progress("cleaned", len(files), 0)
         counted = Counted(dropped=reading.dropped)
         for index in range(seen):
@@ -78,12 +78,25 @@ class Build:
                 if not files.has(index):
                     kept = keep[starts[index] : starts[index + 1]].tobytes()
                     place = Counted.of(lines.table(index).schema).part
-                    yield Task(index, place, (lines.read(index), kept))
+                    given = lines.place(index) if self.pool.shares_disk else lines.read(index)
+                    yield Task(index, place, (given, kept))
 
-        for index, data in self.pool.map(pack_part, packing, missing()):
-            files.write(index, data)
+        for _ in self._finished(files, pack_part, packing, missing()):
             self.progress("packed", len(files), len(lines))
         return files, dropped
+
+    def _finished(self, files: PartFiles, work: Work, shared: object, tasks: Iterator[Task]) -> Iterator[int]:
+        """The indices of tasks whose results are in `files`, in order of completion."""
+        if not self.pool.shares_disk:
+            for index, data in self.pool.map(work, shared, tasks):
+                files.write(index, data)
+                yield index
+            return
+        into = Into(work, shared, files.folder.resolve(), files.name)
+        numbered = (replace(task, arguments=(task.index, *task.arguments)) for task in tasks)
+        for index, file in self.pool.map(work_into, into, numbered):
+            files.note(index, file.decode())
+            yield index
 
     def _apart(self, lines: PartFiles, sizes: Sequence[int]) -> npt.NDArray[np.bool_] | None:
         """[lines] whether a line's document is no near-repeat; None if near-repeats are kept."""

@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -176,13 +177,13 @@ class Packing:
     max_tokens: int
 
 
-def pack_part(packing: Packing, lines: bytes, keep: bytes) -> bytes:
+def pack_part(packing: Packing, lines: bytes | Path, keep: bytes) -> bytes:
     """The examples of a part's lines, split by split, in order.
 
-    lines  of `clean_part`
+    lines  of `clean_part`, or the file that holds them
     keep   a byte for each line: whether it is kept
     """
-    table = read_stream(lines)
+    table = read_stream(lines.read_bytes() if isinstance(lines, Path) else lines)
     kept = table.filter(pa.array(np.frombuffer(keep, dtype=bool)))
     counter = packing.count_tokens
     by_words = units = None

@@ -53,7 +53,12 @@ class Task:
 
 
 class Pool(Protocol):
-    """Something that works on tasks."""
+    """Something that works on tasks.
+
+    shares_disk  whether its workers read and write the files of this process
+    """
+
+    shares_disk: bool
 
     def map(self, work: Work, shared: object, tasks: Iterable[Task]) -> Iterator[tuple[int, bytes]]:
         """(index, result) of `work(shared, *arguments)` for each task, in order of completion.
@@ -73,6 +78,8 @@ class Alone:
 
     one_core  whether tokenizers, which use all cores by themselves, use one
     """
+
+    shares_disk = True
 
     def __init__(self, *, one_core: bool = False) -> None:
         self.one_core = one_core
@@ -108,6 +115,8 @@ class Processes:
 
     say  prints a line
     """
+
+    shares_disk = True
 
     def __init__(self, workers: int, say: Say = lambda line: None) -> None:
         self.workers, self.say = workers, say

@@ -32,6 +32,8 @@ class RayTasks:
     workers  at most; None: as many as the cluster has cores
     """
 
+    shares_disk = False
+
     def __init__(self, address: str | None, workers: int | None, say: Say = lambda line: None) -> None:
         self.settings, self.workers, self.say = Ray(address=address), workers, say
         self._started = self._ours = False
