@@ -1,4 +1,4 @@
-"""A run continues when its data have moved: artefacts are told by content, and the folder by what it asks for."""
+"""A run continues when its data have moved: it is told by what it asks for, artefacts by content."""
 
 import shutil
 

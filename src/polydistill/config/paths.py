@@ -81,8 +81,8 @@ def _with_root(value: object, root: str, field: str) -> object:
             field,
             value,
             f"{DATA} stands for the folder of public data and models, and none is set",
-            f"set {DATA_VARIABLE}=FOLDER, or pass --set data=FOLDER; `Data of the recipes` in the documentation "
-            "says what the folder holds and what fetches it",
+            f"set {DATA_VARIABLE}=FOLDER, or pass --set data=FOLDER; `Data of the recipes` in the "
+            "documentation says what the folder holds and what fetches it",
         )
     return root.rstrip("/") + value.removeprefix(DATA) if value != DATA else root
 

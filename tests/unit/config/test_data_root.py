@@ -1,4 +1,4 @@
-"""`$data` in recipes: one setting says where public data and models are, and the recipes of the repository use it."""
+"""`$data` in recipes: one setting says where public data and models are; the recipes here use it."""
 
 from pathlib import Path
 
