@@ -30,10 +30,10 @@ from polydistill.config.shared import (
     Masking,
     Model,
     Source,
-    Start,
     Teacher,
     WordPiece,
 )
+from polydistill.config.start import Start
 from polydistill.training.arguments import FINETUNING, defaults
 
 # Defaults that the machine decides.

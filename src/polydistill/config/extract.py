@@ -17,11 +17,11 @@ from polydistill.config.shared import (
     Sources,
     Tail,
     TaughtMasking,
-    TaughtStart,
     Teacher,
     TextRecipe,
     as_model,
 )
+from polydistill.config.start import TaughtStart
 
 
 def _as_weight(value: object) -> object:

@@ -16,7 +16,7 @@ from polydistill.config.extract import ExtractRecipe
 from polydistill.config.finetune import FinetuneRecipe
 from polydistill.config.grid import GridRecipe
 from polydistill.config.merge import MergeRecipe
-from polydistill.config.paths import expand_home, with_home
+from polydistill.config.paths import expand_home, with_data, with_home
 from polydistill.config.pretrain import PretrainRecipe
 from polydistill.config.probe import ProbeRecipe
 from polydistill.config.shared import RunRecipe
@@ -51,6 +51,8 @@ KINDS: dict[str, type[RunRecipe]] = {
     "grid": GridRecipe,
     "finetune": FinetuneRecipe,
 }
+# Settings of a grid that are recipes: each is loaded by itself.
+WITHIN_GRID = ("base", "runs", "variants", "after")
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> RunRecipe:
@@ -75,6 +77,7 @@ def parse_recipe(values: Values, overrides: Sequence[str] = (), *, origin: str =
         raise RecipeError(
             "recipe", f"{kind!s:.80}", "no recipe of that kind", f"use one of {', '.join(KINDS)}"
         )
+    values = with_data(values, keep=WITHIN_GRID if kind == "grid" else ())
     # An empty group in YAML is None and means the defaults. Unknown keys stay, to be reported.
     known = KINDS[kind].model_fields
     values = {key: value for key, value in values.items() if value is not None or key not in known}

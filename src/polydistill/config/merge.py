@@ -14,13 +14,13 @@ from polydistill.config.shared import (
     Source,
     Sources,
     TaughtMasking,
-    TaughtStart,
     Teacher,
     TextRecipe,
     as_list,
     as_model,
     as_script,
 )
+from polydistill.config.start import TaughtStart
 
 
 class Language(Settings):

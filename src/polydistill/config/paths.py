@@ -1,11 +1,12 @@
-"""Paths in recipes: a leading `~` is the home folder in every setting."""
+"""Paths in recipes: a leading `~` is the home folder in every setting, a leading `$data` the data root."""
 
 from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel
@@ -14,6 +15,8 @@ from polydistill.errors import ModelError, RecipeError
 
 # A hub that answers within this time is there.
 CONNECT_SECONDS = 5
+# At the beginning of a path: the folder that `data` or the variable names.
+DATA, DATA_VARIABLE = "$data", "POLYDISTILL_DATA"
 
 
 def expand_home(value: str, field: str) -> str:
@@ -42,6 +45,58 @@ def with_home(values: object, field: str = "") -> object:
     if isinstance(values, list):
         return [with_home(value, f"{field}[{index}]") for index, value in enumerate(values)]
     return values
+
+
+def data_root(values: Mapping[str, object]) -> str:
+    """The data root of a recipe's settings: its `data`, otherwise POLYDISTILL_DATA; "" if neither is set."""
+    root = values.get("data") or os.environ.get(DATA_VARIABLE, "")
+    return expand_home(root, "data") if isinstance(root, str) else ""
+
+
+def with_data(values: Mapping[str, Any], *, keep: Collection[str] = ()) -> dict[str, Any]:
+    """A recipe's settings with the data root in place of every leading `$data`; `data` then names the root.
+
+    keep  settings that stay as they are: the runs of a grid, which may have a root of their own
+    A relative root is relative to the working folder, as every path of a recipe. Raises RecipeError for the
+    first path with `$data` if there is no root.
+    """
+    root = data_root(values)
+    placed = {
+        key: value if key in keep or key == "data" else _with_root(value, root, str(key))
+        for key, value in values.items()
+    }
+    # The run's recipe.yaml then reads without the variable.
+    return placed if placed == values or not root else placed | {"data": root}
+
+
+def _with_root(value: object, root: str, field: str) -> object:
+    if isinstance(value, dict):
+        return {key: _with_root(inner, root, f"{field}.{key}") for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_with_root(inner, root, f"{field}[{index}]") for index, inner in enumerate(value)]
+    if not (isinstance(value, str) and (value == DATA or value.startswith(f"{DATA}/"))):
+        return value
+    if not root:
+        raise RecipeError(
+            field,
+            value,
+            f"{DATA} stands for the folder of public data and models, and none is set",
+            f"set {DATA_VARIABLE}=FOLDER, or pass --set data=FOLDER; `Data of the recipes` in the "
+            "documentation says what the folder holds and what fetches it",
+        )
+    return root.rstrip("/") + value.removeprefix(DATA) if value != DATA else root
+
+
+def without_root(value: object, roots: Collection[str]) -> object:
+    """Settings with `$data` in place of a data root in their paths: equal for recipes whose roots differ."""
+    if isinstance(value, dict):
+        return {key: without_root(inner, roots) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [without_root(inner, roots) for inner in value]
+    for root in roots if isinstance(value, str) else ():
+        if root and (value == root or str(value).startswith(f"{root.rstrip('/')}/")):
+            return DATA + str(value).removeprefix(root.rstrip("/"))
+    return value
 
 
 def refuse_missing(model: str, field: str) -> None:

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, field_validator, mo
 
 from polydistill.config.scoring import Scoring, as_address
 from polydistill.config.settings import Line, Name, Settings, Share
+from polydistill.config.start import Start
 
 # Arguments of `transformers.TrainingArguments`, which Transformers checks.
 Arguments = dict[str, Any]
@@ -231,41 +232,6 @@ class Distillation(Settings):
 MODEL_TYPE = "bert"
 
 
-class AnyStart(Settings):
-    """Weights before training, of a model that starts from random ones: see `models.text_start`."""
-
-    bias: Literal["text", "zero"] = Field(
-        "text",
-        description="Output bias at the logarithm of the pieces' frequencies in the training text, or "
-        "`zero`.",
-    )
-    attention: Literal["mean", "random"] = Field(
-        "mean",
-        description="Value and output matrices of attentions. `mean`: each passes on the mean of what it "
-        "attends to; `random`.",
-    )
-
-
-class Start(AnyStart):
-    """The start of a model without a teacher."""
-
-    rows: Literal["text", "random"] = Field(
-        "text",
-        description="Embedding rows from the co-occurrences of pieces in the training text, or `random`.",
-    )
-
-
-class TaughtStart(AnyStart):
-    """The start of a student of teachers that predict in the same pieces."""
-
-    rows: Literal["text", "teachers", "both", "random"] = Field(
-        "both",
-        description="Embedding rows from the co-occurrences of pieces in the training text (`text`), from "
-        "the teachers' rows at the student's width (`teachers`), from the sum of the two (`both`), or "
-        "`random`.",
-    )
-
-
 class Model(Settings):
     """The model that is pre-trained."""
 
@@ -339,6 +305,11 @@ class RunRecipe(Settings):
         default_factory=list,
         description="Folders of other runs, or URLs of uploaded ones (`polydistill store upload`), whose "
         "corpora, stores and student are reused where they match this run.",
+    )
+    data: str = Field(
+        "",
+        description="The folder of public data and models: a leading `$data` in a path is this folder. "
+        "Empty: POLYDISTILL_DATA. In a grid: for the runs that name none.",
     )
     seed: int = Field(0, ge=0, lt=2**32, description="Seed of all random draws.")
 

@@ -28,6 +28,7 @@ from polydistill.artefacts import (
     partial_folder,
 )
 from polydistill.config.load import parse_recipe
+from polydistill.config.paths import data_root, without_root
 from polydistill.config.shared import MODEL_TYPE, RunRecipe
 from polydistill.config.yaml_text import read_resolved
 from polydistill.disk import (
@@ -283,7 +284,9 @@ def _check_owner(path: Path, resolved: Json, *, update: bool) -> None:
     existing = path / "recipe.yaml"
     if existing.is_file():
         previous = _with_new_defaults(_read_recipe(existing, update=update))
-        changed = _differences(previous, resolved)
+        # Data may be elsewhere than last time: artefacts are told by what they were made from.
+        roots = [data_root(values) for values in (previous, resolved) if isinstance(values, dict)]
+        changed = _differences(without_root(previous, roots), without_root(resolved, roots))
         if changed and not update and _holds_work(path):
             shown = "; ".join(f"{key}: {_short(old)} → {_short(new)}" for key, old, new in changed[:4])
             raise RunFolderError(
@@ -373,7 +376,7 @@ def _differences(old: object, new: object, key: str = "") -> list[tuple[str, obj
         for name in sorted(old.keys() | new.keys(), key=str):
             place = f"{key}.{name}".lstrip(".")
             # The places of runs, of scoring and of trackers do not change results.
-            if place not in ("reuse", "output") and not place.endswith(WHERE):
+            if place not in ("reuse", "output", "data") and not place.endswith(WHERE):
                 changes += _differences(old.get(name), new.get(name), place)
         return changes
     # Earlier versions wrote the architecture even if it was unset; their runs continue.

@@ -15,7 +15,7 @@ from polydistill.reports.page import environment
 from polydistill.version import __version__
 
 # Settings that name a run or its place.
-NAMES = ("name", "output", "reuse")
+NAMES = ("name", "output", "reuse", "data")
 
 
 def write_comparison(

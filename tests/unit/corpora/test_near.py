@@ -103,6 +103,43 @@ def test_near_repeats_go_and_nothing_else_does(tmp_path, monkeypatch) -> None:
     assert set(near_held_out) >= {line for pair in mixed for line in pair if line in held}
 
 
+def test_training_gives_way_to_held_out_text_and_evaluation_texts_to_training(tmp_path) -> None:
+    """So no model is measured on what it nearly saw, and added text removes nothing that is held out."""
+    draw = random.Random(3)
+    text = " ".join(bundled_lines("en", 3000)).split()
+    originals = [" ".join(text[place : place + 60]) for place in range(0, 6000, 60)]
+    # One word at the end: 4 of 60 sequences differ, so a pair shares a band nearly always.
+    near = [" ".join([*line.split()[:-1], f"other{draw.randrange(10**6)}"]) for line in originals]
+    further = [" ".join([*line.split()[:-1], f"else{draw.randrange(10**6)}"]) for line in originals]
+    new = "a text of its own that is like no other document of all those that stand in the files of this test"
+    # Copies come first in the file: their place does not save them.
+    for name, lines in {"text": near + originals, "news": [*further, new]}.items():
+        rows = [json.dumps({"text": line}) for line in lines]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(rows))
+    (tmp_path / "corpus").mkdir()
+    build_corpus(
+        tmp_path / "corpus",
+        sources=[Source(path=str(tmp_path / "text.jsonl"))],
+        evaluation={"news": [Source(path=str(tmp_path / "news.jsonl"))]},
+        settings=Corpora(held_out_share=0.2, near_repeats=0.6),
+        count_tokens=words,
+        max_tokens=1000,
+        fields=CorpusFields("text", "evaluation"),
+    )
+    train, held_out, news = (
+        set(Examples(tmp_path / "corpus" / f"{name}.arrow").texts(slice(None)))
+        for name in ("train", "held_out", "evaluation/news")
+    )
+    pairs = list(zip(originals, near, strict=True))
+    assert all(jaccard([one], [two]) > 0.85 for one, two in pairs)
+    mixed = [pair for pair in pairs if len(held_out & set(pair)) == 1]
+    assert len(mixed) > 20
+    assert not [pair for pair in mixed if train & set(pair)]
+    # Every pair has left one document, in one of the two splits.
+    assert all(len((train | held_out) & set(pair)) == 1 for pair in pairs)
+    assert news == {new}
+
+
 def test_a_line_of_a_near_repeat_is_kept_elsewhere(tmp_path) -> None:
     """A document that goes does not take the last copy of a line with it."""
     draw = random.Random(2)

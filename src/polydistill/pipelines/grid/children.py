@@ -50,8 +50,11 @@ def children_of(recipe: GridRecipe) -> dict[str, RunRecipe]:
         values: Json = {key: _placed(value, folder, seeded) for key, value in raw.items()}
         place = f"{'after' if variant in recipe.after else 'runs'}.{variant}"
         earlier = [str(folder / other) for other in children]
+        # A root of the run's own comes first: `data: null` is none.
+        data = values.get("data") or recipe.data
         values = values | {
             "name": name,
+            "data": data,
             "output": str(folder / name),
             "reuse": [*earlier, *recipe.reuse, *values.get("reuse", [])],
         }

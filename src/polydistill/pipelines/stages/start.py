@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from polydistill.config.shared import Start, TaughtStart
+from polydistill.config.start import Start, TaughtStart
 from polydistill.corpora.examples import Examples
 from polydistill.disk import Json
 from polydistill.models.teacher_start import PieceRows
