@@ -70,13 +70,16 @@ class GridRecipe(RunRecipe):
     equivalence_margin: Margin = Field(None, description=MARGIN)
 
     @property
-    def makes(self) -> list[str]:
-        """The names of the runs, in each variant, without seeds."""
-        return [
-            run if variant is None else f"{run}-{variant}"
-            for run in self.runs
+    def makes(self) -> dict[str, tuple[Changes, Changes]]:
+        """The names of the runs, in each variant, without seeds → what the run and the variant change."""
+        return {
+            run if variant is None else f"{run}-{variant}": (
+                changes,
+                self.variants[variant] if variant else {},
+            )
+            for run, changes in self.runs.items()
             for variant in (self.variants or [None])
-        ]
+        }
 
     @model_validator(mode="after")
     def _reserved(self) -> GridRecipe:
@@ -95,7 +98,7 @@ class GridRecipe(RunRecipe):
                 )
             if place.startswith("variants.") and "extends" in changes:
                 raise ValueError(f"{place}.extends: only base, runs and after can extend; leave it out")
-        made = set(self.makes)
+        made = self.makes
         if len(made) < len(self.runs) * max(1, len(self.variants)):
             raise ValueError("runs, variants: two runs get the same name RUN-VARIANT; rename one of them")
         check_names(self.runs, RUNS_RESERVED, "runs")
@@ -108,6 +111,6 @@ class GridRecipe(RunRecipe):
                 raise ValueError(f"seeds[{index}] {seed}: is named twice; leave one out")
         if self.baseline is not None and self.baseline not in made:
             raise ValueError(
-                f"baseline {self.baseline!r}: no run of that name; the grid makes {', '.join(self.makes)}"
+                f"baseline {self.baseline!r}: no run of that name; the grid makes {', '.join(made)}"
             )
         return self

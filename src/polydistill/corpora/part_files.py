@@ -41,7 +41,8 @@ class PartFiles:
         folder.mkdir(parents=True, exist_ok=True)
         self._left: dict[int, Path] = {}
         self._whole: dict[int, Path] = {}
-        for path in sorted(folder.glob(f"{name}-*.arrow")):
+        # A digit: one step's name may begin with another's.
+        for path in sorted(folder.glob(f"{name}-[0-9]*.arrow")):
             self._left[int(path.name.split(".")[0].removeprefix(f"{name}-"))] = path
 
     def __len__(self) -> int:
@@ -80,9 +81,7 @@ class PartFiles:
 
 
 def _write(folder: Path, name: str, index: int, data: bytes) -> str:
-    """Write a part; returns its file's name. Not synced: after a power cut, the checksum tells whether it is
-    whole.
-    """
+    """Write a part; returns its name. Not synced: after a power cut, the checksum tells if it is whole."""
     path = folder / _name(name, index, data)
     # A worker that was thought lost may still write.
     temporary = path.with_suffix(f".{os.getpid()}.tmp")

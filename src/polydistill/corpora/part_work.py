@@ -1,6 +1,6 @@
 """What is done with one part, in any process: its lines are cleaned, then those that are kept are packed.
 
-Results are bytes of Arrow streams, with counts in their schemas: whoever gives out the parts writes them.
+Results are bytes of Arrow streams, with counts in their schemas; `part_files` writes them.
 """
 
 from __future__ import annotations

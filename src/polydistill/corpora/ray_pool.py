@@ -1,6 +1,6 @@
 """Parts of a text on Ray: tasks on the machines of a cluster, which need no disk in common.
 
-A part goes out with its text, its result comes back as bytes, and the driver writes it as it writes its own.
+A part goes out with its text, its result comes back as bytes, and the driver writes it.
 """
 
 from __future__ import annotations

@@ -189,6 +189,43 @@ class StoppedError(Exception):
     """A run is stopped here."""
 
 
+@pytest.mark.parametrize("parts", [1, 9])
+def test_a_second_cleaning_that_was_stopped_goes_on(parts, tmp_path, small_parts, monkeypatch) -> None:
+    """Stopped in it, or after it: what both cleanings left is told apart."""
+    texts = write_text(tmp_path)
+    alone = build(tmp_path / "alone", *texts, Alone(), held_out_share=1e-9)
+    note = PartFiles.note
+
+    def stop(files: PartFiles, index: int, file: str) -> None:
+        note(files, index, file)
+        if files.name == "lines-first" and len(files) == parts:
+            raise StoppedError
+
+    monkeypatch.setattr(PartFiles, "note", stop)
+    with pytest.raises(StoppedError):
+        build(tmp_path / "begun", *texts, Alone(), held_out_share=1e-9)
+    monkeypatch.setattr(PartFiles, "note", note)
+    assert build(tmp_path / "begun", *texts, Alone(), held_out_share=1e-9) == alone
+
+
+def test_workers_write_themselves_where_they_share_the_disk(tmp_path, small_parts, monkeypatch) -> None:
+    """No bytes of a part pass through the pool; without a disk in common all do, and nothing else changes."""
+    texts = write_text(tmp_path)
+    passed: dict[bool, int] = {}
+
+    class Counted(Alone):
+        def map(self, work, shared, tasks):
+            for index, result in super().map(work, shared, tasks):
+                passed[self.shares_disk] = passed.get(self.shares_disk, 0) + len(result)
+                yield index, result
+
+    class Apart(Counted):
+        shares_disk = False
+
+    assert build(tmp_path / "one", *texts, Counted()) == build(tmp_path / "other", *texts, Apart())
+    assert passed[True] * 50 < passed[False]
+
+
 @pytest.mark.parametrize("step", ["cleaned", "packed"])
 def test_what_was_finished_is_not_made_again(step, tmp_path, small_parts) -> None:
     source, other = write_text(tmp_path)

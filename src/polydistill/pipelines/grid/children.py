@@ -34,15 +34,7 @@ def places_of(recipe: GridRecipe) -> dict[str, Place]:
 def children_of(recipe: GridRecipe) -> dict[str, RunRecipe]:
     """Name → recipe of every run, in order; RecipeError names the run whose recipe cannot be used."""
     folder = recipe.folder
-    changes = {
-        name if variant is None else f"{name}-{variant}": (
-            of_run,
-            recipe.variants[variant] if variant else {},
-        )
-        for name, of_run in recipe.runs.items()
-        for variant in (recipe.variants or [None])
-    }
-    whole = {name: grid_values(recipe.base, *of_run) for name, of_run in changes.items()} | recipe.after
+    whole = {name: grid_values(recipe.base, *of_run) for name, of_run in recipe.makes.items()} | recipe.after
     children: dict[str, RunRecipe] = {}
     for name, (variant, seed) in places_of(recipe).items():
         seeded = {} if seed is None else {other: f"{other}-seed{seed}" for other in whole}

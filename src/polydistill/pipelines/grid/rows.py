@@ -34,16 +34,7 @@ def grid_rows(folder: Path, name: str) -> list[Json]:
         ]
     if probes.is_file():
         rows += [
-            {
-                "run": name,
-                "place": f"{task}, {group}, {kind.replace('_', ' ')}",
-                "model": model,
-                "tokenizer": None,
-                "teacher": None,
-                "measure": metric.replace("_", " "),
-                "value": cell["mean"],
-                "error": cell["deviation"],
-            }
+            _of_task(name, f"{task}, {group}, {kind.replace('_', ' ')}", model, metric, cell)
             for task, metrics in read_json(probes)["summary"].items()
             for metric, models in metrics.items()
             for model, groups in models.items()
@@ -53,22 +44,24 @@ def grid_rows(folder: Path, name: str) -> list[Json]:
         ]
     if tuned.is_file():
         rows += [
-            {
-                "run": name,
-                "place": f"{task}, {target}",
-                "task": task,
-                "target": target,
-                "metric": metric,
-                "model": model,
-                "tokenizer": None,
-                "teacher": None,
-                "measure": metric.replace("_", " "),
-                "value": cell["mean"],
-                "error": cell["deviation"],
-            }
+            _of_task(name, f"{task}, {target}", model, metric, cell)
+            | {"task": task, "target": target, "metric": metric}
             for task, metrics in read_json(tuned).get("summary", {}).items()
             for metric, models in metrics.items()
             for model, targets in models.items()
             for target, cell in targets.items()
         ]
     return rows
+
+
+def _of_task(name: str, place: str, model: str, metric: str, cell: Json) -> Json:
+    return {
+        "run": name,
+        "place": place,
+        "model": model,
+        "tokenizer": None,
+        "teacher": None,
+        "measure": metric.replace("_", " "),
+        "value": cell["mean"],
+        "error": cell["deviation"],
+    }

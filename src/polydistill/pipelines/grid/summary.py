@@ -52,7 +52,7 @@ def summary(recipe: GridRecipe, children: Mapping[str, RunRecipe], rows: Sequenc
     A family of comparisons is all differences of one measure in the grid. Differences are those of what runs
     make, not of their teachers, and only where both guess the same things of the same items.
     """
-    baseline = recipe.baseline or recipe.makes[0]
+    baseline = recipe.baseline or next(iter(recipe.makes))
     places: dict[tuple[str, str, str, str], Columns] = {}
     for row in rows:
         key, column = column_of(row, recipe.makes)
