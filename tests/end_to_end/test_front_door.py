@@ -275,6 +275,8 @@ def test_further_texts_that_are_not_there_are_told_early(tmp_path, recipe_values
     extracted = {"recipe": "extract", "name": "x", "teacher": "org/t", "language": "en", "text": "a.txt"}
     recipe = parse_recipe(extracted | {"evaluation": {"max_examples": 3}})
     assert recipe.further_texts == {}
+    recipe = parse_recipe(extracted | {"evaluation_texts": {"wiki": "w.txt"}})
+    assert [source.path for source in recipe.further_texts["evaluation_texts.wiki"]] == ["w.txt"]
 
 
 @pytest.mark.parametrize(

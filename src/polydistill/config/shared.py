@@ -331,9 +331,10 @@ class RunRecipe(Settings):
             **{f"languages.{name}.": each for name, each in getattr(self, "languages", {}).items()},
         }
         return {
-            f"{place}evaluation.{name}": sources
+            f"{place}{key}.{name}": sources
             for place, each in own.items()
-            if isinstance(texts := getattr(each, "evaluation", None), dict)
+            for key in ("evaluation", "evaluation_texts")
+            if isinstance(texts := getattr(each, key, None), dict)
             for name, sources in texts.items()
         }
 

@@ -1,23 +1,31 @@
-"""In `plan`: texts that seem to be in another language than the recipe says."""
+"""In `plan`: texts that seem to be in another language, or other characters, than the recipe says."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+
 from polydistill.config.shared import Source, TextRecipe
+from polydistill.corpora.chinese import SCRIPTS, Script, count_scripts, named_script
 from polydistill.corpora.language import can_identify, other_language
 from polydistill.corpora.sources import read_texts
 from polydistill.errors import CorpusError
 from polydistill.pipelines.stages.conflicts import Conflict
 
 
-def wrong_languages(recipe: TextRecipe) -> list[Conflict]:
-    """A conflict for each source most of whose first lines are in another language.
+# A second script in more than this share of a Chinese text's lines is named.
+MIXED = 0.1
 
-    Nothing is said of languages that have no ISO 639-1 code, or if py3langid is not installed.
+
+def wrong_languages(recipe: TextRecipe) -> list[Conflict]:
+    """A conflict for each source most of whose first lines are in another language or in other characters.
+
+    Nothing is said of languages that have no ISO 639-1 code, or if py3langid is not installed; Chinese
+    characters are always looked at.
     """
-    conflicts = []
+    conflicts = _chinese_scripts(recipe)
     for place, sources in recipe.texts.items():
-        parts = place.split(".")
-        language = parts[1] if parts[0] == "languages" else str(getattr(recipe, "language", ""))
+        language = _language(recipe, place)
         if not can_identify(language):
             continue
         for index, source in enumerate(sources):
@@ -32,6 +40,64 @@ def wrong_languages(recipe: TextRecipe) -> list[Conflict]:
                     )
                 )
     return conflicts
+
+
+def _language(recipe: TextRecipe, place: str) -> str:
+    """The language of a field with text."""
+    parts = place.split(".")
+    return parts[1] if parts[0] == "languages" else str(getattr(recipe, "language", ""))
+
+
+def _chinese_scripts(recipe: TextRecipe) -> list[Conflict]:
+    """Conflicts of Chinese texts that mix simplified and traditional characters, or differ in them: the same
+    sentence in both is two to a model, so neither a line that occurs twice nor a held-out text is known by
+    it.
+    """
+    conflicts: list[Conflict] = []
+    wanted: dict[str, Script] = {}
+    for place, sources in recipe.texts.items():
+        language = _language(recipe, place)
+        if not _is_chinese(language):
+            continue
+        found = _count(sources, place)
+        if not found:
+            continue
+        main = named_script(language) or max(SCRIPTS, key=lambda script: found[script])
+        wanted[language] = main
+        others = found.total() - found[main]
+        if others > MIXED * found.total():
+            conflicts.append(
+                Conflict(
+                    f"{place}: {others} of {found.total()} lines are not in {main} characters",
+                    "convert them (OpenCC does), or make them a language of their own: zh-Hans, zh-Hant",
+                )
+            )
+    for place, sources in recipe.further_texts.items():
+        language = _language(recipe, place)
+        if language not in wanted:
+            continue
+        found, main = _count(sources, place), wanted[language]
+        others = found.total() - found[main]
+        if others > MIXED * found.total():
+            conflicts.append(
+                Conflict(
+                    f"{place}: {others} of {found.total()} lines are not in {main} characters, as the training "
+                    "text is",
+                    "convert the text (OpenCC does), or read its figures as those of another script",
+                )
+            )
+    return conflicts
+
+
+def _is_chinese(language: str) -> bool:
+    return language.lower().replace("_", "-").partition("-")[0] in {"zh", "cmn", "yue"}
+
+
+def _count(sources: Sequence[Source], place: str) -> Counter[Script]:
+    return sum(
+        (count_scripts(_lines(source, f"{place}[{index}]")) for index, source in enumerate(sources)),
+        Counter[Script](),
+    )
 
 
 def _lines(source: Source, place: str) -> list[str]:
