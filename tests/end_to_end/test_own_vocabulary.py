@@ -16,14 +16,17 @@ from polydistill.config.load import parse_recipe
 from polydistill.config.shared import Evaluation, Masking
 from polydistill.corpora.examples import Examples
 from polydistill.errors import PolydistillError, RunFolderError, TokenizerError
+from polydistill.evaluation.words import difference, measure_words
 from polydistill.masking import mask_texts
+from polydistill.pipelines.grid import words as grid_words
 from polydistill.pipelines.merge import student
 from polydistill.pipelines.run import run_recipe
+from polydistill.reports.grid_page import NATS, gather_grid
 from polydistill.reports.merge_page import gather_merge
 from polydistill.reports.tables import results_table
 from polydistill.store.reader import Store
 from polydistill.tokenization.load import load_tokenizer
-from polydistill.tools.compare_words import compare_words, difference, measure_words
+from polydistill.tools.compare_words import compare_words
 
 
 def run(values, output, *changes, until="report"):
@@ -129,7 +132,9 @@ def test_students_of_different_vocabularies_are_compared_by_hidden_words(tmp_pat
     assert shown.exit_code == 0, shown.output
     assert "en, held_out:" in shown.output
     corpus = Examples(union / "corpora" / "en" / "held_out.arrow")
-    first, second, again = measure_words([union, learned, union], "en", corpus, Evaluation(max_examples=30))
+    first, second, again = measure_words(
+        [union, learned, union], "en", corpus, Evaluation(max_examples=30, precision="float32")
+    )
     assert first.characters.tolist() == second.characters.tolist()
     np.testing.assert_allclose(first.nats, again.nats, rtol=1e-4)
     value = difference(second, first)
@@ -143,11 +148,58 @@ def test_students_of_different_vocabularies_are_compared_by_hidden_words(tmp_pat
         compare_words([tmp_path], None)
 
 
+def test_a_grid_compares_vocabularies_by_hidden_words(tmp_path, recipe_values, monkeypatch) -> None:
+    base = {key: value for key, value in recipe_values.items() if key not in ("name", "output")}
+    grid = {
+        "recipe": "grid",
+        "name": "vocabularies",
+        "output": str(tmp_path / "grid"),
+        "seeds": [0, 1],
+        "base": base | {"evaluation": {"max_examples": 30, "num_samples": 1, "precision": "float32"}},
+        "runs": {"union": {}, "learned": {"student": {"vocabulary": "learned", "tokenizer": {"size": 500}}}},
+    }
+    folder, _ = run(grid, tmp_path / "grid")
+    table = json.loads((folder / "evaluation" / "grid.json").read_text("utf-8"))
+    entries = {entry["place"]: entry for entry in table["summary"]["rows"] if entry["measure"] == NATS}
+    assert set(entries) == {"en, held_out", "ru, held_out", "all languages, held_out"}
+    settings, seeds = Evaluation(max_examples=30, precision="float32"), (0, 1)
+    # All runs together hide the words that none of their pieces cut across.
+    names = [f"{name}-seed{seed}" for seed in seeds for name in ("union", "learned")]
+    by_hand = {}
+    for language in ("en", "ru"):
+        corpus = Examples(folder / "union-seed0" / "corpora" / language / "held_out.arrow")
+        words = measure_words([folder / name for name in names], language, corpus, settings)
+        by_hand[language] = dict(zip(names, words, strict=True))
+        for name in ("union", "learned"):
+            mean = np.mean([by_hand[language][f"{name}-seed{seed}"].per_character for seed in seeds])
+            assert entries[f"{language}, held_out"]["cells"][name]["value"] == pytest.approx(mean, rel=1e-4)
+    both = entries["all languages, held_out"]
+    for name in ("union", "learned"):
+        sums = [
+            sum(by_hand[language][f"{name}-seed{seed}"].nats.sum() for language in by_hand)
+            / sum(by_hand[language][f"{name}-seed{seed}"].characters.sum() for language in by_hand)
+            for seed in seeds
+        ]
+        assert both["cells"][name]["value"] == pytest.approx(np.mean(sums), rel=1e-4)
+    cell = both["differences"]["learned"]
+    assert cell["value"] == pytest.approx(both["cells"]["learned"]["value"] - both["cells"]["union"]["value"])
+    assert cell["knows"] == "seeds and items"
+    # Fewer nats are better.
+    assert cell["verdict"] in ({"better", "not settled"} if cell["value"] < 0 else {"worse", "not settled"})
+    page = gather_grid(folder)
+    (row,) = [row for row in page["places"] if row["place"] == both["place"] and row["measure"] == NATS]
+    assert row["best"] == min(each["value"] for each in row["cells"].values())
+    # What was measured is not measured again.
+    monkeypatch.setattr(grid_words, "measure_words", None)
+    _, said = run(grid, tmp_path / "grid")
+    assert not any("hidden words" in line for line in said)
+
+
 def test_nats_of_hidden_words_are_those_of_a_plain_forward_pass(tmp_path, recipe_values) -> None:
     """Word by word: every piece of a hidden word is masked, and its characters are counted once."""
     learned, _ = run(recipe_values, tmp_path / "learned", *LEARNED, until="train")
     corpus = Examples(learned / "corpora" / "ru" / "held_out.arrow")
-    (words,) = measure_words([learned], "ru", corpus, Evaluation(max_examples=20))
+    (words,) = measure_words([learned], "ru", corpus, Evaluation(max_examples=20, precision="float32"))
     final = learned / "student" / "final"
     model, tokenizer = AutoModelForMaskedLM.from_pretrained(final), AutoTokenizer.from_pretrained(final)
     own = load_tokenizer(str(final))

@@ -10,6 +10,10 @@ from markupsafe import Markup
 from polydistill.disk import Json, read_json
 from polydistill.reports.figures import curves
 
+# The measure of hidden words, and the measures of which less is better.
+NATS = "nats/char"
+LESS_IS_BETTER = frozenset({NATS})
+
 
 def column_of(row: Json, variants: Collection[str]) -> tuple[tuple[str, str, str, str], str]:
     """((place, measure, model, what it is read by), column) of a row of a grid's table.
@@ -50,7 +54,7 @@ def gather_grid(run: Path) -> Json:
             {
                 **dict(zip(("place", "measure", "model", "read_by"), key, strict=True)),
                 "cells": _cells(columns, known.get(key, {})),
-                "best": _best(columns),
+                "best": _best(columns, key[1]),
             }
             for key, columns in places.items()
         ],
@@ -76,9 +80,10 @@ def _mean(rows: list[Json]) -> float:
     return float(sum(row["value"] for row in rows) / len(rows))
 
 
-def _best(columns: Mapping[str, list[Json]]) -> float | None:
+def _best(columns: Mapping[str, list[Json]], measure: str) -> float | None:
     values = {_mean(rows) for rows in columns.values()}
-    return max(values) if len(values) > 1 else None
+    best = min if measure in LESS_IS_BETTER else max
+    return best(values) if len(values) > 1 else None
 
 
 def _losses(table: Json) -> Markup | None:

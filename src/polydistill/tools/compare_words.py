@@ -4,43 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
-import numpy.typing as npt
 from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from polydistill.artefacts import ARTEFACTS, STAMP, artefact_places
-from polydistill.config.shared import Evaluation, Masking
-from polydistill.corpora.examples import Examples
-from polydistill.disk import read_json
+from polydistill.config.shared import Evaluation
 from polydistill.errors import RunFolderError
-from polydistill.evaluation.mlm import measure
-from polydistill.evaluation.readers import EVALUATION_SEED, covered, hidden, text_files
-from polydistill.evaluation.uncertainty import Difference, paired_ratio
+from polydistill.evaluation.readers import text_files
 from polydistill.evaluation.verdicts import starred
-from polydistill.masking import mask_texts
-from polydistill.models.inputs import length_batches
-from polydistill.models.load import load_masked_lm
-from polydistill.models.precision import device, resolve_dtype
-from polydistill.tokenization.load import LoadedTokenizer, load_tokenizer
-
-MAX_LENGTH = 128
-
-
-class Words(NamedTuple):
-    """A student's likelihood of hidden words: [E] nats of each example, [E] characters of the words."""
-
-    nats: npt.NDArray[np.float64]
-    characters: npt.NDArray[np.int64]
-
-    @property
-    def per_character(self) -> float:
-        """Nats per character."""
-        return float(self.nats.sum() / self.characters.sum())
+from polydistill.evaluation.words import corpora_prints, difference, measure_words, student_corpora
 
 
 def compare_words(
@@ -92,73 +66,17 @@ def compare_words(
     return names
 
 
-def difference(one: Words, other: Words) -> Difference:
-    """One student's nats per character minus another's, on the same words."""
-    return paired_ratio(one.nats - other.nats, one.characters)
-
-
-def measure_words(
-    folders: Sequence[Path], language: str, examples: Examples, settings: Evaluation
-) -> list[Words]:
-    """Each run's student on the same hidden words of a text."""
-    chosen = examples.first(settings.max_examples)
-    texts, ids = examples.texts(chosen), [int(examples.ids[row]) for row in chosen]
-    tokenizers = [_tokenizer(folder, language) for folder in folders]
-    masking = hidden(Masking(unit="words"), settings.mask_probability)
-    measured = []
-    for folder, tokenizer in zip(folders, tokenizers, strict=True):
-        model = load_masked_lm(str(folder / "student" / "final"), name=folder.name).to(device())
-        length = min(tokenizer.max_length, MAX_LENGTH)
-        masked = mask_texts(
-            texts,
-            ids,
-            tokenizer,
-            max_length=length,
-            masking=masking,
-            seed=EVALUATION_SEED,
-            beside=[other for other in tokenizers if other is not tokenizer],
-        )
-        result = measure(
-            model,
-            masked,
-            pad_id=tokenizer.special_ids["pad"],
-            batches=length_batches([len(each.input_ids) for each in masked], settings.batch_tokens),
-            dtype=resolve_dtype(settings.precision),
-        )
-        ends = np.cumsum([len(each.positions) for each in masked])
-        totals = np.concatenate([[0.0], np.cumsum(result.losses)])
-        nats = totals[ends] - totals[np.concatenate([[0], ends[:-1]])]
-        measured.append(Words(nats, covered(texts, tokenizer, masked, length)))
-    # Where one student's sequence ends before another's, words are hidden from it alone.
-    same = np.logical_and.reduce([each.characters == measured[0].characters for each in measured])
-    return [Words(each.nats[same], each.characters[same]) for each in measured]
-
-
-def _tokenizer(folder: Path, language: str) -> LoadedTokenizer:
-    final = folder / "student" / "final"
-    own = final / "tokenizer" / language
-    return load_tokenizer(str(final), tokenizer=str(own) if own.is_dir() else None)
-
-
 def _shared_corpora(folders: Sequence[Path]) -> Mapping[str, Path]:
     """Language → its corpus; RunFolderError for runs of other text, and for folders without a student."""
     known: dict[str, str] = {}
     first: dict[str, Path] = {}
     for folder in folders:
-        if not (folder / ARTEFACTS).is_file() or not (folder / "student" / "final").is_dir():
+        corpora = student_corpora(folder)
+        if not corpora:
             raise RunFolderError(
                 "run", str(folder), "has no student", "name the folder of a run that has trained one"
             )
-        places = artefact_places(folder)
-        corpora = {
-            name.removeprefix("corpora/"): place
-            for name, place in places.items()
-            if name.startswith("corpora/")
-        }
-        prints = {
-            language: str(read_json(corpus / STAMP, dict)["fingerprint"])
-            for language, corpus in corpora.items()
-        }
+        prints = corpora_prints(corpora)
         if not first:
             first, known = corpora, prints
         elif prints != known:

@@ -22,8 +22,8 @@ def test_scripts_of_lines() -> None:
 
 
 def test_the_tables_are_those_of_published_lists() -> None:
-    # The first of the State Council's table of simplified characters of 1986, and what they replace, but for those
-    # that traditional text has too, in another meaning.
+    # The first of the State Council's table of simplified characters of 1986, and what they replace, but for
+    # those that traditional text has too, in another meaning.
     for short, long in zip("爱碍袄罢坝摆颁办", "愛礙襖罷壩擺頒辦", strict=True):
         assert line_script(short * 2) == "simplified", short
         assert line_script(long * 2) == "traditional", long
@@ -55,7 +55,8 @@ def test_a_plan_names_mixed_text_and_other_characters(recipe_values, tmp_path) -
     recipe = _recipe(recipe_values, tmp_path, "zh", mixed, [TRADITIONAL] * 5)
     assert _places(recipe) == [
         "languages.zh.text: 15 of 100 lines are not in simplified characters",
-        "languages.zh.evaluation.news: 5 of 5 lines are not in simplified characters, as the training text is",
+        "languages.zh.evaluation.news: 5 of 5 lines are not in simplified characters, as the training text "
+        "is",
     ]
 
 

@@ -20,6 +20,7 @@ from polydistill.evaluation.convergence import Curve, compared, loss_curve
 from polydistill.pipelines.grid.children import Place, awaited, children_of, places_of
 from polydistill.pipelines.grid.rows import grid_rows
 from polydistill.pipelines.grid.summary import summary
+from polydistill.pipelines.grid.words import word_rows
 from polydistill.pipelines.pipeline import Command, Pipeline, Pipelines, Stage, run_pipeline
 from polydistill.pipelines.run_folder import Run
 from polydistill.pipelines.stages.compute import over_seeds, run_compute
@@ -66,11 +67,8 @@ def evaluate(state: Grid) -> None:
                 child, state.command.pipelines, update=run.update, show=show, watch=partial(_watch, run, name)
             )
     places = places_of(state.recipe)
-    rows = [
-        {**row, **places[name]._asdict()}
-        for name in children
-        for row in grid_rows(children[name].folder, name)
-    ]
+    rows = [row for name in children for row in grid_rows(children[name].folder, name)]
+    rows = [{**row, **places[row["run"]]._asdict()} for row in [*rows, *word_rows(run, children)]]
     curves = {name: curve for name, child in children.items() if (curve := loss_curve(child.folder))}
     table = {
         "rows": rows,

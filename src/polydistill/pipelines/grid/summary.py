@@ -16,7 +16,8 @@ from polydistill.config.grid import GridRecipe
 from polydistill.config.shared import RunRecipe
 from polydistill.disk import Json, hash_text
 from polydistill.evaluation.verdicts import holm, verdict
-from polydistill.reports.grid_page import column_of
+from polydistill.pipelines.grid.words import WORDS, array_of
+from polydistill.reports.grid_page import LESS_IS_BETTER, NATS, column_of
 from polydistill.tasks.estimates import Estimate, Variant, difference_estimates, level_estimates
 from polydistill.tasks.predictions import predicted_items, stored_rows
 from polydistill.tasks.scores import Items, resample
@@ -76,7 +77,7 @@ def _estimates(
     levels: dict[str, Estimate] = {}
     differences: dict[str, Estimate] = {}
     cells = {
-        column: {seed: _cell(children[row["run"]], row) for seed, row in by_seed.items()}
+        column: {seed: _cell(recipe, children[row["run"]], row) for seed, row in by_seed.items()}
         for column, by_seed in columns.items()
     }
     for names in _alike(columns, cells):
@@ -130,7 +131,8 @@ def _variants(
         return {name: Variant(values) for name, values in scores.items()}
     whole = [cell for cell in found if cell is not None]
     joint = len({cell.texts for cell in whole}) == 1
-    metric = next(iter(columns[next(iter(columns))].values())).get("metric", MRR)
+    row = next(iter(columns[next(iter(columns))].values()))
+    metric = str(row.get("metric", row["measure"]))
     samples: dict[str, list[Arrays]] = {name: [] for name in columns}
     for seed in seeds:
         owners = [(name, items) for name in columns for items in _trainings(cells[name][seed])]
@@ -153,8 +155,10 @@ def _deviation(by_seed: Mapping[int | None, Json]) -> float | None:
     return float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
-def _cell(child: RunRecipe, row: Json) -> Cell | None:
+def _cell(recipe: GridRecipe, child: RunRecipe, row: Json) -> Cell | None:
     """A row's items; None where none are kept, as of probes."""
+    if row["measure"] == NATS:
+        return _worded(recipe.folder / WORDS / "arrays.npz", row)
     if "task" in row and isinstance(child, FinetuneRecipe):
         return _tuned(child, row)
     if row["measure"] == MRR:
@@ -205,6 +209,14 @@ def _ranked(folder: Path, row: Json) -> Cell | None:
     return Cell([items], texts, f"{texts} {hash_text(counts.tobytes().hex())}")
 
 
+def _worded(path: Path, row: Json) -> Cell:
+    """Examples as items: nats of hidden words, and their characters."""
+    counts = _arrays(path, path.stat().st_mtime_ns)[array_of(row["run"], row["language"], row["text"])]
+    # Equal characters in every example are the same words of the same examples: corpora are those of a seed.
+    texts = f"{row['place']} {hash_text(counts[:, 1].tobytes().hex())}"
+    return Cell([Items({NATS: counts})], texts, texts)
+
+
 @lru_cache(maxsize=8)
 def _arrays(path: Path, changed: int) -> dict[str, Arrays]:
     with np.load(path, allow_pickle=False) as arrays:
@@ -221,10 +233,11 @@ def _judge(entries: Sequence[Json], baseline: str, recipe: GridRecipe) -> None:
         # Nothing is known of chance: no verdict.
         known = cell["knows"] != "nothing"
         cell["settled"] = known and adjusted <= 1 - LEVEL
+        less = entry["measure"] in LESS_IS_BETTER
         cell["verdict"] = (
             verdict(
-                cell["low"],
-                cell["high"],
+                -cell["high"] if less else cell["low"],
+                -cell["low"] if less else cell["high"],
                 None if margin is None else margin / 100 * base,
                 excludes_zero=cell["settled"],
             )

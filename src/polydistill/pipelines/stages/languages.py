@@ -6,12 +6,11 @@ from collections import Counter
 from collections.abc import Sequence
 
 from polydistill.config.shared import Source, TextRecipe
-from polydistill.corpora.chinese import SCRIPTS, Script, count_scripts, named_script
+from polydistill.corpora.chinese import Script, count_scripts, named_script
 from polydistill.corpora.language import can_identify, other_language
 from polydistill.corpora.sources import read_texts
 from polydistill.errors import CorpusError
 from polydistill.pipelines.stages.conflicts import Conflict
-
 
 # A second script in more than this share of a Chinese text's lines is named.
 MIXED = 0.1
@@ -62,7 +61,7 @@ def _chinese_scripts(recipe: TextRecipe) -> list[Conflict]:
         found = _count(sources, place)
         if not found:
             continue
-        main = named_script(language) or max(SCRIPTS, key=lambda script: found[script])
+        main = named_script(language) or found.most_common(1)[0][0]
         wanted[language] = main
         others = found.total() - found[main]
         if others > MIXED * found.total():
@@ -81,8 +80,8 @@ def _chinese_scripts(recipe: TextRecipe) -> list[Conflict]:
         if others > MIXED * found.total():
             conflicts.append(
                 Conflict(
-                    f"{place}: {others} of {found.total()} lines are not in {main} characters, as the training "
-                    "text is",
+                    f"{place}: {others} of {found.total()} lines are not in {main} characters, as "
+                    "the training text is",
                     "convert the text (OpenCC does), or read its figures as those of another script",
                 )
             )
