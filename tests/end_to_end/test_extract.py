@@ -195,3 +195,94 @@ def test_the_whole_vocabulary_and_random_weights(extract_values, texts) -> None:
     log = json.loads((folder / "student" / "log.json").read_text("utf-8"))["log"]
     assert log[0].keys() >= {"kd_loss", "mlm_loss", "relation_loss", "relation_weight"}
     assert "cosine_loss" not in log[0]
+
+
+ADAPT = {"adapt": {"max_steps": 30, "learning_rate": 2e-3, "warmup_steps": 0}}
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_an_adapted_teacher_knows_the_language_better_and_is_what_the_student_starts_from(
+    extract_values, when
+) -> None:
+    student = {"init": "stride", "num_layers": 4}
+    # A rate of 0 leaves the student as it started.
+    still = {"training": extract_values["training"] | {"learning_rate": 0.0, "weight_decay": 0.0}}
+    folder = run(extract_values | ADAPT | still | {"student": student, "trim": {"when": when}})
+    adapted = load_masked_lm(str(folder / "teacher" / "adapted"))
+    kept = np.array(json.loads((folder / "student" / "final" / "kept.json").read_text("utf-8")))
+    start = load_masked_lm(str(folder / "student" / "final"))
+    assert adapted.config.vocab_size == (len(kept) if when == "before" else 700)
+    ids = torch.arange(5, 29).view(2, 12)
+    theirs = torch.from_numpy(kept)
+    with torch.no_grad():
+        got = start(input_ids=ids).logits
+        wanted = adapted(input_ids=ids if when == "before" else theirs[ids]).logits
+    torch.testing.assert_close(got, wanted if when == "before" else wanted[..., theirs], atol=1e-4, rtol=1e-4)
+    rows = json.loads((folder / "evaluation" / "mlm.json").read_text("utf-8"))["languages"]["ru"]
+    assert [(row["model"], row["tokenizer"]) for row in rows] == [
+        ("teacher", "trimmed"),
+        ("adapted", "trimmed"),
+        ("student", "trimmed"),
+        ("teacher", "own"),
+    ]
+    assert rows[1]["loss"] < rows[0]["loss"] - 0.1
+    # The student is the adapted teacher, guessing among the kept pieces.
+    among = rows[1].get("mrr_teacher_pieces", rows[1]["mrr"])
+    assert rows[2]["mrr"] == pytest.approx(among, abs=0.01)
+    log = json.loads((folder / "teacher" / "log.json").read_text("utf-8"))
+    assert log["arguments"]["max_steps"] == 30
+    assert log["arguments"]["per_device_train_batch_size"] == 8
+    mlm = [entry["mlm_loss"] for entry in log["log"] if "mlm_loss" in entry]
+    assert mlm[-1] < mlm[0]
+    tokenizer = AutoTokenizer.from_pretrained(folder / "teacher" / "adapted")
+    assert len(tokenizer) == adapted.config.vocab_size
+    assert "trained on the language's text by MLM, 30 steps" in (
+        folder / "student" / "final" / "README.md"
+    ).read_text("utf-8")
+    page = (folder / "report" / "index.html").read_text("utf-8")
+    assert "adapted teacher's MRR" in page
+    assert "after 30 steps on the language" in page
+
+
+def test_the_adapted_teacher_is_in_the_identity_of_what_it_teaches(extract_values, tmp_path) -> None:
+    """Stored predictions are the adapted teacher's; without `adapt` a run has an earlier run's identity."""
+    stored = {"losses": {"predictions": "stored"}, "scoring": {"top_k": 4, "precision": "float32"}}
+    plain = run(extract_values | stored)
+    folder = run(extract_values | stored | ADAPT | {"output": str(tmp_path / "b"), "reuse": [str(plain)]})
+    assert (folder / "store" / "ru" / "teacher").is_dir()
+    store = Store(folder / "store" / "ru" / "teacher")
+    adapted = load_masked_lm(str(folder / "teacher" / "adapted"))
+    row = store.row(0)
+    with torch.no_grad():
+        logits = adapted(input_ids=torch.from_numpy(row.input_ids.astype(np.int64))[None]).logits[0]
+    logprobs = logits[torch.from_numpy(row.positions.astype(np.int64))].log_softmax(-1)
+    own = logprobs.gather(1, torch.from_numpy(row.top_ids.astype(np.int64)))
+    torch.testing.assert_close(
+        own, torch.from_numpy(row.top_logprobs.astype(np.float32)), atol=0.05, rtol=0.02
+    )
+    inputs = [
+        json.loads((place / "student" / "final" / "stamp.json").read_text("utf-8"))["inputs"]
+        for place in (plain, folder)
+    ]
+    fingerprint = json.loads((folder / "teacher" / "adapted" / "stamp.json").read_text("utf-8"))[
+        "fingerprint"
+    ]
+    assert inputs[1]["teacher"] == fingerprint != inputs[0]["teacher"]
+    assert inputs[0].keys() == {
+        *("stage", "steps", "corpus", "teacher", "tokenizer", "student"),
+        *("losses", "store", "masking", "training", "seed"),
+    }
+    evaluated = [
+        json.loads((place / "evaluation" / "stamp.json").read_text("utf-8"))["inputs"]
+        for place in (plain, folder)
+    ]
+    assert "adapted" not in evaluated[0]
+    assert evaluated[1]["adapted"] == fingerprint
+    # A third run copies the adapted teacher.
+    third = run(
+        extract_values | stored | ADAPT | {"output": str(tmp_path / "c"), "reuse": [str(folder)], "trim": {}}
+    )
+    one, two = (
+        (place / "teacher" / "adapted" / "model.safetensors").read_bytes() for place in (folder, third)
+    )
+    assert one == two

@@ -53,6 +53,7 @@ def lacking(values: dict, *wanted: str) -> list[tuple[str, str]]:
         ({"trim": {"size": 20}}, ["trim.size 20", "characters, so that no text becomes unknown", "or more"]),
         ({"corpora": {"max_length": 128}}, ["corpora.max_length 128", "at most 64 tokens"]),
         ({"text": "nowhere.txt"}, ["text[0] 'nowhere.txt'", "no such file"]),
+        ({"adapt": {"max_steps": 5}, "text": "nowhere.txt"}, ["text[0] 'nowhere.txt'"]),
         ({"teacher": "nowhere/at-all"}, ["teacher 'nowhere/at-all'", "cannot be loaded"]),
     ],
 )
@@ -97,6 +98,26 @@ def test_a_teacher_without_a_head(extract_values, multilingual_teacher, tmp_path
     assert lacking(values, "teacher", "lacks weights", "cls.predictions") == []
 
 
+@pytest.mark.parametrize(
+    ("adapt", "wanted"),
+    [
+        ({"max_steps": 0}, ["adapt.max_steps 0", "not a positive whole number"]),
+        ({"learning_rat": 1e-4}, ["adapt.learning_rat", "did you mean 'learning_rate'"]),
+        ({"learning_rate": "much"}, ["adapt.learning_rate 'much'", "not a number"]),
+        ({"per_device_train_batch_size": 0}, ["adapt.per_device_train_batch_size 0"]),
+        ({"output_dir": "x"}, ["adapt.output_dir", "set by the run itself"]),
+    ],
+)
+def test_arguments_of_the_teachers_own_training(extract_values, adapt, wanted) -> None:
+    values = parse_recipe(extract_values | {"adapt": adapt})
+    with pytest.raises(UserError) as run:
+        run_recipe(values, show=lambda line: None)
+    with pytest.raises(UserError) as plan:
+        plan_recipe(values, (), Console(file=io.StringIO()))
+    assert str(run.value) == str(plan.value)
+    assert [part for part in wanted if part not in str(run.value)] == []
+
+
 def plan_cost(values: dict) -> str:
     console = Console(record=True, width=400, file=io.StringIO())
     assert plan_recipe(parse_recipe(values), (), console) == []
@@ -113,6 +134,8 @@ def test_plan_of_what_can_run(extract_values) -> None:
     # Two models, two shapes, with and without the head, three times.
     assert "cost: 24 fresh processes, about 4:0" in measured
     assert "cost:" not in plan_cost(extract_values | {"cost": {"rounds": 0}})
+    assert "adapt " not in measured
+    assert "adapt 40 steps: " in plan_cost(extract_values | {"adapt": {"max_steps": 40}})
     assert not Path(extract_values["output"]).exists()
 
 

@@ -12,6 +12,7 @@ from polydistill.config.scoring import Scoring, TextScoring
 from polydistill.config.settings import Name, Settings, Share, TextName
 from polydistill.config.shared import (
     TAIL,
+    Arguments,
     LossWeight,
     Source,
     Sources,
@@ -199,6 +200,11 @@ class Cost(Settings):
     )
 
 
+# The learning rate of a teacher's further training, TrainingArguments' own default. The student's is ten
+# times as high: it mends layers that were put together anew, and would make a whole model forget.
+ADAPT_RATE = 5e-5
+
+
 class ExtractRecipe(TextRecipe):
     """One multilingual teacher in, one small monolingual student out (Eliquare, 2022)."""
 
@@ -208,6 +214,13 @@ class ExtractRecipe(TextRecipe):
     )
     language: Name = Field(description="The student's language.")
     text: Sources = Field(description="One or more sources of text in the language.")
+    adapt: Arguments | None = Field(
+        None,
+        description="Train the teacher on the text by MLM before it teaches (Gurgurov et al. 2025): "
+        "arguments of `transformers.TrainingArguments`, such as `{max_steps: 2000}`. Those that are left out "
+        f"are the student's (`training`), but for a learning rate of {ADAPT_RATE:g}. Empty: the teacher "
+        "stays as it is.",
+    )
     evaluation_texts: dict[TextName, Sources] = Field(
         default_factory=dict, description="Further evaluation texts by name, such as other domains."
     )
@@ -225,6 +238,13 @@ class ExtractRecipe(TextRecipe):
     def texts(self) -> dict[str, list[Source]]:
         """Field of the recipe → the sources of training text."""
         return {"text": self.text}
+
+    @property
+    def adapting(self) -> Arguments | None:
+        """The arguments of the teacher's own training, unchecked; None if it stays as it is."""
+        if self.adapt is None:
+            return None
+        return self.training | {"learning_rate": ADAPT_RATE} | self.adapt
 
     @property
     def models_read(self) -> list[str]:

@@ -44,6 +44,10 @@ def extract_card(recipe: ExtractRecipe, record: Json) -> str:
         for loss in ("kd", "mlm", "cosine", "relation")
         if getattr(recipe.losses, loss).highest
     )
+    adapting = []
+    if "adapted" in record:
+        steps = record["adapted"]["steps"]
+        adapting = [f"The teacher was first trained on the language's text by MLM, {steps:,} steps.", ""]
     lines += [
         f"# {recipe.name}",
         "",
@@ -51,6 +55,7 @@ def extract_card(recipe: ExtractRecipe, record: Json) -> str:
         f"(after Eliquare, 2022): {student['layers']} of {teacher['layers']} layers, {student['rows']:,} of "
         f"{teacher['rows']:,} pieces, {student['parameters']:,} of {teacher['parameters']:,} parameters.",
         "",
+        *adapting,
         f"Started from {layers}; losses {weights}; temperature {recipe.losses.temperature:g}; vocabulary "
         f"cut: {recipe.trim.when}.",
         "",
@@ -64,6 +69,26 @@ def extract_card(recipe: ExtractRecipe, record: Json) -> str:
         ),
     ]
     return "\n".join(lines)
+
+
+def adapted_card(recipe: ExtractRecipe) -> str:
+    """Markdown of the card of a teacher that was trained on the student's language first."""
+    name = shown_name(recipe.teacher.model)
+    return "\n".join(
+        [
+            *front_matter([recipe.language], recipe.card, [recipe.teacher.model], relation="finetune"),
+            f"# {recipe.name}: the adapted teacher",
+            "",
+            f"{name}, trained by MLM on text in {recipe.language} by polydistill {__version__} before it "
+            f"teaches {recipe.name}.",
+            "",
+            *loading_section(),
+            *licence_section(
+                recipe.card,
+                "A model inherits the terms of the weights that it starts from and of its training text.",
+            ),
+        ]
+    )
 
 
 def merge_card(recipe: MergeRecipe, record: Json) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +23,7 @@ from polydistill.models.trim import trim_model
 from polydistill.pipelines.extract.state import (
     TRIM_FIELDS,
     Extract,
+    adapting_arguments,
     begin,
     check_length,
     load_teacher,
@@ -30,7 +32,7 @@ from polydistill.pipelines.extract.state import (
     teacher_tokenizer,
     trim_choice,
 )
-from polydistill.pipelines.extract.student import model_size
+from polydistill.pipelines.extract.teacher import model_size
 from polydistill.pipelines.pipeline import Pipelines
 from polydistill.pipelines.run_folder import open_run
 from polydistill.pipelines.stages.conflicts import Conflict, collect, report_conflicts
@@ -73,6 +75,8 @@ def plan_extract(recipe: ExtractRecipe, console: Console, _: Pipelines) -> list[
     arguments = check_arguments(recipe.training)
     print_settings(recipe, console, training=arguments)
     conflicts = [*plan_engine(recipe, console), *further_texts(recipe), *wrong_languages(recipe)]
+    # Like `training`, it is what a plan prints times of.
+    adapting_arguments(recipe)
     tokenizers = collect({"teacher": recipe}, lambda _, r: teacher_tokenizer(r), conflicts)
     configs = collect({"teacher": recipe}, lambda _, r: teacher_config(r), conflicts)
     sizes = collect(
@@ -163,13 +167,15 @@ def _print_models(
     student, _ = extract_student(teacher, config, state.layers, seed=recipe.seed)
     cut = selection is not None and recipe.trim.when == "after"
     sizes["student"] = model_size(trim_model(student, selection.kept) if cut and selection else student)
-    estimated = " (estimated from a sample of the text)"
-    for name, size in sizes.items():
-        console.print(
-            f"{name}: {size['layers']} layers, {size['rows']:,} "
-            f"pieces{estimated if name == 'student' and selection is not None else ''}, "
-            f"{size['parameters']:,} parameters, {size['embeddings']:,} of them embeddings",
-            markup=False,
+    _print_sizes(sizes, console, estimated=selection is not None)
+    if state.adapting is not None:
+        # Of a copy: timing trains it.
+        _print_training(
+            "adapt",
+            recipe,
+            state.adapting,
+            step_seconds(recipe, copy.deepcopy(teacher), state.adapting, 0),
+            console,
         )
     if recipe.losses.predictions == "stored":
         if text is not None:
@@ -177,17 +183,35 @@ def _print_models(
         seconds = step_seconds(recipe, student, arguments, recipe.scoring.top_k)
     else:
         seconds = _live_step_seconds(recipe, student, teacher, arguments)
-    steps = arguments["max_steps"] * arguments["gradient_accumulation_steps"]
-    console.print(
-        f"train {arguments['max_steps']:,} steps: {seconds:.2f} s each micro-batch of "
-        f"{arguments['per_device_train_batch_size']} x {recipe.corpora.max_length} tokens, "
-        f"{clock(seconds * steps)}, without evaluation and corpora",
-        markup=False,
-    )
+    _print_training("train", recipe, arguments, seconds, console)
     _print_cost(recipe, (teacher, student), console)
     if text is None:
         return []
     return mask_conflicts(recipe, teacher.to(device()), tokenizer, text.texts, recipe.language)
+
+
+def _print_sizes(sizes: Mapping[str, Mapping[str, int]], console: Console, *, estimated: bool) -> None:
+    note = " (estimated from a sample of the text)"
+    for name, size in sizes.items():
+        console.print(
+            f"{name}: {size['layers']} layers, {size['rows']:,} "
+            f"pieces{note if name == 'student' and estimated else ''}, "
+            f"{size['parameters']:,} parameters, {size['embeddings']:,} of them embeddings",
+            markup=False,
+        )
+
+
+def _print_training(
+    what: str, recipe: ExtractRecipe, arguments: Arguments, seconds: float, console: Console
+) -> None:
+    """Print the time of a training from that of a micro-batch."""
+    steps = arguments["max_steps"] * arguments["gradient_accumulation_steps"]
+    console.print(
+        f"{what} {arguments['max_steps']:,} steps: {seconds:.2f} s each micro-batch of "
+        f"{arguments['per_device_train_batch_size']} x {recipe.corpora.max_length} tokens, "
+        f"{clock(seconds * steps)}, without evaluation and corpora",
+        markup=False,
+    )
 
 
 def _print_scoring(

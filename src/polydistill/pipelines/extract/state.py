@@ -39,7 +39,8 @@ class Extract:
     arguments  of TrainingArguments, checked
     original   the teacher's tokenizer
     depth, layers  of the student, see `models.choose_layers`
-    made       artefacts by stage: `corpus`, and `store` where the teacher's predictions are stored
+    made       artefacts by stage: `corpus`, `adapted` where the teacher is trained first, and `store` where
+               its predictions are stored
     """
 
     recipe: ExtractRecipe
@@ -54,6 +55,11 @@ class Extract:
     def corpus(self) -> Artefact:
         """The language's corpus, from the corpora stage."""
         return self.made["corpus"]
+
+    @property
+    def adapted(self) -> Artefact | None:
+        """The teacher after its own training, from the adapting stage; None if it stays as it is."""
+        return self.made.get("adapted")
 
     @property
     def store(self) -> Artefact | None:
@@ -88,9 +94,27 @@ class Extract:
         return self.original if self.recipe.trim.when == "after" else self.tokenizer
 
     @cached_property
+    def adapting(self) -> Arguments | None:
+        """The arguments of the teacher's own training, checked; None if it stays as it is."""
+        return adapting_arguments(self.recipe)
+
+    @cached_property
     def weights(self) -> str:
-        """The fingerprint of the teacher's weights."""
+        """The fingerprint of the weights of the recipe's teacher."""
         return weights_fingerprint(self.recipe.teacher.model, revision=self.recipe.teacher.revision)
+
+    @property
+    def teaching_weights(self) -> str:
+        """What identifies the weights that teach: the adapted teacher's fingerprint, or the teacher's."""
+        return self.weights if self.adapted is None else self.adapted.fingerprint
+
+
+def adapting_arguments(recipe: ExtractRecipe) -> Arguments | None:
+    """The arguments of the teacher's own training; RecipeError names `adapt` or `training`."""
+    given = recipe.adapting
+    if given is None:
+        return None
+    return check_arguments(given, lambda name: "adapt" if name in (recipe.adapt or {}) else "training")
 
 
 def check_length(recipe: ExtractRecipe, original: LoadedTokenizer) -> None:
@@ -113,6 +137,8 @@ def prepare(recipe: ExtractRecipe, run: Run, command: Command) -> Extract:
     arguments = check_arguments(recipe.training)
     state = begin(recipe, run, arguments, original, config)
     training_arguments(arguments, run.path / "student" / "checkpoints", seed=recipe.seed)
+    if state.adapting is not None:
+        training_arguments(state.adapting, run.path / "teacher" / "checkpoints", seed=recipe.seed)
     return state
 
 

@@ -11,21 +11,17 @@ from polydistill.corpora.examples import Examples
 from polydistill.disk import Json, read_json, write_json, write_text
 from polydistill.masking import masks_identity
 from polydistill.models.extract import extract_student
-from polydistill.models.features import output_layer
 from polydistill.models.load import load_masked_lm
 from polydistill.models.precision import resolve_dtype
 from polydistill.models.text_start import START_VERSION
-from polydistill.models.trim import prove_logits, trim_model
-from polydistill.pipelines.extract.state import Extract, load_teacher, resolve_student
-from polydistill.pipelines.extract.tokenizer import held_out_texts
+from polydistill.pipelines.extract.state import Extract, resolve_student
+from polydistill.pipelines.extract.teacher import cut, model_size, teaching_model
 from polydistill.pipelines.stages.start import ReadText, piece_rows, start_weights
 from polydistill.pipelines.stages.tokenizer import copy_tokenizer
 from polydistill.pipelines.stages.training import Training, train_into
 from polydistill.processes import leads
 from polydistill.reports.card import extract_card
 from polydistill.store.reader import Store
-from polydistill.tokenization.selection import Selection
-from polydistill.tokenization.trim import compare_trimmed
 from polydistill.training.arguments import portable
 from polydistill.training.data import STEPS_VERSION, MaskedTexts, StoredExamples, choose_copies
 from polydistill.training.live_teacher import LiveTeacher
@@ -74,7 +70,7 @@ def training_inputs(state: Extract) -> Json:
         "stage": "extracted",
         "steps": STEPS_VERSION,
         "corpus": state.corpus.fingerprint,
-        "teacher": state.weights,
+        "teacher": state.teaching_weights,
         "tokenizer": state.trained_tokenizer.fingerprint,
         "student": recipe.student.model_dump(mode="json", exclude=None if random else {"start"})
         | ({"start_version": START_VERSION} if random else {}),
@@ -88,16 +84,14 @@ def training_inputs(state: Extract) -> Json:
 
 def initial_models(state: Extract) -> tuple[PreTrainedModel, PreTrainedModel, Json]:
     """(teacher, student before training, record of where its weights came from), of one vocabulary."""
-    teacher = load_teacher(state.recipe)
-    sizes = model_size(teacher)
-    proof = None
-    if state.recipe.trim.when == "before":
-        teacher, proof = cut(state, teacher)
+    teacher, sizes, proof = teaching_model(state)
     config = resolve_student(state, teacher.config, state.trained_tokenizer)
     student, record = extract_student(teacher, config, state.layers, seed=state.recipe.seed)
     init = state.recipe.student.init
     models = {"teacher": sizes, "student": model_size(student)}
     record = {"init": init if isinstance(init, str) else "layers", "models": models} | record
+    if state.adapting is not None:
+        record["adapted"] = {"steps": state.adapting["max_steps"]}
     return teacher, student, record | ({} if proof is None else {"trim": proof})
 
 
@@ -121,33 +115,6 @@ def make_models(state: Extract) -> tuple[PreTrainedModel, Json, Objective]:
     if state.store is not None:
         return student, record, WeightedLabels(losses, recipe.language)
     return student, record, LiveTeacher(teacher, losses, resolve_dtype("auto"))
-
-
-def model_size(model: PreTrainedModel) -> dict[str, int]:
-    """Layers, parameters, those of them that depend on the vocabulary's rows, and the rows."""
-    tables = {
-        id(table): table.numel() for table in (model.get_input_embeddings().weight, output_layer(model)[0])
-    }
-    return {
-        "layers": model.config.num_hidden_layers,
-        "parameters": model.num_parameters(),
-        "embeddings": sum(tables.values()),
-        "rows": model.config.vocab_size,
-    }
-
-
-def cut(state: Extract, model: PreTrainedModel) -> tuple[PreTrainedModel, Json]:
-    """(the model with only the kept pieces, the proof on held-out text that nothing else changed)."""
-    kept = state.kept
-    assert kept is not None
-    trimmed = trim_model(model, kept)
-    selection = Selection(kept, {})
-    texts = held_out_texts(state.corpus.path)
-    _, held, _ = compare_trimmed(state.original, state.tokenizer.backend, selection, texts)
-    if not held:
-        return trimmed, {"texts": 0}
-    language = state.recipe.language
-    return trimmed, prove_logits(model, trimmed, state.original, selection, {language: held})
 
 
 def training_data(state: Extract) -> MaskedTexts | StoredExamples:
