@@ -12,6 +12,7 @@ from tests.end_to_end.test_merge import polydistill, write_recipe
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from polydistill.config.load import parse_recipe
+from polydistill.models.importance import read_importance
 from polydistill.models.load import load_masked_lm
 from polydistill.models.trim import trim_model
 from polydistill.pipelines.run import run_recipe
@@ -286,3 +287,57 @@ def test_the_adapted_teacher_is_in_the_identity_of_what_it_teaches(extract_value
         (place / "teacher" / "adapted" / "model.safetensors").read_bytes() for place in (folder, third)
     )
     assert one == two
+
+
+def test_a_narrower_student_starts_from_the_most_important_parts(extract_values, tmp_path) -> None:
+    """Only the sizes are said; the losses are the default ones, cosine among them."""
+    student = {"num_layers": 3, "hidden_size": 16, "intermediate_size": 24}
+    still = {"training": extract_values["training"] | {"learning_rate": 0.0, "weight_decay": 0.0}}
+    values = extract_values | still | {"student": student}
+    folder = run(values)
+    made = load_masked_lm(str(folder / "student" / "final"))
+    assert (made.config.hidden_size, made.config.num_attention_heads) == (16, 1)
+    importance = read_importance(folder / "teacher" / "importance")
+    kept = np.array(json.loads((folder / "student" / "final" / "kept.json").read_text("utf-8")))
+    teacher = trim_model(load_masked_lm(extract_values["teacher"]), kept).state_dict()
+    hidden = np.sort(np.argsort(-importance.hidden, kind="stable")[:16])
+    rows = made.get_input_embeddings().weight
+    torch.testing.assert_close(rows, teacher["bert.embeddings.word_embeddings.weight"][:, hidden])
+    # Layers 0, 1 and 2 of 4; one head of two, of 16 dimensions each.
+    for layer in range(3):
+        head = int(np.argmax(importance.heads[layer])) * 16
+        units = np.sort(np.argsort(-importance.units[layer], kind="stable")[:24])
+        ours, theirs = made.bert.encoder.layer[layer], f"bert.encoder.layer.{layer}."
+        torch.testing.assert_close(
+            ours.attention.self.value.weight,
+            teacher[theirs + "attention.self.value.weight"][head : head + 16][:, hidden],
+        )
+        torch.testing.assert_close(
+            ours.output.dense.weight, teacher[theirs + "output.dense.weight"][hidden][:, units]
+        )
+    record = json.loads((folder / "student" / "final" / "initialisation.json").read_text("utf-8"))
+    assert record["narrowed"]["hidden_size"]["kept"] == 16
+    assert record["narrowed"]["hidden_size"]["importance"] == pytest.approx(
+        importance.hidden[hidden].sum() / importance.hidden.sum(), abs=1e-4
+    )
+    log = json.loads((folder / "student" / "log.json").read_text("utf-8"))["log"]
+    assert log[0].keys() >= {"kd_loss", "mlm_loss", "cosine_loss"}
+    # Near the teacher in these dimensions from the first step: two unrelated states have a cosine of about 0.
+    assert log[0]["cosine_loss"] < 0.8
+    assert "hidden_size 16 of 32" in (folder / "student" / "final" / "README.md").read_text("utf-8")
+    page = (folder / "report" / "index.html").read_text("utf-8")
+    assert "importance kept" in page
+    # The same sizes elsewhere take the importances from here; one of the teacher's widths needs none.
+    again = run(values | {"output": str(tmp_path / "again"), "reuse": [str(folder)], "seed": 0})
+    stamps = [(place / "teacher" / "importance" / "stamp.json").read_bytes() for place in (folder, again)]
+    assert stamps[0] == stamps[1]
+    whole = run(extract_values | {"student": {"hidden_size": 32}, "output": str(tmp_path / "whole")})
+    assert not (whole / "teacher").exists()
+
+
+def test_other_widths_with_random_weights(extract_values) -> None:
+    student = {"init": "random", "hidden_size": 20, "num_attention_heads": 2, "intermediate_size": 8}
+    folder = run(extract_values | {"student": student, "losses": {"cosine": 0}})
+    config = load_masked_lm(str(folder / "student" / "final")).config
+    assert (config.hidden_size, config.num_attention_heads, config.intermediate_size) == (20, 2, 8)
+    assert not (folder / "teacher").exists()

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -46,6 +47,12 @@ def lacking(values: dict, *wanted: str) -> list[tuple[str, str]]:
         (
             {"student": {"init": "random", "config": {"hidden_size": 16}}},
             ["losses.cosine", "hidden size is 16 and the teacher's 32", "losses.cosine: 0"],
+        ),
+        ({"student": {"hidden_size": 20}}, ["student.hidden_size 20", "multiple of 16", "give 16 or 32"]),
+        ({"student": {"intermediate_size": 999}}, ["student.intermediate_size 999", "the teacher has 64"]),
+        (
+            {"student": {"hidden_size": 16, "config": {"hidden_size": 16}}},
+            ["student.config.hidden_size 16", "give it once"],
         ),
         ({"student": {"config": {"hidden_size": 16}}}, ["student.config", "init: random"]),
         ({"student": {"config": {"hiden_size": 16}}}, ["student.config.hiden_size", "no such configuration"]),
@@ -135,6 +142,14 @@ def test_plan_of_what_can_run(extract_values) -> None:
     assert "cost: 24 fresh processes, about 4:0" in measured
     assert "cost:" not in plan_cost(extract_values | {"cost": {"rounds": 0}})
     assert "adapt " not in measured
+    assert "importance" not in measured
+    narrower = plan_cost(extract_values | {"student": {"hidden_size": 16}})
+    assert "importance of the teacher's parts on 256 examples: " in narrower
+    # 16 of 32 dimensions, 2 of 4 layers: pieces x 16 of embeddings.
+    sizes = dict(re.findall(r"(teacher|student): .* ([\d,]+) of them embeddings", narrower))
+    rows = dict(re.findall(r"(teacher|student): \d layers, ([\d,]+) pieces", narrower))
+    assert int(sizes["teacher"].replace(",", "")) == 32 * int(rows["teacher"])
+    assert int(sizes["student"].replace(",", "")) == 16 * int(rows["student"])
     assert "adapt 40 steps: " in plan_cost(extract_values | {"adapt": {"max_steps": 40}})
     assert not Path(extract_values["output"]).exists()
 

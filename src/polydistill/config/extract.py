@@ -127,8 +127,12 @@ def _as_init(value: object) -> object:
     return value
 
 
+Size = Annotated[int, Field(ge=1)]
+WIDTHS = ("hidden_size", "intermediate_size", "num_attention_heads")
+
+
 class ExtractedStudent(Settings):
-    """The student: the teacher's architecture with fewer layers."""
+    """The student: the teacher's architecture with fewer layers, and narrower ones if asked for."""
 
     num_layers: Annotated[int, Field(ge=1)] | None = Field(
         None, description="Layers of the student; empty: half the teacher's, or as many as `init` lists."
@@ -140,14 +144,34 @@ class ExtractedStudent(Settings):
         "`top`; or a list of layer numbers, from 0. Embeddings and MLM head are copied too. `random`: no "
         "weight is copied.",
     )
+    hidden_size: Size | None = Field(
+        None,
+        description="Width of the student: a multiple of the size of the teacher's heads, which are kept "
+        "whole. It keeps the dimensions that matter most to the teacher's loss on the text, by weight times "
+        "gradient. Empty: the teacher's, or `num_attention_heads` times the size of a head. Widths are "
+        "narrowed in BERT, RoBERTa, XLM-R, CamemBERT, DistilBERT and ModernBERT; `init: random` sets any.",
+    )
+    intermediate_size: Size | None = Field(
+        None, description="Feed-forward units of each layer, those that matter most; empty: the teacher's."
+    )
+    num_attention_heads: Size | None = Field(
+        None,
+        description="Attention heads of each layer, those that matter most; empty: the teacher's, or as many "
+        "as `hidden_size` holds.",
+    )
     config: dict[str, Any] = Field(
         default_factory=dict,
-        description="Configuration fields that differ from the teacher's, such as dropout; fields that "
+        description="Configuration fields that differ from the teacher's, such as dropout; others that "
         "change the shape of a weight need `init: random`.",
     )
     start: TaughtStart = Field(
         default_factory=TaughtStart, description="With `init: random`: weights before training."
     )
+
+    @property
+    def widths(self) -> dict[str, int | None]:
+        """The widths by name; None: not given."""
+        return {name: getattr(self, name) for name in WIDTHS}
 
     @model_validator(mode="after")
     def _layers_agree(self) -> ExtractedStudent:

@@ -60,6 +60,11 @@ def extract_card(recipe: ExtractRecipe, record: Json) -> str:
         f"cut: {recipe.trim.when}.",
         "",
     ]
+    if "narrowed" in record:
+        kept = ", ".join(
+            f"{name} {row['kept']:,} of {row['of']:,}" for name, row in record["narrowed"].items()
+        )
+        lines += [f"The layers were narrowed to the parts of largest importance: {kept}.", ""]
     if "token_types" in record:
         lines += ["It has a single token type: only the separator divides the two texts of a pair.", ""]
     lines += [

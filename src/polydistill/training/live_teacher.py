@@ -35,14 +35,18 @@ class LiveTeacher:
     Each loss is a sum over its positions (KD over attended or masked tokens, MLM over masked ones, cosine and
     relation over attended ones), divided by their mean number in a step. The teacher has no gradients.
 
-    model   loaded, with the student's vocabulary
-    losses  their weights and schedules
-    dtype   of its matrix products (by autocast)
+    model       loaded, with the student's vocabulary
+    losses      their weights and schedules
+    dtype       of its matrix products (by autocast)
+    dimensions  [H'] those of its residual stream that a narrower student has kept; None for a student of its
+                width. The cosine is of these.
     """
 
-    def __init__(self, model: PreTrainedModel, losses: Losses, dtype: torch.dtype) -> None:
+    def __init__(
+        self, model: PreTrainedModel, losses: Losses, dtype: torch.dtype, dimensions: Tensor | None = None
+    ) -> None:
         self.model = model.eval().requires_grad_(False)
-        self.losses, self.dtype = losses, dtype
+        self.losses, self.dtype, self.dimensions = losses, dtype, dimensions
         # Cast once, not once per step: autocast caches no copy of weights without gradients.
         weight, self.bias = output_layer(model)
         self.weight = weight.detach().to(dtype)
@@ -51,6 +55,7 @@ class LiveTeacher:
     def to(self, device: torch.device) -> None:
         """Move the teacher."""
         self.model.to(device)
+        self.dimensions = None if self.dimensions is None else self.dimensions.to(device)
         self.weight = self.weight.to(device)
         self.bias = output_layer(self.model)[1]
 
@@ -58,11 +63,13 @@ class LiveTeacher:
     def read(
         self, inputs: dict[str, Tensor], positions: Tensor
     ) -> tuple[OutputLayer, Tensor | None, list[Tensor]]:
-        """(output layer with features at positions, last hidden states [B, L, H], Q, K and V)."""
+        """(output layer with features at positions, last hidden states [B, L, H'], Q, K and V)."""
         with torch.autocast(positions.device.type, self.dtype, enabled=self.dtype != torch.float32):
             features, states, relations = read_model(
                 self.model, inputs, positions, relations=self.losses.relation.highest > 0
             )
+        if states is not None and self.dimensions is not None:
+            states = states.index_select(-1, self.dimensions)
         return OutputLayer(features.to(self.dtype), self.weight, self.bias), states, relations
 
     def __call__(

@@ -162,6 +162,35 @@ def test_widths_may_differ_without_the_cosine(tmp_path) -> None:
     assert sum(losses[-5:]) < sum(losses[:5])
 
 
+def test_the_cosine_of_a_narrower_student_is_of_the_dimensions_that_it_has(tmp_path) -> None:
+    """The first step's, against hidden states of whole models."""
+    teacher = make_teacher(hidden_size=32, num_attention_heads=4)
+    dimensions = torch.tensor([1, 4, 5, 8, 9, 10, 13, 17, 18, 20, 21, 23, 24, 26, 29, 31])
+    objective = LiveTeacher(teacher, Losses.model_validate({}), torch.float32, dimensions)
+    log = train(
+        make_model(),
+        {"a": ROWS[0]},
+        [1.0],
+        folder=tmp_path,
+        arguments=short_training(1),
+        objective=objective,
+        pad_id=0,
+        max_length=64,
+        seed=7,
+        say=lambda line: None,
+    )
+    sampler = LanguageSampler([ROWS[0].lengths], [1.0], batch_size=8, num_batches=1, seed=7)
+    batch = collate([ROWS[0].example(row, epoch, language) for language, row, epoch in sampler], 0)
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    with torch.no_grad():
+        ours, theirs = (
+            m.eval()(**inputs, output_hidden_states=True).hidden_states[-1] for m in (make_model(), teacher)
+        )
+    cosines = functional.cosine_similarity(ours, theirs[..., dimensions], dim=-1)
+    wanted = (1 - cosines)[batch["attention_mask"].bool()].mean().item()
+    assert log[0]["cosine_loss"] == pytest.approx(wanted, abs=1e-4)
+
+
 def test_nan_stops_training(tmp_path) -> None:
     with pytest.raises(NumericsError, match="step"):
         trained(tmp_path, steps=30, learning_rate=1e30, optim="sgd", max_grad_norm=0)

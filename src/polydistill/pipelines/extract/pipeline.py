@@ -14,7 +14,7 @@ from polydistill.pipelines.extract.evaluation import evaluate_models, measure_se
 from polydistill.pipelines.extract.plan import plan_extract
 from polydistill.pipelines.extract.state import Extract, adapting_arguments, prepare
 from polydistill.pipelines.extract.student import student_training, train_student
-from polydistill.pipelines.extract.teacher import adapt_teacher, teaching_model
+from polydistill.pipelines.extract.teacher import adapt_teacher, measure_parts, teaching_model
 from polydistill.pipelines.extract.tokenizer import build_tokenizer
 from polydistill.pipelines.pipeline import Command, Pipeline, Stage
 from polydistill.pipelines.stages.corpora import corpora_pool, prepare_corpus
@@ -94,6 +94,7 @@ PIPELINE = Pipeline(
         Stage("corpora", build_corpus, "leader_first"),
         Stage("tokenizer", build_tokenizer, "leader_first"),
         Stage("adapt", adapt_teacher, "all"),
+        Stage("adapt", measure_parts, "leader_first"),
         Stage("score", score_teacher, "leader_first"),
         Stage("train", train_student, "all"),
         Stage("evaluate", evaluate),

@@ -18,6 +18,7 @@ from polydistill.models.extract import extract_student
 from polydistill.models.features import output_layer
 from polydistill.models.inputs import pad_batch
 from polydistill.models.memory import keep_freed_memory
+from polydistill.models.narrow import first_parts
 from polydistill.models.precision import device, resolve_dtype
 from polydistill.models.trim import trim_model
 from polydistill.pipelines.extract.state import (
@@ -32,7 +33,7 @@ from polydistill.pipelines.extract.state import (
     teacher_tokenizer,
     trim_choice,
 )
-from polydistill.pipelines.extract.teacher import model_size
+from polydistill.pipelines.extract.teacher import IMPORTANCE_EXAMPLES, model_size
 from polydistill.pipelines.pipeline import Pipelines
 from polydistill.pipelines.run_folder import open_run
 from polydistill.pipelines.stages.conflicts import Conflict, collect, report_conflicts
@@ -164,19 +165,12 @@ def _print_models(
     if selection is not None and recipe.trim.when == "before":
         teacher, tokenizer = trim_model(teacher, selection.kept), trim_tokenizer(tokenizer, selection)
     config = resolve_student(state, teacher.config, tokenizer)
-    student, _ = extract_student(teacher, config, state.layers, seed=recipe.seed)
+    parts = first_parts(config, teacher.config) if state.narrows else None
+    student, _ = extract_student(teacher, config, state.layers, seed=recipe.seed, narrowing=parts)
     cut = selection is not None and recipe.trim.when == "after"
     sizes["student"] = model_size(trim_model(student, selection.kept) if cut and selection else student)
     _print_sizes(sizes, console, estimated=selection is not None)
-    if state.adapting is not None:
-        # Of a copy: timing trains it.
-        _print_training(
-            "adapt",
-            recipe,
-            state.adapting,
-            step_seconds(recipe, copy.deepcopy(teacher), state.adapting, 0),
-            console,
-        )
+    _print_preparation(state, teacher, console)
     if recipe.losses.predictions == "stored":
         if text is not None:
             _print_scoring(recipe, teacher.to(device()), tokenizer, text, arguments, console)
@@ -197,6 +191,23 @@ def _print_sizes(sizes: Mapping[str, Mapping[str, int]], console: Console, *, es
             f"{name}: {size['layers']} layers, {size['rows']:,} "
             f"pieces{note if name == 'student' and estimated else ''}, "
             f"{size['parameters']:,} parameters, {size['embeddings']:,} of them embeddings",
+            markup=False,
+        )
+
+
+def _print_preparation(state: Extract, teacher: PreTrainedModel, console: Console) -> None:
+    """Print the time of the teacher's own training, and of measuring its parts."""
+    recipe, arguments = state.recipe, state.adapting or state.arguments
+    if state.adapting is None and not state.narrows:
+        return
+    # Of a copy: timing trains it.
+    seconds = step_seconds(recipe, copy.deepcopy(teacher), arguments, 0)
+    if state.adapting is not None:
+        _print_training("adapt", recipe, arguments, seconds, console)
+    if state.narrows:
+        examples = seconds / arguments["per_device_train_batch_size"] * IMPORTANCE_EXAMPLES
+        console.print(
+            f"importance of the teacher's parts on {IMPORTANCE_EXAMPLES} examples: {clock(examples)}",
             markup=False,
         )
 

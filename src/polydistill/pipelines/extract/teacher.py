@@ -10,7 +10,9 @@ from polydistill.corpora.examples import Examples
 from polydistill.disk import Json, read_json, write_json, write_text
 from polydistill.masking import masks_identity
 from polydistill.models.features import output_layer
+from polydistill.models.importance import IMPORTANCE_VERSION, measure_importance, write_importance
 from polydistill.models.load import load_masked_lm
+from polydistill.models.precision import device
 from polydistill.models.trim import prove_logits, trim_model
 from polydistill.pipelines.extract.state import Extract, load_teacher
 from polydistill.pipelines.extract.tokenizer import held_out_texts, save_teachers
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
 # What an adapted teacher was made of.
 ORIGIN = "origin.json"
+# Examples that importances are measured on, and padded tokens of a batch.
+IMPORTANCE_EXAMPLES, IMPORTANCE_TOKENS = 256, 4096
 # Added to the seed: the student would otherwise see the masks that its teacher has seen answered.
 ADAPT_SEED = 2_000_003
 
@@ -127,6 +131,49 @@ def _adapting(state: Extract, arguments: Arguments) -> Training:
         state.trained_tokenizer.special_ids["pad"],
         recipe.corpora.max_length,
         write_beside,
+    )
+
+
+def measure_parts(state: Extract) -> None:
+    """Measure what each part of the teacher adds to its loss, into teacher/importance.
+
+    Nothing for a student of the teacher's widths.
+    """
+    if not state.narrows:
+        return
+    recipe = state.recipe
+    inputs = {
+        "stage": "importance",
+        "version": IMPORTANCE_VERSION,
+        "corpus": state.corpus.fingerprint,
+        "teacher": state.teaching_weights,
+        "tokenizer": state.trained_tokenizer.fingerprint,
+        "masking": masks_identity(recipe.masking),
+        "max_length": recipe.corpora.max_length,
+        "seed": recipe.seed,
+    }
+
+    def write(folder: Path) -> None:
+        examples = Examples(state.corpus.path / "train.arrow")
+        rows = examples.first(IMPORTANCE_EXAMPLES)
+        state.run.say(f"importance of the teacher's parts on {len(rows)} examples")
+        texts = MaskedTexts(
+            examples,
+            state.trained_tokenizer,
+            recipe.masking,
+            max_length=recipe.corpora.max_length,
+            seed=recipe.seed,
+        ).masked(rows.tolist(), 0)
+        importance = measure_importance(
+            teaching_model(state).model.to(device()),
+            texts,
+            pad_id=state.trained_tokenizer.special_ids["pad"],
+            batch_tokens=IMPORTANCE_TOKENS,
+        )
+        write_importance(importance, folder)
+
+    state.made["importance"] = state.run.make(
+        "teacher/importance", inputs, write, reuse="copy", stage="importance"
     )
 
 
