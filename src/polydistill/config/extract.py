@@ -41,7 +41,7 @@ def _constant(weight: float) -> Callable[[], LossWeight]:
 
 
 # The only values with stored predictions: see `Losses.predictions`.
-STORED = {"cosine": 0, "relation": 0, "temperature": 1, "positions": "masked"}
+STORED = {"cosine": 0, "relation": 0, "logits": 0, "temperature": 1, "positions": "masked"}
 
 
 class Losses(Settings):
@@ -51,8 +51,8 @@ class Losses(Settings):
         "live",
         description="`live`: the teacher runs beside the student, on new masks in every epoch. `stored`: it "
         "scores the text once, as in a merge, and the most probable pieces of every masked token are kept "
-        "(`scoring`), with the same masks in every epoch. Stored predictions have no hidden states: "
-        "`cosine` and `relation` are fixed to 0, `temperature` to 1, `positions` to masked.",
+        "(`scoring`), with the same masks in every epoch. They have neither hidden states nor logits: "
+        "`cosine`, `relation` and `logits` are fixed to 0, `temperature` to 1, `positions` to masked.",
     )
     tail: Tail = Field("bucket", description=f"With stored predictions. {TAIL}")
     kd: ScheduledWeight = Field(
@@ -74,13 +74,19 @@ class Losses(Settings):
         description="Weight of MiniLMv2's loss on the relations between the last layer's queries, keys and "
         "values; widths and numbers of heads may differ.",
     )
+    logits: ScheduledWeight = Field(
+        default_factory=_constant(0.0),
+        description="Weight of the mean squared difference of the student's and the teacher's logits, mean "
+        "over positions. Both are centred first, for a softmax does not change when all logits shift. "
+        "Gurgurov et al. 2025 give it 0.5.",
+    )
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
         2.0, description="Temperature of the teacher's predictions."
     )
     positions: Literal["attended", "masked"] = Field(
         "attended",
-        description="Where the student learns the teacher's predictions: at all tokens of a text, special "
-        "ones included (as in DistilBERT's code, the paper's base), or only at masked tokens.",
+        description="Where the student learns the teacher's predictions and logits: at all tokens of a text, "
+        "special ones included (as in DistilBERT's code, the paper's base), or only at masked tokens.",
     )
     relation_heads: Annotated[int, Field(ge=1)] | None = Field(
         None,
@@ -105,9 +111,11 @@ class Losses(Settings):
 
     @model_validator(mode="after")
     def _something(self) -> Losses:
-        if not any(weight.highest for weight in (self.kd, self.mlm, self.cosine, self.relation)):
+        weights = self.kd, self.mlm, self.cosine, self.relation, self.logits
+        if not any(weight.highest for weight in weights):
             raise ValueError(
-                "kd, mlm, cosine and relation are all 0, so there is nothing to learn; give one a weight"
+                "kd, mlm, cosine, relation and logits are all 0, so there is nothing to learn; give one a "
+                "weight"
             )
         return self
 

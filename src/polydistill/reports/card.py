@@ -41,7 +41,7 @@ def extract_card(recipe: ExtractRecipe, record: Json) -> str:
     )
     weights = ", ".join(
         f"{loss} {getattr(recipe.losses, loss).first:g}"
-        for loss in ("kd", "mlm", "cosine", "relation")
+        for loss in ("kd", "mlm", "cosine", "relation", "logits")
         if getattr(recipe.losses, loss).highest
     )
     adapting = []

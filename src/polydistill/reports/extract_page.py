@@ -13,7 +13,13 @@ from polydistill.reports.figures import curves, grouped_bars, logged
 from polydistill.reports.records import summary_of
 
 MODELS = ("teacher", "adapted", "student")
-LOSSES = {"kd_loss": "KD", "mlm_loss": "MLM", "cosine_loss": "cosine", "relation_loss": "relation"}
+LOSSES = {
+    "kd_loss": "KD",
+    "mlm_loss": "MLM",
+    "cosine_loss": "cosine",
+    "relation_loss": "relation",
+    "logits_loss": "logits",
+}
 
 
 def gather_extract(run: Path) -> Json:

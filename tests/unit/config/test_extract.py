@@ -14,6 +14,7 @@ def test_the_shortest_recipe_has_the_papers_losses() -> None:
     assert isinstance(recipe, ExtractRecipe)
     losses = recipe.losses
     assert [w.first for w in (losses.kd, losses.mlm, losses.cosine, losses.relation)] == [5, 2, 1, 0]
+    assert (losses.logits.first, recipe.adapt, recipe.adapting) == (0, None, None)
     assert (losses.temperature, losses.positions, recipe.student.init, recipe.trim.when) == (
         2,
         "attended",
@@ -41,6 +42,14 @@ def test_stored_predictions_leave_what_needs_a_live_teacher_out() -> None:
     assert [w.first for w in (losses.kd, losses.mlm, losses.cosine, losses.relation)] == [1, 2, 0, 0]
     assert (losses.temperature, losses.positions) == (1, "masked")
     assert parse_recipe(recipe.model_dump(mode="json")) == recipe
+
+
+def test_a_teacher_is_adapted_as_its_student_is_trained_at_a_rate_of_its_own() -> None:
+    training = {"max_steps": 9, "learning_rate": 1e-3, "bf16": False}
+    recipe = parse_recipe(SHORTEST | {"training": training, "adapt": {"max_steps": 4}})
+    assert recipe.adapting == {"max_steps": 4, "learning_rate": 5e-5, "bf16": False}
+    said = parse_recipe(SHORTEST | {"training": training, "adapt": {"learning_rate": 2e-5}})
+    assert said.adapting == {"max_steps": 9, "learning_rate": 2e-5, "bf16": False}
 
 
 def test_what_a_weight_comes_to_at_most() -> None:
@@ -74,6 +83,10 @@ def test_what_a_weight_comes_to_at_most() -> None:
             {"losses": {"predictions": "stored", "cosine": 1}},
             ["losses", "cosine 1", "it can only be 0", "predictions: live"],
         ),
+        ({"losses": {"predictions": "stored", "logits": 0.5}}, ["logits 0.5", "it can only be 0"]),
+        ({"losses": {"logits": -1}}, ["losses.logits.first -1"]),
+        ({"student": {"hidden_size": 0}}, ["student.hidden_size 0", "greater than or equal to 1"]),
+        ({"adapt": 3}, ["adapt 3", "dictionary"]),
         ({"losses": {"predictions": "stored", "temperature": 2}}, ["temperature 2", "it can only be 1"]),
         ({"losses": {"predictions": "stored", "positions": "attended"}}, ["positions 'attended'", "masked"]),
         (

@@ -296,8 +296,15 @@ def _live_step_seconds(
             features, _, _ = read_model(model, inputs, positions, relations=False)
         theirs, _, _ = live.read(inputs, positions)
         ours = OutputLayer(features, *output_layer(model))
-        temperature = recipe.losses.temperature
-        live_distillation(ours, theirs, gold, weight, weight, temperature=temperature).loss.backward()  # type: ignore[no-untyped-call]
+        live_distillation(
+            ours,
+            theirs,
+            gold,
+            weight,
+            weight,
+            temperature=recipe.losses.temperature,
+            logits_weight=weight if recipe.losses.logits.highest else None,
+        ).loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         optimizer.zero_grad()
 

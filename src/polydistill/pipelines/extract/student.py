@@ -80,7 +80,9 @@ def training_inputs(state: Extract) -> Json:
         "tokenizer": state.trained_tokenizer.fingerprint,
         "student": recipe.student.model_dump(mode="json", exclude=unset | (set() if random else {"start"}))
         | ({"start_version": START_VERSION} if random else {}),
-        "losses": recipe.losses.model_dump(mode="json"),
+        "losses": recipe.losses.model_dump(
+            mode="json", exclude=None if recipe.losses.logits.highest else {"logits"}
+        ),
         "store": state.store.fingerprint if state.store else None,
         "masking": masks_identity(recipe.masking),
         "training": portable(state.arguments),
