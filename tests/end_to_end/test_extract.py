@@ -12,11 +12,13 @@ from tests.end_to_end.test_merge import polydistill, write_recipe
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from polydistill.config.load import parse_recipe
+from polydistill.errors import RunFolderError
 from polydistill.models.importance import read_importance
 from polydistill.models.load import load_masked_lm
 from polydistill.models.trim import trim_model
 from polydistill.pipelines.run import run_recipe
 from polydistill.store.reader import Store
+from polydistill.tools.verify import verify_run
 
 LOADS = """
 import sys
@@ -243,6 +245,12 @@ def test_an_adapted_teacher_knows_the_language_better_and_is_what_the_student_st
     page = (folder / "report" / "index.html").read_text("utf-8")
     assert "adapted teacher's MRR" in page
     assert "after 30 steps on the language" in page
+    lines = verify_run(folder)
+    assert any("teacher/adapted" in line and "whole" in line for line in lines)
+    assert any("teacher/log.json" in line for line in lines)
+    (folder / "teacher" / "log.json").unlink()
+    with pytest.raises(RunFolderError, match=r"teacher/log.json.*is gone"):
+        verify_run(folder)
 
 
 def test_the_adapted_teacher_is_in_the_identity_of_what_it_teaches(extract_values, tmp_path) -> None:
@@ -322,6 +330,7 @@ def test_a_narrower_student_starts_from_the_most_important_parts(extract_values,
     )
     log = json.loads((folder / "student" / "log.json").read_text("utf-8"))["log"]
     assert log[0].keys() >= {"kd_loss", "mlm_loss", "cosine_loss"}
+    assert "logits_loss" not in log[0]
     # Near the teacher in these dimensions from the first step: two unrelated states have a cosine of about 0.
     assert log[0]["cosine_loss"] < 0.8
     assert "hidden_size 16 of 32" in (folder / "student" / "final" / "README.md").read_text("utf-8")
