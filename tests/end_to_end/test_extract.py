@@ -95,6 +95,7 @@ def test_run_makes_a_student_that_transformers_loads_and_a_second_run_does_nothi
     assert "<script" not in page
     card = (folder / "student" / "final" / "README.md").read_text("utf-8")
     assert "2 of 4 layers" in card
+    assert "losses kd 5 to 0, mlm 2, cosine 1;" in card
     assert f"{rows[1]['mrr']:.3f}" in card
     assert str(tmp_path.parent) not in card
     before = {

@@ -9,6 +9,7 @@ from polydistill.config.balance import BalanceRecipe
 from polydistill.config.extract import ExtractRecipe
 from polydistill.config.merge import MergeRecipe
 from polydistill.config.pretrain import PretrainRecipe
+from polydistill.config.shared import LossWeight
 from polydistill.disk import Json
 from polydistill.reports.card_sections import (
     READS_ALL,
@@ -40,7 +41,7 @@ def extract_card(recipe: ExtractRecipe, record: Json) -> str:
         else f"its layers {', '.join(map(str, record['layers']))}"
     )
     weights = ", ".join(
-        f"{loss} {getattr(recipe.losses, loss).first:g}"
+        f"{loss} {_shown_weight(getattr(recipe.losses, loss))}"
         for loss in ("kd", "mlm", "cosine", "relation", "logits")
         if getattr(recipe.losses, loss).highest
     )
@@ -74,6 +75,11 @@ def extract_card(recipe: ExtractRecipe, record: Json) -> str:
         ),
     ]
     return "\n".join(lines)
+
+
+def _shown_weight(weight: LossWeight) -> str:
+    changes = weight.last not in (None, weight.first) and weight.schedule != "constant"
+    return f"{weight.first:g} to {weight.last:g}" if changes else f"{weight.first:g}"
 
 
 def adapted_card(recipe: ExtractRecipe) -> str:

@@ -9,11 +9,12 @@ from polydistill.errors import RecipeError
 SHORTEST = {"recipe": "extract", "name": "x", "teacher": "folder", "language": "tr", "text": "a.txt"}
 
 
-def test_the_shortest_recipe_has_the_papers_losses() -> None:
+def test_the_shortest_recipe_has_the_papers_losses_and_its_teacher_fades() -> None:
     recipe = parse_recipe(SHORTEST)
     assert isinstance(recipe, ExtractRecipe)
     losses = recipe.losses
     assert [w.first for w in (losses.kd, losses.mlm, losses.cosine, losses.relation)] == [5, 2, 1, 0]
+    assert [losses.kd.last, losses.kd.schedule, losses.mlm.last] == [0, "linear", None]
     assert (losses.logits.first, recipe.adapt, recipe.adapting) == (0, None, None)
     assert (losses.temperature, losses.positions, recipe.student.init, recipe.trim.when) == (
         2,
@@ -27,6 +28,7 @@ def test_the_shortest_recipe_has_the_papers_losses() -> None:
 def test_the_preset_is_the_paper() -> None:
     recipe = load_recipe("eliquare", ["language=sl", "text=sl.txt"])
     assert (recipe.training["learning_rate"], recipe.training["max_steps"]) == (5e-4, 20_000)
+    assert (recipe.losses.kd.first, recipe.losses.kd.last, recipe.losses.kd.schedule) == (5, None, "constant")
     assert recipe.student.num_layers is None
     assert recipe.trim.when == "after"
 
