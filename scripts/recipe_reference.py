@@ -84,7 +84,8 @@ def default(field: Any) -> str:
         return "**required**"
     value = field.get_default(call_default_factory=True)
     if isinstance(value, LossWeight):
-        return f"`{value.first:g}`"
+        changes = value.last is not None and value.schedule != "constant"
+        return f"`{{first: {value.first:g}, last: {value.last:g}}}`" if changes else f"`{value.first:g}`"
     if isinstance(value, BaseModel):
         return "see below"
     if isinstance(value, dict) and any(isinstance(entry, BaseModel) for entry in value.values()):

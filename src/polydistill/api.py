@@ -90,7 +90,8 @@ def run(
     """Run a recipe: a YAML file, a preset's name, a loaded recipe, or its settings as a dictionary.
 
     overrides  `a.b=c` strings, as after `--set`
-    until      the last stage: `corpora`, `tokenizer`, `score`, `train`, `evaluate` or `report`
+    until      the last stage: `corpora`, `tokenizer`, `adapt` (of `extract`), `score`, `train`, `evaluate` or
+               `report`
     update     let the recipe of an existing folder change; what depends on the change is redone
     show       takes each line of progress
     """

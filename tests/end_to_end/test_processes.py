@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -217,3 +218,36 @@ def test_what_several_processes_cannot_do_is_said(tmp_path, texts, monkeypatch, 
     with pytest.raises(RecipeError, match=message):
         run_recipe(write_recipe(tmp_path, recipe), until="train" if "training" in values else "report")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_adapt_a_teacher_and_narrow_its_student_as_one_does(extract_values, tmp_path) -> None:
+    """Both trainings are shared; the parts are chosen by the first process."""
+    plain = {"optim": "sgd", "learning_rate": 0.1, "report_to": []}
+    folder = tmp_path / "teacher"
+    shutil.copytree(extract_values["teacher"], folder)
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    (folder / "config.json").write_text(json.dumps(config | still), "utf-8")
+    runs = []
+    for name, launcher in (("one", ()), ("two", TORCHRUN)):
+        (tmp_path / f"recipe-{name}").mkdir()
+        values = extract_values | {
+            "teacher": str(folder),
+            "output": str(tmp_path / name),
+            "training": extract_values["training"] | plain,
+            "adapt": {"learning_rate": 1.0},
+            "student": {"hidden_size": 16, "intermediate_size": 24},
+        }
+        path = write_recipe(tmp_path / f"recipe-{name}", values)
+        done = launched(launcher or ("-m",), "train", path)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("adapting the teacher") == 1
+        assert done.stdout.count("importance of the teacher's parts") == 1
+        runs.append(tmp_path / name)
+    assert_same(*runs)
+    adapted = [load_file(run / "teacher" / "adapted" / "model.safetensors") for run in runs]
+    assert max(float(np.abs(adapted[0][name] - adapted[1][name]).max()) for name in adapted[0]) < 2e-4
+    before = load_file(folder / "model.safetensors")
+    name = "bert.encoder.layer.0.output.dense.weight"
+    assert float(np.abs(adapted[0][name] - before[name]).max()) > 1e-3

@@ -91,6 +91,8 @@ def recipes(root: Path, teachers: dict, multilingual: Path) -> dict[str, dict]:
             "cost": {"rounds": 0},
             "evaluation": EVALUATION | {"num_samples": 2},
             "trim": {"when": "after"},
+            "adapt": {"max_steps": 4},
+            "student": {"intermediate_size": 24},
         },
         "balance": common
         | {

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -47,12 +48,19 @@ def lacking(values: dict, *wanted: str) -> list[tuple[str, str]]:
             {"student": {"init": "random", "config": {"hidden_size": 16}}},
             ["losses.cosine", "hidden size is 16 and the teacher's 32", "losses.cosine: 0"],
         ),
+        ({"student": {"hidden_size": 20}}, ["student.hidden_size 20", "multiple of 16", "give 16 or 32"]),
+        ({"student": {"intermediate_size": 999}}, ["student.intermediate_size 999", "the teacher has 64"]),
+        (
+            {"student": {"hidden_size": 16, "config": {"hidden_size": 16}}},
+            ["student.config.hidden_size 16", "give it once"],
+        ),
         ({"student": {"config": {"hidden_size": 16}}}, ["student.config", "init: random"]),
         ({"student": {"config": {"hiden_size": 16}}}, ["student.config.hiden_size", "no such configuration"]),
         ({"losses": {"relation": 1, "relation_heads": 5}}, ["losses.relation_heads 5", "does not divide"]),
         ({"trim": {"size": 20}}, ["trim.size 20", "characters, so that no text becomes unknown", "or more"]),
         ({"corpora": {"max_length": 128}}, ["corpora.max_length 128", "at most 64 tokens"]),
         ({"text": "nowhere.txt"}, ["text[0] 'nowhere.txt'", "no such file"]),
+        ({"adapt": {"max_steps": 5}, "text": "nowhere.txt"}, ["text[0] 'nowhere.txt'"]),
         ({"teacher": "nowhere/at-all"}, ["teacher 'nowhere/at-all'", "cannot be loaded"]),
     ],
 )
@@ -97,6 +105,26 @@ def test_a_teacher_without_a_head(extract_values, multilingual_teacher, tmp_path
     assert lacking(values, "teacher", "lacks weights", "cls.predictions") == []
 
 
+@pytest.mark.parametrize(
+    ("adapt", "wanted"),
+    [
+        ({"max_steps": 0}, ["adapt.max_steps 0", "not a positive whole number"]),
+        ({"learning_rat": 1e-4}, ["adapt.learning_rat", "did you mean 'learning_rate'"]),
+        ({"learning_rate": "much"}, ["adapt.learning_rate 'much'", "not a number"]),
+        ({"per_device_train_batch_size": 0}, ["adapt.per_device_train_batch_size 0"]),
+        ({"output_dir": "x"}, ["adapt.output_dir", "set by the run itself"]),
+    ],
+)
+def test_arguments_of_the_teachers_own_training(extract_values, adapt, wanted) -> None:
+    values = parse_recipe(extract_values | {"adapt": adapt})
+    with pytest.raises(UserError) as run:
+        run_recipe(values, show=lambda line: None)
+    with pytest.raises(UserError) as plan:
+        plan_recipe(values, (), Console(file=io.StringIO()))
+    assert str(run.value) == str(plan.value)
+    assert [part for part in wanted if part not in str(run.value)] == []
+
+
 def plan_cost(values: dict) -> str:
     console = Console(record=True, width=400, file=io.StringIO())
     assert plan_recipe(parse_recipe(values), (), console) == []
@@ -113,6 +141,16 @@ def test_plan_of_what_can_run(extract_values) -> None:
     # Two models, two shapes, with and without the head, three times.
     assert "cost: 24 fresh processes, about 4:0" in measured
     assert "cost:" not in plan_cost(extract_values | {"cost": {"rounds": 0}})
+    assert "adapt " not in measured
+    assert "importance" not in measured
+    narrower = plan_cost(extract_values | {"student": {"hidden_size": 16}})
+    assert "importance of the teacher's parts on 256 examples: " in narrower
+    # 16 of 32 dimensions, 2 of 4 layers: pieces x 16 of embeddings.
+    sizes = dict(re.findall(r"(teacher|student): .* ([\d,]+) of them embeddings", narrower))
+    rows = dict(re.findall(r"(teacher|student): \d layers, ([\d,]+) pieces", narrower))
+    assert int(sizes["teacher"].replace(",", "")) == 32 * int(rows["teacher"])
+    assert int(sizes["student"].replace(",", "")) == 16 * int(rows["student"])
+    assert "adapt 40 steps: " in plan_cost(extract_values | {"adapt": {"max_steps": 40}})
     assert not Path(extract_values["output"]).exists()
 
 

@@ -63,6 +63,29 @@ def test_a_killed_run_goes_on(tmp_path, recipe_values, moment, pattern, values) 
     assert [name for name in calm if calm[name] != killed[name]] == []
 
 
+def test_a_killed_adaptation_of_a_teacher_goes_on(tmp_path, extract_values) -> None:
+    """The teacher's own training resumes from its checkpoint, and the student has the same bytes."""
+    values = extract_values | {"adapt": {"max_steps": 40, "save_steps": 6, "learning_rate": 1e-3}}
+    subprocess.run(command(tmp_path / "calm", values), check=True, capture_output=True)
+    arguments = command(tmp_path / "killed", values)
+    run = tmp_path / "killed" / "run"
+    with subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 120
+        first = run / "teacher" / "checkpoints" / "checkpoint-6" / "complete.json"
+        while not first.is_file() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.005)
+        os.kill(process.pid, signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL, "the run was over before it was killed"
+    assert not (run / "teacher" / "adapted").exists()
+    again = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    assert "resuming at step" in again.stdout
+    calm, killed = content(tmp_path / "calm" / "run"), content(run)
+    assert calm.keys() == killed.keys()
+    assert "student/final/model.safetensors" in calm
+    assert [name for name in calm if calm[name] != killed[name]] == []
+
+
 def test_a_checkpoint_without_its_last_file_is_passed_over(tmp_path) -> None:
     from polydistill.training.checkpoints import last_checkpoint, mark_complete
 

@@ -12,6 +12,7 @@ from polydistill.config.scoring import Scoring, TextScoring
 from polydistill.config.settings import Name, Settings, Share, TextName
 from polydistill.config.shared import (
     TAIL,
+    Arguments,
     LossWeight,
     Source,
     Sources,
@@ -35,12 +36,17 @@ def _as_weight(value: object) -> object:
 ScheduledWeight = Annotated[LossWeight, BeforeValidator(_as_weight)]
 
 
+# Better than a constant weight on two of three languages, level on the third: docs/results/extract.md.
+def _fading() -> LossWeight:
+    return LossWeight(first=5.0, last=0.0, schedule="linear")
+
+
 def _constant(weight: float) -> Callable[[], LossWeight]:
     return lambda: LossWeight(first=weight, last=None, schedule="constant")
 
 
 # The only values with stored predictions: see `Losses.predictions`.
-STORED = {"cosine": 0, "relation": 0, "temperature": 1, "positions": "masked"}
+STORED = {"cosine": 0, "relation": 0, "logits": 0, "temperature": 1, "positions": "masked"}
 
 
 class Losses(Settings):
@@ -50,14 +56,14 @@ class Losses(Settings):
         "live",
         description="`live`: the teacher runs beside the student, on new masks in every epoch. `stored`: it "
         "scores the text once, as in a merge, and the most probable pieces of every masked token are kept "
-        "(`scoring`), with the same masks in every epoch. Stored predictions have no hidden states: "
-        "`cosine` and `relation` are fixed to 0, `temperature` to 1, `positions` to masked.",
+        "(`scoring`), with the same masks in every epoch. They have neither hidden states nor logits: "
+        "`cosine`, `relation` and `logits` are fixed to 0, `temperature` to 1, `positions` to masked.",
     )
     tail: Tail = Field("bucket", description=f"With stored predictions. {TAIL}")
     kd: ScheduledWeight = Field(
-        default_factory=_constant(5.0),
+        default_factory=_fading,
         description="Weight of the teacher's predictions: temperature² times KL(teacher ‖ student), both "
-        "softmaxes at that temperature, mean over positions.",
+        "softmaxes at that temperature, mean over positions. `5` is constant, as in the paper.",
     )
     mlm: ScheduledWeight = Field(
         default_factory=_constant(2.0),
@@ -73,13 +79,19 @@ class Losses(Settings):
         description="Weight of MiniLMv2's loss on the relations between the last layer's queries, keys and "
         "values; widths and numbers of heads may differ.",
     )
+    logits: ScheduledWeight = Field(
+        default_factory=_constant(0.0),
+        description="Weight of the mean squared difference of the student's and the teacher's logits, mean "
+        "over positions. Both are centred first, for a softmax does not change when all logits shift. "
+        "Gurgurov et al. 2025 give it 0.5.",
+    )
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
         2.0, description="Temperature of the teacher's predictions."
     )
     positions: Literal["attended", "masked"] = Field(
         "attended",
-        description="Where the student learns the teacher's predictions: at all tokens of a text, special "
-        "ones included (as in DistilBERT's code, the paper's base), or only at masked tokens.",
+        description="Where the student learns the teacher's predictions and logits: at all tokens of a text, "
+        "special ones included (as in DistilBERT's code, the paper's base), or only at masked tokens.",
     )
     relation_heads: Annotated[int, Field(ge=1)] | None = Field(
         None,
@@ -104,9 +116,11 @@ class Losses(Settings):
 
     @model_validator(mode="after")
     def _something(self) -> Losses:
-        if not any(weight.highest for weight in (self.kd, self.mlm, self.cosine, self.relation)):
+        weights = self.kd, self.mlm, self.cosine, self.relation, self.logits
+        if not any(weight.highest for weight in weights):
             raise ValueError(
-                "kd, mlm, cosine and relation are all 0, so there is nothing to learn; give one a weight"
+                "kd, mlm, cosine, relation and logits are all 0, so there is nothing to learn; give one a "
+                "weight"
             )
         return self
 
@@ -126,8 +140,12 @@ def _as_init(value: object) -> object:
     return value
 
 
+Size = Annotated[int, Field(ge=1)]
+WIDTHS = ("hidden_size", "intermediate_size", "num_attention_heads")
+
+
 class ExtractedStudent(Settings):
-    """The student: the teacher's architecture with fewer layers."""
+    """The student: the teacher's architecture with fewer layers, and narrower ones if asked for."""
 
     num_layers: Annotated[int, Field(ge=1)] | None = Field(
         None, description="Layers of the student; empty: half the teacher's, or as many as `init` lists."
@@ -139,14 +157,34 @@ class ExtractedStudent(Settings):
         "`top`; or a list of layer numbers, from 0. Embeddings and MLM head are copied too. `random`: no "
         "weight is copied.",
     )
+    hidden_size: Size | None = Field(
+        None,
+        description="Width of the student: a multiple of the size of the teacher's heads, which are kept "
+        "whole. It keeps the dimensions that matter most to the teacher's loss on the text, by weight times "
+        "gradient. Empty: the teacher's, or `num_attention_heads` times the size of a head. Widths are "
+        "narrowed in BERT, RoBERTa, XLM-R, CamemBERT, DistilBERT and ModernBERT; `init: random` sets any.",
+    )
+    intermediate_size: Size | None = Field(
+        None, description="Feed-forward units of each layer, those that matter most; empty: the teacher's."
+    )
+    num_attention_heads: Size | None = Field(
+        None,
+        description="Attention heads of each layer, those that matter most; empty: the teacher's, or as many "
+        "as `hidden_size` holds.",
+    )
     config: dict[str, Any] = Field(
         default_factory=dict,
-        description="Configuration fields that differ from the teacher's, such as dropout; fields that "
+        description="Configuration fields that differ from the teacher's, such as dropout; others that "
         "change the shape of a weight need `init: random`.",
     )
     start: TaughtStart = Field(
         default_factory=TaughtStart, description="With `init: random`: weights before training."
     )
+
+    @property
+    def widths(self) -> dict[str, int | None]:
+        """The widths by name; None: not given."""
+        return {name: getattr(self, name) for name in WIDTHS}
 
     @model_validator(mode="after")
     def _layers_agree(self) -> ExtractedStudent:
@@ -199,6 +237,11 @@ class Cost(Settings):
     )
 
 
+# The learning rate of a teacher's further training, TrainingArguments' own default. The student's is ten
+# times as high: it mends layers that were put together anew, and would make a whole model forget.
+ADAPT_RATE = 5e-5
+
+
 class ExtractRecipe(TextRecipe):
     """One multilingual teacher in, one small monolingual student out (Eliquare, 2022)."""
 
@@ -208,6 +251,13 @@ class ExtractRecipe(TextRecipe):
     )
     language: Name = Field(description="The student's language.")
     text: Sources = Field(description="One or more sources of text in the language.")
+    adapt: Arguments | None = Field(
+        None,
+        description="Train the teacher on the text by MLM before it teaches (Gurgurov et al. 2025): "
+        "arguments of `transformers.TrainingArguments`, such as `{max_steps: 2000}`. Those that are left out "
+        f"are the student's (`training`), but for a learning rate of {ADAPT_RATE:g}. Empty: the teacher "
+        "stays as it is.",
+    )
     evaluation_texts: dict[TextName, Sources] = Field(
         default_factory=dict, description="Further evaluation texts by name, such as other domains."
     )
@@ -225,6 +275,13 @@ class ExtractRecipe(TextRecipe):
     def texts(self) -> dict[str, list[Source]]:
         """Field of the recipe → the sources of training text."""
         return {"text": self.text}
+
+    @property
+    def adapting(self) -> Arguments | None:
+        """The arguments of the teacher's own training, unchecked; None if it stays as it is."""
+        if self.adapt is None:
+            return None
+        return self.training | {"learning_rate": ADAPT_RATE} | self.adapt
 
     @property
     def models_read(self) -> list[str]:

@@ -29,14 +29,16 @@ class OutputLayer(NamedTuple):
 class LiveLoss(NamedTuple):
     """The result of one pass over both output layers.
 
-    loss  scalar, differentiable: the weighted sum over positions, in nats
-    kd    [N] float32, detached: temperature² · KL(teacher ‖ student)
-    mlm   [N] float32, detached: cross-entropy of the text's token; 0 where it is not measured (see `masked`)
+    loss    scalar, differentiable: the weighted sum over positions, in nats
+    kd      [N] float32, detached: temperature² · KL(teacher ‖ student)
+    mlm     [N] float32, detached: cross-entropy of the text's token; 0 where it is not measured (`masked`)
+    logits  [N] float32, detached: mean squared difference of centred logits; 0 without `logits_weight`
     """
 
     loss: Tensor
     kd: Tensor
     mlm: Tensor
+    logits: Tensor
 
 
 def live_distillation(
@@ -47,6 +49,7 @@ def live_distillation(
     mlm_weight: Tensor,
     *,
     temperature: float,
+    logits_weight: Tensor | None = None,
     masked: Tensor | None = None,
     chunk_positions: int | None = None,
 ) -> LiveLoss:
@@ -58,14 +61,18 @@ def live_distillation(
     gold              [N] the text's tokens
     kd_weight         [N] weight of the teacher's predictions at each position
     mlm_weight        [N] weight of the text's token
+    logits_weight     [N] weight of the squared difference of logits; None: it is not computed
     masked            [N] bool, where `mlm` is measured; by default where its weight is not 0
     chunk_positions   rows of vocabulary products computed at once; by default as many as fit into
                       CHUNK_BYTES, of both models together
 
-    Equal to Σₙ kd_weight · T² · KL(softmax(t/T) ‖ softmax(s/T)) + mlm_weight · CE(s, gold) with logits s, t
-    (Hinton et al. 2015; Sanh et al. 2019; Eliquare 2022, L_distillation and L_mlm; L_distillation omits the
-    teacher's entropy, which has no gradient), without holding [N, V] of either. Logits are products in the
-    features' dtype; everything after them is float32 (float64 stays float64).
+    Equal to Σₙ kd_weight · T² · KL(softmax(t/T) ‖ softmax(s/T)) + mlm_weight · CE(s, gold) + logits_weight ·
+    mean_v (d_v - mean_v d_v)² with logits s, t and d = s - t, without holding [N, V] of either (Hinton et al.
+    2015; Sanh et al. 2019; Eliquare 2022, L_distillation and L_mlm; L_distillation omits the teacher's
+    entropy, which has no gradient; Gurgurov et al. 2025 for logits, here centred, because a softmax does not
+    change when all of them shift). The last is twice the limit of T² · KL for large T (Hinton et al. 2015,
+    section 2.1). Logits are products in the features' dtype; everything after them is float32 (float64 stays
+    float64).
     """
     # OutputLayer is itself a tuple.
     teachers = [teacher] if isinstance(teacher, OutputLayer) else list(teacher)
@@ -78,10 +85,20 @@ def live_distillation(
             (layer.features.element_size() for layer in teachers), default=0
         )
         chunk_positions = max(1, CHUNK_BYTES // (len(student.weight) * sizes))
-    loss, kd, mlm = _Live.apply(  # type: ignore[no-untyped-call]
-        *student, teachers, gold, kd_weight, mlm_weight, masked, temperature, chunk_positions
+    weights = _Weights(kd_weight, mlm_weight, logits_weight)
+    return LiveLoss(
+        *_Live.apply(  # type: ignore[no-untyped-call]
+            *student, teachers, gold, weights, masked, temperature, chunk_positions
+        )
     )
-    return LiveLoss(loss, kd, mlm)
+
+
+class _Weights(NamedTuple):
+    """Each [N]: see `live_distillation`."""
+
+    kd: Tensor
+    mlm: Tensor
+    logits: Tensor | None
 
 
 class _Live(torch.autograd.Function):
@@ -95,12 +112,11 @@ class _Live(torch.autograd.Function):
         bias: Tensor | None,
         teachers: list[OutputLayer],
         gold: Tensor,
-        kd_weight: Tensor,
-        mlm_weight: Tensor,
+        weights: _Weights,
         masked: Tensor,
         temperature: float,
         chunk_positions: int,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, ...]:
         compute = torch.float64 if features.dtype == torch.float64 else torch.float32
         offset = None if bias is None else bias.detach().to(compute)
         starts = list(accumulate((len(layer.features) for layer in teachers), initial=0))
@@ -114,10 +130,14 @@ class _Live(torch.autograd.Function):
             for bounds, layer in zip(pairwise(starts), teachers, strict=True)
         ]
         # The text's token counts only where it is masked.
-        weighed = torch.where(masked, mlm_weight, 0.0).to(compute)
-        targets = _Targets(gold, kd_weight.to(compute), weighed, masked, temperature)
-        kd = torch.zeros(len(gold), dtype=compute, device=features.device)
-        mlm = torch.zeros_like(kd)
+        weights = _Weights(
+            weights.kd.to(compute),
+            torch.where(masked, weights.mlm, 0.0).to(compute),
+            None if weights.logits is None else weights.logits.to(compute),
+        )
+        targets = _Targets(gold, weights, masked, temperature)
+        nothing = torch.zeros(len(gold), dtype=compute, device=features.device)
+        sums = _Sums(nothing, nothing.clone(), nothing.clone())
 
         def open_chunk(rows: slice) -> Reader:
             theirs = [part for segment in segments if (part := segment.products(rows)) is not None]
@@ -129,8 +149,7 @@ class _Live(torch.autograd.Function):
                     logits[0] if len(logits) == 1 else torch.cat(logits),
                     targets,
                     part,
-                    kd,
-                    mlm,
+                    sums,
                 )
 
             return read
@@ -139,12 +158,15 @@ class _Live(torch.autograd.Function):
             features, weight, bias, chunk_positions=chunk_positions, open_chunk=open_chunk
         )
         ctx.save_for_backward(*gradients)
-        ctx.mark_non_differentiable(kd, mlm)
-        return (targets.kd_weight * kd + targets.mlm_weight * mlm).sum(), kd, mlm
+        ctx.mark_non_differentiable(*sums)
+        total = weights.kd * sums.kd + weights.mlm * sums.mlm
+        if weights.logits is not None:
+            total = total + weights.logits * sums.logits
+        return (total.sum(), *sums)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        nothing = (None,) * 7
+        nothing = (None,) * 6
         return (*Gradients(*ctx.saved_tensors).scaled(gradients[0]), *nothing)
 
 
@@ -190,35 +212,40 @@ class _Targets(NamedTuple):
     """Targets of all positions, see `live_distillation`."""
 
     gold: Tensor
-    kd_weight: Tensor
-    mlm_weight: Tensor
+    weights: _Weights
     masked: Tensor
     temperature: float
+
+
+class _Sums(NamedTuple):
+    """Each loss at every position [N], written chunk by chunk."""
+
+    kd: Tensor
+    mlm: Tensor
+    logits: Tensor
 
 
 def _logits(products: Tensor, bias: Tensor | None, compute: torch.dtype) -> Tensor:
     return products.to(compute) if bias is None else products + bias
 
 
-def _loss_rows(
-    logits: Tensor, theirs: Tensor, targets: _Targets, rows: slice, kd: Tensor, mlm: Tensor
-) -> Tensor:
-    """Write the rows' losses into `kd` and `mlm` of all positions, and return the gradient [n, V].
+def _loss_rows(logits: Tensor, theirs: Tensor, targets: _Targets, rows: slice, sums: _Sums) -> Tensor:
+    """Write the rows' losses into the sums of all positions, and return the gradient [n, V].
 
     logits, theirs  [n, V] the student's and the teacher's
     """
     temperature = targets.temperature
-    kd_weight, mlm_weight = targets.kd_weight[rows, None], targets.mlm_weight[rows, None]
+    kd_weight, mlm_weight = targets.weights.kd[rows, None], targets.weights.mlm[rows, None]
     gold, masked = targets.gold[rows, None], targets.masked[rows]
     log_teacher = torch.log_softmax(theirs / temperature if temperature != 1 else theirs, -1)
     log_student = torch.log_softmax(logits / temperature if temperature != 1 else logits, -1)
     if temperature == 1:
-        mlm[rows] = torch.where(masked, -log_student.gather(1, gold)[:, 0], 0.0)
+        sums.mlm[rows] = torch.where(masked, -log_student.gather(1, gold)[:, 0], 0.0)
     elif len(measured := masked.nonzero()[:, 0]):
         some = logits[measured]
-        mlm[rows.start + measured] = some.logsumexp(-1) - some.gather(1, gold[measured])[:, 0]
+        sums.mlm[rows.start + measured] = some.logsumexp(-1) - some.gather(1, gold[measured])[:, 0]
     teacher = log_teacher.exp()
-    kd[rows] = temperature**2 * (teacher * log_teacher.sub_(log_student)).sum(-1)
+    sums.kd[rows] = temperature**2 * (teacher * log_teacher.sub_(log_student)).sum(-1)
     student = log_student.exp_()
     # d (T² KL) / d logits = T (softmax(s/T) - softmax(t/T)); d CE / d logits = softmax(s) - [gold]
     if temperature == 1:
@@ -228,7 +255,14 @@ def _loss_rows(
         where = (mlm_weight[:, 0] != 0).nonzero()[:, 0]
         if len(where):
             gradient.index_add_(0, where, torch.softmax(logits[where], -1).mul_(mlm_weight[where]))
-    return gradient.scatter_add_(1, gold, -mlm_weight)
+    gradient.scatter_add_(1, gold, -mlm_weight)
+    if targets.weights.logits is not None:
+        # d mean (d - mean d)² / d logits = 2/V (d - mean d)
+        difference = logits - theirs
+        difference -= difference.mean(-1, keepdim=True)
+        sums.logits[rows] = difference.square().mean(-1)
+        gradient.add_(difference.mul_(targets.weights.logits[rows, None] * (2 / logits.shape[-1])))
+    return gradient
 
 
 def cosine_loss(student: Tensor, teacher: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from polydistill.errors import ModelError
 from polydistill.models.features import layer_list
+from polydistill.models.narrow import Narrowing, Widths, weight_axes
 from polydistill.models.student import build_student, student_config
 
 if TYPE_CHECKING:
@@ -115,34 +116,60 @@ def extracted_config(
 
 
 def check_extraction(
-    config: PreTrainedConfig, teacher: PreTrainedConfig, layers: Sequence[int] | None
+    config: PreTrainedConfig,
+    teacher: PreTrainedConfig,
+    layers: Sequence[int] | None,
+    narrowing: Narrowing | None = None,
 ) -> None:
     """Raise ModelError if a student configuration does not fit these layers; loads no weights."""
     shapes = build_student(config, seed=0, device="meta")
     if layers is not None:
         original = build_student(teacher, seed=0, field="teacher", device="meta")
-        _sources(shapes, original, layers)
+        _sources(shapes, original, layers, _Taken(original, narrowing))
+
+
+class _Taken:
+    """A teacher's tensors as a student takes them: narrowed, if it is narrower."""
+
+    def __init__(self, teacher: PreTrainedModel, narrowing: Narrowing | None) -> None:
+        self.tensors, self.narrowing = teacher.state_dict(), narrowing
+        if narrowing is not None:
+            self.axes, widths = weight_axes(teacher), Widths.of(teacher.config)
+            self.head_size = widths.hidden // widths.heads
+
+    def __getitem__(self, name: str) -> Tensor:
+        tensor: Tensor = self.tensors[name]
+        if self.narrowing is None:
+            return tensor
+        return self.narrowing(tensor, self.axes[name], self.head_size)
 
 
 def extract_student(
-    teacher: PreTrainedModel, config: PreTrainedConfig, layers: Sequence[int] | None, *, seed: int
+    teacher: PreTrainedModel,
+    config: PreTrainedConfig,
+    layers: Sequence[int] | None,
+    *,
+    seed: int,
+    narrowing: Narrowing | None = None,
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
     """(student before training, record of the origin of its weights).
 
-    teacher  the loaded model
-    config   see `extracted_config`
-    layers   of the teacher, in the student's order; None for random weights
+    teacher    the loaded model
+    config     see `extracted_config`
+    layers     of the teacher, in the student's order; None for random weights
+    narrowing  the parts of these layers that a narrower student takes
     With all of the teacher's layers the student computes the same as the teacher, for texts of one segment.
     """
     student = build_student(config, seed=seed)
     record: dict[str, Any] = {"seed": seed, "layers": layers if layers is None else list(layers)}
     single = _single_type(teacher.config)
     if layers is not None:
-        names = _sources(student, teacher, layers)
-        source, target = teacher.state_dict(), student.state_dict()
+        source, target = _Taken(teacher, narrowing), student.state_dict()
+        names = _sources(student, teacher, layers, source)
         with torch.no_grad():
             for name, origin in names.items():
-                target[name].copy_(source[origin][: len(target[name])] if _is_types(name) else source[origin])
+                taken = source[origin]
+                target[name].copy_(taken[: len(target[name])] if _is_types(name) else taken)
             if single:
                 _fold_types(target)
         record["copied_tensors"] = len(names)
@@ -186,11 +213,13 @@ def _freeze_types(student: nn.Module) -> None:
             parameter.requires_grad_(False)
 
 
-def _sources(student: PreTrainedModel, teacher: PreTrainedModel, layers: Sequence[int]) -> dict[str, str]:
+def _sources(
+    student: PreTrainedModel, teacher: PreTrainedModel, layers: Sequence[int], taken: _Taken
+) -> dict[str, str]:
     """Name of each student tensor → name of the teacher tensor it starts from; shapes are checked."""
     check_extractable(teacher.config, teacher.config.model_type)
     prefix = layer_list(teacher) + "."
-    source, target = teacher.state_dict(), student.state_dict()
+    source, target = taken.tensors, student.state_dict()
     _check_layers(source, target, prefix, layers, teacher.config.model_type)
     names = {}
     for name, tensor in target.items():
@@ -198,16 +227,17 @@ def _sources(student: PreTrainedModel, teacher: PreTrainedModel, layers: Sequenc
         if name.startswith(prefix):
             place, _, rest = name.removeprefix(prefix).partition(".")
             origin = f"{prefix}{layers[int(place)]}.{rest}"
-        theirs = source[origin].shape if origin in source else None
+        theirs = taken[origin].shape if origin in source else None
         if theirs is not None and _is_types(name):
-            theirs = theirs if len(tensor) > len(source[origin]) else tensor.shape[:1] + theirs[1:]
+            theirs = theirs if len(tensor) > theirs[0] else tensor.shape[:1] + theirs[1:]
         if theirs != tensor.shape:
             raise ModelError(
                 "student.config",
                 None,
                 f"the teacher's {origin} is {None if theirs is None else tuple(theirs)} and the student's "
                 f"{tuple(tensor.shape)}",
-                "keep the teacher's fields that set a weight's shape, or use `init: random`",
+                "keep the teacher's fields that set a weight's shape, give student.hidden_size, "
+                "intermediate_size or num_attention_heads, or use `init: random`",
             )
         names[name] = origin
     return names

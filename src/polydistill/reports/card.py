@@ -9,6 +9,7 @@ from polydistill.config.balance import BalanceRecipe
 from polydistill.config.extract import ExtractRecipe
 from polydistill.config.merge import MergeRecipe
 from polydistill.config.pretrain import PretrainRecipe
+from polydistill.config.shared import LossWeight
 from polydistill.disk import Json
 from polydistill.reports.card_sections import (
     READS_ALL,
@@ -40,10 +41,14 @@ def extract_card(recipe: ExtractRecipe, record: Json) -> str:
         else f"its layers {', '.join(map(str, record['layers']))}"
     )
     weights = ", ".join(
-        f"{loss} {getattr(recipe.losses, loss).first:g}"
-        for loss in ("kd", "mlm", "cosine", "relation")
+        f"{loss} {_shown_weight(getattr(recipe.losses, loss))}"
+        for loss in ("kd", "mlm", "cosine", "relation", "logits")
         if getattr(recipe.losses, loss).highest
     )
+    adapting = []
+    if "adapted" in record:
+        steps = record["adapted"]["steps"]
+        adapting = [f"The teacher was first trained on the language's text by MLM, {steps:,} steps.", ""]
     lines += [
         f"# {recipe.name}",
         "",
@@ -51,10 +56,16 @@ def extract_card(recipe: ExtractRecipe, record: Json) -> str:
         f"(after Eliquare, 2022): {student['layers']} of {teacher['layers']} layers, {student['rows']:,} of "
         f"{teacher['rows']:,} pieces, {student['parameters']:,} of {teacher['parameters']:,} parameters.",
         "",
+        *adapting,
         f"Started from {layers}; losses {weights}; temperature {recipe.losses.temperature:g}; vocabulary "
         f"cut: {recipe.trim.when}.",
         "",
     ]
+    if "narrowed" in record:
+        kept = ", ".join(
+            f"{name} {row['kept']:,} of {row['of']:,}" for name, row in record["narrowed"].items()
+        )
+        lines += [f"The layers were narrowed to the parts of largest importance: {kept}.", ""]
     if "token_types" in record:
         lines += ["It has a single token type: only the separator divides the two texts of a pair.", ""]
     lines += [
@@ -64,6 +75,31 @@ def extract_card(recipe: ExtractRecipe, record: Json) -> str:
         ),
     ]
     return "\n".join(lines)
+
+
+def _shown_weight(weight: LossWeight) -> str:
+    changes = weight.last not in (None, weight.first) and weight.schedule != "constant"
+    return f"{weight.first:g} to {weight.last:g}" if changes else f"{weight.first:g}"
+
+
+def adapted_card(recipe: ExtractRecipe) -> str:
+    """Markdown of the card of a teacher that was trained on the student's language first."""
+    name = shown_name(recipe.teacher.model)
+    return "\n".join(
+        [
+            *front_matter([recipe.language], recipe.card, [recipe.teacher.model], relation="finetune"),
+            f"# {recipe.name}: the adapted teacher",
+            "",
+            f"{name}, trained by MLM on text in {recipe.language} by polydistill {__version__} before it "
+            f"teaches {recipe.name}.",
+            "",
+            *loading_section(),
+            *licence_section(
+                recipe.card,
+                "A model inherits the terms of the weights that it starts from and of its training text.",
+            ),
+        ]
+    )
 
 
 def merge_card(recipe: MergeRecipe, record: Json) -> str:

@@ -12,7 +12,14 @@ from polydistill.disk import Json, read_json
 from polydistill.reports.figures import curves, grouped_bars, logged
 from polydistill.reports.records import summary_of
 
-LOSSES = {"kd_loss": "KD", "mlm_loss": "MLM", "cosine_loss": "cosine", "relation_loss": "relation"}
+MODELS = ("teacher", "adapted", "student")
+LOSSES = {
+    "kd_loss": "KD",
+    "mlm_loss": "MLM",
+    "cosine_loss": "cosine",
+    "relation_loss": "relation",
+    "logits_loss": "logits",
+}
 
 
 def gather_extract(run: Path) -> Json:
@@ -23,9 +30,8 @@ def gather_extract(run: Path) -> Json:
     rows = evaluation["languages"][recipe["language"]]
     corpus = artefact_places(run)[f"corpora/{recipe['language']}"]
     return {
-        # The first two rows guess the same tokens; see pipelines.extract.evaluation.
-        "teacher": rows[0],
-        "student": rows[1],
+        # The first row of each; they guess the same tokens, see pipelines.extract.evaluation.
+        **{name: next((row for row in rows if row["model"] == name), None) for name in MODELS},
         "difference": summary_of(evaluation)["D"]["student"]["all"],
         "results": rows,
         "mrr_figure": Markup(_mrr_figure(rows)),
@@ -62,7 +68,8 @@ def _mrr_figure(rows: list[Json]) -> str:
     """Baseline, teacher and student on each text: the same masked tokens, ranked among the same pieces."""
     shared = [row for row in rows if row["tokenizer"] == rows[0]["tokenizer"]]
     texts = list(dict.fromkeys(row["text"] for row in shared))
-    series: dict[str, list[float | None]] = {"unigram": [], "teacher": [], "student": []}
+    names = [name for name in MODELS if any(row["model"] == name for row in shared)]
+    series: dict[str, list[float | None]] = {name: [] for name in ("unigram", *names)}
     for text in texts:
         of_text = {row["model"]: row for row in shared if row["text"] == text}
         series["unigram"].append(of_text["student"]["unigram_mrr"])

@@ -158,10 +158,10 @@ def check_logs(run: Path) -> list[Path]:
         run / "student",
         *sorted((run / "students").glob("*")),
         *sorted((run / "teachers").glob("*")),
+        run / "teacher",
     ):
-        trained = next(
-            (folder / name for name in ("untrimmed", "final") if (folder / name / STAMP).is_file()), None
-        )
+        names = ("untrimmed", "final", "adapted")
+        trained = next((folder / name for name in names if (folder / name / STAMP).is_file()), None)
         if trained is None:
             continue
         remedy = (

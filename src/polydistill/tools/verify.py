@@ -26,6 +26,8 @@ PLACES = (
     "tokenizer",
     "student/final",
     "student/untrimmed",
+    "teacher/adapted",
+    "teacher/importance",
     "students/*/final",
     "teachers/*/final",
     "corpora/*",

@@ -93,30 +93,34 @@ def defaults() -> Arguments:
     }
 
 
-def check_arguments(values: Arguments) -> Arguments:
-    """Merge defaults and a recipe's values; RecipeError for an unknown name or a bad value."""
-    _check_names(values, RESERVED, UNUSED)
-    merged = defaults() | values
-    if not isinstance(merged["max_steps"], int) or merged["max_steps"] < 1:
-        raise RecipeError(
-            "training.max_steps",
-            merged["max_steps"],
-            "not a positive whole number",
-            "give the number of steps; languages are sampled without end, so there are no epochs",
-        )
-    _check_numbers(merged, ("per_device_train_batch_size", "gradient_accumulation_steps", "save_total_limit"))
-    # The last complete checkpoint must stay while the next is written.
-    merged["save_total_limit"] = max(2, merged["save_total_limit"])
-    _check_values(merged, values)
-    return merged
-
-
 # An argument's name → the recipe's group that sets it.
 Place = Callable[[str], str]
 
 
 def _of_the_recipe(name: str) -> str:
     return "training"
+
+
+def check_arguments(values: Arguments, place: Place = _of_the_recipe) -> Arguments:
+    """Merge defaults and a recipe's values; RecipeError for an unknown name or a bad value.
+
+    place  names the recipe's group of an argument, for messages
+    """
+    _check_names(values, RESERVED, UNUSED, place)
+    merged = defaults() | values
+    if not isinstance(merged["max_steps"], int) or merged["max_steps"] < 1:
+        raise RecipeError(
+            f"{place('max_steps')}.max_steps",
+            merged["max_steps"],
+            "not a positive whole number",
+            "give the number of steps; languages are sampled without end, so there are no epochs",
+        )
+    numbers = ("per_device_train_batch_size", "gradient_accumulation_steps", "save_total_limit")
+    _check_numbers(merged, numbers, place)
+    # The last complete checkpoint must stay while the next is written.
+    merged["save_total_limit"] = max(2, merged["save_total_limit"])
+    _check_values(merged, values, place)
+    return merged
 
 
 def check_finetuning(values: Arguments, place: Place = _of_the_recipe) -> Arguments:

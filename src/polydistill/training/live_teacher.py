@@ -1,4 +1,4 @@
-"""A live teacher and its losses: KD, MLM, hidden states' cosine, and relations."""
+"""A live teacher and its losses: KD, MLM, logits, hidden states' cosine, and relations."""
 
 from __future__ import annotations
 
@@ -29,20 +29,25 @@ if TYPE_CHECKING:
 
 
 class LiveTeacher:
-    """kd * KD + mlm * MLM + cosine + relation, with a teacher that runs beside its student (Eliquare 2022,
-    eq. 4).
+    """kd * KD + mlm * MLM + cosine + relation + logits, with a teacher that runs beside its student (Eliquare
+    2022, eq. 4).
 
-    Each loss is a sum over its positions (KD over attended or masked tokens, MLM over masked ones, cosine and
-    relation over attended ones), divided by their mean number in a step. The teacher has no gradients.
+    Each loss is a sum over its positions (KD and logits over attended or masked tokens, MLM over masked ones,
+    cosine and relation over attended ones), divided by their mean number in a step. The teacher has no
+    gradients.
 
-    model   loaded, with the student's vocabulary
-    losses  their weights and schedules
-    dtype   of its matrix products (by autocast)
+    model       loaded, with the student's vocabulary
+    losses      their weights and schedules
+    dtype       of its matrix products (by autocast)
+    dimensions  [H'] those of its residual stream that a narrower student has kept; None for a student of its
+                width. The cosine is of these.
     """
 
-    def __init__(self, model: PreTrainedModel, losses: Losses, dtype: torch.dtype) -> None:
+    def __init__(
+        self, model: PreTrainedModel, losses: Losses, dtype: torch.dtype, dimensions: Tensor | None = None
+    ) -> None:
         self.model = model.eval().requires_grad_(False)
-        self.losses, self.dtype = losses, dtype
+        self.losses, self.dtype, self.dimensions = losses, dtype, dimensions
         # Cast once, not once per step: autocast caches no copy of weights without gradients.
         weight, self.bias = output_layer(model)
         self.weight = weight.detach().to(dtype)
@@ -51,6 +56,7 @@ class LiveTeacher:
     def to(self, device: torch.device) -> None:
         """Move the teacher."""
         self.model.to(device)
+        self.dimensions = None if self.dimensions is None else self.dimensions.to(device)
         self.weight = self.weight.to(device)
         self.bias = output_layer(self.model)[1]
 
@@ -58,11 +64,13 @@ class LiveTeacher:
     def read(
         self, inputs: dict[str, Tensor], positions: Tensor
     ) -> tuple[OutputLayer, Tensor | None, list[Tensor]]:
-        """(output layer with features at positions, last hidden states [B, L, H], Q, K and V)."""
+        """(output layer with features at positions, last hidden states [B, L, H'], Q, K and V)."""
         with torch.autocast(positions.device.type, self.dtype, enabled=self.dtype != torch.float32):
             features, states, relations = read_model(
                 self.model, inputs, positions, relations=self.losses.relation.highest > 0
             )
+        if states is not None and self.dimensions is not None:
+            states = states.index_select(-1, self.dimensions)
         return OutputLayer(features.to(self.dtype), self.weight, self.bias), states, relations
 
     def __call__(
@@ -72,8 +80,8 @@ class LiveTeacher:
         losses, weights = self.losses, loss_weights(self.losses, progress)
         seen = {name: batch[name] for name in ("input_ids", "attention_mask")}
         attended = seen["attention_mask"].flatten().nonzero()[:, 0]
-        with_kd = losses.kd.highest > 0
-        everywhere = with_kd and losses.positions == "attended"
+        predicted = losses.kd.highest > 0 or losses.logits.highest > 0
+        everywhere = predicted and losses.positions == "attended"
         chosen = attended if everywhere else batch["positions"]
         with record_function(FORWARD):
             features, states, relations = read_model(
@@ -81,16 +89,18 @@ class LiveTeacher:
             )
             theirs = their_states = None
             their_relations: list[Tensor] = []
-            if with_kd or losses.cosine.highest or losses.relation.highest:
+            if predicted or losses.cosine.highest or losses.relation.highest:
                 theirs, their_states, their_relations = self.read(seen, chosen)
         sums = torch.zeros(len(LOSSES), dtype=torch.float64, device=features.device)
         with torch.autocast(features.device.type, enabled=False), record_function(LOSS):
+            where = counts.attended if everywhere else counts.masked
             share = {
-                "kd": weights["kd"] / (counts.attended if everywhere else counts.masked),
+                "kd": weights["kd"] / where,
                 "mlm": weights["mlm"] / counts.masked,
+                "logits": weights["logits"] / where,
             }
-            total, sums[0], sums[1] = self._predictions(
-                OutputLayer(features, *head), theirs, batch, chosen, share, with_kd=with_kd
+            total, sums[0], sums[1], sums[4] = self._predictions(
+                OutputLayer(features, *head), theirs, batch, chosen, share, predicted=predicted
             )
             if losses.cosine.highest:
                 cosine = cosine_loss(*(_at(hidden, attended) for hidden in (states, their_states)))
@@ -100,7 +110,7 @@ class LiveTeacher:
                     relations, their_relations, seen["attention_mask"], heads=self.relation_heads
                 )
                 total, sums[3] = total + weights["relation"] / counts.attended * relation, relation.detach()
-        numbers = [len(chosen), len(batch["positions"]), len(attended), len(attended)]
+        numbers = [len(chosen), len(batch["positions"]), len(attended), len(attended), len(chosen)]
         sums = torch.cat([sums, torch.tensor(numbers, dtype=torch.float64, device=sums.device)])
         return total * counts.processes, sums
 
@@ -112,33 +122,35 @@ class LiveTeacher:
         chosen: Tensor,
         share: dict[str, float],
         *,
-        with_kd: bool,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """(weighted sum of KD and MLM, sum of KD, sum of MLM), the last two detached.
+        predicted: bool,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(weighted sum of KD, MLM and logits, sum of each), the sums detached.
 
         share  weight of a position in each
         """
         positions, gold = batch["positions"], batch["ids"][:, 0]
-        if not with_kd or theirs is None:
+        if not predicted or theirs is None:
             target = torch.full((len(gold), 1), 1.0, device=gold.device) * share["mlm"]
             result = sparse_soft_cross_entropy(*ours, gold[:, None], target)
-            return result.loss, torch.zeros(()), -result.logprobs.sum()
+            return result.loss, torch.zeros(()), -result.logprobs.sum(), torch.zeros(())
         # Which of the chosen positions are masked.
         golden = batch["input_ids"].flatten().clone()
         golden[positions] = gold
         masked = torch.zeros(len(golden), dtype=torch.bool, device=gold.device)
         masked[positions] = True
         masked = masked[chosen]
-        both = live_distillation(
+        each = torch.ones(len(chosen), device=gold.device)
+        made = live_distillation(
             ours,
             theirs,
             golden[chosen],
-            torch.ones(len(chosen), device=gold.device) * share["kd"],
+            each * share["kd"],
             masked * share["mlm"],
             temperature=self.losses.temperature,
+            logits_weight=each * share["logits"] if self.losses.logits.highest else None,
             masked=masked,
         )
-        return both.loss, both.kd.sum(), both.mlm.sum()
+        return made.loss, made.kd.sum(), made.mlm.sum(), made.logits.sum()
 
     def means(self, sums: Sequence[float], progress: Progress) -> dict[str, float]:
         """Each loss with a weight, and MLM; weights that change."""

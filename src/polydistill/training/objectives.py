@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 Head = tuple[Tensor, Tensor | None]
 # The losses of a live teacher, in the order of their sums.
-LOSSES = ("kd", "mlm", "cosine", "relation")
+LOSSES = ("kd", "mlm", "cosine", "relation", "logits")
 
 
 class Counts(NamedTuple):

@@ -70,7 +70,7 @@ class Progress(TrainerCallback):
         kd = f"kd {logs['kd_loss']:.3f}  " if "kd_loss" in logs else ""
         states = "".join(
             f"{name} {logs[f'{name}_loss']:.3f}  "
-            for name in ("cosine", "relation")
+            for name in ("logits", "cosine", "relation")
             if f"{name}_loss" in logs
         )
         self.losses = f"{kd}mlm {logs.get('mlm_loss', logs['loss']):.3f}  {states}{languages}".rstrip()

@@ -75,6 +75,14 @@ def dense(student, teacher, batch, heads=2):
     return {
         "attended": 4 * divergence[attended].mean(),
         "masked": 4 * divergence[masked].mean(),
+        **{
+            f"logits, {name}": functional.mse_loss(
+                *[each - each.mean(-1, keepdim=True) for each in flat], reduction="none"
+            )
+            .mean(-1)[where]
+            .mean()
+            for name, where in (("attended", attended), ("masked", masked))
+        },
         "mlm": functional.cross_entropy(flat[0][batch["positions"]], batch["ids"][:, 0]),
         "cosine": functional.cosine_embedding_loss(*hidden, ones),
         "relation": relation,
@@ -83,7 +91,7 @@ def dense(student, teacher, batch, heads=2):
 
 @pytest.mark.parametrize("positions", ["attended", "masked"])
 def test_the_first_loss_is_the_dense_formula(tmp_path, positions) -> None:
-    losses = {"relation": 3, "positions": positions}
+    losses = {"relation": 3, "positions": positions, "logits": 0.5}
     _, log = trained(tmp_path, losses=losses)
     sampler = LanguageSampler([ROWS[0].lengths], [1.0], batch_size=8, num_batches=1, seed=7)
     batch = collate([ROWS[0].example(row, epoch, language) for language, row, epoch in sampler], 0)
@@ -91,6 +99,7 @@ def test_the_first_loss_is_the_dense_formula(tmp_path, positions) -> None:
     with torch.no_grad():
         wanted = dense(make_model(), make_teacher(), batch)
     assert log[0]["kd_loss"] == pytest.approx(wanted[positions].item(), abs=1e-4)
+    assert log[0]["logits_loss"] == pytest.approx(wanted[f"logits, {positions}"].item(), rel=1e-4)
     for name in ("mlm", "cosine", "relation"):
         assert log[0][f"{name}_loss"] == pytest.approx(wanted[name].item(), abs=1e-4), name
     # Each is a mean over this step's positions; the loss divides by a step's average number.
@@ -98,7 +107,7 @@ def test_the_first_loss_is_the_dense_formula(tmp_path, positions) -> None:
     masked, tokens = len(batch["positions"]) / size.masked, int(batch["attention_mask"].sum()) / size.tokens
     seen = tokens if positions == "attended" else masked
     total = (
-        5 * wanted[positions] * seen
+        (5 * wanted[positions] + 0.5 * wanted[f"logits, {positions}"]) * seen
         + 2 * wanted["mlm"] * masked
         + (wanted["cosine"] + 3 * wanted["relation"]) * tokens
     )
@@ -160,6 +169,49 @@ def test_widths_may_differ_without_the_cosine(tmp_path) -> None:
     )
     losses = [entry["loss"] for entry in log if "mlm_loss" in entry]
     assert sum(losses[-5:]) < sum(losses[:5])
+
+
+def test_logits_alone_teach(tmp_path) -> None:
+    """Without KD the teacher still runs, and its predictions come nearer."""
+    losses = {"kd": 0, "mlm": 0, "cosine": 0, "logits": {"first": 1, "last": 0.5}}
+    _, log = trained(tmp_path, steps=30, losses=losses)
+    steps = [entry for entry in log if "mlm_loss" in entry]
+    assert "kd_loss" not in steps[0]
+    # Logged after the first of 30 steps.
+    assert [steps[0]["logits_weight"], steps[-1]["logits_weight"]] == [
+        pytest.approx(1 - 0.5 / 29, abs=1e-5),
+        0.5,
+    ]
+    assert steps[-1]["logits_loss"] < 0.9 * steps[0]["logits_loss"]
+
+
+def test_the_cosine_of_a_narrower_student_is_of_the_dimensions_that_it_has(tmp_path) -> None:
+    """The first step's, against hidden states of whole models."""
+    teacher = make_teacher(hidden_size=32, num_attention_heads=4)
+    dimensions = torch.tensor([1, 4, 5, 8, 9, 10, 13, 17, 18, 20, 21, 23, 24, 26, 29, 31])
+    objective = LiveTeacher(teacher, Losses.model_validate({}), torch.float32, dimensions)
+    log = train(
+        make_model(),
+        {"a": ROWS[0]},
+        [1.0],
+        folder=tmp_path,
+        arguments=short_training(1),
+        objective=objective,
+        pad_id=0,
+        max_length=64,
+        seed=7,
+        say=lambda line: None,
+    )
+    sampler = LanguageSampler([ROWS[0].lengths], [1.0], batch_size=8, num_batches=1, seed=7)
+    batch = collate([ROWS[0].example(row, epoch, language) for language, row, epoch in sampler], 0)
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    with torch.no_grad():
+        ours, theirs = (
+            m.eval()(**inputs, output_hidden_states=True).hidden_states[-1] for m in (make_model(), teacher)
+        )
+    cosines = functional.cosine_similarity(ours, theirs[..., dimensions], dim=-1)
+    wanted = (1 - cosines)[batch["attention_mask"].bool()].mean().item()
+    assert log[0]["cosine_loss"] == pytest.approx(wanted, abs=1e-4)
 
 
 def test_nan_stops_training(tmp_path) -> None:

@@ -9,11 +9,13 @@ from polydistill.errors import RecipeError
 SHORTEST = {"recipe": "extract", "name": "x", "teacher": "folder", "language": "tr", "text": "a.txt"}
 
 
-def test_the_shortest_recipe_has_the_papers_losses() -> None:
+def test_the_shortest_recipe_has_the_papers_losses_and_its_teacher_fades() -> None:
     recipe = parse_recipe(SHORTEST)
     assert isinstance(recipe, ExtractRecipe)
     losses = recipe.losses
     assert [w.first for w in (losses.kd, losses.mlm, losses.cosine, losses.relation)] == [5, 2, 1, 0]
+    assert [losses.kd.last, losses.kd.schedule, losses.mlm.last] == [0, "linear", None]
+    assert (losses.logits.first, recipe.adapt, recipe.adapting) == (0, None, None)
     assert (losses.temperature, losses.positions, recipe.student.init, recipe.trim.when) == (
         2,
         "attended",
@@ -26,6 +28,7 @@ def test_the_shortest_recipe_has_the_papers_losses() -> None:
 def test_the_preset_is_the_paper() -> None:
     recipe = load_recipe("eliquare", ["language=sl", "text=sl.txt"])
     assert (recipe.training["learning_rate"], recipe.training["max_steps"]) == (5e-4, 20_000)
+    assert (recipe.losses.kd.first, recipe.losses.kd.last, recipe.losses.kd.schedule) == (5, None, "constant")
     assert recipe.student.num_layers is None
     assert recipe.trim.when == "after"
 
@@ -41,6 +44,14 @@ def test_stored_predictions_leave_what_needs_a_live_teacher_out() -> None:
     assert [w.first for w in (losses.kd, losses.mlm, losses.cosine, losses.relation)] == [1, 2, 0, 0]
     assert (losses.temperature, losses.positions) == (1, "masked")
     assert parse_recipe(recipe.model_dump(mode="json")) == recipe
+
+
+def test_a_teacher_is_adapted_as_its_student_is_trained_at_a_rate_of_its_own() -> None:
+    training = {"max_steps": 9, "learning_rate": 1e-3, "bf16": False}
+    recipe = parse_recipe(SHORTEST | {"training": training, "adapt": {"max_steps": 4}})
+    assert recipe.adapting == {"max_steps": 4, "learning_rate": 5e-5, "bf16": False}
+    said = parse_recipe(SHORTEST | {"training": training, "adapt": {"learning_rate": 2e-5}})
+    assert said.adapting == {"max_steps": 9, "learning_rate": 2e-5, "bf16": False}
 
 
 def test_what_a_weight_comes_to_at_most() -> None:
@@ -74,6 +85,10 @@ def test_what_a_weight_comes_to_at_most() -> None:
             {"losses": {"predictions": "stored", "cosine": 1}},
             ["losses", "cosine 1", "it can only be 0", "predictions: live"],
         ),
+        ({"losses": {"predictions": "stored", "logits": 0.5}}, ["logits 0.5", "it can only be 0"]),
+        ({"losses": {"logits": -1}}, ["losses.logits.first -1"]),
+        ({"student": {"hidden_size": 0}}, ["student.hidden_size 0", "greater than or equal to 1"]),
+        ({"adapt": 3}, ["adapt 3", "dictionary"]),
         ({"losses": {"predictions": "stored", "temperature": 2}}, ["temperature 2", "it can only be 1"]),
         ({"losses": {"predictions": "stored", "positions": "attended"}}, ["positions 'attended'", "masked"]),
         (

@@ -172,6 +172,74 @@ def test_bfloat16_features_keep_the_loss_near_the_dense_one() -> None:
         assert (gradient.float() - other).norm() < 0.03 * other.norm()
 
 
+def dense_logits(student, teacher):
+    """[N] Mean squared difference of logits, each less its mean over the vocabulary."""
+    logits = [
+        layer.features @ layer.weight.t() + (0 if layer.bias is None else layer.bias)
+        for layer in (student, teacher)
+    ]
+    ours, theirs = (each - each.mean(-1, keepdim=True) for each in logits)
+    return functional.mse_loss(ours, theirs, reduction="none").mean(-1)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+@pytest.mark.parametrize(("chunk", "cache_rows"), [(4, 3), (1000, 1000)])
+def test_logits_beside_the_others_equal_the_dense_formula(
+    monkeypatch, temperature, chunk, cache_rows
+) -> None:
+    monkeypatch.setattr("polydistill.losses.chunks.CACHE_BYTES", cache_rows * 53 * 8)
+    values = problem()
+    student, teacher = values[:2]
+    weight = torch.rand(11, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    weight[4] = 0
+    squares = dense_logits(student, teacher)
+    expected = dense(*values, temperature)[0] + (weight * squares).sum()
+    result = live_distillation(*values, temperature=temperature, logits_weight=weight, chunk_positions=chunk)
+    torch.testing.assert_close(result.loss, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(result.logits, squares, rtol=1e-11, atol=1e-12)
+    gradients = torch.autograd.grad(2.5 * result.loss, tuple(student))
+    wanted = torch.autograd.grad(2.5 * expected, tuple(student))
+    for gradient, other in zip(gradients, wanted, strict=True):
+        torch.testing.assert_close(gradient, other, rtol=1e-10, atol=1e-10)
+
+
+def test_the_gradient_of_logits_is_that_of_small_steps() -> None:
+    student, teacher, *rest = problem(3, size=7)
+    weight = torch.tensor([0.5, 0.0, 2.0], dtype=torch.float64)
+
+    def loss(features, weights, bias):
+        return live_distillation(
+            OutputLayer(features, weights, bias),
+            teacher,
+            *rest,
+            temperature=2.0,
+            logits_weight=weight,
+            chunk_positions=2,
+        ).loss
+
+    assert torch.autograd.gradcheck(loss, tuple(student))
+
+
+def test_logits_are_twice_the_predictions_at_a_high_temperature() -> None:
+    """Hinton et al. 2015, section 2.1: T² KL → half the mean squared difference of centred logits."""
+    student, teacher, gold, kd_weight, mlm_weight = problem()
+    result = live_distillation(
+        student, teacher, gold, kd_weight, mlm_weight, temperature=1e4, logits_weight=torch.ones(11)
+    )
+    torch.testing.assert_close(2 * result.kd, result.logits, rtol=1e-3, atol=0)
+
+
+def test_a_shift_of_all_logits_is_no_difference() -> None:
+    _, teacher, gold, kd_weight, mlm_weight = problem()
+    shifted = teacher._replace(bias=teacher.bias + 3.0)
+    result = live_distillation(
+        shifted, teacher, gold, kd_weight, 0 * mlm_weight, temperature=2.0, logits_weight=torch.ones(11)
+    )
+    assert result.logits.abs().max() < 1e-12
+    without = live_distillation(shifted, teacher, gold, kd_weight, mlm_weight, temperature=2.0)
+    assert not without.logits.any()
+
+
 def test_cosine_is_one_minus_the_cosine() -> None:
     torch.manual_seed(0)
     ours, theirs = (torch.randn(7, 5, dtype=torch.float64) for _ in range(2))

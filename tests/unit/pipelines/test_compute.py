@@ -1,5 +1,7 @@
 """What a run's models cost, from records written by hand."""
 
+import json
+
 import pytest
 import yaml
 from transformers import BertConfig, BertForMaskedLM
@@ -76,6 +78,21 @@ def test_what_is_not_known_is_not_made_up(tmp_path, model) -> None:
     assert (row["training"]["flops"], row["total"]["flops"], row["total"]["seconds"]) == (None, None, 7.0)
     write_json(tmp_path / "old" / "timing.json", {})
     assert run_compute(tmp_path / "old")["student"]["training"]["seconds"] == 1.0
+
+
+def test_an_adapted_teacher_is_a_teacher_that_was_trained(tmp_path, model) -> None:
+    run = tmp_path / "adapted"
+    write_run(run, model, {"recipe": "extract", "teacher": {"model": "org/name"}})
+    before = run_compute(run)["student"]
+    assert before["teachers"] is None
+    model.save_pretrained(run / "teacher" / "adapted")
+    log = json.loads((run / "student" / "log.json").read_text("utf-8"))
+    write_json(run / "teacher" / "log.json", log)
+    timing = json.loads((run / "timing.json").read_text("utf-8"))
+    write_json(run / "timing.json", timing | {"adapt": 11.0})
+    after = run_compute(run)["student"]
+    # The same log as the student's, of a model of the same shape.
+    assert after["teachers"] == {"seconds": 11.0, "flops": before["training"]["flops"]}
 
 
 def test_hard_labels_of_a_balance_have_no_teacher(tmp_path, model) -> None:

@@ -19,7 +19,7 @@ from polydistill.pipelines.stages.evaluation import Measured, Reading, evaluate
 
 
 def evaluate_models(state: Extract) -> None:
-    """Evaluate student and teacher on held-out and further texts.
+    """Evaluate student, teacher and adapted teacher on held-out and further texts.
 
     Writes mlm.json, samples.json and ranks.npz into evaluation/.
     """
@@ -34,6 +34,8 @@ def evaluate_models(state: Extract) -> None:
         "seed": recipe.seed,
         "corpus": state.corpus.fingerprint,
     }
+    if state.adapted is not None:
+        inputs["adapted"] = state.adapted.fingerprint
     evaluate(run, "evaluation", inputs, recipe, lambda: [_reading(state)], _summary)
 
 
@@ -41,11 +43,15 @@ def _reading(state: Extract) -> Reading:
     corpus, readers = state.corpus.path, make_readers(state)
 
     def decode(index: int, reader: Reader) -> str:
-        tokenizer = state.original if reader.name == "teacher" else state.tokenizer
+        tokenizer = (
+            state.tokenizer if reader.model.config.vocab_size == state.tokenizer.size else state.original
+        )
         return str(tokenizer.backend.id_to_token(index))
 
     training = Examples(corpus / "train.arrow")
-    return Reading(state.recipe.language, readers, training, text_files(corpus), readers[:2], decode)
+    # Those that read alike, the student's pieces or all.
+    shown = [reader for reader in readers if reader.view == readers[0].view]
+    return Reading(state.recipe.language, readers, training, text_files(corpus), shown, decode)
 
 
 def _summary(measured: Measured) -> Json:
@@ -100,21 +106,22 @@ def measure_serving(state: Extract) -> None:
 
 
 def make_readers(state: Extract) -> list[Reader]:
-    """Teacher and student with the student's tokenizer, so that both guess the same tokens; then, if pieces
-    were dropped, the teacher with its own.
+    """Teacher, adapted teacher if any, and student with the student's tokenizer, so that all guess the same
+    tokens; then, if pieces were dropped, the teacher with its own.
     """
-    student = load_masked_lm(str(state.run.path / "student" / "final"), name="student").to(device())
-    teacher = load_teacher(state.recipe).to(device())
-    if state.kept is None:
-        return [
-            Reader(name, model, state.tokenizer, "own", "teacher")
-            for name, model in (("teacher", teacher), ("student", student))
-        ]
-    # The student chooses among fewer pieces: the teacher's second rank is among these.
-    pieces = np.zeros(teacher.config.vocab_size, dtype=bool)
-    pieces[state.kept] = True
-    return [
-        Reader("teacher", teacher, state.tokenizer, "trimmed", "teacher", state.kept, pieces),
-        Reader("student", student, state.tokenizer, "trimmed", "teacher"),
-        Reader("teacher", teacher, state.original, "own", "teacher"),
-    ]
+    models = {"teacher": load_teacher(state.recipe)}
+    if state.adapted is not None:
+        models["adapted"] = load_masked_lm(str(state.adapted.path), name="adapted")
+    models["student"] = load_masked_lm(str(state.run.path / "student" / "final"), name="student")
+    view = "own" if state.kept is None else "trimmed"
+    readers = []
+    for name, model in models.items():
+        # The student chooses among fewer pieces: the second rank of a model of all pieces is among these.
+        mapping = pieces = None
+        if state.kept is not None and model.config.vocab_size != len(state.kept):
+            mapping, pieces = state.kept, np.zeros(model.config.vocab_size, dtype=bool)
+            pieces[state.kept] = True
+        readers.append(Reader(name, model.to(device()), state.tokenizer, view, "teacher", mapping, pieces))
+    if state.kept is not None:
+        readers.append(Reader("teacher", readers[0].model, state.original, "own", "teacher"))
+    return readers

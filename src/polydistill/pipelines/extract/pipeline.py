@@ -1,23 +1,22 @@
 """Extract: one multilingual teacher in, one small monolingual student out (Eliquare, 2022).
 
-Corpora → tokenizer (which pieces stay) → stored predictions, if any → training → evaluation, cost → report;
-each stage reuses what was made from the same inputs. The weights of dropped pieces are removed before or
-after training.
+Corpora → tokenizer (which pieces stay) → the teacher's own training, if any → stored predictions, if any →
+training → evaluation, cost → report; each stage reuses what was made from the same inputs. The weights of
+dropped pieces are removed before or after training.
 """
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 from polydistill.config.extract import ExtractRecipe
 from polydistill.corpora.examples import Examples
 from polydistill.disk import read_json, write_text
 from polydistill.pipelines.extract.evaluation import evaluate_models, measure_serving
 from polydistill.pipelines.extract.plan import plan_extract
-from polydistill.pipelines.extract.state import Extract, load_teacher, prepare
-from polydistill.pipelines.extract.student import cut, student_training, train_student
+from polydistill.pipelines.extract.state import Extract, adapting_arguments, prepare
+from polydistill.pipelines.extract.student import student_training, train_student
+from polydistill.pipelines.extract.teacher import adapt_teacher, measure_parts, teaching_model
 from polydistill.pipelines.extract.tokenizer import build_tokenizer
-from polydistill.pipelines.pipeline import Pipeline, Stage
+from polydistill.pipelines.pipeline import Command, Pipeline, Stage
 from polydistill.pipelines.stages.corpora import corpora_pool, prepare_corpus
 from polydistill.pipelines.stages.evaluation import write_page
 from polydistill.pipelines.stages.scoring import needed_shares, scored_store, scoring_engine
@@ -25,8 +24,11 @@ from polydistill.pipelines.stages.training import check_training
 from polydistill.reports.card import extract_card
 from polydistill.reports.card_results import with_results
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+
+def check(recipe: ExtractRecipe, command: Command) -> None:
+    """Raise UserError for wrong arguments of either training and for missing text; loads no model."""
+    check_training(recipe)
+    adapting_arguments(recipe)
 
 
 def build_corpus(state: Extract) -> None:
@@ -58,21 +60,13 @@ def score_teacher(state: Extract) -> None:
             state.run,
             language=recipe.language,
             teacher="teacher",
-            weights=state.weights,
+            weights=state.teaching_weights,
             tokenizer=state.trained_tokenizer,
             corpus=state.corpus,
-            load=lambda: _load(state),
+            load=lambda: teaching_model(state).model,
             score=score,
             share=needed_shares(recipe, state.arguments, len(examples))[0],
         )
-
-
-def _load(state: Extract) -> PreTrainedModel:
-    """The teacher that the student learns from; it has only the kept pieces if the trim precedes training."""
-    teacher = load_teacher(state.recipe)
-    if state.recipe.trim.when == "before":
-        teacher, _ = cut(state, teacher)
-    return teacher
 
 
 def evaluate(state: Extract) -> None:
@@ -94,11 +88,13 @@ def write_report(state: Extract) -> None:
 
 PIPELINE = Pipeline(
     ExtractRecipe,
-    check_training,
+    check,
     prepare,
     (
         Stage("corpora", build_corpus, "leader_first"),
         Stage("tokenizer", build_tokenizer, "leader_first"),
+        Stage("adapt", adapt_teacher, "all"),
+        Stage("adapt", measure_parts, "leader_first"),
         Stage("score", score_teacher, "leader_first"),
         Stage("train", train_student, "all"),
         Stage("evaluate", evaluate),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,11 +18,13 @@ from polydistill.models.extract import extract_student
 from polydistill.models.features import output_layer
 from polydistill.models.inputs import pad_batch
 from polydistill.models.memory import keep_freed_memory
+from polydistill.models.narrow import first_parts
 from polydistill.models.precision import device, resolve_dtype
 from polydistill.models.trim import trim_model
 from polydistill.pipelines.extract.state import (
     TRIM_FIELDS,
     Extract,
+    adapting_arguments,
     begin,
     check_length,
     load_teacher,
@@ -30,7 +33,7 @@ from polydistill.pipelines.extract.state import (
     teacher_tokenizer,
     trim_choice,
 )
-from polydistill.pipelines.extract.student import model_size
+from polydistill.pipelines.extract.teacher import IMPORTANCE_EXAMPLES, model_size
 from polydistill.pipelines.pipeline import Pipelines
 from polydistill.pipelines.run_folder import open_run
 from polydistill.pipelines.stages.conflicts import Conflict, collect, report_conflicts
@@ -73,6 +76,8 @@ def plan_extract(recipe: ExtractRecipe, console: Console, _: Pipelines) -> list[
     arguments = check_arguments(recipe.training)
     print_settings(recipe, console, training=arguments)
     conflicts = [*plan_engine(recipe, console), *further_texts(recipe), *wrong_languages(recipe)]
+    # Like `training`, it is what a plan prints times of.
+    adapting_arguments(recipe)
     tokenizers = collect({"teacher": recipe}, lambda _, r: teacher_tokenizer(r), conflicts)
     configs = collect({"teacher": recipe}, lambda _, r: teacher_config(r), conflicts)
     sizes = collect(
@@ -160,34 +165,64 @@ def _print_models(
     if selection is not None and recipe.trim.when == "before":
         teacher, tokenizer = trim_model(teacher, selection.kept), trim_tokenizer(tokenizer, selection)
     config = resolve_student(state, teacher.config, tokenizer)
-    student, _ = extract_student(teacher, config, state.layers, seed=recipe.seed)
+    parts = first_parts(config, teacher.config) if state.narrows else None
+    student, _ = extract_student(teacher, config, state.layers, seed=recipe.seed, narrowing=parts)
     cut = selection is not None and recipe.trim.when == "after"
     sizes["student"] = model_size(trim_model(student, selection.kept) if cut and selection else student)
-    estimated = " (estimated from a sample of the text)"
-    for name, size in sizes.items():
-        console.print(
-            f"{name}: {size['layers']} layers, {size['rows']:,} "
-            f"pieces{estimated if name == 'student' and selection is not None else ''}, "
-            f"{size['parameters']:,} parameters, {size['embeddings']:,} of them embeddings",
-            markup=False,
-        )
+    _print_sizes(sizes, console, estimated=selection is not None)
+    _print_preparation(state, teacher, console)
     if recipe.losses.predictions == "stored":
         if text is not None:
             _print_scoring(recipe, teacher.to(device()), tokenizer, text, arguments, console)
         seconds = step_seconds(recipe, student, arguments, recipe.scoring.top_k)
     else:
         seconds = _live_step_seconds(recipe, student, teacher, arguments)
-    steps = arguments["max_steps"] * arguments["gradient_accumulation_steps"]
-    console.print(
-        f"train {arguments['max_steps']:,} steps: {seconds:.2f} s each micro-batch of "
-        f"{arguments['per_device_train_batch_size']} x {recipe.corpora.max_length} tokens, "
-        f"{clock(seconds * steps)}, without evaluation and corpora",
-        markup=False,
-    )
+    _print_training("train", recipe, arguments, seconds, console)
     _print_cost(recipe, (teacher, student), console)
     if text is None:
         return []
     return mask_conflicts(recipe, teacher.to(device()), tokenizer, text.texts, recipe.language)
+
+
+def _print_sizes(sizes: Mapping[str, Mapping[str, int]], console: Console, *, estimated: bool) -> None:
+    note = " (estimated from a sample of the text)"
+    for name, size in sizes.items():
+        console.print(
+            f"{name}: {size['layers']} layers, {size['rows']:,} "
+            f"pieces{note if name == 'student' and estimated else ''}, "
+            f"{size['parameters']:,} parameters, {size['embeddings']:,} of them embeddings",
+            markup=False,
+        )
+
+
+def _print_preparation(state: Extract, teacher: PreTrainedModel, console: Console) -> None:
+    """Print the time of the teacher's own training, and of measuring its parts."""
+    recipe, arguments = state.recipe, state.adapting or state.arguments
+    if state.adapting is None and not state.narrows:
+        return
+    # Of a copy: timing trains it.
+    seconds = step_seconds(recipe, copy.deepcopy(teacher), arguments, 0)
+    if state.adapting is not None:
+        _print_training("adapt", recipe, arguments, seconds, console)
+    if state.narrows:
+        examples = seconds / arguments["per_device_train_batch_size"] * IMPORTANCE_EXAMPLES
+        console.print(
+            f"importance of the teacher's parts on {IMPORTANCE_EXAMPLES} examples: {clock(examples)}",
+            markup=False,
+        )
+
+
+def _print_training(
+    what: str, recipe: ExtractRecipe, arguments: Arguments, seconds: float, console: Console
+) -> None:
+    """Print the time of a training from that of a micro-batch."""
+    steps = arguments["max_steps"] * arguments["gradient_accumulation_steps"]
+    console.print(
+        f"{what} {arguments['max_steps']:,} steps: {seconds:.2f} s each micro-batch of "
+        f"{arguments['per_device_train_batch_size']} x {recipe.corpora.max_length} tokens, "
+        f"{clock(seconds * steps)}, without evaluation and corpora",
+        markup=False,
+    )
 
 
 def _print_scoring(
@@ -261,8 +296,15 @@ def _live_step_seconds(
             features, _, _ = read_model(model, inputs, positions, relations=False)
         theirs, _, _ = live.read(inputs, positions)
         ours = OutputLayer(features, *output_layer(model))
-        temperature = recipe.losses.temperature
-        live_distillation(ours, theirs, gold, weight, weight, temperature=temperature).loss.backward()  # type: ignore[no-untyped-call]
+        live_distillation(
+            ours,
+            theirs,
+            gold,
+            weight,
+            weight,
+            temperature=recipe.losses.temperature,
+            logits_weight=weight if recipe.losses.logits.highest else None,
+        ).loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         optimizer.zero_grad()
 

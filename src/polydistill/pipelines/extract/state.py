@@ -17,6 +17,7 @@ from polydistill.errors import RecipeError
 from polydistill.models.extract import check_extractable, check_extraction, choose_layers, extracted_config
 from polydistill.models.features import layer_list
 from polydistill.models.load import load_masked_lm, model_config, weights_fingerprint
+from polydistill.models.narrow import first_parts, is_narrower, width_fields
 from polydistill.models.student import build_student
 from polydistill.pipelines.pipeline import Command
 from polydistill.pipelines.run_folder import Artefact, Run
@@ -39,7 +40,9 @@ class Extract:
     arguments  of TrainingArguments, checked
     original   the teacher's tokenizer
     depth, layers  of the student, see `models.choose_layers`
-    made       artefacts by stage: `corpus`, and `store` where the teacher's predictions are stored
+    narrows    whether these layers lose dimensions, heads or units
+    made       artefacts by stage: `corpus`, `adapted` where the teacher is trained first, `importance` where
+               the student is narrower, and `store` where the teacher's predictions are stored
     """
 
     recipe: ExtractRecipe
@@ -48,12 +51,18 @@ class Extract:
     original: LoadedTokenizer
     depth: int
     layers: list[int] | None
+    narrows: bool = False
     made: dict[str, Artefact] = field(default_factory=dict)
 
     @property
     def corpus(self) -> Artefact:
         """The language's corpus, from the corpora stage."""
         return self.made["corpus"]
+
+    @property
+    def adapted(self) -> Artefact | None:
+        """The teacher after its own training, from the adapting stage; None if it stays as it is."""
+        return self.made.get("adapted")
 
     @property
     def store(self) -> Artefact | None:
@@ -88,9 +97,27 @@ class Extract:
         return self.original if self.recipe.trim.when == "after" else self.tokenizer
 
     @cached_property
+    def adapting(self) -> Arguments | None:
+        """The arguments of the teacher's own training, checked; None if it stays as it is."""
+        return adapting_arguments(self.recipe)
+
+    @cached_property
     def weights(self) -> str:
-        """The fingerprint of the teacher's weights."""
+        """The fingerprint of the weights of the recipe's teacher."""
         return weights_fingerprint(self.recipe.teacher.model, revision=self.recipe.teacher.revision)
+
+    @property
+    def teaching_weights(self) -> str:
+        """What identifies the weights that teach: the adapted teacher's fingerprint, or the teacher's."""
+        return self.weights if self.adapted is None else self.adapted.fingerprint
+
+
+def adapting_arguments(recipe: ExtractRecipe) -> Arguments | None:
+    """The arguments of the teacher's own training; RecipeError names `adapt` or `training`."""
+    given = recipe.adapting
+    if given is None:
+        return None
+    return check_arguments(given, lambda name: "adapt" if name in (recipe.adapt or {}) else "training")
 
 
 def check_length(recipe: ExtractRecipe, original: LoadedTokenizer) -> None:
@@ -113,6 +140,8 @@ def prepare(recipe: ExtractRecipe, run: Run, command: Command) -> Extract:
     arguments = check_arguments(recipe.training)
     state = begin(recipe, run, arguments, original, config)
     training_arguments(arguments, run.path / "student" / "checkpoints", seed=recipe.seed)
+    if state.adapting is not None:
+        training_arguments(state.adapting, run.path / "teacher" / "checkpoints", seed=recipe.seed)
     return state
 
 
@@ -123,7 +152,9 @@ def begin(
     depth, layers = choose_layers(recipe.student.init, recipe.student.num_layers, config.num_hidden_layers)
     state = Extract(recipe, run, arguments, original, depth, layers)
     student = resolve_student(state, config, original)
-    check_extraction(student, config, layers)
+    given = any(size is not None for size in recipe.student.widths.values())
+    state.narrows = given and layers is not None and is_narrower(student, config)
+    check_extraction(student, config, layers, first_parts(student, config) if state.narrows else None)
     check_losses(recipe, student, config)
     return state
 
@@ -148,9 +179,11 @@ def resolve_student(
 ) -> PreTrainedConfig:
     """The student's configuration, from the teacher's and the tokenizer of training."""
     recipe = state.recipe
+    given = recipe.student
+    widths = width_fields(teacher, given.widths, given.config, copied=state.layers is not None)
     return extracted_config(
         teacher,
-        recipe.student.config,
+        given.config | widths,
         num_layers=state.depth,
         layers=state.layers,
         special_ids=tokenizer.special_ids,
@@ -161,7 +194,9 @@ def resolve_student(
 def check_losses(recipe: ExtractRecipe, student: PreTrainedConfig, teacher: PreTrainedConfig) -> None:
     """Raise UserError for a loss that these two configurations do not allow."""
     losses = recipe.losses
-    if losses.cosine.highest and student.hidden_size != teacher.hidden_size:
+    # A narrower student of the teacher's layers is compared in the dimensions that it has kept.
+    random = recipe.student.init == "random"
+    if random and losses.cosine.highest and student.hidden_size != teacher.hidden_size:
         raise RecipeError(
             "losses.cosine",
             losses.cosine.highest,

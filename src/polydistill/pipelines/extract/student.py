@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import torch
 
 from polydistill.corpora.examples import Examples
 from polydistill.disk import Json, read_json, write_json, write_text
 from polydistill.masking import masks_identity
 from polydistill.models.extract import extract_student
-from polydistill.models.features import output_layer
+from polydistill.models.importance import read_importance
 from polydistill.models.load import load_masked_lm
+from polydistill.models.narrow import Narrowing, most_important, narrowing_record
 from polydistill.models.precision import resolve_dtype
 from polydistill.models.text_start import START_VERSION
-from polydistill.models.trim import prove_logits, trim_model
-from polydistill.pipelines.extract.state import Extract, load_teacher, resolve_student
-from polydistill.pipelines.extract.tokenizer import held_out_texts
+from polydistill.pipelines.extract.state import Extract, resolve_student
+from polydistill.pipelines.extract.teacher import cut, model_size, teaching_model
 from polydistill.pipelines.stages.start import ReadText, piece_rows, start_weights
 from polydistill.pipelines.stages.tokenizer import copy_tokenizer
 from polydistill.pipelines.stages.training import Training, train_into
 from polydistill.processes import leads
 from polydistill.reports.card import extract_card
 from polydistill.store.reader import Store
-from polydistill.tokenization.selection import Selection
-from polydistill.tokenization.trim import compare_trimmed
 from polydistill.training.arguments import portable
 from polydistill.training.data import STEPS_VERSION, MaskedTexts, StoredExamples, choose_copies
 from polydistill.training.live_teacher import LiveTeacher
@@ -70,40 +69,64 @@ def training_inputs(state: Extract) -> Json:
     """The inputs that the trained student depends on."""
     recipe = state.recipe
     random = recipe.student.init == "random"
+    # Without widths, the identity of earlier versions.
+    unset = {name for name, size in recipe.student.widths.items() if size is None}
+    importance = state.made.get("importance")
     return {
         "stage": "extracted",
         "steps": STEPS_VERSION,
         "corpus": state.corpus.fingerprint,
-        "teacher": state.weights,
+        "teacher": state.teaching_weights,
         "tokenizer": state.trained_tokenizer.fingerprint,
-        "student": recipe.student.model_dump(mode="json", exclude=None if random else {"start"})
+        "student": recipe.student.model_dump(mode="json", exclude=unset | (set() if random else {"start"}))
         | ({"start_version": START_VERSION} if random else {}),
-        "losses": recipe.losses.model_dump(mode="json"),
+        "losses": recipe.losses.model_dump(
+            mode="json", exclude=None if recipe.losses.logits.highest else {"logits"}
+        ),
         "store": state.store.fingerprint if state.store else None,
         "masking": masks_identity(recipe.masking),
         "training": portable(state.arguments),
         "seed": recipe.seed,
-    }
+    } | ({} if importance is None else {"importance": importance.fingerprint})
 
 
-def initial_models(state: Extract) -> tuple[PreTrainedModel, PreTrainedModel, Json]:
-    """(teacher, student before training, record of where its weights came from), of one vocabulary."""
-    teacher = load_teacher(state.recipe)
-    sizes = model_size(teacher)
-    proof = None
-    if state.recipe.trim.when == "before":
-        teacher, proof = cut(state, teacher)
+class Models(NamedTuple):
+    """Teacher and student before training, of one vocabulary.
+
+    record     where the student's weights came from
+    narrowing  the parts of its layers that it has kept; None for all
+    """
+
+    teacher: PreTrainedModel
+    student: PreTrainedModel
+    record: Json
+    narrowing: Narrowing | None
+
+
+def initial_models(state: Extract) -> Models:
+    """Load the teacher, and make the student."""
+    teacher, sizes, proof = teaching_model(state)
     config = resolve_student(state, teacher.config, state.trained_tokenizer)
-    student, record = extract_student(teacher, config, state.layers, seed=state.recipe.seed)
+    narrowing, narrowed = None, {}
+    if state.narrows:
+        importance = read_importance(state.made["importance"].path)
+        narrowing = most_important(importance, config)
+        narrowed = {"narrowed": narrowing_record(importance, narrowing)}
+    student, record = extract_student(
+        teacher, config, state.layers, seed=state.recipe.seed, narrowing=narrowing
+    )
     init = state.recipe.student.init
     models = {"teacher": sizes, "student": model_size(student)}
-    record = {"init": init if isinstance(init, str) else "layers", "models": models} | record
-    return teacher, student, record | ({} if proof is None else {"trim": proof})
+    record = {"init": init if isinstance(init, str) else "layers", "models": models} | record | narrowed
+    if state.adapting is not None:
+        record["adapted"] = {"steps": state.adapting["max_steps"]}
+    record |= {} if proof is None else {"trim": proof}
+    return Models(teacher, student, record, narrowing)
 
 
 def make_models(state: Extract) -> tuple[PreTrainedModel, Json, Objective]:
     """(student before training, record of where its weights came from, what it minimises)."""
-    teacher, student, record = initial_models(state)
+    teacher, student, record, narrowing = initial_models(state)
     recipe = state.recipe
     if recipe.student.init == "random":
         text = ReadText(Examples(state.corpus.path / "train.arrow"), state.trained_tokenizer)
@@ -120,34 +143,8 @@ def make_models(state: Extract) -> tuple[PreTrainedModel, Json, Objective]:
     losses = recipe.losses
     if state.store is not None:
         return student, record, WeightedLabels(losses, recipe.language)
-    return student, record, LiveTeacher(teacher, losses, resolve_dtype("auto"))
-
-
-def model_size(model: PreTrainedModel) -> dict[str, int]:
-    """Layers, parameters, those of them that depend on the vocabulary's rows, and the rows."""
-    tables = {
-        id(table): table.numel() for table in (model.get_input_embeddings().weight, output_layer(model)[0])
-    }
-    return {
-        "layers": model.config.num_hidden_layers,
-        "parameters": model.num_parameters(),
-        "embeddings": sum(tables.values()),
-        "rows": model.config.vocab_size,
-    }
-
-
-def cut(state: Extract, model: PreTrainedModel) -> tuple[PreTrainedModel, Json]:
-    """(the model with only the kept pieces, the proof on held-out text that nothing else changed)."""
-    kept = state.kept
-    assert kept is not None
-    trimmed = trim_model(model, kept)
-    selection = Selection(kept, {})
-    texts = held_out_texts(state.corpus.path)
-    _, held, _ = compare_trimmed(state.original, state.tokenizer.backend, selection, texts)
-    if not held:
-        return trimmed, {"texts": 0}
-    language = state.recipe.language
-    return trimmed, prove_logits(model, trimmed, state.original, selection, {language: held})
+    dimensions = None if narrowing is None else torch.from_numpy(narrowing.hidden)
+    return student, record, LiveTeacher(teacher, losses, resolve_dtype("auto"), dimensions)
 
 
 def training_data(state: Extract) -> MaskedTexts | StoredExamples:
@@ -178,6 +175,10 @@ def student_training(state: Extract) -> Training:
         f"student: {state.depth} of {models['teacher']['layers']} layers from {layers}, "
         f"{models['student']['parameters']:,} of {models['teacher']['parameters']:,} parameters"
     )
+    for name, kept in record.get("narrowed", {}).items():
+        state.run.say(
+            f"  {name}: {kept['kept']:,} of {kept['of']:,}, with {kept['importance']:.1%} of the importance"
+        )
 
     def write_beside(folder: Path) -> None:
         if recipe.trim.when == "after":

@@ -35,7 +35,7 @@ def build_tokenizer(state: Extract) -> None:
 
 
 def _write_whole(state: Extract, folder: Path) -> None:
-    _save(state.original, folder)
+    save_teachers(state.original, folder)
     write_json(folder / "vocabulary.json", {"teacher": state.original.size, "size": state.original.size})
 
 
@@ -53,7 +53,7 @@ def _write_trimmed(state: Extract, folder: Path) -> None:
         fields=TRIM_FIELDS,
     )
     trimmed = trim_tokenizer(state.original, selection)
-    _save(trimmed, folder)
+    save_teachers(trimmed, folder)
     write_json(folder / KEPT, selection.kept.tolist())
     agreement = _compare(state, trimmed, selection, held_out_texts(corpus))
     vocabulary = {
@@ -97,7 +97,8 @@ def _compare(
     return agreement.as_dict()
 
 
-def _save(tokenizer: LoadedTokenizer, folder: Path) -> None:
+def save_teachers(tokenizer: LoadedTokenizer, folder: Path) -> None:
+    """Write the teacher's tokenizer, whole or trimmed, for a student."""
     # A student has one token type: the ids of others would have no embedding row.
     names = tokenizer.settings.get("model_input_names", ["input_ids", "attention_mask"])
     settings = {

@@ -14,6 +14,8 @@ from polydistill.store.schema import MANIFEST
 
 # What is counted, each with seconds and operations.
 PARTS = ("training", "scoring", "teachers")
+# A model's folder → its stage in timing.json, where that has another name.
+STAGES = {"student": "train", "teacher": "adapt"}
 # Default of `masking.probability` where a recipe of an earlier version has none.
 MASKED = 0.15
 
@@ -86,11 +88,12 @@ def _steps(log: Json) -> int:
 
 
 def _training(run: Path, folder: Path, log: Json, recipe: Json) -> Json:
-    stage = "train" if folder.name == "student" else folder.relative_to(run).as_posix()
+    stage = STAGES.get(folder.name) or folder.relative_to(run).as_posix()
     runtime = next((entry["train_runtime"] for entry in log.get("log", []) if "train_runtime" in entry), None)
     # A model that was copied from another run has that training's log, and no stage here.
     seconds = read_record(run / TIMING).get(stage, runtime)
-    sizes, tokens = sizes_of(folder / "final"), log.get("tokens")
+    final = folder / ("adapted" if folder.name == "teacher" else "final")
+    sizes, tokens = sizes_of(final), log.get("tokens")
     if sizes is None or tokens is None:
         return {"seconds": seconds, "flops": None, "tokens": tokens, "length": None}
     length = tokens / max(1, _steps(log) * _batch(log.get("arguments", {})))
@@ -146,9 +149,9 @@ def _live(teacher: Path, training: Json, recipe: Json) -> Json:
 
 
 def _teachers(run: Path, scope: Path, recipe: Json) -> Json | None:
-    """Training and scoring of the teachers that were made within `scope`."""
+    """Training and scoring of the teachers that were made within `scope`, an adapted one among them."""
     parts: list[Json] = []
-    for folder in sorted((run / "teachers").glob("*")):
+    for folder in (*sorted((run / "teachers").glob("*")), run / "teacher"):
         if log := read_record(folder / LOG):
             parts.append(_training(run, folder, log, recipe))
     teachers = recipe.get("teachers")
