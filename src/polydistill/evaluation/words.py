@@ -59,20 +59,31 @@ def measure_words(
     chosen = examples.first(settings.max_examples)
     texts, ids = examples.texts(chosen), [int(examples.ids[row]) for row in chosen]
     tokenizers = [_tokenizer(folder, language) for folder in folders]
-    masking = hidden(Masking(unit="words"), settings.mask_probability)
-    measured = []
-    for folder, tokenizer in zip(folders, tokenizers, strict=True):
-        model = load_masked_lm(str(folder / "student" / "final"), name=folder.name).to(device())
-        length = min(tokenizer.max_length, MAX_LENGTH)
-        masked = mask_texts(
+    # Students often share a tokenizer, and then what is hidden.
+    distinct = {each.fingerprint: each for each in tokenizers}
+    length = {
+        name: min(MAX_LENGTH, *(each.max_length for each in tokenizers if each.fingerprint == name))
+        for name in distinct
+    }
+    copies = {
+        name: mask_texts(
             texts,
             ids,
             tokenizer,
-            max_length=length,
-            masking=masking,
+            max_length=length[name],
+            masking=hidden(Masking(unit="words"), settings.mask_probability),
             seed=EVALUATION_SEED,
-            beside=[other for other in tokenizers if other is not tokenizer],
+            beside=[other for other in distinct.values() if other is not tokenizer],
         )
+        for name, tokenizer in distinct.items()
+    }
+    characters = {
+        name: covered(texts, tokenizer, copies[name], length[name]) for name, tokenizer in distinct.items()
+    }
+    measured = []
+    for folder, tokenizer in zip(folders, tokenizers, strict=True):
+        masked = copies[tokenizer.fingerprint]
+        model = load_masked_lm(str(folder / "student" / "final"), name=folder.name).to(device())
         result = measure(
             model,
             masked,
@@ -83,7 +94,7 @@ def measure_words(
         ends = np.cumsum([len(each.positions) for each in masked])
         totals = np.concatenate([[0.0], np.cumsum(result.losses)])
         nats = totals[ends] - totals[np.concatenate([[0], ends[:-1]])]
-        measured.append(Words(nats, covered(texts, tokenizer, masked, length)))
+        measured.append(Words(nats, characters[tokenizer.fingerprint]))
     # Where one student's sequence ends before another's, words are hidden from it alone.
     same = np.logical_and.reduce([each.characters == measured[0].characters for each in measured])
     return [Words(each.nats[same], each.characters[same]) for each in measured]
