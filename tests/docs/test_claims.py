@@ -18,8 +18,9 @@ PAGE = ROOT / "docs" / "results" / "claims.md"
 COLUMNS = ["claim", "the paper", "here", "seeds", "verdict", "what differs", "command"]
 # What one pre-training seed can say, and what a count or a cost can.
 ONE_SEED = {"holds for one seed", "does not hold for one seed"}
+THREE_SEEDS = {"holds for three seeds", "does not hold for three seeds"}
 BY_COUNT = {"holds", "does not hold"}
-VERDICTS = ONE_SEED | BY_COUNT | {"not settled", "not tested"}
+VERDICTS = ONE_SEED | THREE_SEEDS | BY_COUNT | {"not settled", "not tested"}
 # Figures of probes have no interval: their seeds are the probes'.
 INTERVAL = re.compile(r"\(.?\.?\d.* to .*\)|±|settled|sooner")
 
@@ -64,6 +65,9 @@ def test_every_row_has_a_verdict_no_stronger_than_what_is_behind_it() -> None:
         if verdict in ONE_SEED:
             assert row["seeds"].startswith("one"), row
             assert INTERVAL.search(row["here"]) or "of probing" in row["seeds"], row
+        if verdict in THREE_SEEDS:
+            assert row["seeds"].startswith("three"), row
+            assert INTERVAL.search(row["here"]), row
 
 
 def test_every_figure_of_ours_stands_on_a_page_of_results() -> None:
