@@ -57,7 +57,11 @@ class EmbedStudent(Settings):
     allow_pickle: bool = Field(
         False, description="Accept weights that exist only as a pickle (read with `weights_only=True`)."
     )
-    pooling: Pooling = Field("mean", description="How hidden states become a vector.")
+    pooling: Pooling | None = Field(
+        None,
+        description="How hidden states become a vector; empty: a sentence-transformers folder's own, else "
+        "`mean`.",
+    )
     projection: bool | None = Field(
         None,
         description="Whether a linear layer follows the pooling. It starts as the least-squares map to the "
@@ -76,8 +80,8 @@ class EmbedLanguage(Settings):
     )
     translations: Annotated[list[str], BeforeValidator(as_list)] = Field(
         default_factory=list,
-        description="Files of lines `SENTENCE<tab>TRANSLATION`, also .gz, .xz or .zst. The student learns the "
-        "teacher's vector of the sentence for both (Reimers and Gurevych 2020).",
+        description="Files of lines `SENTENCE<tab>TRANSLATION`, also .gz, .xz or .zst. The student learns "
+        "the teacher's vector of the sentence for both (Reimers and Gurevych 2020).",
     )
 
     @model_validator(mode="after")
@@ -131,7 +135,7 @@ class ParallelSentences(Settings):
 
 
 class ScoredPairs(Settings):
-    """Pairs of sentences with people's scores of their similarity (STS). A plain string is short for `path`."""
+    """Pairs of sentences with people's scores of similarity (STS). A plain string is short for `path`."""
 
     path: str = Field(description="A .tsv, .csv or .jsonl file, also .gz, .xz or .zst.")
     first: str = Field("sentence1", description="The column of the first sentence.")

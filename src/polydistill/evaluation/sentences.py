@@ -7,6 +7,9 @@ import numpy.typing as npt
 from scipy.stats import spearmanr
 
 Rows = npt.NDArray[np.float32]
+# Cosines that differ by less are equal: vectors of equal sentences differ by rounding, because the batches
+# that they were computed in have other shapes.
+SAME = 1e-6
 
 
 def cosines(first: Rows, second: Rows) -> npt.NDArray[np.float64]:
@@ -21,16 +24,14 @@ def retrieval_accuracy(source: Rows, target: Rows) -> float:
     Rows that are equally near share the hit, so that constant vectors are at chance, 1/N.
     """
     similarity = _unit(source) @ _unit(target).T
-    # Equal sentences have equal vectors up to rounding in batches of different shapes.
-    nearest = similarity >= similarity.max(1, keepdims=True) - 1e-9
+    nearest = similarity >= similarity.max(1, keepdims=True) - SAME
     return float((nearest.diagonal() / nearest.sum(1)).mean())
 
 
 def rank_correlation(first: Rows, second: Rows, scores: npt.NDArray[np.float64]) -> float | None:
     """Spearman's correlation of the cosines of pairs of rows with their scores; None for constant ones."""
     values = cosines(first, second)
-    # Rounding must not rank pairs of one and the same vector.
-    if np.ptp(values) < 1e-9 or np.ptp(scores) == 0:
+    if np.ptp(values) < SAME or np.ptp(scores) == 0:
         return None
     return float(spearmanr(values, scores).statistic)
 
@@ -38,4 +39,4 @@ def rank_correlation(first: Rows, second: Rows, scores: npt.NDArray[np.float64])
 def _unit(rows: Rows) -> npt.NDArray[np.float64]:
     wide = rows.astype(np.float64)
     length = np.linalg.norm(wide, axis=1, keepdims=True)
-    return np.divide(wide, length, out=np.zeros_like(wide), where=length > 0)
+    return np.asarray(np.divide(wide, length, out=np.zeros_like(wide), where=length > 0))

@@ -69,7 +69,7 @@ class SentenceFiles:
 def read_sentence_files(
     model: str, *, revision: str | None = None, pooling: str | None = None, field: str = "model"
 ) -> SentenceFiles:
-    """What a sentence-transformers folder holds; a plain encoder has no modules and pools by `pooling` or mean.
+    """What a sentence-transformers folder holds. A plain encoder pools by `pooling`, or mean.
 
     field  the recipe's field of the model, for messages
     Raises ModelError for modules, poolings and activations that are not known here.
@@ -95,7 +95,7 @@ def read_sentence_files(
             f"leave `pooling` out; another one would not be that model's vectors (its folder says {own})",
         )
     tail = tuple(
-        _dense(model, revision, path, field) if kind == "Dense" else _normalise(kind, model, field)
+        _after_pooling(kind, model, revision, path, field)
         for kind, path in zip(kinds[2:], paths[2:], strict=True)
     )
     encoder, settings = _encoder(model, revision, paths[0], field)
@@ -148,12 +148,12 @@ def _pooling(place: Path, model: str, field: str) -> str:
     return modes[0]
 
 
-def _normalise(kind: str, model: str, field: str) -> None:
-    if kind != "Normalize":
+def _after_pooling(kind: str, model: str, revision: str | None, path: str, field: str) -> DenseFiles | None:
+    """A module after the pooling: a Dense layer's files, or None for a normalisation."""
+    if kind == "Normalize":
+        return None
+    if kind != "Dense":
         raise _unknown(model, field, f"it has a module {kind!r:.60}")
-
-
-def _dense(model: str, revision: str | None, path: str, field: str) -> DenseFiles:
     settings = read_json(_module(model, revision, path, "config.json", field), dict)
     activation = str(settings.get("activation_function", "torch.nn.modules.activation.Tanh"))
     name = activation.rpartition(".")[2]
@@ -179,12 +179,7 @@ def _unknown(model: str, field: str, what: str) -> ModelError:
 
 
 def write_modules(
-    folder: Path,
-    *,
-    width: int,
-    max_length: int,
-    pooling: str = "mean",
-    after: Sequence[str] = (),
+    folder: Path, *, width: int, max_length: int, pooling: str = "mean", after: Sequence[str] = ()
 ) -> list[Path]:
     """Write what makes a model's folder one of sentence-transformers; returns the folders of `after`.
 

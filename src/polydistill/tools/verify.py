@@ -35,6 +35,9 @@ PLACES = (
     "labels/*/*",
     "jobs/*/*/*",
     "probes/*/*",
+    "sentences/*",
+    "vectors/*",
+    "projection",
     "cost",
     "evaluation/mlm",
 )
