@@ -27,9 +27,9 @@ def least_squares_map(source: Rows, target: Rows) -> tuple[Rows, Rows]:
     """([D, H] weight, [D] bias) of the affine map with the smallest ||source @ weight.T + bias - target||².
 
     source  [N, H]; target  [N, D]
-    Closed form, in float64, by the directions of `source` whose spread is more than FLAT of the largest; among
-    the maps that fit equally well it is the one of smallest weights. Without that limit the map's largest
-    weights would be rounding: the output of a layer normalisation has no spread in one direction.
+    Closed form, in float64, by the directions of `source` whose spread is more than FLAT of the largest;
+    among the maps that fit equally well it is the one of smallest weights. Without that limit the map's
+    largest weights would be rounding: the output of a layer normalisation has no spread in one direction.
     """
     x, y = source.astype(np.float64), target.astype(np.float64)
     # Centred, the bias is no unknown of the system.

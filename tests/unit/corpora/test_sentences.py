@@ -1,5 +1,7 @@
 """Which sentences are trained on, held out and dropped."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -44,7 +46,7 @@ def test_lines_are_cleaned_split_by_content_and_kept_once(tmp_path, text) -> Non
     assert train.sources == train.texts
     # More text moves no sentence to the other side.
     more = tmp_path / "b.txt"
-    more.write_text("another one\n" * 3 + open(text, encoding="utf-8").read(), "utf-8")
+    more.write_text("another one\n" * 3 + Path(text).read_text("utf-8"), "utf-8")
     _, train2, held2 = written(tmp_path / "two", {"text": str(more)}, held_out_share=0.2)
     assert set(train.texts) <= set(train2.texts)
     assert set(held.texts) <= set(held2.texts)

@@ -1,4 +1,4 @@
-"""Losses between vectors, and the least-squares map, beside hand computations and numpy's normal equations."""
+"""Losses between vectors beside hand computations, the least-squares map beside normal equations."""
 
 import numpy as np
 import pytest

@@ -39,11 +39,7 @@ def test_without_an_id_line_i_is_the_same_sentence(tmp_path) -> None:
         ({"de_txt": "a\nb\nc\n", "en_txt": "a\nb\n"}, {}, r"de 3, en 2.*so row i is not the same"),
         ({"de_txt": "a\n\nc\n", "en_txt": "a\nb\nc\n"}, {}, "line 2.*is blank"),
         ({"de_tsv": "k\ttext\n1\ta\n1\tb\n", "en_txt": "a\nb\n"}, {"id": "k"}, "two rows with k '1'"),
-        (
-            {"de_tsv": "k\ttext\n1\ta\n", "en_tsv": "k\ttext\n2\tb\n"},
-            {"id": "k"},
-            "share 0 sentences",
-        ),
+        ({"de_tsv": "k\ttext\n1\ta\n", "en_tsv": "k\ttext\n2\tb\n"}, {"id": "k"}, "share 0 sentences"),
         (
             {"de_tsv": "k\ttext\n1\ta\n", "en_tsv": "k\ttext\n2\tb\n"},
             {"id": "key"},
@@ -63,8 +59,8 @@ def test_scored_pairs(tmp_path) -> None:
     pairs = read_scored(ScoredPairs(path=given["x"], score="label"), field="f")
     assert (pairs.first, pairs.second) == (["a b", "d"], ["c", "e"])
     np.testing.assert_array_equal(pairs.scores, [4.5, 0.0])
-    with pytest.raises(CorpusError, match="score 'score'.*no such column"):
+    with pytest.raises(CorpusError, match=r"score 'score'.*no such column"):
         read_scored(ScoredPairs(path=given["x"]), field="f")
     bad = files(tmp_path, y_tsv="score\tsentence1\tsentence2\n4,5\ta b\tc\n0\td\te\n")
-    with pytest.raises(CorpusError, match="line 2.*'4,5' is not a number"):
+    with pytest.raises(CorpusError, match=r"line 2.*'4,5' is not a number"):
         read_scored(ScoredPairs(path=bad["y"]), field="f")
