@@ -324,6 +324,10 @@ def test_the_page_the_commands_and_the_api_show_a_run(finished, tmp_path) -> Non
 def test_damage_is_told(finished, tmp_path) -> None:
     values, folder = finished
     shutil.copytree(folder, tmp_path / "run")
+    shutil.move(tmp_path / "run/student/final", tmp_path / "final")
+    with pytest.raises(UserError, match=r"student/final.*it is gone"):
+        verify_run(tmp_path / "run")
+    shutil.move(tmp_path / "final", tmp_path / "run/student/final")
     values = values | {"output": str(tmp_path / "run")}
     broken = tmp_path / "run/vectors/en/train.npy"
     content = bytearray(broken.read_bytes())
