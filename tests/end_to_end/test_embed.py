@@ -350,6 +350,9 @@ def test_a_grid_compares_losses(data, tmp_path) -> None:
         "runs": {"cosine": {"loss": "cosine"}, "mse": {"loss": "mse"}},
     }
     folder, _ = run(grid)
+    # The teacher is asked once for all runs.
+    places = json.loads((folder / "mse/artefacts.json").read_text("utf-8"))
+    assert places["vectors/en"] == str((folder / "cosine/vectors/en").resolve())
     rows = json.loads((folder / "evaluation/grid.json").read_text("utf-8"))["rows"]
     measures = Counter((row["run"], row["measure"]) for row in rows if row["model"] == "student")
     assert measures["cosine", "Spearman"] == measures["mse", "Spearman"] == 1
