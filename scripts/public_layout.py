@@ -199,6 +199,22 @@ def pairs(rows: Iterable[Mapping[str, Any]]) -> list[str]:
     return table(out.getvalue().encode(), columns=columns)
 
 
+def scored_pairs(raw: bytes) -> list[str]:
+    """KLUE-STS's pairs as a table with tabs; `label` is the mean of people's scores, from 0 to 5."""
+    try:
+        rows = [
+            {
+                "label": row["labels"]["real-label"],
+                "sentence1": row["sentence1"],
+                "sentence2": row["sentence2"],
+            }
+            for row in json.loads(raw)
+        ]
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"no pairs with sentence1, sentence2 and labels.real-label ({error})") from error
+    return pairs(rows)
+
+
 def paragraphs(rows: Iterable[Mapping[str, Any]], *, max_characters: int) -> list[str]:
     """Paragraphs of articles, one a line, until there are so many characters."""
     taken, lines = 0, []

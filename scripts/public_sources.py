@@ -18,6 +18,7 @@ from public_layout import (
     pairs,
     paragraphs,
     questions,
+    scored_pairs,
     squad,
     table,
     tagged_characters,
@@ -265,6 +266,9 @@ def _texts() -> Iterator[Entry]:
             for split in SPLITS
         }
         yield Entry(f"data/cls/sib200/{language}", f"SIB-200, {code}", SA4, files)
+    klue = File(f"{GITHUB}/KLUE-benchmark/KLUE/main/klue_benchmark/klue-sts-v1.1/klue-sts-v1.1_dev.json")
+    files = {"data/cls/sts/ko/dev.tsv.xz": Piece(klue, scored_pairs)}
+    yield Entry("data/cls/sts/ko", "KLUE-STS v1.1, dev set", SA4, files)
     for language in PAWSX:
         files = {
             f"data/cls/pawsx/{language}/{split}.tsv.xz": Piece(

@@ -13,6 +13,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from polydistill.config.balance import BalancedLanguage, BalancedStudent, BalanceRecipe
+from polydistill.config.embed import EmbedLanguage, EmbedRecipe, ParallelSentences, ScoredPairs
 from polydistill.config.extract import ExtractRecipe
 from polydistill.config.finetune import PRESETS as FINETUNING_PRESETS
 from polydistill.config.finetune import FinetunedModel, FinetuneRecipe, Task, TaskData
@@ -197,6 +198,14 @@ RECIPES: dict[str, tuple[type[BaseModel], dict[str, type[BaseModel]]]] = {
     "finetune": (
         FinetuneRecipe,
         {"models.NAME": FinetunedModel, "tasks.NAME": Task, "tasks.NAME.data.LANGUAGE": TaskData},
+    ),
+    "embed": (
+        EmbedRecipe,
+        {
+            "languages.NAME": EmbedLanguage,
+            "evaluation.retrieval.NAME": ParallelSentences,
+            "evaluation.similarity.NAME": ScoredPairs,
+        },
     ),
 }
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from polydistill.version import __version__
 
 if TYPE_CHECKING:
-    from polydistill.api import FinishedRun, balance, extract, merge, pretrain, run
+    from polydistill.api import FinishedRun, balance, embed, extract, merge, pretrain, run
 
-__all__ = ["FinishedRun", "__version__", "balance", "extract", "merge", "pretrain", "run"]
+__all__ = ["FinishedRun", "__version__", "balance", "embed", "extract", "merge", "pretrain", "run"]
 
 
 def __getattr__(name: str) -> Any:

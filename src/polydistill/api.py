@@ -14,6 +14,7 @@ from polydistill.artefacts import artefact_places
 from polydistill.disk import read_json
 from polydistill.errors import RunFolderError
 from polydistill.pipelines.run import run_recipe
+from polydistill.reports.card_embed import embed_rows
 from polydistill.store.reader import Store
 
 if TYPE_CHECKING:
@@ -41,10 +42,14 @@ class FinishedRun:
 
     @property
     def results(self) -> list[dict[str, Any]]:
-        """The rows of the evaluation: language, text, model, tokenizer, MRR, loss and more.
+        """The rows of the evaluation: language, text, model, tokenizer, MRR, loss and more; of an `embed`
+        measure, on, items, values.
 
         `pandas.DataFrame(run.results)` is a table of them.
         """
+        embedded = self.folder / "evaluation" / "embed.json"
+        if embedded.is_file():
+            return embed_rows(read_json(embedded, dict))
         languages = read_json(self.folder / "evaluation" / "mlm.json", dict)["languages"]
         return [{"language": language, **row} for language, rows in languages.items() for row in rows]
 
@@ -62,10 +67,12 @@ class FinishedRun:
 
     def load(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         """The student and its tokenizer."""
-        from transformers import AutoModelForMaskedLM, AutoTokenizer
+        from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
+        # A sentence encoder's folder; sentence-transformers adds its pooling and what follows.
+        sentences = (self.student / "modules.json").is_file()
         return (
-            AutoModelForMaskedLM.from_pretrained(self.student),
+            (AutoModel if sentences else AutoModelForMaskedLM).from_pretrained(self.student),
             AutoTokenizer.from_pretrained(self.student),
         )
 
@@ -139,3 +146,20 @@ def balance(name: str, languages: Mapping[str, Mapping[str, Any]], **settings: A
 def pretrain(name: str, languages: Mapping[str, Mapping[str, Any]], **settings: Any) -> FinishedRun:
     """Pre-train a masked language model and its WordPiece on text."""
     return run({"recipe": "pretrain", "name": name, "languages": languages, **settings})
+
+
+def embed(
+    name: str,
+    teacher: str | Mapping[str, Any],
+    languages: Mapping[str, Mapping[str, Any]],
+    student: str | Mapping[str, Any],
+    **settings: Any,
+) -> FinishedRun:
+    """Distil a sentence encoder's vectors into a small student.
+
+    languages  language → `{"text": …}`, `{"translations": …}` or both
+    student    the encoder that is trained: a folder or hub name, or its settings
+    settings   the recipe's other keys: `loss`, `evaluation`, `training`, `output` and more
+    """
+    given = {"recipe": "embed", "name": name, "teacher": teacher, "languages": languages, "student": student}
+    return run(given | settings)

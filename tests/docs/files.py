@@ -31,8 +31,28 @@ def write_files(root: Path) -> None:
     make_teacher(root / "models/chinese-bert", lines["fr"], seed=2)
     both = [line for some in lines.values() for line in some]
     make_teacher(root / "models/multilingual-bert", both, seed=3, size=600, num_layers=4)
+    sentence_files(root, lines)
     for page, ours in {"ko": "ru", "zh": "en"}.items():
         for seed, split in enumerate(("train", "dev", "test")):
             columns(root / f"ner/{page}/{split}.bio", ours, seed)
             treebank(root / f"ud/{page}/{split}.conllu", ours, seed)
             squad(root / f"qa/{page}/{split}.json", ours, seed)
+
+
+def sentence_files(root: Path, lines: dict[str, list[str]]) -> None:
+    """A sentence encoder, parallel sentences and scored pairs."""
+    encoder = make_teacher(root / "models/sentence-encoder", lines["ru"] + lines["en"], seed=4)
+    modules = [("Transformer", ""), ("Pooling", "1_Pooling"), ("Normalize", "2_Normalize")]
+    entries = [{"path": path, "type": f"sentence_transformers.models.{name}"} for name, path in modules]
+    (encoder / "modules.json").write_text(json.dumps(entries), "utf-8")
+    (encoder / "1_Pooling").mkdir()
+    (encoder / "1_Pooling/config.json").write_text('{"pooling_mode_mean_tokens": true}', "utf-8")
+    (root / "parallel").mkdir()
+    (root / "sts").mkdir()
+    pairs = list(zip(lines["ru"], lines["en"], strict=True))
+    (root / "parallel/ko-en.tsv").write_text("\n".join("\t".join(pair) for pair in pairs[:150]), "utf-8")
+    for index, language in enumerate(("ko", "en")):
+        texts = [pair[index] for pair in pairs[150:160]]
+        (root / f"parallel/{language}.txt").write_text("\n".join(texts), "utf-8")
+    rows = [f"{pairs[i][0]}\t{pairs[i + 1][0]}\t{i % 6}" for i in range(160, 180)]
+    (root / "sts/ko.tsv").write_text("\n".join(["sentence1\tsentence2\tscore", *rows]), "utf-8")

@@ -41,6 +41,7 @@ LEFT_OUT: dict[str, dict[str, Any]] = {
     "extract": {**TEXT, "cost": {"rounds": 0}},
     "balance": {**LEARNED, "teachers": {"evaluations": 1}},
     "pretrain": LEARNED,
+    "embed": {"training": STEPS, "sentences": {"max_length": 32}, "vectors": {"precision": "float32"}},
     "probe": {"probing": {"num_seeds": 1, "epochs": 1}},
     "finetune": {
         "training": {name: STEPS[name] for name in ("max_steps", "per_device_train_batch_size", "bf16")},

@@ -40,6 +40,8 @@ def test_the_other_jobs_have_functions(extract_values, texts, tmp_path) -> None:
         pd.pretrain("x", {"en": {"text": str(texts["en"])}}, nonsense=1)
     with pytest.raises(RecipeError, match="nonsense"):
         pd.balance("x", {"en": {"text": str(texts["en"])}}, nonsense=1)
+    with pytest.raises(RecipeError, match="nonsense"):
+        pd.embed("x", "teacher", {"en": {"text": str(texts["en"])}}, "student", nonsense=1)
     given = {key: extract_values.pop(key) for key in ("name", "teacher", "language", "text")}
     extract_values.pop("recipe")
     extract_values["training"] = extract_values["training"] | {"max_steps": 2}

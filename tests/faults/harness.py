@@ -116,6 +116,15 @@ def recipes(root: Path, teachers: dict, multilingual: Path) -> dict[str, dict]:
             "model": model,
             "evaluation": EVALUATION,
         },
+        "embed": {
+            "recipe": "embed",
+            "teacher": str(multilingual),
+            "student": {"model": str(teachers["en"]), "projection": True},
+            "languages": both,
+            "sentences": {"max_length": 32, "held_out_share": 0.1},
+            "vectors": {"precision": "float32"},
+            "training": TRAINING,
+        },
         "finetune": {
             "recipe": "finetune",
             "models": {name: str(teachers[name]) for name in ("en", "ru")},

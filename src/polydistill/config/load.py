@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from polydistill.config.balance import BalanceRecipe
+from polydistill.config.embed import EmbedRecipe
 from polydistill.config.extract import ExtractRecipe
 from polydistill.config.finetune import FinetuneRecipe
 from polydistill.config.grid import GridRecipe
@@ -40,6 +41,8 @@ NAMED = {
     "after",
     "evaluation",
     "evaluation_texts",
+    "retrieval",
+    "similarity",
 }
 MAX_RECIPE_BYTES = 1 << 20
 KINDS: dict[str, type[RunRecipe]] = {
@@ -50,6 +53,7 @@ KINDS: dict[str, type[RunRecipe]] = {
     "probe": ProbeRecipe,
     "grid": GridRecipe,
     "finetune": FinetuneRecipe,
+    "embed": EmbedRecipe,
 }
 # Settings of a grid that are recipes: each is loaded by itself.
 WITHIN_GRID = ("base", "runs", "variants", "after")

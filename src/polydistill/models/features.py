@@ -210,3 +210,10 @@ def output_layer(model: PreTrainedModel) -> tuple[Tensor, Tensor | None]:
     """The output layer's weight [V, E] and its bias [V] or None."""
     layer: Any = output_embeddings(model)
     return layer.weight, getattr(layer, "bias", None)
+
+
+def output_layer_or_none(model: Any) -> tuple[Tensor, Tensor | None]:
+    """As `output_layer`; an empty weight for a model without output embeddings, as a sentence encoder."""
+    if model.get_output_embeddings() is None:
+        return torch.empty(0, 0), None
+    return output_layer(model)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from polydistill.pipelines import pretrain
 from polydistill.pipelines.balance import pipeline as balance
+from polydistill.pipelines.embed import pipeline as embed
 from polydistill.pipelines.extract import pipeline as extract
 from polydistill.pipelines.finetune import pipeline as finetune
 from polydistill.pipelines.grid import pipeline as grid
@@ -18,5 +19,6 @@ PIPELINES: Pipelines = {
     "pretrain": pretrain.PIPELINE,
     "probe": probe.PIPELINE,
     "finetune": finetune.PIPELINE,
+    "embed": embed.PIPELINE,
     "grid": grid.PIPELINE,
 }

@@ -14,6 +14,7 @@ from polydistill.config.yaml_text import read_resolved
 from polydistill.disk import Json, read_json, read_record, refuse_links, write_text
 from polydistill.errors import RunFolderError
 from polydistill.reports.balance_page import gather_balance
+from polydistill.reports.embed_page import gather_embed
 from polydistill.reports.extract_page import gather_extract
 from polydistill.reports.finetune_page import gather_finetune
 from polydistill.reports.grid_page import gather_grid
@@ -51,6 +52,10 @@ def _corpora_and_stores(recipe: Json) -> list[str]:
     return _corpora(recipe) + stores
 
 
+def _sentences_and_vectors(recipe: Json) -> list[str]:
+    return [f"{kind}/{name}" for name in recipe["languages"] for kind in ("sentences", "vectors")]
+
+
 PAGES = {
     "merge": Page("merge.html.jinja", gather_merge, places=_corpora_and_stores),
     "extract": Page(
@@ -60,6 +65,7 @@ PAGES = {
     "balance": Page("balance.html.jinja", gather_balance),
     "probe": Page("probe.html.jinja", gather_probes, "probes.json"),
     "finetune": Page("finetune.html.jinja", gather_finetune, "finetune.json"),
+    "embed": Page("embed.html.jinja", gather_embed, "embed.json", _sentences_and_vectors),
     "grid": Page("grid.html.jinja", gather_grid, "grid.json"),
 }
 
@@ -87,7 +93,7 @@ def report_run(run: Path) -> Path:
         raise _not_evaluated(run, page.evaluated)
     for folder in artefacts_in(run):
         # Stores and corpora are large, and pages show only their counts.
-        if folder.relative_to(run).parts[0] not in ("store", "corpora"):
+        if folder.relative_to(run).parts[0] not in ("store", "corpora", "vectors"):
             check_artefact(folder)
     return _write(run, page.template, page.gather(run))
 

@@ -22,6 +22,7 @@ EVALUATED = {
     "probes.json": ("summary", "scores"),
     "grid.json": ("rows", "runs"),
     "finetune.json": ("done", "jobs", "scores"),
+    "embed.json": ("languages", "retrieval", "similarity", "models"),
 }
 
 
@@ -84,7 +85,7 @@ def check_records(run: Path) -> list[str]:
                 check_file(place, "statistics.json")
                 read_json(place / "statistics.json", dict)
         read.append(ARTEFACTS)
-    elif any((run / name).is_dir() for name in ("corpora", "store", "jobs")):
+    elif any((run / name).is_dir() for name in ("corpora", "store", "jobs", "vectors")):
         raise _gone(run / ARTEFACTS, "rerun the command: it is made again")
     for name, keys in EVALUATED.items():
         path = run / "evaluation" / name

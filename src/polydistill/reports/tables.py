@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from polydistill.disk import Json, read_json
+from polydistill.reports.card_embed import embed_rows, shown
 from polydistill.reports.card_results import FEW_MASKED, with_error
 from polydistill.reports.finetune_tables import finetune_tables
 from polydistill.reports.grid_tables import grid_tables
@@ -38,6 +39,8 @@ def results_table(path: Path) -> Table | Group:
         return Group(*probe_tables(path))
     if (path / "evaluation" / "finetune.json").is_file():
         return Group(*finetune_tables(path))
+    if (path / "evaluation" / "embed.json").is_file():
+        return _embed_table(path)
     results = check_evaluation(path / "evaluation" / "mlm.json")
     difference = summary_of(results)["D"]
     caption = CAPTION
@@ -96,6 +99,23 @@ def results_table(path: Path) -> Table | Group:
         return Group(table, _balance_table(difference), *probes)
     cost = path / "cost" / "cost.json"
     return Group(table, cost_tables(read_json(cost))) if cost.is_file() else table
+
+
+def _embed_table(path: Path) -> Table:
+    """The measures of a distilled sentence encoder, its start and its teacher."""
+    results = check_evaluation(path / "evaluation" / "embed.json")
+    table = Table(
+        title=escape(str(path)),
+        box=box.SIMPLE,
+        caption_justify="left",
+        caption="start: the student before training, with its linear layer fitted if it has one",
+    )
+    for name in ("measure", "on", "items", *results["models"]):
+        table.add_column(name, justify="left" if name in ("measure", "on") else "right")
+    for row in embed_rows(results):
+        cells = [shown(row["values"].get(model)) for model in results["models"]]
+        table.add_row(row["measure"], escape(row["on"]), f"{row['items']:,}", *cells)
+    return table
 
 
 def _balance_table(difference: dict[str, dict[str, dict[str, float]]]) -> Table:

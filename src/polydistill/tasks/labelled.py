@@ -44,7 +44,7 @@ class Choice:
 Example = TaggedSentence | LabelledText | Choice | Question
 
 
-class _Row(NamedTuple):
+class Row(NamedTuple):
     """A row of a table, and its place for messages."""
 
     where: str
@@ -72,7 +72,7 @@ def read_labelled(source: LabelledSource, kind: str, columns: Columns, *, field:
                 field, str(path), "no such file", f"check the path, which is relative to {Path.cwd()}"
             )
         if kind not in ("ner", "pos", "qa"):
-            rows = _table(path, columns, field)
+            rows = read_table(path, columns, field)
     examples: Sequence[Example]
     if rows is not None:
         examples = [_MAKERS[kind](row, kind, columns, field) for row in islice(rows, first, last)]
@@ -90,7 +90,8 @@ def read_labelled(source: LabelledSource, kind: str, columns: Columns, *, field:
     return examples
 
 
-def _table(path: Path, columns: Columns, field: str) -> Iterator[_Row]:
+def read_table(path: Path, columns: Columns, field: str) -> Iterator[Row]:
+    """The rows of a .tsv, .csv or .jsonl file; CorpusError, with file and line, for an unreadable one."""
     name = path.name
     for compression in COMPRESSIONS:
         name = name.removesuffix(compression)
@@ -107,7 +108,8 @@ def _table(path: Path, columns: Columns, field: str) -> Iterator[_Row]:
         )
 
 
-def _lines(path: Path, field: str) -> Iterator[str]:
+def whole_lines(path: Path, field: str) -> Iterator[str]:
+    """The lines of a file; CorpusError if one of them cannot be read."""
     dropped: Counter[str] = Counter()
     yield from read_lines(path, dropped, field=field, whole=True, most=MAX_TASK_BYTES)
     if dropped:
@@ -118,8 +120,8 @@ def _lines(path: Path, field: str) -> Iterator[str]:
         )
 
 
-def _json_lines(path: Path, field: str) -> Iterator[_Row]:
-    for number, line in enumerate(_lines(path, field), start=1):
+def _json_lines(path: Path, field: str) -> Iterator[Row]:
+    for number, line in enumerate(whole_lines(path, field), start=1):
         if not line.strip():
             continue
         try:
@@ -128,10 +130,10 @@ def _json_lines(path: Path, field: str) -> Iterator[_Row]:
             raise _bad(path, number, field, f"is not JSON ({error})") from None
         if not isinstance(row, dict):
             raise _bad(path, number, field, f"is a {type(row).__name__} instead of an object")
-        yield _Row(f"{path}, line {number}", row)
+        yield Row(f"{path}, line {number}", row)
 
 
-def _separated(path: Path, columns: Columns, field: str, *, tabs: bool) -> Iterator[_Row]:
+def _separated(path: Path, columns: Columns, field: str, *, tabs: bool) -> Iterator[Row]:
     """Rows of a table with tabs or commas.
 
     With tabs, quotation marks are plain text unless the recipe sets `quotes`: published sets have texts that
@@ -140,7 +142,7 @@ def _separated(path: Path, columns: Columns, field: str, *, tabs: bool) -> Itera
     quotes = not tabs if columns.quotes is None else columns.quotes
     csv.field_size_limit(MAX_FIELD_CHARACTERS)
     reader = csv.reader(
-        (line + "\n" for line in _lines(path, field)),
+        (line + "\n" for line in whole_lines(path, field)),
         delimiter="\t" if tabs else ",",
         strict=True,
         doublequote=True,
@@ -170,7 +172,7 @@ def _separated(path: Path, columns: Columns, field: str, *, tabs: bool) -> Itera
                     f"has {len(row)} fields and the header {len(header)}",
                     "correct the line, or set `columns.quotes`",
                 )
-            yield _Row(f"{path}, line {reader.line_num}", dict(zip(header, row, strict=True)))
+            yield Row(f"{path}, line {reader.line_num}", dict(zip(header, row, strict=True)))
     except csv.Error as error:
         raise _bad(
             path,
@@ -181,7 +183,7 @@ def _separated(path: Path, columns: Columns, field: str, *, tabs: bool) -> Itera
         ) from error
 
 
-def _value(row: _Row, column: str, name: str, field: str) -> Any:
+def _value(row: Row, column: str, name: str, field: str) -> Any:
     if column not in row.values:
         raise CorpusError(
             field,
@@ -192,7 +194,7 @@ def _value(row: _Row, column: str, name: str, field: str) -> Any:
     return row.values[column]
 
 
-def _string(row: _Row, column: str, name: str, field: str) -> str:
+def _string(row: Row, column: str, name: str, field: str) -> str:
     value = _value(row, column, name, field)
     if not isinstance(value, str):
         raise CorpusError(
@@ -204,7 +206,7 @@ def _string(row: _Row, column: str, name: str, field: str) -> str:
     return _whole(value, row, column, field)
 
 
-def _whole(text: str, row: _Row, column: str, field: str) -> str:
+def _whole(text: str, row: Row, column: str, field: str) -> str:
     if has_half_character(text):
         raise CorpusError(
             field, row.where, f"column {column!r} {HALF_CHARACTER}", "correct or remove the row"
@@ -212,21 +214,21 @@ def _whole(text: str, row: _Row, column: str, field: str) -> str:
     return text
 
 
-def _label(row: _Row, column: str, field: str) -> str:
+def _label(row: Row, column: str, field: str) -> str:
     value = _value(row, column, "label", field)
     if value is None or isinstance(value, list | dict) or not str(value).strip():
         raise CorpusError(field, row.where, f"column {column!r} holds no label", "correct or remove the row")
     return _whole(str(value).strip(), row, column, field)
 
 
-def _text(row: _Row, kind: str, columns: Columns, field: str) -> LabelledText:
+def _text(row: Row, kind: str, columns: Columns, field: str) -> LabelledText:
     texts = [_string(row, columns.text, "text", field)]
     if kind == "pairs":
         texts.append(_string(row, columns.pair, "pair", field))
     return LabelledText(tuple(texts), _label(row, columns.label, field))
 
 
-def _choice(row: _Row, kind: str, columns: Columns, field: str) -> Choice:
+def _choice(row: Row, kind: str, columns: Columns, field: str) -> Choice:
     premise = _string(row, columns.premise, "premise", field)
     if columns.question is not None:
         premise = f"{premise} {_string(row, columns.question, 'question', field)}"
@@ -245,11 +247,11 @@ def _choice(row: _Row, kind: str, columns: Columns, field: str) -> Choice:
     return Choice(premise, choices, right)
 
 
-def _question(row: _Row, kind: str, columns: Columns, field: str) -> Question:
+def _question(row: Row, kind: str, columns: Columns, field: str) -> Question:
     return row_question(row.values, row.where, field)
 
 
-def _tagged(row: _Row, kind: str, columns: Columns, field: str) -> TaggedSentence:
+def _tagged(row: Row, kind: str, columns: Columns, field: str) -> TaggedSentence:
     words = _value(row, columns.words, "words", field)
     tags = _value(row, columns.tags, "tags", field)
     if not isinstance(words, list) or not isinstance(tags, list) or len(words) != len(tags):
@@ -262,7 +264,7 @@ def _tagged(row: _Row, kind: str, columns: Columns, field: str) -> TaggedSentenc
     )
 
 
-_MAKERS: dict[str, Callable[[_Row, str, Columns, str], Example]] = {
+_MAKERS: dict[str, Callable[[Row, str, Columns, str], Example]] = {
     "classification": _text,
     "pairs": _text,
     "choice": _choice,
@@ -272,7 +274,7 @@ _MAKERS: dict[str, Callable[[_Row, str, Columns, str], Example]] = {
 }
 
 
-def _data_set(source: LabelledSource, kind: str, columns: Columns, field: str) -> Iterator[_Row]:
+def _data_set(source: LabelledSource, kind: str, columns: Columns, field: str) -> Iterator[Row]:
     """Rows of a data set; class indices become class names."""
     import datasets
 
@@ -287,7 +289,7 @@ def _data_set(source: LabelledSource, kind: str, columns: Columns, field: str) -
             loaded = datasets.load_dataset(place, source.config, split=source.split)
         names = {column: _class_names(feature) for column, feature in loaded.features.items()}
         for number, row in enumerate(loaded):
-            yield _Row(
+            yield Row(
                 f"{name}, row {number}",
                 {column: _named(value, names[column]) for column, value in row.items()},
             )

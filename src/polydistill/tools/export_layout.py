@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 from polydistill.disk import Json, links_in, read_json, write_json
 from polydistill.models.onnx_export import DATA
+from polydistill.models.sentence_files import MOST_TOKENS, write_modules
 from polydistill.tokenization.load import LoadedTokenizer
 from polydistill.tokenization.wordpiece import save_loaded
-from polydistill.tools.folders import MODULES, ModelFolder, SentenceFolder
+from polydistill.tools.folders import ModelFolder, SentenceFolder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
 # transformers.js looks for onnx/model<suffix>.onnx, and dtype `int8` is the suffix `_int8`; the onnx backend
 # of sentence-transformers takes onnx/model.onnx, or the file that it is told.
 FILES = {"onnx": "onnx/model.onnx", "int8": "onnx/model_int8.onnx"}
-POOLING = "1_Pooling"
-# A sentence encoder without positions of its own reads this many tokens.
-MOST_TOKENS = 512
 
 
 def write_beside(
@@ -46,40 +44,8 @@ def write_beside(
     if isinstance(source, SentenceFolder):
         source.copy_modules(folder)
     else:
-        write_modules(folder, tokenizer, width=original.config.hidden_size)
-
-
-def write_modules(folder: Path, tokenizer: LoadedTokenizer, *, width: int) -> None:
-    """Write what makes a model's folder one of sentence-transformers: the mean of a text's hidden states.
-
-    width  of a hidden state
-    The names are those of version 2, which every later version reads.
-    """
-    modules = [("Transformer", ""), ("Pooling", POOLING)]
-    write_json(
-        folder / MODULES,
-        [
-            {"idx": index, "name": str(index), "path": path, "type": f"sentence_transformers.models.{name}"}
-            for index, (name, path) in enumerate(modules)
-        ],
-    )
-    (folder / POOLING).mkdir()
-    write_json(
-        folder / POOLING / "config.json",
-        {
-            "word_embedding_dimension": width,
-            "pooling_mode_cls_token": False,
-            "pooling_mode_mean_tokens": True,
-            "pooling_mode_max_tokens": False,
-            "pooling_mode_mean_sqrt_len_tokens": False,
-        },
-    )
-    length = min(tokenizer.max_length, MOST_TOKENS)
-    write_json(folder / "sentence_bert_config.json", {"max_seq_length": length, "do_lower_case": False})
-    write_json(
-        folder / "config_sentence_transformers.json",
-        {"prompts": {}, "default_prompt_name": None, "similarity_fn_name": "cosine"},
-    )
+        length = min(tokenizer.max_length, MOST_TOKENS)
+        write_modules(folder, width=original.config.hidden_size, max_length=length)
 
 
 def write_browser_settings(folder: Path, *, int8: bool) -> None:

@@ -35,6 +35,9 @@ PLACES = (
     "labels/*/*",
     "jobs/*/*/*",
     "probes/*/*",
+    "sentences/*",
+    "vectors/*",
+    "projection",
     "cost",
     "evaluation/mlm",
 )
@@ -85,14 +88,13 @@ def _expected(run: Path) -> list[Path]:
         for name, place in places.items()
         if place.is_relative_to(run) or not name.startswith("teachers/")
     ]
-    last = max((place for place, name in enumerate(CHAIN) if (run / name / STAMP).is_file()), default=-1)
-    if (run / "report" / "index.html").is_file() and check_recipe(run)["recipe"] in (
-        "merge",
-        "extract",
-        "pretrain",
-    ):
-        last = len(CHAIN) - 1
-    own += [run / name for name in CHAIN[: last + 1]]
+    kind = check_recipe(run)["recipe"] if (run / "recipe.yaml").is_file() else ""
+    # An embed run's student brings its tokenizer.
+    chain = CHAIN[1:] if kind == "embed" else CHAIN
+    last = max((place for place, name in enumerate(chain) if (run / name / STAMP).is_file()), default=-1)
+    if (run / "report" / "index.html").is_file() and kind in ("merge", "extract", "pretrain", "embed"):
+        last = len(chain) - 1
+    own += [run / name for name in chain[: last + 1]]
     for pattern in PLACES:
         own += [
             path

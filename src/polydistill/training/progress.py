@@ -70,10 +70,11 @@ class Progress(TrainerCallback):
         kd = f"kd {logs['kd_loss']:.3f}  " if "kd_loss" in logs else ""
         states = "".join(
             f"{name} {logs[f'{name}_loss']:.3f}  "
-            for name in ("logits", "cosine", "relation")
+            for name in ("vector", "logits", "cosine", "relation")
             if f"{name}_loss" in logs
         )
-        self.losses = f"{kd}mlm {logs.get('mlm_loss', logs['loss']):.3f}  {states}{languages}".rstrip()
+        mlm = "" if "vector_loss" in logs else f"mlm {logs.get('mlm_loss', logs['loss']):.3f}  "
+        self.losses = f"{kd}{mlm}{states}{languages}".rstrip()
         self.say(
             f"step {state.global_step}/{state.max_steps}  {self.losses}  {clock(self._left(state))} left"
         )

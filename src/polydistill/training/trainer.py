@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.profiler import record_function
 from transformers.trainer_utils import EvalLoopOutput
 
-from polydistill.models.features import output_layer
+from polydistill.models.features import output_layer_or_none
 from polydistill.training.data import LanguageDataset, StepSize, TrainingExample
 from polydistill.training.nonfinite import Batch, Origin, Samples, WatchedTrainer
 from polydistill.training.objectives import Counts, Objective, Progress
@@ -104,7 +104,7 @@ class DistillationTrainer(WatchedTrainer):
             counts = Counts(*self.step_size, processes=self.accelerator.num_processes)
         else:
             counts = Counts(max(1, len(inputs["positions"])), max(1, int(inputs["attention_mask"].sum())))
-        head = output_layer(self.accelerator.unwrap_model(model))
+        head = output_layer_or_none(self.accelerator.unwrap_model(model))
         loss, sums = self.objective(model, head, inputs, counts, self.progress)
         if model.training:
             self.check(loss)

@@ -17,7 +17,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from polydistill.errors import ModelError
 from polydistill.models.gliner import PREFIX, load_gliner
-from polydistill.tools.export_layout import write_modules
+from polydistill.models.sentence_files import write_modules
 from polydistill.tools.folders import SentenceFolder
 from polydistill.tools.trim import trim_vocabulary
 
@@ -174,11 +174,8 @@ def test_a_repository_of_the_hub_is_trimmed_with_its_modules(tmp_path, teachers,
     assert "base_model:\n- me/sentences" in (tmp_path / "out/README.md").read_text("utf-8")
 
 
-def test_modules_of_ours_are_those_of_sentence_transformers(tmp_path, teachers) -> None:
-    from polydistill.tokenization.load import load_tokenizer
-
-    tokenizer = load_tokenizer(str(teachers["en"]))
-    write_modules(tmp_path, tokenizer, width=32)
+def test_modules_of_ours_are_those_of_sentence_transformers(tmp_path) -> None:
+    write_modules(tmp_path, width=32, max_length=64)
     modules = json.loads((tmp_path / "modules.json").read_text("utf-8"))
     assert [(module["type"], module["path"]) for module in modules] == [
         (NAMES[0], ""),

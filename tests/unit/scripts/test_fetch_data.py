@@ -85,6 +85,9 @@ class Small:
             return IOB2.encode()
         if "klue-ner" in url:
             return "\n\n".join([KLUE] * 5000).encode()
+        if "klue-sts" in url:
+            labels = {"label": 3.3, "real-label": 3.285714285714286, "binary-label": 1}
+            return json.dumps([{"sentence1": "a b", "sentence2": "c", "labels": labels}]).encode()
         if "masakhane-pos" in url:
             return b"Jambo INTJ\n. PUNCT\n\nHabari NOUN\n"
         if "masakhane-ner" in url:
@@ -175,6 +178,9 @@ def test_polydistill_reads_what_is_laid_out(laid_out) -> None:
     assert len(json.loads(texts(data / "qa/mlqa/zh/dev.json.xz"))["data"]) == 1
     # Headings go, blanks are one, and it ends after the characters that are asked for.
     assert texts(data / "corpora/fr.txt.xz") == "A paragraph of more than twenty characters.\n" * 3
+    assert texts(data / "cls/sts/ko/dev.tsv.xz") == (
+        "sentence1\tsentence2\tlabel\na b\tc\t3.285714285714286\n"
+    )
     assert texts(data / "cls/pawsx/de/dev.tsv.xz") == 'sentence1\tsentence2\tlabel\nA "b" c\td\t1\n'
 
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from polydistill.disk import Json, read_json
+from polydistill.reports.card_embed import embed_rows
 
 
 def grid_rows(folder: Path, name: str) -> list[Json]:
-    """One row for each language, text, model and tokenizer of a run, and each task of its probes and
-    fine-tuning.
+    """One row for each language, text, model and tokenizer of a run, each task of its probes and
+    fine-tuning, and each measure of a sentence encoder.
     """
-    mlm, probes, tuned = (folder / "evaluation" / f"{kind}.json" for kind in ("mlm", "probes", "finetune"))
+    mlm, probes, tuned, embedded = (
+        folder / "evaluation" / f"{kind}.json" for kind in ("mlm", "probes", "finetune", "embed")
+    )
     rows: list[Json] = []
     if mlm.is_file():
         rows += [
@@ -50,6 +53,13 @@ def grid_rows(folder: Path, name: str) -> list[Json]:
             for metric, models in metrics.items()
             for model, targets in models.items()
             for target, cell in targets.items()
+        ]
+    if embedded.is_file():
+        rows += [
+            _of_task(name, row["on"], model, row["measure"], {"mean": value, "deviation": None})
+            for row in embed_rows(read_json(embedded, dict))
+            for model, value in row["values"].items()
+            if value is not None
         ]
     return rows
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from polydistill.config.shared import Source, TextRecipe
+from polydistill.config.shared import RunRecipe, Source
 from polydistill.corpora.chinese import Script, count_scripts, named_script
 from polydistill.corpora.language import can_identify, other_language
 from polydistill.corpora.sources import read_texts
@@ -16,7 +16,7 @@ from polydistill.pipelines.stages.conflicts import Conflict
 MIXED = 0.1
 
 
-def wrong_languages(recipe: TextRecipe) -> list[Conflict]:
+def wrong_languages(recipe: RunRecipe) -> list[Conflict]:
     """A conflict for each source most of whose first lines are in another language or in other characters.
 
     Nothing is said of languages that have no ISO 639-1 code, or if py3langid is not installed; Chinese
@@ -41,13 +41,13 @@ def wrong_languages(recipe: TextRecipe) -> list[Conflict]:
     return conflicts
 
 
-def _language(recipe: TextRecipe, place: str) -> str:
+def _language(recipe: RunRecipe, place: str) -> str:
     """The language of a field with text."""
     parts = place.split(".")
     return parts[1] if parts[0] == "languages" else str(getattr(recipe, "language", ""))
 
 
-def _chinese_scripts(recipe: TextRecipe) -> list[Conflict]:
+def _chinese_scripts(recipe: RunRecipe) -> list[Conflict]:
     """Conflicts of Chinese texts that mix simplified and traditional characters, or differ in them: the same
     sentence in both is two to a model, so neither a line that occurs twice nor a held-out text is known by
     it.
