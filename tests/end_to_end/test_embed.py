@@ -1,6 +1,5 @@
 """Sentence encoders distilled from stored vectors: whole runs, resumed ones, reuse, plans and errors."""
 
-import io
 import json
 import re
 import shutil
@@ -10,21 +9,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import yaml
-from rich.console import Console
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from scipy.stats import spearmanr
-from tests.conftest import bundled_lines, make_teacher
+from tests.conftest import bundled_lines
+from tests.embedding import make_data, recipe_of, run
 from tests.end_to_end.test_merge import polydistill, write_recipe
 from transformers import AutoModel, AutoTokenizer
 
 import polydistill as pd
-from polydistill.config.load import load_recipe, parse_recipe
+from polydistill.config.load import parse_recipe
 from polydistill.errors import UserError
 from polydistill.models.sentence_files import read_sentence_files
 from polydistill.models.sentences import load_sentence_encoder
 from polydistill.pipelines.embed import vectors as vector_stage
-from polydistill.pipelines.plan import plan_recipe
 from polydistill.pipelines.run import run_recipe
 from polydistill.reports.page import report_run
 from polydistill.tools.verify import verify_run
@@ -33,69 +30,8 @@ from polydistill.training.vectors import VectorObjective
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
-    """A teacher and a student of other width and vocabulary, text, translations and test sentences."""
-    root = tmp_path_factory.mktemp("embed")
-    english, french = bundled_lines("en", 700), bundled_lines("fr", 300)
-    make_teacher(root / "teacher", english, seed=1)
-    make_teacher(root / "narrow", english + french, seed=2, size=300, num_layers=1)
-    # A student of 32 numbers learns vectors of 8.
-    modules = [("Transformer", ""), ("Pooling", "1_Pooling"), ("Dense", "2_Dense"), ("Normalize", "3_Norm")]
-    (root / "teacher/modules.json").write_text(
-        json.dumps(
-            [{"type": f"sentence_transformers.models.{name}", "path": path} for name, path in modules]
-        ),
-        "utf-8",
-    )
-    (root / "teacher/1_Pooling").mkdir()
-    (root / "teacher/1_Pooling/config.json").write_text('{"pooling_mode_mean_tokens": true}', "utf-8")
-    (root / "teacher/2_Dense").mkdir()
-    (root / "teacher/2_Dense/config.json").write_text(
-        '{"activation_function": "torch.nn.modules.activation.Tanh"}', "utf-8"
-    )
-    torch.manual_seed(9)
-    weights = {"linear.weight": torch.randn(8, 32), "linear.bias": torch.randn(8)}
-    save_file(weights, root / "teacher/2_Dense/model.safetensors")
-    (root / "en.txt").write_text("\n".join(english[:500]), "utf-8")
-    pairs = [f"{one}\t{other}" for one, other in zip(english[500:620], french, strict=False)]
-    (root / "pairs.tsv").write_text("\n".join(pairs), "utf-8")
-    (root / "test.en.txt").write_text("\n".join(english[620:640]), "utf-8")
-    (root / "test.fr.txt").write_text("\n".join(french[-20:]), "utf-8")
-    rows = [f"{english[i]}\t{english[i + 1]}\t{i % 5}.5" for i in range(650, 690)]
-    (root / "sts.tsv").write_text("\n".join(["sentence1\tsentence2\tscore", *rows]), "utf-8")
-    return root
-
-
-def recipe_of(data: Path, output: Path, **changes: object) -> dict:
-    return {
-        "recipe": "embed",
-        "name": "small",
-        "output": str(output),
-        "teacher": str(data / "teacher"),
-        "student": str(data / "narrow"),
-        "languages": {"en": {"text": str(data / "en.txt")}, "fr": {"translations": str(data / "pairs.tsv")}},
-        "sentences": {"max_length": 32, "held_out_share": 0.1},
-        "training": {
-            "max_steps": 100,
-            "per_device_train_batch_size": 16,
-            "learning_rate": 5e-3,
-            "logging_steps": 10,
-            "save_steps": 20,
-            "bf16": False,
-            "report_to": [],
-        },
-        "vectors": {"precision": "float32"},
-        "evaluation": {
-            "retrieval": {
-                "pair": {"files": {"en": str(data / "test.en.txt"), "fr": str(data / "test.fr.txt")}}
-            },
-            "similarity": {"sts": str(data / "sts.tsv")},
-        },
-    } | changes
-
-
-def run(values: dict) -> tuple[Path, list[str]]:
-    lines: list[str] = []
-    return run_recipe(parse_recipe(values), show=lines.append), lines
+    """See `make_data`."""
+    return make_data(tmp_path_factory.mktemp("embed"))
 
 
 @pytest.fixture(scope="module")
@@ -357,56 +293,3 @@ def test_a_grid_compares_losses(data, tmp_path) -> None:
     measures = Counter((row["run"], row["measure"]) for row in rows if row["model"] == "student")
     assert measures["cosine", "Spearman"] == measures["mse", "Spearman"] == 1
     assert measures["mse", "cosine with the teacher"] == 2
-
-
-def planned(values: dict) -> tuple[list, str]:
-    console = Console(width=200, record=True, file=io.StringIO())
-    return plan_recipe(parse_recipe(values), (), console), console.export_text()
-
-
-def test_a_plan_shows_sizes_and_every_error(data, tmp_path) -> None:
-    conflicts, shown = planned(recipe_of(data, tmp_path / "run"))
-    assert conflicts == []
-    assert "x 8 float16" in shown
-    assert "projected to 8" in shown
-    assert "train 100 steps" in shown
-    assert not (tmp_path / "run").exists()
-    values = recipe_of(
-        data,
-        tmp_path / "run",
-        student={"model": str(data / "narrow"), "projection": False},
-        languages={"en": {"text": str(data / "test.en.txt")}},
-    )
-    conflicts, _ = planned(values)
-    assert [(each.level, "student.projection" in each.what) for each in conflicts] == [("error", True)]
-
-
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"teacher": "nowhere/at/all"}, "nowhere/at/all.*no such folder"),
-        ({"sentences": {"max_length": 65}}, r"sentences\.max_length 65: the student reads at most 64"),
-        ({"languages": {"en": {}}}, "give `text`, `translations`, or both"),
-        ({"languages": {"en": {"text": "gone.txt"}}}, r"languages\.en\.text\[0\].*no such file"),
-        ({"languages": {"en": {"translations": "gone.tsv"}}}, r"translations\[0\].*no such file"),
-        ({"loss": "l1"}, "loss 'l1'"),
-        ({"training": {"max_steps": 0}}, "training.max_steps"),
-        ({"evaluation": {"similarity": {"sts": "gone.tsv"}}}, r"evaluation\.similarity\.sts\.path.*no such"),
-        ({"evaluation": {"retrieval": {"x": {"files": {"en": "a.txt"}}}}}, "at least 2"),
-    ],
-)
-def test_bad_input_is_told_before_anything_is_written(data, tmp_path, changes, said) -> None:
-    with pytest.raises(UserError, match=said):
-        run(recipe_of(data, tmp_path / "run", **changes))
-    assert not (tmp_path / "run/student").exists()
-    assert not (tmp_path / "run/sentences").exists()
-
-
-def test_null_removes_an_entry_of_an_extended_recipe(data, tmp_path) -> None:
-    (tmp_path / "base.yaml").write_text(yaml.safe_dump(recipe_of(data, tmp_path / "run")), "utf-8")
-    (tmp_path / "less.yaml").write_text(
-        "extends: base.yaml\nlanguages: {fr: null}\nevaluation: {retrieval: {pair: null}}\n", "utf-8"
-    )
-    loaded = load_recipe(tmp_path / "less.yaml", ["evaluation.similarity.sts=null"])
-    assert list(loaded.languages) == ["en"]
-    assert (loaded.evaluation.retrieval, loaded.evaluation.similarity) == ({}, {})

@@ -125,14 +125,18 @@ def recipes(root: Path, teachers: dict, multilingual: Path) -> dict[str, dict]:
             "vectors": {"precision": "float32"},
             "training": TRAINING,
         },
-        "finetune": {
-            "recipe": "finetune",
-            "models": {name: str(teachers[name]) for name in ("en", "ru")},
-            "num_seeds": 1,
-            "tasks": {kind: finetuning.task(root, kind) for kind in ("ner", "qa")},
-            "training": finetuning.SMALL,
-            "bootstrap_samples": 100,
-        },
+        "finetune": _finetune(root, teachers),
+    }
+
+
+def _finetune(root: Path, teachers: dict) -> dict:
+    return {
+        "recipe": "finetune",
+        "models": {name: str(teachers[name]) for name in ("en", "ru")},
+        "num_seeds": 1,
+        "tasks": {kind: finetuning.task(root, kind) for kind in ("ner", "qa")},
+        "training": finetuning.SMALL,
+        "bootstrap_samples": 100,
     }
 
 

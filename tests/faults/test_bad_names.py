@@ -105,6 +105,7 @@ def refusal(values: dict) -> str:
             GRID | {"runs": {"evaluation": {}}},
             "runs.evaluation: the name is reserved for a folder of the grid's own",
         ),
+        (GRID | {"runs": {"words": {}}}, "runs.words: the name is reserved for a folder of the grid's own"),
         (GRID | {"runs": {"report": {}}}, "runs.report: the name is reserved for a folder of the grid's own"),
         (GRID | {"runs": {"recipe.yaml": {}}}, "runs.recipe.yaml 'recipe.yaml': names that end in .yaml"),
         (GRID | {"variants": {"x.tmp": {}}}, "variants.x.tmp 'x.tmp': names that end in .tmp"),

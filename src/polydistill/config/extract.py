@@ -238,7 +238,7 @@ class Cost(Settings):
 
 
 # The learning rate of a teacher's further training, TrainingArguments' own default. The student's is ten
-# times as high: it mends layers that were put together anew, and would make a whole model forget.
+# times as high: it repairs layers that were put together anew, and would make a whole model forget.
 ADAPT_RATE = 5e-5
 
 

@@ -19,6 +19,7 @@ def _as_changes(value: object) -> object:
 RUNS_RESERVED = {
     "evaluation": "a folder of the grid's own",
     "report": "a folder of the grid's own",
+    "words": "a folder of the grid's own",
     "run.log.1": "the grid's earlier log",
     "teacher": "the teachers in the grid's table",
 }

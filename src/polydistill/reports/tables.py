@@ -41,6 +41,11 @@ def results_table(path: Path) -> Table | Group:
         return Group(*finetune_tables(path))
     if (path / "evaluation" / "embed.json").is_file():
         return _embed_table(path)
+    return _mlm_table(path)
+
+
+def _mlm_table(path: Path) -> Table | Group:
+    """The table of masked tokens, with a balanced run's differences or the cost of serving below."""
     results = check_evaluation(path / "evaluation" / "mlm.json")
     difference = summary_of(results)["D"]
     caption = CAPTION

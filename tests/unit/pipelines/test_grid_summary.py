@@ -5,6 +5,8 @@ import pytest
 from tests.end_to_end.test_grid import grid
 
 from polydistill.evaluation.uncertainty import paired_difference
+from polydistill.evaluation.words import Words
+from polydistill.pipelines.grid import words as grid_words
 from polydistill.pipelines.grid.children import children_of, places_of
 from polydistill.pipelines.grid.summary import summary
 
@@ -161,3 +163,52 @@ def test_seeds_whose_examples_cannot_be_aligned_count_as_one_text(tmp_path) -> N
         widths.append(difference["high"] - difference["low"])
     # Independent ranks: aligned, their mean varies by the square root of two less.
     assert widths[1] == pytest.approx(np.sqrt(2) * widths[0], rel=0.1)
+
+
+def test_fewer_nats_are_better(tmp_path) -> None:
+    characters = np.array([20.0, 30.0, 10.0, 40.0] * 25)
+    noise = np.random.default_rng(0).normal(0, 0.01, len(characters))
+    nats = {"one": 2.0 * characters, "two": (1.5 + noise) * characters, "three": (2.5 + noise) * characters}
+    counts = {run: np.stack([each, characters], 1) for run, each in nats.items()}
+    (tmp_path / "words").mkdir()
+    np.savez(
+        tmp_path / "words" / "arrays.npz",
+        **{grid_words.array_of(run, "ko", "held_out"): each for run, each in counts.items()},
+    )
+    words = {"tokenizer": "same words", "teacher": None, "measure": "nats/char"}
+    rows = [row(run, "student", each[:, 0].sum() / characters.sum()) | words for run, each in counts.items()]
+    found = summarised(tmp_path, {}, rows, runs={run: {} for run in nats})[0]
+    assert {run: cell["verdict"] for run, cell in found["differences"].items()} == {
+        "two": "better",
+        "three": "worse",
+    }
+    two = found["differences"]["two"]
+    assert two["value"] == pytest.approx(-0.5, abs=0.01)
+    assert two["low"] < two["value"] < two["high"] < 0
+    assert two["knows"] == "items"
+
+
+def test_a_text_without_a_word_to_hide_has_no_row(tmp_path, monkeypatch) -> None:
+    """Its nats per character would be 0 / 0; what the others have together leaves it out."""
+    measured = {
+        "ko": Words(np.array([3.0, 5.0]), np.array([2, 4])),
+        "zh": Words(np.array([0.0]), np.array([0])),
+        "en": Words(np.array([4.0]), np.array([4])),
+    }
+    monkeypatch.setattr(grid_words, "student_corpora", lambda _: dict.fromkeys(measured, tmp_path))
+    monkeypatch.setattr(grid_words, "text_files", lambda _: {"held_out": None, "news": None})
+    monkeypatch.setattr(grid_words, "measure_words", lambda _, language, *__: [measured[language]])
+    recipe = grid(output=str(tmp_path), runs={"one": {}})
+    arrays = grid_words._measure(["one"], children_of(recipe), None)
+    assert list(arrays) == [
+        "one/ko/held_out",
+        "one/ko/news",
+        "one/en/held_out",
+        "one/en/news",
+        "one/all languages/held_out",
+    ]
+    made = {name: grid_words._row(name, counts) for name, counts in arrays.items()}
+    assert made["one/ko/news"]["value"] == pytest.approx(8 / 6)
+    together = made["one/all languages/held_out"]
+    assert together["value"] == pytest.approx(12 / 10)
+    assert (together["run"], together["place"], together["examples"]) == ("one", "all languages, held_out", 3)

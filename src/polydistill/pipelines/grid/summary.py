@@ -16,7 +16,7 @@ from polydistill.config.grid import GridRecipe
 from polydistill.config.shared import RunRecipe
 from polydistill.disk import Json, hash_text
 from polydistill.evaluation.verdicts import holm, verdict
-from polydistill.pipelines.grid.words import WORDS, array_of
+from polydistill.pipelines.grid.words import ARRAYS, WORDS, array_of
 from polydistill.reports.grid_page import LESS_IS_BETTER, NATS, column_of
 from polydistill.tasks.estimates import Estimate, Variant, difference_estimates, level_estimates
 from polydistill.tasks.predictions import predicted_items, stored_rows
@@ -158,7 +158,7 @@ def _deviation(by_seed: Mapping[int | None, Json]) -> float | None:
 def _cell(recipe: GridRecipe, child: RunRecipe, row: Json) -> Cell | None:
     """A row's items; None where none are kept, as of probes."""
     if row["measure"] == NATS:
-        return _worded(recipe.folder / WORDS / "arrays.npz", row)
+        return _worded(recipe.folder / WORDS / ARRAYS, row)
     if "task" in row and isinstance(child, FinetuneRecipe):
         return _tuned(child, row)
     if row["measure"] == MRR:
@@ -212,7 +212,7 @@ def _ranked(folder: Path, row: Json) -> Cell | None:
 def _worded(path: Path, row: Json) -> Cell:
     """Examples as items: nats of hidden words, and their characters."""
     counts = _arrays(path, path.stat().st_mtime_ns)[array_of(row["run"], row["language"], row["text"])]
-    # Equal characters in every example are the same words of the same examples: corpora are those of a seed.
+    # Equal characters in every example are the same words of the same examples, whatever the seed.
     texts = f"{row['place']} {hash_text(counts[:, 1].tobytes().hex())}"
     return Cell([Items({NATS: counts})], texts, texts)
 

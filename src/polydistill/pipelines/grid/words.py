@@ -9,28 +9,29 @@ import numpy as np
 import numpy.typing as npt
 
 from polydistill.config.shared import Evaluation, RunRecipe
-from polydistill.disk import Json, fingerprint, hash_folder, read_json, write_json
+from polydistill.disk import Json, fingerprint, hash_folder
 from polydistill.evaluation.readers import text_files
 from polydistill.evaluation.words import WORDS_VERSION, corpora_prints, measure_words, student_corpora
 from polydistill.pipelines.run_folder import Run
 from polydistill.reports.grid_page import NATS
 
 # The artefact, in the grid's folder.
-WORDS = "words"
+WORDS, ARRAYS = "words", "arrays.npz"
 HELD_OUT, ALL = "held_out", "all languages"
 Counts = npt.NDArray[np.float64]
 
 
 def word_rows(run: Run, children: Mapping[str, RunRecipe]) -> list[Json]:
     """One row for each language and text of every student with rivals of the same text and other
-    vocabularies, and `words/arrays.npz` with [E, 2] nats and characters of each example.
+    vocabularies, and one for the held-out texts of all languages together.
 
-    Only runs of the same corpora hide the same words, hence of one seed.
+    `words/arrays.npz` has, for each row, [E, 2] nats and characters of each example: see `array_of`. Runs of
+    the same corpora hide the same words, whatever their seeds.
     """
     groups = _groups(children)
     if not groups:
         return []
-    settings = {names[0]: _settings(children[names[0]]) for names in groups}
+    settings = [_settings(children[names[0]]) for names in groups]
     inputs = {
         "stage": WORDS,
         "version": WORDS_VERSION,
@@ -38,58 +39,55 @@ def word_rows(run: Run, children: Mapping[str, RunRecipe]) -> list[Json]:
             {
                 "students": {name: _student(children[name].folder) for name in names},
                 "corpora": corpora_prints(student_corpora(children[names[0]].folder)),
-                "settings": settings[names[0]].model_dump(mode="json"),
+                "settings": of_group.model_dump(mode="json"),
             }
-            for names in groups
+            for names, of_group in zip(groups, settings, strict=True)
         ],
     }
 
     def write(folder: Path) -> None:
         arrays: dict[str, Counts] = {}
-        rows: list[Json] = []
-        for names in groups:
+        for names, of_group in zip(groups, settings, strict=True):
             run.say(f"likelihood of the same hidden words: {', '.join(names)}")
-            _measure(names, children, settings[names[0]], arrays, rows)
-        np.savez_compressed(folder / "arrays.npz", **arrays)  # type: ignore[arg-type]
-        write_json(folder / "rows.json", {"rows": rows})
+            arrays |= _measure(names, children, of_group)
+        np.savez_compressed(folder / ARRAYS, **arrays)  # type: ignore[arg-type]
 
     made = run.make(WORDS, inputs, write)
-    return list(read_json(made.path / "rows.json")["rows"])
+    with np.load(made.path / ARRAYS, allow_pickle=False) as arrays:
+        return [_row(name, arrays[name]) for name in arrays.files]
 
 
-def _measure(
-    names: list[str],
-    children: Mapping[str, RunRecipe],
-    settings: Evaluation,
-    arrays: dict[str, Counts],
-    rows: list[Json],
-) -> None:
-    """Measure a group's students on every text, and on the held-out texts of all languages together."""
+def _measure(names: list[str], children: Mapping[str, RunRecipe], settings: Evaluation) -> dict[str, Counts]:
+    """A group's students on every text that has a word to hide, and on all held-out texts together."""
     folders = [children[name].folder for name in names]
+    arrays: dict[str, Counts] = {}
     held_out: dict[str, list[Counts]] = {}
     for language, corpus in student_corpora(folders[0]).items():
         for text, examples in text_files(corpus).items():
-            measured = measure_words(folders, language, examples, settings)
-            for name, words in zip(names, measured, strict=True):
+            for name, words in zip(names, measure_words(folders, language, examples, settings), strict=True):
+                if not words.characters.any():
+                    continue
                 counts = np.stack([words.nats, words.characters.astype(np.float64)], 1)
                 arrays[array_of(name, language, text)] = counts
-                rows.append(_row(name, language, text, counts))
                 if text == HELD_OUT:
                     held_out.setdefault(name, []).append(counts)
-    for name, each in held_out.items():
-        if len(each) > 1:
-            counts = arrays[array_of(name, ALL, HELD_OUT)] = np.concatenate(each)
-            rows.append(_row(name, ALL, HELD_OUT, counts))
+    together = {
+        array_of(name, ALL, HELD_OUT): np.concatenate(each)
+        for name, each in held_out.items()
+        if len(each) > 1
+    }
+    return arrays | together
 
 
 def array_of(run: str, language: str, text: str) -> str:
-    """The name of a row's array, [E, 2]: nats and characters of each example."""
+    """The name of a row's array; names of runs, languages and texts have no slash."""
     return f"{run}/{language}/{text}"
 
 
-def _row(name: str, language: str, text: str, counts: Counts) -> Json:
+def _row(array: str, counts: Counts) -> Json:
+    run, language, text = array.split("/")
     return {
-        "run": name,
+        "run": run,
         "place": f"{language}, {text}",
         "language": language,
         "text": text,

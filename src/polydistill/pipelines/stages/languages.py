@@ -48,41 +48,28 @@ def _language(recipe: RunRecipe, place: str) -> str:
 
 
 def _chinese_scripts(recipe: RunRecipe) -> list[Conflict]:
-    """Conflicts of Chinese texts that mix simplified and traditional characters, or differ in them: the same
-    sentence in both is two to a model, so neither a line that occurs twice nor a held-out text is known by
-    it.
+    """Conflicts of Chinese texts that mix simplified and traditional characters, or evaluate on others.
+
+    A sentence in both is two sentences to every check for repeats, of training and of held-out text.
     """
     conflicts: list[Conflict] = []
-    wanted: dict[str, Script] = {}
-    for place, sources in recipe.texts.items():
+    # Language → the script of its training text, which comes first.
+    scripts: dict[str, Script] = {}
+    for place, sources in (recipe.texts | recipe.further_texts).items():
         language = _language(recipe, place)
-        if not _is_chinese(language):
+        if not _is_chinese(language) or not (found := _count(sources, place)):
             continue
-        found = _count(sources, place)
-        if not found:
-            continue
-        main = named_script(language) or found.most_common(1)[0][0]
-        wanted[language] = main
+        trains = place in recipe.texts
+        main = scripts.setdefault(language, named_script(language) or found.most_common(1)[0][0])
         others = found.total() - found[main]
         if others > MIXED * found.total():
+            what = f"{place}: {others} of {found.total()} lines are not in {main} characters"
             conflicts.append(
                 Conflict(
-                    f"{place}: {others} of {found.total()} lines are not in {main} characters",
-                    "convert them (OpenCC does), or make them a language of their own: zh-Hans, zh-Hant",
-                )
-            )
-    for place, sources in recipe.further_texts.items():
-        language = _language(recipe, place)
-        if language not in wanted:
-            continue
-        found, main = _count(sources, place), wanted[language]
-        others = found.total() - found[main]
-        if others > MIXED * found.total():
-            conflicts.append(
-                Conflict(
-                    f"{place}: {others} of {found.total()} lines are not in {main} characters, as "
-                    "the training text is",
-                    "convert the text (OpenCC does), or read its figures as those of another script",
+                    what if trains else f"{what}, as the training text is",
+                    "convert them (OpenCC does), or make them a language of their own: zh-Hans, zh-Hant"
+                    if trains
+                    else "convert the text (OpenCC does), or read its figures as those of another script",
                 )
             )
     return conflicts
