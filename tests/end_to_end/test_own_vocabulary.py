@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from dataclasses import asdict
 
 import numpy as np
@@ -146,6 +147,27 @@ def test_students_of_different_vocabularies_are_compared_by_hidden_words(tmp_pat
         compare_words([union, wrong], None)
     with pytest.raises(RunFolderError, match="has no student"):
         compare_words([tmp_path], None)
+
+
+def test_hidden_words_are_those_that_every_vocabulary_knows(tmp_path, recipe_values) -> None:
+    """A word that one tokenizer reads as unknown is hidden from no student, and its example stays."""
+    learned, _ = run(recipe_values, tmp_path / "learned", *LEARNED, until="train")
+    other = tmp_path / "other"
+    shutil.copytree(learned, other)
+    path = other / "student" / "final" / "tokenizer.json"
+    tokenizer = json.loads(path.read_text("utf-8"))
+    vocabulary = tokenizer["model"]["vocab"]
+    tokenizer["model"]["vocab"] = {
+        f"[unused{index}]" if "h" in piece else piece: index for piece, index in vocabulary.items()
+    }
+    path.write_text(json.dumps(tokenizer), "utf-8")
+    corpus = Examples(learned / "corpora" / "en" / "held_out.arrow")
+    settings = Evaluation(max_examples=30, precision="float32")
+    (alone,) = measure_words([learned], "en", corpus, settings)
+    first, second = measure_words([learned, other], "en", corpus, settings)
+    assert len(first.nats) == len(alone.nats)
+    assert first.characters.tolist() == second.characters.tolist()
+    assert first.characters.sum() < alone.characters.sum()
 
 
 def test_a_grid_compares_vocabularies_by_hidden_words(tmp_path, recipe_values, monkeypatch) -> None:
