@@ -28,6 +28,7 @@ from polydistill.reports.tables import results_table
 from polydistill.store.reader import Store
 from polydistill.tokenization.load import load_tokenizer
 from polydistill.tools.compare_words import compare_words
+from polydistill.tools.verify import verify_run
 
 
 def run(values, output, *changes, until="report"):
@@ -215,6 +216,10 @@ def test_a_grid_compares_vocabularies_by_hidden_words(tmp_path, recipe_values, m
     monkeypatch.setattr(grid_words, "measure_words", None)
     _, said = run(grid, tmp_path / "grid")
     assert not any("hidden words" in line for line in said)
+    assert any(line.endswith("words: 1 files, whole") for line in verify_run(folder))
+    (folder / "words" / "stamp.json").unlink()
+    with pytest.raises(RunFolderError, match="words"):
+        verify_run(folder)
 
 
 def test_nats_of_hidden_words_are_those_of_a_plain_forward_pass(tmp_path, recipe_values) -> None:

@@ -40,6 +40,7 @@ PLACES = (
     "projection",
     "cost",
     "evaluation/mlm",
+    "words",
 )
 
 
