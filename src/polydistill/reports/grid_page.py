@@ -54,7 +54,7 @@ def gather_grid(run: Path) -> Json:
             {
                 **dict(zip(("place", "measure", "model", "read_by"), key, strict=True)),
                 "cells": _cells(columns, known.get(key, {})),
-                "best": _best(columns, key[1]),
+                "best": _best(columns, key[1], known.get(key)),
             }
             for key, columns in places.items()
         ],
@@ -80,7 +80,13 @@ def _mean(rows: list[Json]) -> float:
     return float(sum(row["value"] for row in rows) / len(rows))
 
 
-def _best(columns: Mapping[str, list[Json]], measure: str) -> float | None:
+def _best(columns: Mapping[str, list[Json]], measure: str, entry: Json | None) -> float | None:
+    """The best mean of a row; None if its cells are not of the same things, or there is one.
+
+    entry  the row's summary, whose differences are of cells that can be compared; None: there is no summary
+    """
+    if entry is not None and len(entry["differences"]) < len(columns) - 1:
+        return None
     values = {_mean(rows) for rows in columns.values()}
     best = min if measure in LESS_IS_BETTER else max
     return best(values) if len(values) > 1 else None

@@ -60,3 +60,27 @@ def test_the_best_is_marked_where_there_is_one(tmp_path) -> None:
         "y": 0.4,
         "z": None,
     }
+
+
+def test_no_best_is_marked_among_figures_of_other_things(tmp_path) -> None:
+    """Students with other vocabularies guess other tokens: the summary has no difference of theirs."""
+    rows = [
+        row(run, place, "student", value) for place in ("x", "y") for run, value in (("a", 0.3), ("b", 0.4))
+    ]
+    summary = [
+        {
+            "place": place,
+            "measure": "F1",
+            "model": "student",
+            "read_by": "",
+            "cells": {},
+            "differences": found,
+        }
+        for place, found in (("x", {"b": {"value": 0.1}}), ("y", {}))
+    ]
+    table = {"rows": rows, "runs": ["a", "b"], "summary": {"rows": summary}}
+    write_json(tmp_path / "evaluation" / "grid.json", table)
+    assert {place["place"]: place["best"] for place in gather_grid(tmp_path)["places"]} == {
+        "x": 0.4,
+        "y": None,
+    }

@@ -68,7 +68,7 @@ def evaluate(state: Grid) -> None:
             )
     places = places_of(state.recipe)
     rows = [row for name in children for row in grid_rows(children[name].folder, name)]
-    rows = [{**row, **places[row["run"]]._asdict()} for row in [*rows, *word_rows(run, children)]]
+    rows = [{**row, **places[row["run"]]._asdict()} for row in [*word_rows(run, children), *rows]]
     curves = {name: curve for name, child in children.items() if (curve := loss_curve(child.folder))}
     table = {
         "rows": rows,
